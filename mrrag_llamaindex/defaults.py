@@ -1,0 +1,71 @@
+"""Every default that the paper does not give, with the reason for our choice.
+
+MR-RAG (Li et al., CVPR 2026) leaves these open. They are ours, they are named options
+wherever they are used, and this is the only place where their values stand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CANDIDATES = 15
+"""Pairs fetched per question. The paper names "top 15" without saying whether all are read."""
+
+MAX_DOCUMENTS = 6
+"""Documents that enter the prompt. Users of earlier systems report 6 to 10 as best, and more
+than that dilutes the attention of a 7B model."""
+
+TEMPERATURE = 0.07
+"""InfoNCE temperature tau, the value of CLIP at initialisation."""
+
+NEGATIVES = 4
+"""Negatives m per training question in D_train: the least confident of the candidates."""
+
+FUSION_LEARNING_RATE = 1e-2
+"""Adam learning rate for the three fusion scalars: they start at 1 and move by tenths."""
+
+STRENGTH = 1.0
+"""Factor on lambda: 1 is the paper's formula."""
+
+EF_SEARCH = 400
+"""HNSW search width: recall@10 of the hardest fused direction is 1.000 at 100k pairs."""
+
+EF_CONSTRUCTION = 200
+"""HNSW build width, see `EF_SEARCH`."""
+
+MAX_NEIGHBORS = 32
+"""HNSW graph degree M, see `EF_SEARCH`."""
+
+INGEST_BATCH = 32
+"""Pairs embedded and written at once: what a kill during ingest can cost."""
+
+MAX_REPORT_CHARACTERS = 50_000
+"""A longer report is refused at ingest: no single report is that long, so it is most likely
+several patients' reports in one field."""
+
+MIN_IMAGE_SIDE = 16
+"""Pixels. A smaller image is a placeholder, not a study."""
+
+MAX_IMAGE_PIXELS = 200_000_000
+"""Pixels, 14,000 x 14,000: above any radiograph, below what exhausts memory."""
+
+MAX_NEW_TOKENS = 256
+"""Answer length: questions of this field are answered in a sentence or two."""
+
+TICKET_CAPACITY = 4096
+"""Questions whose evidence is held at once; the least recently used leaves first."""
+
+TICKET_SECONDS = 3600.0
+"""Seconds for which a question's evidence is held: a stream may be read long after it was made."""
+
+CONTINUATION_WORDS = 25
+"""Words between continuation marks in a document, so that a split chunk stays attributable."""
+
+DEFAULT_MODEL = "microsoft/llava-med-v1.5-mistral-7b"
+"""The model of the paper."""
+
+PHANTOM = "phantom"
+"""Name of the small synthetic towers and model shipped in the wheel."""
+
+PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
+"""Folder of the shipped weights: ``llava`` and ``towers``."""

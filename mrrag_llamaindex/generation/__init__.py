@@ -1,0 +1,1 @@
+"""Generation: prompts with token spans, and a LLaVA engine that steers, streams and measures."""

@@ -1,0 +1,65 @@
+"""What one generation gave: the text, its probabilities, and what steering did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SteeringOutcome:
+    """Whether steering changed this answer's prefill, and where.
+
+    Attributes
+    ----------
+    applied : bool
+    layers : tuple of int
+        Critical layers in which attention was changed.
+    question_tokens, document_tokens : int
+        Rows changed, and columns with a lambda above zero.
+    reason : str
+        Why it was not applied; empty when it was.
+    """
+
+    applied: bool
+    layers: tuple[int, ...] = ()
+    question_tokens: int = 0
+    document_tokens: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer.
+
+    Attributes
+    ----------
+    text : str
+        Without control tokens, stripped.
+    p_yes, p_no : float
+        Probability of the first answer token being a spelling of yes (no), over the whole
+        vocabulary: their sum is below 1 for a question that is not answered by yes or no.
+    document_ids : tuple of str
+        Documents that were in the prompt, in order.
+    relevance : mapping of str to float
+        Lambda of each of them.
+    dropped : tuple of str
+        Documents that were offered and did not fit.
+    steering : SteeringOutcome
+    prompt_tokens : int
+    unknown_tokens : int
+        Words of the prompt's data that the model's vocabulary does not hold.
+    seconds : float
+        Wall-clock time of the batch that this answer was part of.
+    """
+
+    text: str
+    p_yes: float
+    p_no: float
+    document_ids: tuple[str, ...]
+    relevance: Mapping[str, float]
+    dropped: tuple[str, ...]
+    steering: SteeringOutcome
+    prompt_tokens: int
+    unknown_tokens: int
+    seconds: float

@@ -1,0 +1,303 @@
+"""Generate answers with a LLaVA model: batches, streams, steering, first-token confidence."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
+from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
+from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
+from mrrag_llamaindex.generation.loading import LoadedModel
+from mrrag_llamaindex.generation.prompt import Prompt, PromptBuilder, PromptRequest
+from mrrag_llamaindex.generation.stream import TokenStream
+from mrrag_llamaindex.generation.vision import pad_to_square
+from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+
+
+class LlavaEngine:
+    """A loaded generator and everything one call of it needs.
+
+    Calls are independent: whatever differs between two calls (image, spans, lambda) is an
+    argument of the forward pass, never a state of the model. A lock keeps two calls from
+    sharing the device at the same moment, for memory's sake.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        See `load_model`.
+    max_documents : int
+        Most documents in one prompt.
+    max_new_tokens : int
+        Longest answer, in tokens; reserved in the model's window.
+
+    Raises
+    ------
+    ModelError
+        If the processor and the model disagree on the number of image tokens.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_documents: int = defaults.MAX_DOCUMENTS,
+        max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+    ) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.processor = loaded.processor
+        self.tokenizer = loaded.processor.tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.window = int(self.model.config.text_config.max_position_embeddings)
+        self.image_tokens = _image_tokens(self.model, self.processor)
+        self.prompts = PromptBuilder(
+            self.tokenizer,
+            loaded.profile.template,
+            image_token=self.processor.image_token,
+            image_tokens=self.image_tokens,
+            max_tokens=self.window - max_new_tokens,
+            max_documents=max_documents,
+        )
+        self._yes = spellings(self.tokenizer, "yes")
+        self._no = spellings(self.tokenizer, "no")
+        self._lock = threading.Lock()
+
+    def layers_for(self, ifa: IFA) -> tuple[int, ...]:
+        """Return the layers that ``ifa`` steers in this model.
+
+        Raises
+        ------
+        SteeringError
+            If it names a layer that the model does not have.
+        """
+        if ifa.layers is None:
+            if not self.loaded.layers_are_known:
+                warnings.warn(
+                    f"no critical layers are known for model {self.loaded.source!r}: steering the "
+                    f"middle third, {list(self.loaded.critical_layers)}; name others with "
+                    "IFA(layers=...)",
+                    stacklevel=2,
+                )
+            return self.loaded.critical_layers
+        count = self.model.config.text_config.num_hidden_layers
+        beyond = [layer for layer in ifa.layers if layer >= count]
+        if beyond:
+            raise SteeringError(f"IFA names layer {beyond[0]}, and the model has {count} layers")
+        return ifa.layers
+
+    def generate(
+        self,
+        requests: Sequence[PromptRequest],
+        images: Sequence[Image.Image | None],
+        *,
+        ifa: IFA | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[Answer]:
+        """Answer a batch of requests, greedily; each row is steered by its own plan.
+
+        Parameters
+        ----------
+        requests : sequence of PromptRequest
+        images : sequence of PIL.Image.Image or None
+            The query image of each request, mode RGB; None for a request without one.
+        ifa : IFA or None
+            None: plain attention.
+        max_new_tokens : int, optional
+
+        Raises
+        ------
+        PromptError, SteeringError, ModelError
+        """
+        prompts = [self.prompts.build(request) for request in requests]
+        plan, layers = self._plan(prompts, ifa)
+        probe = FirstTokenProbe(self._yes, self._no)
+        started = time.perf_counter()
+        with _person_readable(), self._lock:
+            inputs = self._inputs(prompts, images)
+            length = inputs["input_ids"].shape[1]
+            output = self._run(inputs, plan, probe, max_new_tokens)
+        if plan is not None:
+            plan.require_applied()
+        seconds = time.perf_counter() - started
+        texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        return [
+            _answer(prompt, text, row, probe, _outcome(prompt, ifa, plan, layers), seconds)
+            for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+        ]
+
+    def stream(
+        self,
+        request: PromptRequest,
+        image: Image.Image | None,
+        *,
+        ifa: IFA | None = None,
+        max_new_tokens: int | None = None,
+    ) -> TokenStream:
+        """Answer one request piece by piece; see `TokenStream`.
+
+        The prompt is built now, so that its errors are raised here; generation starts with the
+        first read, and stops when the stream is closed.
+        """
+        prompt = self.prompts.build(request)
+        plan, layers = self._plan([prompt], ifa)
+        probe = FirstTokenProbe(self._yes, self._no)
+
+        def run(streamer: Any, stopping: Any) -> None:
+            with _person_readable(), self._lock:
+                inputs = self._inputs([prompt], [image])
+                self._run(inputs, plan, probe, max_new_tokens, streamer, stopping)
+            if plan is not None:
+                plan.require_applied()
+
+        def finish(text: str, seconds: float) -> Answer:
+            return _answer(prompt, text, 0, probe, _outcome(prompt, ifa, plan, layers), seconds)
+
+        return TokenStream(self.tokenizer, run, finish)
+
+    def _plan(
+        self, prompts: Sequence[Prompt], ifa: IFA | None
+    ) -> tuple[SteeringPlan | None, tuple[int, ...]]:
+        if ifa is None:
+            return None, ()
+        if not any(document.relevance for prompt in prompts for document in prompt.documents):
+            return None, ()
+        layers = self.layers_for(ifa)
+        plan = SteeringPlan.build(
+            [
+                PromptSpans(prompt.document_spans, prompt.question_span, len(prompt.input_ids))
+                for prompt in prompts
+            ],
+            [[document.relevance for document in prompt.documents] for prompt in prompts],
+            ifa,
+            layers,
+            max(len(prompt.input_ids) for prompt in prompts),
+            self.model.device,
+        )
+        return (plan if plan.is_active else None), layers
+
+    def _inputs(
+        self, prompts: Sequence[Prompt], images: Sequence[Image.Image | None]
+    ) -> dict[str, Any]:
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.full((len(prompts), length), pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, length - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
+            mask[row, length - len(prompt.input_ids) :] = 1
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        mean = self.processor.image_processor.image_mean
+        shown = [pad_to_square(image, mean) for image in images if image is not None]
+        if shown:
+            pixels = self.processor.image_processor(images=shown, return_tensors="pt")
+            inputs["pixel_values"] = pixels["pixel_values"].to(self.model.dtype)
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+
+    def _run(
+        self,
+        inputs: dict[str, Any],
+        plan: SteeringPlan | None,
+        probe: FirstTokenProbe,
+        max_new_tokens: int | None,
+        streamer: Any = None,
+        stopping: Any = None,
+    ) -> torch.Tensor:
+        with torch.inference_mode():
+            output: torch.Tensor = self.model.generate(
+                **inputs,
+                steering=plan,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens or self.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                logits_processor=[probe],
+                streamer=streamer,
+                stopping_criteria=stopping,
+            )
+        return output
+
+
+def _image_tokens(model: Any, processor: Any) -> int:
+    """Image features per image, checked against the processor (576 against 575 is a known fault)."""
+    vision = model.config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    full = model.config.vision_feature_select_strategy == "full"
+    crop = getattr(processor.image_processor, "crop_size", None) or {}
+    side = crop.get("height") if hasattr(crop, "get") else getattr(crop, "height", None)
+    if side is not None and side != vision.image_size:
+        raise ModelError(
+            f"the processor makes images of {side} pixels and the vision tower takes "
+            f"{vision.image_size}; the processor belongs to another model"
+        )
+    return patches + int(full)
+
+
+def _outcome(
+    prompt: Prompt, ifa: IFA | None, plan: SteeringPlan | None, layers: tuple[int, ...]
+) -> SteeringOutcome:
+    if ifa is None:
+        return SteeringOutcome(False, reason="steering is off")
+    columns = sum(
+        stop - start
+        for (start, stop), document in zip(prompt.document_spans, prompt.documents, strict=True)
+        if document.relevance > 0
+    )
+    if not prompt.documents:
+        return SteeringOutcome(False, reason="no document is in the prompt")
+    if columns == 0 or plan is None:
+        return SteeringOutcome(False, reason="no document has a relevance above zero")
+    start, stop = prompt.question_span
+    if ifa.question_rows == "to_end":
+        stop = len(prompt.input_ids)
+    return SteeringOutcome(True, layers, stop - start, columns)
+
+
+def _answer(
+    prompt: Prompt,
+    text: str,
+    row: int,
+    probe: FirstTokenProbe,
+    outcome: SteeringOutcome,
+    seconds: float,
+) -> Answer:
+    return Answer(
+        text=text.strip(),
+        p_yes=probe.p_yes[row] if probe.p_yes else 0.0,
+        p_no=probe.p_no[row] if probe.p_no else 0.0,
+        document_ids=tuple(document.document_id for document in prompt.documents),
+        relevance={document.document_id: document.relevance for document in prompt.documents},
+        dropped=tuple(document.document_id for document in prompt.dropped),
+        steering=outcome,
+        prompt_tokens=len(prompt.input_ids),
+        unknown_tokens=prompt.unknown_tokens,
+        seconds=seconds,
+    )
+
+
+@contextlib.contextmanager
+def _person_readable() -> Iterator[None]:
+    """Turn what torch and transformers raise into a `ModelError`.
+
+    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex.
+    """
+    try:
+        yield
+    except MRRAGError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "the device ran out of memory while answering; use fewer documents or a smaller dtype"
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"generation failed inside the model ({type(error).__name__}); the cause is chained"
+        ) from error

@@ -1,0 +1,138 @@
+"""What is known about one generator: its prompt layout and the layers that carry evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mrrag_llamaindex.errors import ModelError
+
+PROFILE_FILE = "mrrag_profile.json"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Layout of the prompt: image, then documents, then the question.
+
+    The order is not an option. Attention is causal, so question tokens can only be steered
+    towards documents that stand before them; with the question first, IFA is an exact no-op.
+
+    Parameters
+    ----------
+    opening : str
+        Start of the user turn; holds ``<image>`` once. Dropped image: the marker is removed.
+    introduction : str
+        Text before the documents; may use ``{count}``. Used only when there are documents.
+    document : str
+        One document; uses ``{text}``, may use ``{number}`` (from 1).
+    caution : str
+        Text between the documents and the question. Used only when there are documents.
+    question : str
+        Uses ``{question}``.
+    closing : str
+        End of the user turn, after which the model answers.
+    turn_end : str
+        Written after an assistant turn of an earlier exchange, before the next user turn.
+    turn_opening : str
+        Start of each later user turn.
+
+    Raises
+    ------
+    ValueError
+        If a required placeholder is absent.
+
+    Notes
+    -----
+    The default is the ``mistral_instruct`` layout of LLaVA-Med 1.5. Its sentences are ours: the
+    order of roles follows RULE's chest template (references, caution, question last).
+    """
+
+    opening: str = "[INST] <image>\n"
+    introduction: str = (
+        "Below are {count} reference reports of other patients with similar images.\n"
+    )
+    document: str = "Report {number}: {text}\n"
+    caution: str = (
+        "The reports describe other patients: compare with them, do not copy a diagnosis from "
+        "them. Answer about the image above; start with yes or no if that answers the question.\n"
+    )
+    question: str = "Question: {question}"
+    closing: str = " [/INST]"
+    turn_end: str = "</s>"
+    turn_opening: str = "[INST] "
+
+    def __post_init__(self) -> None:
+        for name, placeholder in (
+            ("opening", "<image>"),
+            ("document", "{text}"),
+            ("question", "{question}"),
+        ):
+            if getattr(self, name).count(placeholder) != 1:
+                raise ValueError(f"PromptTemplate.{name} must hold {placeholder} exactly once")
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Prompt layout and critical layers of one generator.
+
+    Parameters
+    ----------
+    template : PromptTemplate
+    critical_layers : tuple of int or None
+        Layers found by attention knockout (or an equal experiment) on this very model.
+        ``None``: unknown, see `middle_third`.
+    conversational : bool
+        Whether the model understands earlier turns and can rephrase a follow-up question.
+    note : str
+        How the layers were found.
+    """
+
+    template: PromptTemplate = field(default_factory=PromptTemplate)
+    critical_layers: tuple[int, ...] | None = None
+    conversational: bool = True
+    note: str = ""
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelProfile:
+        """Read `PROFILE_FILE` from a model folder; the default profile where there is none.
+
+        Raises
+        ------
+        ModelError
+            If the file is there and is not a profile.
+        """
+        path = folder / PROFILE_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            layers = data.get("critical_layers")
+            return cls(
+                template=PromptTemplate(**data.get("template", {})),
+                critical_layers=None if layers is None else tuple(int(layer) for layer in layers),
+                conversational=bool(data.get("conversational", True)),
+                note=str(data.get("note", "")),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{PROFILE_FILE} in the model folder is not a model profile ({error}); "
+                "correct it, or remove it to use the defaults"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write `PROFILE_FILE` into ``folder``."""
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / PROFILE_FILE).write_text(text, encoding="utf-8")
+
+
+def middle_third(layers: int) -> tuple[int, ...]:
+    """Layers ``[n // 3, n - n // 3)``: the choice for a model whose profile is not known.
+
+    Cross-modal flow studies (Zhang et al., CVPR 2025) find evidence-to-question flow in lower
+    and middle layers. It is a stand-in; knockout on the model itself is the right way.
+
+    >>> middle_third(6)
+    (2, 3)
+    """
+    return tuple(range(layers // 3, max(layers // 3 + 1, layers - layers // 3)))

@@ -1,0 +1,301 @@
+"""Build one prompt: image, documents, question, with the token span of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.generation.profile import PromptTemplate
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PromptDocument:
+    """A document offered to the model.
+
+    Parameters
+    ----------
+    document_id : str
+        The pair id, or the node id of a foreign node.
+    text : str
+    score : float or None
+        Retrieval score; decides who leaves first when the prompt is too long.
+    relevance : float
+        IFA's lambda in [0, 1].
+    """
+
+    document_id: str
+    text: str
+    score: float | None = None
+    relevance: float = 0.0
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """What is asked: a question, its documents, and the conversation around it.
+
+    Parameters
+    ----------
+    question : str
+    documents : sequence of PromptDocument
+    has_image : bool
+        Whether a query image stands before the documents.
+    instructions : str
+        Text of the application (a system prompt), placed before the documents.
+    before_question, after_question : str
+        Text of the application around the question, when it brought a template of its own.
+    history : sequence of (str, str)
+        Earlier (question, answer) turns.
+    """
+
+    question: str
+    documents: Sequence[PromptDocument] = ()
+    has_image: bool = True
+    instructions: str = ""
+    before_question: str = ""
+    after_question: str = ""
+    history: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A finished prompt.
+
+    Attributes
+    ----------
+    text : str
+        With the image token written once per image feature.
+    input_ids : tuple of int
+    documents : tuple of PromptDocument
+        Those that are in the prompt, in order.
+    document_spans : tuple of (int, int)
+        Token span [start, stop) of each document's text in `input_ids`.
+    question_span : (int, int)
+        Token span of the question's own text.
+    image_span : (int, int) or None
+    dropped : tuple of PromptDocument
+        Those that are empty or did not fit, in the order in which they left.
+    unknown_tokens : int
+        Unknown-word tokens in what the user wrote: a model that reads them reads nothing.
+    """
+
+    text: str
+    input_ids: tuple[int, ...]
+    documents: tuple[PromptDocument, ...]
+    document_spans: tuple[Span, ...]
+    question_span: Span
+    image_span: Span | None
+    dropped: tuple[PromptDocument, ...]
+    unknown_tokens: int
+
+
+class PromptBuilder:
+    """Turn a `PromptRequest` into tokens and spans for one tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        Must be a fast tokenizer: spans come from its character offsets.
+    template : PromptTemplate
+    image_token : str
+    image_tokens : int
+        Image features per image, 576 for LLaVA-Med.
+    max_tokens : int
+        Longest prompt, image tokens included: the model's window less the answer.
+    max_documents : int
+        Most documents in one prompt.
+
+    Raises
+    ------
+    PromptError
+        If the tokenizer gives no character offsets.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: PromptTemplate,
+        *,
+        image_token: str = "<image>",
+        image_tokens: int = 576,
+        max_tokens: int,
+        max_documents: int = defaults.MAX_DOCUMENTS,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise PromptError(
+                f"{type(tokenizer).__name__} gives no character offsets, so spans cannot be "
+                "computed; load the fast version of this tokenizer"
+            )
+        self.tokenizer = tokenizer
+        self.template = template
+        self.image_token = image_token
+        self.image_tokens = image_tokens
+        self.max_tokens = max_tokens
+        self.max_documents = max_documents
+        control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), image_token}
+        longest_first = sorted(filter(None, control), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)))
+
+    def build(self, request: PromptRequest) -> Prompt:
+        """Build the prompt; if it is too long, the lowest-scored documents leave first.
+
+        The question is never cut, and no document is cut: half a report can say the opposite of
+        the whole one.
+
+        Raises
+        ------
+        PromptError
+            If the question is empty, if the prompt does not fit even without documents, or if
+            documents were given and none of them fits.
+        """
+        if not request.question.strip():
+            raise PromptError("the question is empty; ask something about the image")
+        kept = [document for document in request.documents if document.text.strip()]
+        dropped = [document for document in request.documents if not document.text.strip()]
+        while kept or not request.documents:
+            if len(kept) <= self.max_documents:
+                prompt = self._render(request, kept, dropped)
+                if len(prompt.input_ids) <= self.max_tokens:
+                    return prompt
+                if not kept:
+                    raise PromptError(
+                        f"the prompt needs {len(prompt.input_ids)} tokens without any document "
+                        f"and {self.max_tokens} are available; shorten the question or the "
+                        "instructions"
+                    )
+            # Of equal scores the later document leaves first.
+            lowest = min(range(len(kept)), key=lambda i: (_rank(kept[i]), -i))
+            dropped.append(kept.pop(lowest))
+        raise PromptError(
+            f"none of the {len(request.documents)} documents can be read: each is empty or longer "
+            f"than the {self.max_tokens} tokens available (the best-scored is "
+            f"{dropped[-1].document_id!r}); split long reports, or use a model with a longer window"
+        )
+
+    def _render(
+        self,
+        request: PromptRequest,
+        documents: Sequence[PromptDocument],
+        dropped: Sequence[PromptDocument],
+    ) -> Prompt:
+        writer = _Writer(self._control)
+        template = self.template
+        before, after = template.opening.split("<image>")
+        image_chars: Span | None = None
+        if request.has_image:
+            writer.control(before)
+            image_chars = writer.control(self.image_token * self.image_tokens)
+            writer.control(after)
+        else:
+            writer.control(before)
+        if request.instructions.strip():
+            writer.data(request.instructions.strip() + "\n")
+        document_chars = []
+        if documents:
+            writer.control(template.introduction.format(count=len(documents)))
+            head, tail = template.document.split("{text}")
+            for number, document in enumerate(documents, start=1):
+                writer.control(head.format(number=number))
+                document_chars.append(writer.data(document.text.strip()))
+                writer.control(tail.format(number=number))
+            writer.control(template.caution)
+        for question, answer in request.history:
+            self._write_question(writer, question)
+            writer.control(template.closing + " ")
+            writer.data(answer)
+            writer.control(template.turn_end + template.turn_opening)
+        writer.data(request.before_question)
+        question_chars = self._write_question(writer, request.question)
+        writer.data(request.after_question)
+        writer.control(template.closing)
+        return self._tokenize(
+            writer, image_chars, document_chars, question_chars, documents, dropped
+        )
+
+    def _write_question(self, writer: _Writer, question: str) -> Span:
+        before, after = self.template.question.split("{question}")
+        writer.control(before)
+        span = writer.data(question.strip())
+        writer.control(after)
+        return span
+
+    def _tokenize(
+        self,
+        writer: _Writer,
+        image_chars: Span | None,
+        document_chars: Sequence[Span],
+        question_chars: Span,
+        documents: Sequence[PromptDocument],
+        dropped: Sequence[PromptDocument],
+    ) -> Prompt:
+        encoding = self.tokenizer(writer.text, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        expected = self.image_tokens if image_chars else 0
+        if ids.count(image_id) != expected:
+            raise PromptError(
+                f"the tokenizer gave {ids.count(image_id)} image tokens and the model expects "
+                f"{expected}; its image token is not {self.image_token!r}, or the processor's "
+                "patch size is wrong"
+            )
+        unknown = self.tokenizer.unk_token_id
+        data_spans = [_token_span(offsets, span) for span in writer.data_spans]
+        return Prompt(
+            text=writer.text,
+            input_ids=tuple(ids),
+            documents=tuple(documents),
+            document_spans=tuple(
+                _token_span(offsets, span, document.document_id)
+                for span, document in zip(document_chars, documents, strict=True)
+            ),
+            question_span=_token_span(offsets, question_chars, "the question"),
+            image_span=_token_span(offsets, image_chars) if image_chars else None,
+            dropped=tuple(dropped),
+            unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
+        )
+
+
+class _Writer:
+    """Append template text and data to one string, keeping the span of every piece of data."""
+
+    def __init__(self, control: re.Pattern[str]) -> None:
+        self.text = ""
+        self.data_spans: list[Span] = []
+        self._control = control
+
+    def control(self, text: str) -> Span:
+        start = len(self.text)
+        self.text += text
+        return start, len(self.text)
+
+    def data(self, text: str) -> Span:
+        # A report may spell out "<image>" or "[INST]". Written apart it stays readable text and
+        # cannot open a turn or shift the image features.
+        escaped = self._control.sub(lambda match: match[0][0] + " " + match[0][1:], text)
+        span = self.control(escaped)
+        if escaped:
+            self.data_spans.append(span)
+        return span
+
+
+def _rank(document: PromptDocument) -> float:
+    return float("-inf") if document.score is None else document.score
+
+
+def _token_span(offsets: Sequence[Span], chars: Span, name: str | None = None) -> Span:
+    """Tokens that overlap ``chars``; with ``name``, none at all is an error."""
+    inside = [
+        index
+        for index, (start, stop) in enumerate(offsets)
+        if start < stop and start < chars[1] and stop > chars[0]
+    ]
+    if inside:
+        return inside[0], inside[-1] + 1
+    if name is not None:
+        raise PromptError(f"{name} holds no text that this model's tokenizer can read")
+    return 0, 0

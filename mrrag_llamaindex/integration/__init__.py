@@ -1,0 +1,1 @@
+"""What LlamaIndex sees: index, retriever, postprocessor, synthesizer, LLM, and their tickets."""

@@ -1,0 +1,108 @@
+"""Ask one question through a stock query engine and gather everything there is to know of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from mrrag_llamaindex.integration.query_image import query_image
+from mrrag_llamaindex.integration.stamping import METADATA_KEY
+from mrrag_llamaindex.integration.trace import answer_trace
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.answer import Answer
+    from mrrag_llamaindex.images import ImageSource
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, its answer, and the documents behind it.
+
+    Attributes
+    ----------
+    question : str
+    text : str
+        What the engine answered.
+    answer : Answer
+        The last LLM call: probabilities, documents read and dropped, steering.
+    source_nodes : list of NodeWithScore
+    seconds : dict of str to float
+        Wall-clock time of ``retrieve`` and ``answer``.
+    """
+
+    question: str
+    text: str
+    answer: Answer
+    source_nodes: list[NodeWithScore]
+    seconds: dict[str, float]
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Return pair id, score, the three terms and lambda of every source, best first."""
+        rows = []
+        for item in self.source_nodes:
+            facts = item.node.metadata[METADATA_KEY]
+            rows.append(
+                {
+                    "pair_id": item.node.node_id,
+                    **{key: facts[key] for key in ("score", *_TERMS, "lambda")},
+                    "read": item.node.node_id in self.answer.document_ids,
+                }
+            )
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer and its sources as plain values for JSON."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "p_yes": self.answer.p_yes,
+            "p_no": self.answer.p_no,
+            "sources": self.sources(),
+            "dropped": list(self.answer.dropped),
+            "steering": {
+                "applied": self.answer.steering.applied,
+                "layers": list(self.answer.steering.layers),
+                "reason": self.answer.steering.reason,
+            },
+            "unknown_words": self.answer.unknown_tokens,
+            "seconds": dict(self.seconds),
+        }
+
+
+_TERMS = ("image_text", "image_image", "text_text")
+
+
+def ask(
+    index: MRRAGIndex, llm: MRRAGLLaVA, image: ImageSource, question: str, **options: Any
+) -> Asked:
+    """Ask ``question`` about ``image``.
+
+    Parameters
+    ----------
+    index : MRRAGIndex
+    llm : MRRAGLLaVA
+    image : path, bytes or PIL.Image.Image
+    question : str
+    **options
+        Those of `MRRAGRetriever`.
+
+    Raises
+    ------
+    MRRAGError
+        Whatever was wrong, in one line.
+    """
+    engine = index.as_query_engine(llm=llm, **options)
+    bundle = QueryBundle(question)
+    with query_image(image):
+        started = time.perf_counter()
+        nodes = engine.retrieve(bundle)
+        retrieved = time.perf_counter()
+        response = engine.synthesize(bundle, nodes)
+    seconds = {"retrieve": retrieved - started, "answer": time.perf_counter() - retrieved}
+    answer = answer_trace(response.source_nodes)[-1]
+    return Asked(question, str(response), answer, response.source_nodes, seconds)

@@ -1,0 +1,197 @@
+"""`MRRAGIndex`: image/report pairs in Chroma, as a LlamaIndex index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
+from llama_index.core.data_structs import IndexDict
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.llms.utils import LLMType
+from llama_index.core.schema import BaseNode
+from llama_index.core.settings import Settings
+from llama_index.core.storage.docstore.types import RefDocInfo
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.integration.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.retrieval.score import FusionWeights
+from mrrag_llamaindex.retrieval.store import PairStore
+from mrrag_llamaindex.towers.loading import load_towers
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.retrieval.pair import Pair
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_ADD_PAIRS = "an MRRAGIndex holds image/report pairs: add them with index.add_pairs([Pair(...)])"
+
+
+class MRRAGIndex(BaseIndex[IndexDict]):
+    """Image/report pairs, ready for ``as_query_engine`` and ``as_chat_engine``.
+
+    Build it with `from_pairs` or `from_store`.
+
+    Parameters
+    ----------
+    store : PairStore
+    towers : DualTower
+        The towers that the store was made with.
+    weights : FusionWeights, optional
+        Default: `FUSION_FILE` beside a persistent store if it is there, else equal weights.
+
+    Attributes
+    ----------
+    report : IngestReport or None
+        What `from_pairs` or the last `add_pairs` added, updated and skipped.
+
+    Raises
+    ------
+    StoreError
+        If the store was made with other towers.
+    """
+
+    index_struct_cls = IndexDict
+
+    def __init__(
+        self,
+        store: PairStore,
+        towers: DualTower,
+        weights: FusionWeights | None = None,
+        **kwargs: Any,
+    ) -> None:
+        store.check_towers(towers.identity)
+        self.store = store
+        self.towers = towers
+        self.weights = weights or FusionWeights()
+        self.report: IngestReport | None = None
+        super().__init__(index_struct=IndexDict(), **kwargs)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        pairs: Iterable[Pair],
+        towers: DualTower | str = defaults.PHANTOM,
+        persist_dir: str | Path | None = None,
+        *,
+        weights: FusionWeights | None = None,
+        strict: bool = True,
+        progress: Callable[[int], None] | None = None,
+        **ingest_options: Any,
+    ) -> MRRAGIndex:
+        """Embed pairs into a new or existing store.
+
+        Parameters
+        ----------
+        pairs : iterable of Pair
+        towers : DualTower or str
+            Towers, or what `load_towers` takes: ``"phantom"``, a folder, a hub id.
+        persist_dir : path, optional
+            Folder of the store; in memory without it.
+        weights : FusionWeights, optional
+        strict : bool
+            Raise at the first pair that cannot be used; else go on and list it in ``report``.
+        progress : callable, optional
+            Called with the number of pairs done.
+
+        Raises
+        ------
+        InputError, StoreError, TowerError
+        """
+        towers = load_towers(towers) if isinstance(towers, str) else towers
+        store = PairStore.open_or_create(
+            "memory" if persist_dir is None else persist_dir,
+            towers_identity=towers.identity,
+            towers_source=towers.source,
+            dimension=towers.dimension,
+        )
+        index = cls(store, towers, weights)
+        index.add_pairs(pairs, strict=strict, progress=progress, **ingest_options)
+        return index
+
+    @classmethod
+    def from_store(
+        cls,
+        path_or_client: Any,
+        *,
+        towers: DualTower | str | None = None,
+        weights: FusionWeights | None = None,
+        collection: str = "pairs",
+        device: str = "cpu",
+    ) -> MRRAGIndex:
+        """Open a store; it remembers its towers.
+
+        Parameters
+        ----------
+        path_or_client : path, URL or chromadb client
+        towers : DualTower or str, optional
+            Only needed when the store's own towers cannot be found where they were.
+        weights : FusionWeights, optional
+        collection : str
+        device : str
+            Device of the towers.
+
+        Raises
+        ------
+        StoreError
+            If there is no such store, or it was made with other towers.
+        TowerError
+            If its towers cannot be loaded.
+        """
+        store = PairStore.open(path_or_client, collection=collection)
+        if towers is None:
+            if not store.towers_source:
+                raise InputError(
+                    "this store's towers existed only in memory when it was made; give them: "
+                    "MRRAGIndex.from_store(..., towers=...)"
+                )
+            towers = store.towers_source
+        towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
+        return cls(store, towers, weights)
+
+    def add_pairs(self, pairs: Iterable[Pair], **options: Any) -> IngestReport:
+        """Embed and upsert pairs; see `ingest_pairs` for the options."""
+        self.report = ingest_pairs(pairs, self.store, self.towers, **options)
+        return self.report
+
+    def as_retriever(self, **kwargs: Any) -> MRRAGRetriever:
+        """Build the retriever; takes `MRRAGRetriever`'s options, ignores those of an engine."""
+        names = ("similarity_top_k", "candidates", "exclude", "on_missing_image", "stamped")
+        options = {name: kwargs[name] for name in names if name in kwargs}
+        return MRRAGRetriever(
+            self.store,
+            self.towers,
+            kwargs.get("weights") or self.weights,
+            callback_manager=self._callback_manager,
+            **options,
+        )
+
+    def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:
+        """Build a stock query engine; only `MRRAGLLaVA` gets tickets in its prompts."""
+        kwargs.setdefault("stamped", isinstance(llm or Settings.llm, MRRAGLLaVA))
+        return super().as_query_engine(llm=llm, **kwargs)
+
+    def as_chat_engine(
+        self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **kwargs: Any
+    ) -> BaseChatEngine:
+        """Build a stock chat engine; ask inside ``with query_image(...)``."""
+        kwargs.setdefault("stamped", isinstance(llm or Settings.llm, MRRAGLLaVA))
+        return super().as_chat_engine(chat_mode=chat_mode, llm=llm, **kwargs)
+
+    @property
+    def ref_doc_info(self) -> dict[str, RefDocInfo]:
+        """Refused: pairs are not split from documents."""
+        raise InputError("an MRRAGIndex has pairs and no source documents; see index.store")
+
+    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
+        raise InputError(_ADD_PAIRS)
+
+    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        raise InputError(_ADD_PAIRS)
+
+    def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
+        self.store.collection.delete(ids=[node_id])

@@ -1,0 +1,106 @@
+"""One answer as a picture: the query image, the retrieved images, and the probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.errors import MRRAGError
+from mrrag_llamaindex.images import ImageSource, load_image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mrrag_llamaindex.integration.ask import Asked
+
+_STEERED, _PLAIN = "#1f6f8b", "#b8b8b8"
+
+
+def draw_answer(
+    image: ImageSource, asked: Asked, unsteered: Asked | None = None, *, title: str = ""
+) -> Figure:
+    """Draw one answer.
+
+    Parameters
+    ----------
+    image : path, bytes or PIL.Image.Image
+        The query image.
+    asked : Asked
+    unsteered : Asked, optional
+        The same question without IFA, drawn beside it.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown and not registered with pyplot; save it with ``figure.savefig``.
+
+    Raises
+    ------
+    MRRAGError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MRRAGError(
+            "pictures need matplotlib: pip install 'mrrag-llamaindex[plot]'"
+        ) from error
+    sources = asked.source_nodes
+    columns = max(3, (len(sources) + 1) // 2)
+    figure = Figure(figsize=(3.4 + 2.15 * columns, 6.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns])
+    image_axes, bar_axes = left.subplots(2, 1, height_ratios=[1.5, 1])
+    _show(image_axes, image, "query image")
+    _draw_probabilities(bar_axes, asked, unsteered)
+    axes = right.subplots(2, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for axis, item in zip(axes, sources, strict=False):
+        _draw_source(axis, item)
+    figure.suptitle("\n".join(filter(None, [title, asked.question])), fontsize=12)
+    return figure
+
+
+def _show(axis: Axes, image: ImageSource, what: str) -> None:
+    axis.imshow(load_image(image, what=what))
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(what, fontsize=9)
+
+
+def _draw_probabilities(axis: Axes, asked: Asked, unsteered: Asked | None) -> None:
+    bars = [("with IFA", asked, _STEERED)]
+    if unsteered is not None:
+        bars.append(("without", unsteered, _PLAIN))
+    width = 0.8 / len(bars)
+    for number, (label, one, colour) in enumerate(bars):
+        heights = [one.answer.p_yes, one.answer.p_no]
+        places = [position + number * width for position in range(2)]
+        drawn = axis.bar(places, heights, width, label=f"{label}: {one.text!r}", color=colour)
+        axis.bar_label(drawn, fmt="%.2f", fontsize=8)
+    middle = width * (len(bars) - 1) / 2
+    axis.set_xticks([middle, 1 + middle], ["p(yes)", "p(no)"])
+    axis.set_ylim(0, 1.25)
+    axis.set_yticks([0, 0.5, 1])
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=2)
+
+
+def _draw_source(axis: Axes, item: Any) -> None:
+    facts = item.node.metadata["mrrag"]
+    path = item.node.metadata.get("image_path")
+    if path:
+        axis.imshow(load_image(path, what=f"image of pair {item.node.node_id!r}"))
+    else:
+        axis.text(0.5, 0.5, "no image", ha="center", va="center")
+    axis.set_title(
+        f"{facts['rank']}. {item.node.node_id}\n"
+        f"score {facts['score']:.2f}, $\\lambda$ {facts['lambda']:.2f}",
+        fontsize=9,
+    )
+    terms = (
+        f"image-text {facts['image_text']:+.2f}\n"
+        f"image-image {facts['image_image']:+.2f}\n"
+        f"text-text {facts['text_text']:+.2f}"
+    )
+    axis.text(0.5, -0.04, terms, fontsize=8, ha="center", va="top", transform=axis.transAxes)

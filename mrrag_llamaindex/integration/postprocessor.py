@@ -1,0 +1,192 @@
+"""`MRRAGPostprocessor`: MCR scores and a ticket for the nodes of any retriever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import llama_index.core.instrumentation as instrument
+import numpy as np
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.images import load_image
+from mrrag_llamaindex.integration.pair_nodes import terms_of
+from mrrag_llamaindex.integration.query_image import image_of
+from mrrag_llamaindex.integration.stamping import Evidence, stamp, unstamped
+from mrrag_llamaindex.retrieval.score import TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.retrieval.store import PairStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+dispatcher = instrument.get_dispatcher(__name__)
+
+
+class MRRAGPostprocessor(BaseNodePostprocessor):
+    """Rescore the nodes of any retriever by MCR and hand them to `MRRAGLLaVA` with a ticket.
+
+    Put it last: a later reranker would change what is shown, not what steers.
+
+    A node belongs to the pair whose id is its ``pair_id`` metadata, its node id, or the id of
+    the document that it was split from, in this order.
+
+    Parameters
+    ----------
+    index : MRRAGIndex, optional
+        Source of store, towers and weights; or give ``store``, ``towers`` and ``weights``.
+    top_n : int
+        Documents kept.
+    unknown : {"embed", "keep", "error"}
+        What to do with a node that the store does not hold: embed its text (and its
+        ``image_path``, where it has one) on the fly; keep it without a score, last and
+        unsteered; or raise.
+    on_missing_image : {"error", "ignore"}
+
+    Raises
+    ------
+    StoreError
+        At construction, if the store was made with other towers.
+    """
+
+    top_n: int = Field(default=defaults.MAX_DOCUMENTS, ge=1, description="Documents kept.")
+    unknown: Literal["embed", "keep", "error"] = Field(
+        default="embed", description="What to do with nodes that the pair store does not hold."
+    )
+    on_missing_image: Literal["error", "ignore"] = Field(
+        default="error", description="What to do with a question without an image."
+    )
+
+    _store: PairStore = PrivateAttr()
+    _towers: Any = PrivateAttr()
+    _weights: FusionWeights = PrivateAttr()
+
+    def __init__(
+        self,
+        index: MRRAGIndex | None = None,
+        *,
+        store: PairStore | None = None,
+        towers: DualTower | None = None,
+        weights: FusionWeights | None = None,
+        **data: Any,
+    ) -> None:
+        super().__init__(**data)
+        if index is not None:
+            store, towers, weights = index.store, index.towers, weights or index.weights
+        if store is None or towers is None:
+            raise ValueError("MRRAGPostprocessor needs an index, or a store and its towers")
+        store.check_towers(towers.identity)
+        self._store = store
+        self._towers = towers
+        self._weights = weights or FusionWeights()
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the stable name of the class, for serialisation."""
+        return "MRRAGPostprocessor"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("MRRAGPostprocessor needs the query: pass query_bundle=")
+        if not nodes:
+            return []
+        dispatcher.event(
+            ReRankStartEvent(
+                query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.class_name()
+            )
+        )
+        with self.callback_manager.event(
+            CBEventType.RERANKING,
+            payload={
+                EventPayload.NODES: nodes,
+                EventPayload.MODEL_NAME: self.class_name(),
+                EventPayload.QUERY_STR: query_bundle.query_str,
+                EventPayload.TOP_K: self.top_n,
+            },
+        ) as event:
+            result = self._rescore(nodes, query_bundle)
+            event.on_end(payload={EventPayload.NODES: result})
+        dispatcher.event(ReRankEndEvent(nodes=result))
+        return result
+
+    def _rescore(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
+        image = image_of(query)
+        if image is None and self.on_missing_image == "error":
+            raise InputError(
+                "the question has no image: pass QueryBundle(question, image_path=...) or ask "
+                'inside "with query_image(...)"; to rescore by text alone, set '
+                'on_missing_image="ignore"'
+            )
+        image_vector = None
+        if image is not None:
+            image_vector = self._towers.embed_images([load_image(image, what="query image")])[0]
+        text_vector = self._towers.embed_texts([query.query_str])[0]
+        plain = [unstamped(item.node) for item in nodes]
+        ids = list(dict.fromkeys(pair_id for node in plain for pair_id in _pair_ids(node)))
+        known = self._store.score(ids, image_vector, text_vector, self._weights)
+        scored: dict[int, tuple[float, dict[str, float]]] = {}
+        for position, node in enumerate(plain):
+            hit = next((known[pair_id] for pair_id in _pair_ids(node) if pair_id in known), None)
+            if hit is not None:
+                scored[position] = hit.score, terms_of(hit)
+        unknown = {i: node for i, node in enumerate(plain) if i not in scored}
+        scored |= self._score_unknown(unknown, image_vector, text_vector)
+        evidence = [
+            Evidence(node, *scored.get(position, (None, {})), item.score)
+            for position, (node, item) in enumerate(zip(plain, nodes, strict=True))
+        ]
+        # The sort is stable, so nodes without a score keep their order behind the others.
+        evidence.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)
+        return stamp(evidence[: self.top_n], question=query.query_str, image=image)
+
+    def _score_unknown(
+        self,
+        nodes: dict[int, BaseNode],
+        image_vector: NDArray[np.float32] | None,
+        text_vector: NDArray[np.float32],
+    ) -> dict[int, tuple[float, dict[str, float]]]:
+        if not nodes or self.unknown == "keep":
+            return {}
+        if self.unknown == "error":
+            raise EvidenceError(
+                f"node {next(iter(nodes.values())).node_id!r} is not in the pair store; ingest its "
+                'pair, or choose unknown="embed" or unknown="keep"'
+            )
+        texts = {i: node.get_content(metadata_mode=MetadataMode.NONE) for i, node in nodes.items()}
+        texts = {i: text for i, text in texts.items() if text.strip()}
+        images = {i: _image_of_node(node) for i, node in nodes.items()}
+        images = {i: image for i, image in images.items() if image is not None}
+        # A half that a node lacks stays zero, as in the store: its terms are then exactly 0.
+        shape = (len(nodes), self._towers.dimension)
+        image_half, text_half = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        row = {position: index for index, position in enumerate(nodes)}
+        if texts:
+            text_half[[row[i] for i in texts]] = self._towers.embed_texts(list(texts.values()))
+        if images:
+            image_half[[row[i] for i in images]] = self._towers.embed_images(list(images.values()))
+        terms = similarity_terms(image_vector, text_vector, image_half, text_half)
+        scores = fuse(terms, self._weights)
+        return {
+            position: (float(scores[index]), dict(zip(TERMS, terms[index].tolist(), strict=True)))
+            for position, index in row.items()
+        }
+
+
+def _image_of_node(node: BaseNode) -> Image | None:
+    path = getattr(node, "image_path", None) or node.metadata.get("image_path")
+    return load_image(path, what=f"image of node {node.node_id!r}") if path else None
+
+
+def _pair_ids(node: BaseNode) -> list[str]:
+    ids = (node.metadata.get("pair_id"), node.node_id, node.ref_doc_id)
+    return [str(pair_id) for pair_id in ids if pair_id]

@@ -1,0 +1,1 @@
+"""Synthetic studies with known truth, and small weights trained on them (no real patients)."""

@@ -1,0 +1,1 @@
+"""Relevance-steered attention (IFA): plans, attention functions and the models that carry them."""

@@ -1,0 +1,241 @@
+"""The plan of one call: which rows, which columns, which layers, how strongly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.ifa import IFA, relevance_lambda
+from mrrag_llamaindex.steering.report import SteeringReport
+from mrrag_llamaindex.steering.spans import PromptSpans
+from mrrag_llamaindex.steering.window import RowWindow
+
+__all__ = ["IFA", "Policy", "PromptSpans", "SteeringPlan", "SteeringReport", "relevance_lambda"]
+
+
+class Policy(Protocol):
+    """A steering formula. The plan says where it acts, the backend does the rest."""
+
+    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Turn raw logits (..., rows, columns) into new ones; `weights` broadcasts to them."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringPlan:
+    """Steering of one left-padded batch, passed to the model as the argument ``steering``.
+
+    A plan belongs to one call: nothing is stored on the model, so calls with different plans
+    may run on one model at the same time.
+
+    Attributes
+    ----------
+    document_lambda
+        float32 (batch, prompt_length): strength times lambda on document tokens, else 0.
+    question_rows
+        bool (batch, prompt_length): rows to steer.
+    layers
+        Indices of the critical decoder layers.
+    padding
+        Left padding of each row, in tokens; empty means none.
+    policy
+        The formula, by default that of `IFA`.
+    report
+        Filled in while the model runs.
+
+    Raises
+    ------
+    SteeringError
+        If shapes, types or values do not fit together.
+    """
+
+    document_lambda: torch.Tensor
+    question_rows: torch.Tensor
+    layers: frozenset[int]
+    padding: tuple[int, ...] = ()
+    policy: Policy = field(default_factory=IFA)
+    report: SteeringReport = field(default_factory=SteeringReport)
+    _rows: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    _windows: dict[tuple[int, int, torch.device], RowWindow | None] = field(
+        init=False, repr=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        lam, rows = self.document_lambda, self.question_rows
+        if lam.ndim != 2 or lam.shape != rows.shape:
+            raise SteeringError(
+                "document_lambda and question_rows must both be (batch, prompt_length), got "
+                f"{tuple(lam.shape)} and {tuple(rows.shape)}"
+            )
+        if lam.dtype != torch.float32 or rows.dtype != torch.bool:
+            raise SteeringError(
+                "document_lambda must be float32 and question_rows bool, got "
+                f"{lam.dtype} and {rows.dtype}"
+            )
+        if not bool(torch.isfinite(lam).all()):
+            raise SteeringError("document_lambda holds NaN or infinite values")
+        if self.padding and len(self.padding) != self.batch_size:
+            raise SteeringError(
+                f"padding names {len(self.padding)} rows, the batch has {self.batch_size}"
+            )
+        # Rows without any lambda are left to the stock kernel: lambda 0 must equal it exactly.
+        # Read to the host once here, so that no layer has to wait for the device.
+        steered = (rows & (lam != 0).any(dim=1, keepdim=True)).cpu()
+        positions = tuple(tuple(row.nonzero().flatten().tolist()) for row in steered)
+        object.__setattr__(self, "_rows", positions)
+
+    @classmethod
+    def build(
+        cls,
+        spans: Sequence[PromptSpans],
+        lambdas: Sequence[Sequence[float]],
+        ifa: IFA,
+        layers: Collection[int],
+        padded_length: int,
+        device: torch.device | str | None = None,
+    ) -> SteeringPlan:
+        """Lay the spans of each prompt onto a left-padded batch.
+
+        Parameters
+        ----------
+        spans
+            One per row of the batch.
+        lambdas
+            For each row, one value in [0, 1] per document, see `relevance_lambda`.
+        ifa
+            The method; its `layers`, where given, take the place of `layers`.
+        layers
+            The model's own critical layers.
+        padded_length
+            Tokens per row of the batch: the length of ``input_ids``.
+        device
+            Where the two tensors are placed; they are small and copied where needed.
+
+        Raises
+        ------
+        SteeringError
+            If the numbers of rows or documents differ, a lambda is outside [0, 1], a prompt is
+            longer than `padded_length`, or there is no layer.
+        """
+        if len(spans) != len(lambdas) or not spans:
+            raise SteeringError(
+                f"a plan needs one list of lambdas per prompt, got {len(lambdas)} for "
+                f"{len(spans)} prompts"
+            )
+        chosen = frozenset(layers if ifa.layers is None else ifa.layers)
+        if not chosen or min(chosen) < 0:
+            raise SteeringError(
+                f"no valid layers to steer ({sorted(chosen)}): name them in IFA(layers=...) or "
+                "find the model's critical layers first"
+            )
+        document_lambda = torch.zeros(len(spans), padded_length, dtype=torch.float32)
+        question_rows = torch.zeros(len(spans), padded_length, dtype=torch.bool)
+        padding: list[int] = []
+        for row, (prompt, values) in enumerate(zip(spans, lambdas, strict=True)):
+            pad = padded_length - prompt.length
+            if pad < 0:
+                raise SteeringError(
+                    f"row {row}: the prompt has {prompt.length} tokens, the batch only "
+                    f"{padded_length}; build the plan from the padded input_ids"
+                )
+            if len(values) != len(prompt.documents):
+                raise SteeringError(
+                    f"row {row}: {len(values)} lambdas for {len(prompt.documents)} documents"
+                )
+            for (start, stop), value in zip(prompt.documents, values, strict=True):
+                if not 0.0 <= value <= 1.0:
+                    raise SteeringError(f"row {row}: lambda {value} is outside [0, 1]")
+                document_lambda[row, pad + start : pad + stop] = ifa.strength * value
+            start, stop = prompt.question
+            end = prompt.length if ifa.question_rows == "to_end" else stop
+            question_rows[row, pad + start : pad + end] = True
+            padding.append(pad)
+        return cls(
+            document_lambda.to(device),
+            question_rows.to(device),
+            chosen,
+            padding=tuple(padding),
+            policy=ifa,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch."""
+        return self.document_lambda.shape[0]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens per row, padding included."""
+        return self.document_lambda.shape[1]
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any row would be changed; if not, pass ``steering=None`` instead."""
+        return any(self._rows)
+
+    def window(self, query_length: int, key_length: int, device: torch.device) -> RowWindow | None:
+        """Find the steered rows of one attention call.
+
+        Parameters
+        ----------
+        query_length, key_length
+            Rows and columns of the call. The first row stands at ``key_length - query_length``,
+            so decode steps and prefill chunks are placed correctly.
+        device
+            Where the index tensors are needed.
+
+        Returns
+        -------
+        RowWindow or None
+            None if the call holds no steered row, as in every decode step.
+
+        Raises
+        ------
+        SteeringError
+            If the keys reach past the plan although prompt rows are among the queries: a static
+            cache, or a plan that was built for shorter inputs.
+        """
+        key = (query_length, key_length, device)
+        if key not in self._windows:
+            self._windows[key] = self._find_window(*key)
+        return self._windows[key]
+
+    def _find_window(
+        self, query_length: int, key_length: int, device: torch.device
+    ) -> RowWindow | None:
+        offset = key_length - query_length
+        if offset >= self.prompt_length or not self.is_active:
+            return None
+        if key_length > self.prompt_length:
+            raise SteeringError(
+                f"steering: {query_length} query rows meet {key_length} keys, but the plan covers "
+                f"{self.prompt_length} tokens. Use a dynamic cache (a static one hides where rows "
+                "stand), and build the plan with padded_length equal to the length of the inputs"
+            )
+        rows = [[r - offset for r in row if offset <= r < key_length] for row in self._rows]
+        if not any(rows):
+            return None
+        return RowWindow.build(rows, offset, self.document_lambda, device)
+
+    def require_applied(self) -> None:
+        """Check, after the call, that every critical layer steered every row it should have.
+
+        Raises
+        ------
+        SteeringError
+            If a layer steered fewer rows. A plan that is not active asks for nothing.
+        """
+        wanted = sum(len(row) for row in self._rows)
+        done = self.report.rows
+        missing = sorted(layer for layer in self.layers if done.get(layer, 0) < wanted)
+        if wanted and missing:
+            counts = ", ".join(f"{layer}: {done.get(layer, 0)} of {wanted}" for layer in missing)
+            raise SteeringError(
+                f"steering was not applied in layers {missing} (rows steered: {counts}). Load the "
+                "model with its text layers on one of this package's attention functions, name "
+                "only layers that it has, and let the call see all of the question"
+            )

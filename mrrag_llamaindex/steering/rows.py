@@ -1,0 +1,101 @@
+"""The rows backend: recompute only the steered rows, exactly, beside the stock kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from mrrag_llamaindex.steering.plan import Policy
+from mrrag_llamaindex.steering.window import RowWindow
+
+
+def steer_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    policy: Policy,
+    window: RowWindow,
+    is_causal: bool = True,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attend for the rows of a window only: boost, then mask, then softmax, then times V.
+
+    Costs steered rows x keys instead of all rows x keys. Key and value heads are not repeated:
+    the query heads of one group are stacked as rows of their shared key head. Logits and
+    softmax are float32 at least, whatever the dtype of the model.
+
+    Parameters
+    ----------
+    query, key, value
+        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice.
+    attention_mask
+        Boolean (True: may attend), additive float, or None for the causal shortcut;
+        (batch or 1, heads or 1, rows, keys).
+    scaling
+        Factor on the dot products.
+    policy
+        Formula from raw logits to new ones.
+    window
+        Which rows; (b, r) with b batch rows and at most r rows in each.
+    is_causal
+        What a mask of None means.
+    dropout
+        Probability of dropping an attention weight.
+
+    Returns
+    -------
+    torch.Tensor
+        (b, r, heads, dim) in the dtype of `query`.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    heads, dim = query.shape[1], query.shape[3]
+    key_heads = key.shape[1]
+    count, width = window.rows.shape
+    grouped = (count, key_heads, heads // key_heads, width)
+
+    at = (window.batch[:, None], slice(None), window.rows)
+    rows = query[at].to(dtype).transpose(1, 2).reshape(count, key_heads, -1, dim)
+    keys, values = key[:, :, : window.columns], value[:, :, : window.columns]
+    if not window.whole_batch:
+        keys, values = keys[window.batch], values[window.batch]
+
+    logits = torch.matmul(rows * scaling, keys.to(dtype).transpose(2, 3))
+    logits = logits.view(*grouped, window.columns)
+    logits = policy.steer(logits, window.weights[:, None, None].to(dtype))
+
+    if attention_mask is not None:
+        mask = attention_mask[..., : window.columns].expand(query.shape[0], -1, -1, -1)
+        mask = mask[at].transpose(1, 2)  # (b, heads or 1, r, columns)
+        mask = mask[:, :, None] if mask.shape[1] == 1 else mask.view(logits.shape)
+        if mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, torch.finfo(dtype).min)
+        else:
+            logits = logits + mask.to(dtype)
+    elif is_causal:
+        positions = torch.arange(window.columns, device=query.device)
+        future = positions > (window.rows + window.offset)[:, None, None, :, None]
+        logits = logits.masked_fill(future, torch.finfo(dtype).min)
+
+    attention = F.dropout(F.softmax(logits, dim=-1), p=dropout, training=dropout > 0)
+    attention = attention.view(count, key_heads, -1, window.columns)
+    output = torch.matmul(attention, values.to(dtype))
+    return output.reshape(count, heads, width, value.shape[3]).transpose(1, 2).to(query.dtype)
+
+
+def write_rows(output: torch.Tensor, steered: torch.Tensor, window: RowWindow) -> None:
+    """Put recomputed rows in their places.
+
+    Parameters
+    ----------
+    output
+        (batch, rows, heads, dim), changed in place.
+    steered
+        (b, r, heads, dim), as `steer_rows` returns it.
+    window
+        The window that `steered` was computed for.
+    """
+    width = window.rows.shape[1]
+    batch = window.batch[window.flat // width]
+    output[batch, window.rows.flatten()[window.flat]] = steered.flatten(0, 1)[window.flat]

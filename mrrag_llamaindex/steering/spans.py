@@ -1,0 +1,60 @@
+"""Where the documents and the question stand in one tokenised prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mrrag_llamaindex.errors import SteeringError
+
+
+@dataclass(frozen=True)
+class PromptSpans:
+    """Token spans of one prompt, after image expansion and before padding.
+
+    Attributes
+    ----------
+    documents
+        ``(start, stop)`` of each document in prompt order; a document may be empty.
+    question
+        ``(start, stop)`` of the question; at least one token, after every document.
+    length
+        Tokens in the prompt.
+
+    Raises
+    ------
+    SteeringError
+        If a span leaves the prompt, documents overlap, or the question does not come after the
+        documents: attention is causal, so a question that stands before a document cannot see
+        it, and steering would be an exact no-op.
+    """
+
+    documents: tuple[tuple[int, int], ...]
+    question: tuple[int, int]
+    length: int
+
+    def __post_init__(self) -> None:
+        start, stop = self.question
+        if not 0 <= start < stop <= self.length:
+            raise SteeringError(
+                f"question: token span {start}..{stop} is empty or outside a prompt of "
+                f"{self.length} tokens; take the spans from the tokens after image expansion"
+            )
+        end = 0
+        for position, (first, last) in enumerate(self.documents):
+            if not 0 <= first <= last <= self.length:
+                raise SteeringError(
+                    f"document {position}: token span {first}..{last} is outside a prompt of "
+                    f"{self.length} tokens; take the spans from the tokens after image expansion"
+                )
+            if last > start:
+                raise SteeringError(
+                    f"the question (tokens {start}..{stop}) does not come after document "
+                    f"{position} (tokens {first}..{last}): causal attention could not be steered "
+                    "towards it; put the documents before the question"
+                )
+            if first < end:
+                raise SteeringError(
+                    f"document {position}: token span {first}..{last} overlaps the document "
+                    "before it; list the documents in prompt order"
+                )
+            end = last

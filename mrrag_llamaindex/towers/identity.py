@@ -1,0 +1,61 @@
+"""The name by which vectors of the same towers are recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+# Fields of a transformers config that say where it came from, not what it computes.
+_VOLATILE = frozenset(
+    {
+        "_name_or_path",
+        "_attn_implementation",
+        "architectures",
+        "dtype",
+        "id2label",
+        "label2id",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+
+
+def config_facts(config: Any) -> dict[str, Any]:
+    """Fields of a transformers config that change what the model computes, as plain JSON."""
+    return _without_volatile(json.loads(config.to_json_string(use_diff=True)))
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    state = module.state_dict()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def make_identity(name: str, *parts: Any) -> str:
+    """``"<name>@<16 hex digits>"`` over parts that are plain JSON."""
+    told = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return f"{name}@{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def weights_state(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Cheap mark that changes when a parameter is replaced or written to (optimizer, loading)."""
+    tensors = [*module.parameters(), *module.buffers()]
+    # Tensors made under torch.inference_mode cannot be written to outside it, and keep no count.
+    return tuple((id(t), 0 if t.is_inference() else t._version) for t in tensors)
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    if isinstance(value, list):
+        return [_without_volatile(item) for item in value]
+    return value

@@ -1,0 +1,261 @@
+"""ResNet-50 and a clinical BERT, the retriever of the paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.towers.base import TorchTower
+from mrrag_llamaindex.towers.hub import model_folder
+from mrrag_llamaindex.towers.identity import config_facts
+from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
+from mrrag_llamaindex.towers.text_windows import TextWindows
+
+TOWER_FILE = "tower.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class ResNetBertTower(TorchTower):
+    """A ResNet for images and a BERT for texts, each with a linear projection to n dimensions.
+
+    Made by `from_configs` (fresh weights), `from_pretrained` (pretrained encoders, fresh
+    projections) or `load` (a folder written by `save`). ``tower.network`` is the trainable
+    module; see `ResNetBertNetwork.image_features` and `ResNetBertNetwork.text_features`.
+
+    Parameters
+    ----------
+    network : ResNetBertNetwork
+    images : ImagePreparation
+    texts : TextWindows
+    source : str
+        See `DualTower`.
+    device : str
+        A torch device, or ``"auto"``.
+    """
+
+    name = "resnet-bert"
+    network: ResNetBertNetwork
+
+    def __init__(
+        self,
+        network: ResNetBertNetwork,
+        images: ImagePreparation,
+        texts: TextWindows,
+        *,
+        source: str = "",
+        device: str = "cpu",
+    ) -> None:
+        # Kept as they were when the network was made, so that the identity of a saved tower does
+        # not change with the defaults of another transformers release.
+        self._configs = {
+            "image_config": config_facts(network.image_encoder.config),
+            "text_config": config_facts(network.text_encoder.config),
+        }
+        dimension = network.image_projection.out_features
+        super().__init__(network, images, texts, dimension=dimension, source=source, device=device)
+
+    @classmethod
+    def from_configs(
+        cls,
+        image_config: Any,
+        text_config: Any,
+        tokenizer: Any,
+        images: ImagePreparation,
+        dimension: int = 512,
+        *,
+        text_pooling: str = "mean",
+        text_token_limit: int | None = None,
+        long_text: str = "mean",
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Self:
+        """Make towers with fresh weights.
+
+        Parameters
+        ----------
+        image_config : transformers.ResNetConfig
+            ``ResNetConfig()`` is ResNet-50.
+        text_config : transformers.BertConfig
+            ``BertConfig(vocab_size=28996)`` has the shape of Bio_ClinicalBERT.
+        tokenizer : PreTrainedTokenizerBase
+        images : ImagePreparation
+            For example ``ImagePreparation.square(224)``.
+        dimension : int
+            n.
+        text_pooling : {"mean", "cls"}
+            See `ResNetBertNetwork`.
+        text_token_limit : int, optional
+            By default the smaller of the positions of the BERT and the tokenizer's own limit.
+        long_text : {"mean", "truncate"}
+            See `TextWindows`.
+        seed : int
+            Of the fresh weights; the global generators are left as they are.
+        device : str
+            A torch device, or ``"auto"``.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer has more tokens than the BERT, or a setting is out of range.
+        """
+        network = _fresh_network(image_config, text_config, dimension, text_pooling, seed)
+        texts = _windows(tokenizer, text_config, text_token_limit, long_text)
+        return cls(network, images, texts, device=device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        image_encoder: str = "microsoft/resnet-50",
+        text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT",
+        dimension: int = 512,
+        *,
+        image_size: int = 224,
+        text_pooling: str = "mean",
+        text_token_limit: int | None = None,
+        long_text: str = "mean",
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Self:
+        """Make towers from two pretrained encoders and fresh projections, to be trained.
+
+        The image encoder's channel statistics are taken over, its centre crop is not: films are
+        padded to a square, see `ImagePreparation`.
+
+        Parameters
+        ----------
+        image_encoder, text_encoder : str
+            A folder or a hub id each.
+        dimension, text_pooling, text_token_limit, long_text, seed, device
+            As for `from_configs`; the seed is that of the projections.
+        image_size : int
+            Pixels on each side.
+
+        Raises
+        ------
+        TowerError
+            If an encoder cannot be found or is of another kind.
+        """
+        from transformers import AutoTokenizer, BertModel, ResNetModel
+
+        image_folder, text_folder = model_folder(image_encoder), model_folder(text_encoder)
+        try:
+            resnet = ResNetModel.from_pretrained(image_folder, local_files_only=True)
+            bert = BertModel.from_pretrained(
+                text_folder, local_files_only=True, add_pooling_layer=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(text_folder, local_files_only=True)
+            stated = ImagePreparation.load(image_folder).processor
+        except Exception as error:
+            raise TowerError(
+                f"the encoders {image_encoder!r} and {text_encoder!r} could not be read as a "
+                f"ResNet and a BERT ({type(error).__name__}: {error})"
+            ) from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = ResNetBertNetwork(resnet.float(), bert.float(), dimension, text_pooling)
+        images = ImagePreparation.square(image_size, stated.image_mean, stated.image_std)
+        texts = _windows(tokenizer, bert.config, text_token_limit, long_text)
+        return cls(network, images, texts, device=device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, settings, tokenizer and image preparation into ``folder``.
+
+        Afterwards `source` is that folder. ``tower.json`` is written last, so that a folder in
+        which saving was interrupted does not load.
+        """
+        from safetensors.torch import save_file
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / TOWER_FILE).unlink(missing_ok=True)
+        state = self.network.state_dict()
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(tensors, target / WEIGHTS_FILE)
+        self.texts.save(target)
+        self.images.save(target)
+        told = {"kind": self.name, "format": 1, **self.settings()}
+        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        self.source = str(target.resolve())
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
+        """Read a folder written by `save`.
+
+        Raises
+        ------
+        TowerError
+            If a file is missing, damaged, or does not fit the others.
+        """
+        from safetensors.torch import load_file
+        from transformers import AutoTokenizer, BertConfig, ResNetConfig
+
+        where = Path(folder).resolve()
+        try:
+            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+            network = _fresh_network(
+                ResNetConfig.from_dict(told["image_config"]),
+                BertConfig.from_dict(told["text_config"]),
+                told["dimension"],
+                told["text_pooling"],
+                seed=0,
+            )
+            network.load_state_dict(load_file(where / WEIGHTS_FILE))
+            tokenizer = AutoTokenizer.from_pretrained(str(where), local_files_only=True)
+            kept = told["texts"]
+            texts = TextWindows(tokenizer, kept["limit"], kept["long_text"], kept["padding"])
+            images = ImagePreparation.load(where, pad=told["images"]["pad"])
+        # Damaged files raise errors of json, safetensors, torch and transformers alike.
+        except Exception as error:
+            raise TowerError(
+                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
+            ) from error
+        tower = cls(network, images, texts, source=str(where), device=device)
+        tower._configs = {key: told[key] for key in ("image_config", "text_config")}
+        return tower
+
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the weights that moves vectors, as plain JSON."""
+        pooling = {"text_pooling": self.network.text_pooling}
+        return {**super().settings(), **pooling, **self._configs}
+
+    def _image_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.network.image_features(inputs["pixel_values"])
+
+    def _text_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.network.text_features(inputs["input_ids"], inputs["attention_mask"])
+
+
+def _fresh_network(
+    image_config: Any, text_config: Any, dimension: int, text_pooling: str, seed: int
+) -> ResNetBertNetwork:
+    from transformers import BertModel, ResNetModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResNetBertNetwork(
+            ResNetModel(image_config),
+            BertModel(text_config, add_pooling_layer=False),
+            dimension,
+            text_pooling,
+        )
+
+
+def _windows(
+    tokenizer: Any, text_config: Any, text_token_limit: int | None, long_text: str
+) -> TextWindows:
+    if len(tokenizer) > text_config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the BERT only {text_config.vocab_size}"
+        )
+    most = min(text_config.max_position_embeddings, tokenizer.model_max_length)
+    limit = most if text_token_limit is None else text_token_limit
+    if limit > most:
+        raise ValueError(f"text_token_limit is {limit}, the encoder reads at most {most} tokens")
+    return TextWindows(tokenizer, limit, long_text)

@@ -1,0 +1,181 @@
+"""A tiny real LLaVA (CLIP + grouped-query Mistral) with strong random weights, and its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+)
+
+from mrrag_llamaindex.steering.attention import register
+from mrrag_llamaindex.steering.carrier import attention_implementation, steerable_class
+from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+
+IMAGE_TOKEN, PAD_TOKEN, IMAGE_TOKENS = 90, 0, 4
+CRITICAL = (1, 2)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved checkpoint; 8 query heads share 2 key heads, 4 layers."""
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        ),
+        text_config=MistralConfig(
+            vocab_size=96,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=16,
+            sliding_window=None,
+            # Above the usual .02, so that attention is peaked and steering is visible; higher
+            # values amplify rounding until even stock SDPA and stock eager differ by 1e-4.
+            initializer_range=0.15,
+            pad_token_id=PAD_TOKEN,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_id=IMAGE_TOKEN,
+        vision_feature_layer=-2,
+        image_seq_length=IMAGE_TOKENS,
+    )
+    folder = tmp_path_factory.mktemp("llava")
+    LlavaForConditionalGeneration(config).eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load(model_folder: Path) -> Callable[..., Any]:
+    """Load the checkpoint: `backend` is "rows", "eager", or a stock name behind "stock-"."""
+    register()
+
+    def _load(backend: str) -> Any:
+        if backend.startswith("stock-"):
+            name = backend.removeprefix("stock-")
+            return LlavaForConditionalGeneration.from_pretrained(
+                model_folder, attn_implementation={"text_config": name, "vision_config": "sdpa"}
+            ).eval()
+        return (
+            steerable_class(LlavaForConditionalGeneration)
+            .from_pretrained(
+                model_folder,
+                attn_implementation=attention_implementation(
+                    LlavaForConditionalGeneration, backend
+                ),
+            )
+            .eval()
+        )
+
+    return _load
+
+
+@pytest.fixture(scope="session")
+def rows_model(load: Callable[..., Any]) -> Any:
+    return load("rows")
+
+
+@pytest.fixture(scope="session")
+def eager_model(load: Callable[..., Any]) -> Any:
+    return load("eager")
+
+
+@pytest.fixture(scope="session")
+def sdpa_model(load: Callable[..., Any]) -> Any:
+    return load("stock-sdpa")
+
+
+class Prompt:
+    """BOS, image tokens, documents with a separator each, question, closing token."""
+
+    def __init__(self, documents: Sequence[int], question: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def words(count: int) -> list[int]:
+            return torch.randint(10, 80, (count,), generator=generator).tolist()
+
+        ids = [1, *[IMAGE_TOKEN] * IMAGE_TOKENS]
+        spans = []
+        for length in documents:
+            spans.append((len(ids), len(ids) + length))
+            ids += [*words(length), 5]
+        start = len(ids)
+        ids += [*words(question), 6]
+        self.ids = ids
+        self.spans = PromptSpans(tuple(spans), (start, len(ids) - 1), len(ids))
+        self.image = torch.randn(3, 28, 28, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[Prompt]:
+    """Three prompts with different lengths, documents and questions."""
+    return [Prompt((6, 5, 7), 4, 1), Prompt((9, 3), 7, 2), Prompt((4, 4, 4, 4), 2, 3)]
+
+
+LAMBDAS = [(1.0, 0.0, 0.4), (0.0, 1.0), (0.2, 1.0, 0.0, 0.7)]
+
+
+def batch(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """Left-padded model inputs."""
+    length = max(len(prompt.ids) for prompt in prompts)
+    return {
+        "input_ids": torch.tensor(
+            [[PAD_TOKEN] * (length - len(p.ids)) + p.ids for p in prompts], dtype=torch.long
+        ),
+        "attention_mask": torch.tensor(
+            [[0] * (length - len(p.ids)) + [1] * len(p.ids) for p in prompts]
+        ),
+        "pixel_values": torch.stack([p.image for p in prompts]),
+    }
+
+
+def plan_for(
+    prompts: Sequence[Prompt],
+    lambdas: Sequence[Sequence[float]] = LAMBDAS,
+    ifa: IFA | None = None,
+    layers: Sequence[int] = CRITICAL,
+) -> SteeringPlan:
+    return SteeringPlan.build(
+        [prompt.spans for prompt in prompts],
+        lambdas[: len(prompts)],
+        IFA() if ifa is None else ifa,
+        layers,
+        padded_length=max(len(prompt.ids) for prompt in prompts),
+    )
+
+
+def logits_of(model: Any, inputs: dict[str, Any], plan: SteeringPlan | None = None) -> torch.Tensor:
+    with torch.inference_mode():
+        steering = {} if plan is None else {"steering": plan}
+        return model(**inputs, **steering).logits
+
+
+@pytest.fixture(scope="session")
+def toy(prompts: list[Prompt]) -> SimpleNamespace:
+    """The prompts and the helpers above, for tests."""
+    return SimpleNamespace(
+        prompts=prompts,
+        lambdas=LAMBDAS,
+        critical=CRITICAL,
+        image_tokens=IMAGE_TOKENS,
+        batch=batch,
+        plan=plan_for,
+        logits=logits_of,
+    )

@@ -1,0 +1,293 @@
+"""Steering of a real LLaVA, in forward and in generate."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from transformers import DynamicCache
+from transformers.masking_utils import AttentionMaskInterface
+
+from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.plan import IFA, SteeringPlan
+
+TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
+
+
+def real(inputs):
+    """Positions that are not padding."""
+    return inputs["attention_mask"].bool()
+
+
+def test_every_weight_loads_as_in_the_stock_class(rows_model, sdpa_model):
+    # transformers renames checkpoint keys by class; a foreign class would lose its lm_head.
+    ours, stock = rows_model.state_dict(), sdpa_model.state_dict()
+    assert ours.keys() == stock.keys()
+    assert all(torch.equal(ours[name], stock[name]) for name in stock)
+
+
+def test_only_the_text_layers_change_implementation(rows_model):
+    assert rows_model.config.text_config._attn_implementation == "mrrag_ifa"
+    assert rows_model.config.vision_config._attn_implementation == "sdpa"
+    assert rows_model.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("backend", ["rows", "eager"])
+@pytest.mark.parametrize("kind", ["none", "lambda 0", "strength 0"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_off_equals_stock_bit_for_bit(load, toy, backend, kind, size):
+    prompts = toy.prompts[:size]
+    inputs = toy.batch(prompts)
+    plan = {
+        "none": None,
+        "lambda 0": toy.plan(prompts, [[0.0] * len(p.spans.documents) for p in prompts]),
+        "strength 0": toy.plan(prompts, ifa=IFA(strength=0.0)),
+    }[kind]
+    stock = toy.logits(load("stock-sdpa" if backend == "rows" else "stock-eager"), inputs)
+    assert torch.equal(toy.logits(load(backend), inputs, plan), stock)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("question_rows", ["question", "to_end"])
+@pytest.mark.parametrize("strength", [1.0, 2.5])
+def test_rows_backend_equals_the_eager_definition(
+    rows_model, eager_model, sdpa_model, toy, size, question_rows, strength
+):
+    prompts = toy.prompts[:size]
+    inputs, ifa = toy.batch(prompts), IFA(strength=strength, question_rows=question_rows)
+    plan = toy.plan(prompts, ifa=ifa)
+    rows = toy.logits(rows_model, inputs, plan)
+    eager = toy.logits(eager_model, inputs, toy.plan(prompts, ifa=ifa))
+    torch.testing.assert_close(rows[real(inputs)], eager[real(inputs)], **TOLERANCE)
+    plan.require_applied()
+    effect = (rows - toy.logits(sdpa_model, inputs))[:, -1].abs().amax(dim=1)
+    assert effect.min() > 0.03  # three thousand times the tolerance
+
+
+def test_left_padded_batch_equals_single_rows(rows_model, toy):
+    together = toy.logits(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts))
+    for row, prompt in enumerate(toy.prompts):
+        plan = toy.plan([prompt], [toy.lambdas[row]])
+        alone = toy.logits(rows_model, toy.batch([prompt]), plan)
+        torch.testing.assert_close(together[row, -len(prompt.ids) :], alone[0], **TOLERANCE)
+
+
+def test_one_row_of_a_batch_may_be_unsteered(rows_model, sdpa_model, toy):
+    lambdas = [toy.lambdas[0], (0.0, 0.0), toy.lambdas[2]]
+    inputs = toy.batch(toy.prompts)
+    steered = toy.logits(rows_model, inputs, toy.plan(toy.prompts, lambdas))
+    stock = toy.logits(sdpa_model, inputs)
+    assert torch.equal(steered[1], stock[1])
+    assert (steered[[0, 2], -1] - stock[[0, 2], -1]).abs().amax(dim=1).min() > 0.03
+
+
+def test_nothing_before_the_question_changes(rows_model, sdpa_model, toy):
+    prompt, inputs = toy.prompts[0], toy.batch(toy.prompts[:1])
+    start = prompt.spans.question[0]
+    steered = toy.logits(rows_model, inputs, toy.plan([prompt]))[0]
+    stock = toy.logits(sdpa_model, inputs)[0]
+    assert torch.equal(steered[:start], stock[:start])
+    assert not torch.equal(steered[start], stock[start])
+
+
+def test_image_features_are_those_of_the_stock_model(rows_model, sdpa_model, toy):
+    pixels = toy.batch(toy.prompts)["pixel_values"]
+    with torch.inference_mode():
+        ours, stock = (m.get_image_features(pixels).pooler_output for m in (rows_model, sdpa_model))
+    assert all(torch.equal(a, b) for a, b in zip(ours, stock, strict=True))
+
+
+def test_reversed_relevance_moves_the_answer_the_other_way(eager_model, toy):
+    """The top document gains attention from the question, in each critical layer."""
+    prompt, inputs = toy.prompts[1], toy.batch(toy.prompts[1:2])
+    question = slice(*prompt.spans.question)
+
+    def share(plan, document):
+        with torch.inference_mode():
+            attentions = eager_model(**inputs, steering=plan, output_attentions=True).attentions
+        columns = slice(*prompt.spans.documents[document])
+        return attentions[toy.critical[0]][0, :, question, columns].sum(-1).mean()
+
+    for document, lambdas in enumerate([(1.0, 0.0), (0.0, 1.0)]):
+        assert share(toy.plan([prompt], [lambdas]), document) > share(None, document) + 0.01
+
+
+# ---- prefill in parts, decode
+
+
+def prefill(model, inputs, plan, cuts, cache):
+    """Run a prompt through a cache in several calls; the image goes with the first."""
+    length = inputs["input_ids"].shape[1]
+    logits = []
+    for start, stop in zip((0, *cuts), (*cuts, length), strict=True):
+        part = {
+            "input_ids": inputs["input_ids"][:, start:stop],
+            "attention_mask": inputs["attention_mask"][:, :stop],
+            "past_key_values": cache,
+            "position_ids": (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)[:, start:stop],
+        }
+        if start == 0:
+            part["pixel_values"] = inputs["pixel_values"]
+        logits.append(model(**part, steering=plan).logits)
+    return torch.cat(logits, dim=1)
+
+
+@pytest.mark.parametrize("backend", ["rows", "eager"])
+@pytest.mark.parametrize("cuts", [(), (20,), (24, 25, 26, 27), (26, 28)])
+@torch.inference_mode()
+def test_chunked_prefill_equals_the_whole(load, toy, backend, cuts):
+    model, inputs = load(backend), toy.batch(toy.prompts)
+    whole = toy.plan(toy.prompts)
+    expected = prefill(model, inputs, whole, (), DynamicCache(config=model.config))
+    plan = toy.plan(toy.prompts)
+    found = prefill(model, inputs, plan, cuts, DynamicCache(config=model.config))
+    torch.testing.assert_close(found[real(inputs)], expected[real(inputs)], **TOLERANCE)
+    assert plan.report.rows == whole.report.rows
+    plan.require_applied()
+
+
+@torch.inference_mode()
+def test_decode_steps_are_untouched(rows_model, toy):
+    inputs = toy.batch(toy.prompts)
+    plan = toy.plan(toy.prompts)
+    step = {
+        "input_ids": torch.tensor([[11], [12], [13]]),
+        "attention_mask": torch.cat([inputs["attention_mask"], torch.ones(3, 1).long()], dim=1),
+    }
+    logits = []
+    for steering in (plan, None):
+        cache = DynamicCache(config=rows_model.config)
+        prefill(rows_model, inputs, toy.plan(toy.prompts), (), cache)
+        logits.append(rows_model(**step, past_key_values=cache, steering=steering).logits)
+    assert torch.equal(*logits)
+    assert plan.report.applications == {}
+
+
+# ---- generate
+
+
+def greedy(model, inputs, **options):
+    return model.generate(
+        **inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0, **options
+    )
+
+
+def test_generate_carries_the_plan_through_prefill_and_decode(rows_model, sdpa_model, toy):
+    inputs, plan = toy.batch(toy.prompts), toy.plan(toy.prompts)
+    options = {"return_dict_in_generate": True, "output_logits": True}
+    out = greedy(rows_model, inputs, steering=plan, **options)
+    plan.require_applied()
+    assert plan.report.applications == dict.fromkeys(toy.critical, 1)  # prefill, and no more
+    first = toy.logits(rows_model, inputs, toy.plan(toy.prompts))[:, -1]
+    torch.testing.assert_close(out.logits[0], first, **TOLERANCE)
+    stock = greedy(sdpa_model, inputs, **options)
+    assert (out.logits[0] - stock.logits[0]).abs().amax(dim=1).min() > 0.03
+    # The steered keys and values of the prompt still speak in later steps.
+    assert not torch.equal(out.logits[1], stock.logits[1])
+
+
+def test_generate_in_a_batch_equals_generate_alone(rows_model, toy):
+    together = greedy(rows_model, toy.batch(toy.prompts), steering=toy.plan(toy.prompts))
+    for row, prompt in enumerate(toy.prompts):
+        plan = toy.plan([prompt], [toy.lambdas[row]])
+        alone = greedy(rows_model, toy.batch([prompt]), steering=plan)
+        assert alone[0, -5:].tolist() == together[row, -5:].tolist()
+
+
+@torch.inference_mode()
+def test_generate_with_chunked_prefill_equals_the_whole(rows_model, toy):
+    inputs = toy.batch(toy.prompts)
+    options = {"return_dict_in_generate": True, "output_logits": True}
+    whole = greedy(rows_model, inputs, steering=toy.plan(toy.prompts), **options)
+    encoded = rows_model.get_image_features(inputs["pixel_values"])
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    embeds = rows_model.model.get_input_embeddings()(inputs["input_ids"])
+    image = torch.cat(encoded.pooler_output)
+    embeds[inputs["input_ids"] == rows_model.config.image_token_id] = image
+    plan = toy.plan(toy.prompts)
+    found = greedy(rows_model, {**text, "inputs_embeds": embeds}, steering=plan, **options)
+    plan.require_applied()
+    torch.testing.assert_close(found.logits[0], whole.logits[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+)
+def test_generation_that_repeats_rows_is_refused(rows_model, toy, options):
+    with pytest.raises(SteeringError, match="the plan has 3 rows, the batch 6"):
+        rows_model.generate(
+            **toy.batch(toy.prompts), steering=toy.plan(toy.prompts), max_new_tokens=2, **options
+        )
+
+
+def test_static_cache_is_refused(rows_model, toy):
+    with pytest.raises(SteeringError, match="dynamic cache"):
+        greedy(
+            rows_model,
+            toy.batch(toy.prompts),
+            steering=toy.plan(toy.prompts),
+            cache_implementation="static",
+        )
+
+
+def test_unknown_keyword_of_generate_is_still_refused(rows_model, toy):
+    with pytest.raises(ValueError, match="steerign"):
+        greedy(rows_model, toy.batch(toy.prompts), steerign=toy.plan(toy.prompts))
+
+
+# ---- nothing falls back silently
+
+
+def test_plan_that_a_stock_model_ignores_is_an_error(sdpa_model, toy):
+    plan = toy.plan(toy.prompts)
+    toy.logits(sdpa_model, toy.batch(toy.prompts), plan)  # accepted, and without effect
+    with pytest.raises(SteeringError, match="was not applied in layers"):
+        plan.require_applied()
+
+
+def test_lost_mask_function_is_noticed(rows_model, toy, monkeypatch):
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, "mrrag_ifa")
+    with pytest.raises(SteeringError, match="no attention mask"):
+        toy.logits(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts))
+
+
+def test_layer_that_the_model_does_not_have_is_refused(rows_model, toy):
+    with pytest.raises(SteeringError, match=r"layers \[4\] do not exist: the model has 4"):
+        toy.logits(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts, layers=(1, 4)))
+
+
+def test_right_padded_inputs_are_refused(rows_model, toy):
+    inputs = toy.batch(toy.prompts)
+    inputs["attention_mask"] = inputs["attention_mask"].flip(-1)
+    with pytest.raises(SteeringError, match=r"rows \[.*\] is not the left padding"):
+        toy.logits(rows_model, inputs, toy.plan(toy.prompts))
+
+
+def test_plan_of_a_shorter_prompt_is_refused(rows_model, toy):
+    with pytest.raises(SteeringError):
+        toy.logits(rows_model, toy.batch(toy.prompts[2:]), toy.plan(toy.prompts[1:2]))
+
+
+# ---- concurrency
+
+
+def test_threads_with_different_plans_share_one_model(rows_model, toy):
+    inputs = toy.batch(toy.prompts)
+    strengths = [0.0, 0.5, 1.0, 2.0]
+
+    def run(strength: float) -> tuple[torch.Tensor, SteeringPlan]:
+        plan = toy.plan(toy.prompts, ifa=IFA(strength=strength))
+        return toy.logits(rows_model, inputs, plan), plan
+
+    alone = {strength: run(strength)[0] for strength in strengths}
+    jobs = strengths * 8
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for strength, (logits, plan) in zip(jobs, pool.map(run, jobs), strict=True):
+            assert torch.equal(logits, alone[strength])
+            assert plan.report.applications == (dict.fromkeys(toy.critical, 1) if strength else {})
+    assert (alone[0.5] - alone[2.0])[:, -1].abs().max() > 0.01
