@@ -10,13 +10,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.errors import MRRAGError
+    from mrrag_llamaindex.errors import MRRAGError as MRRAGError
+    from mrrag_llamaindex.integration.ask import ask as ask
+    from mrrag_llamaindex.integration.index import MRRAGIndex as MRRAGIndex
+    from mrrag_llamaindex.integration.llm import MRRAGLLaVA as MRRAGLLaVA
+    from mrrag_llamaindex.integration.picture import draw_answer as draw_answer
+    from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor as MRRAGPostprocessor
+    from mrrag_llamaindex.integration.query_image import query_image as query_image
+    from mrrag_llamaindex.integration.retriever import MRRAGRetriever as MRRAGRetriever
+    from mrrag_llamaindex.integration.synthesizer import MRRAGSynthesizer as MRRAGSynthesizer
+    from mrrag_llamaindex.integration.trace import answer_trace as answer_trace
+    from mrrag_llamaindex.retrieval.pair import Pair as Pair
+    from mrrag_llamaindex.retrieval.score import FusionWeights as FusionWeights
+    from mrrag_llamaindex.retrieval.store import Exclusion as Exclusion
+    from mrrag_llamaindex.retrieval.store import PairStore as PairStore
+    from mrrag_llamaindex.steering.ifa import IFA as IFA
+    from mrrag_llamaindex.towers.loading import load_towers as load_towers
+    from mrrag_llamaindex.towers.protocol import DualTower as DualTower
 
 __version__ = "0.1.0"
 
 # Public name -> module, resolved on first use (PEP 562) so that the import stays light.
 _EXPORTS = {
+    "DualTower": "mrrag_llamaindex.towers.protocol",
+    "Exclusion": "mrrag_llamaindex.retrieval.store",
+    "FusionWeights": "mrrag_llamaindex.retrieval.score",
+    "IFA": "mrrag_llamaindex.steering.ifa",
     "MRRAGError": "mrrag_llamaindex.errors",
+    "MRRAGIndex": "mrrag_llamaindex.integration.index",
+    "MRRAGLLaVA": "mrrag_llamaindex.integration.llm",
+    "MRRAGPostprocessor": "mrrag_llamaindex.integration.postprocessor",
+    "MRRAGRetriever": "mrrag_llamaindex.integration.retriever",
+    "MRRAGSynthesizer": "mrrag_llamaindex.integration.synthesizer",
+    "Pair": "mrrag_llamaindex.retrieval.pair",
+    "PairStore": "mrrag_llamaindex.retrieval.store",
+    "answer_trace": "mrrag_llamaindex.integration.trace",
+    "ask": "mrrag_llamaindex.integration.ask",
+    "draw_answer": "mrrag_llamaindex.integration.picture",
+    "load_towers": "mrrag_llamaindex.towers.loading",
+    "query_image": "mrrag_llamaindex.integration.query_image",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.request import Prompt
+    from mrrag_llamaindex.steering.ifa import IFA
 
 
 @dataclass(frozen=True)
@@ -63,3 +68,45 @@ class Answer:
     prompt_tokens: int
     unknown_tokens: int
     seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        text: str,
+        confidence: tuple[float, float],
+        steering: SteeringOutcome,
+        seconds: float,
+    ) -> Answer:
+        """Gather what is known of one generated row; ``confidence`` is (p_yes, p_no)."""
+        return cls(
+            text=text.strip(),
+            p_yes=confidence[0],
+            p_no=confidence[1],
+            document_ids=tuple(document.document_id for document in prompt.documents),
+            relevance={document.document_id: document.relevance for document in prompt.documents},
+            dropped=tuple(document.document_id for document in prompt.dropped),
+            steering=steering,
+            prompt_tokens=len(prompt.input_ids),
+            unknown_tokens=prompt.unknown_tokens,
+            seconds=seconds,
+        )
+
+
+def steering_outcome(prompt: Prompt, ifa: IFA | None, layers: tuple[int, ...]) -> SteeringOutcome:
+    """Say where one prompt was steered, or why it was not."""
+    if ifa is None or ifa.strength == 0:
+        return SteeringOutcome(False, reason="steering is off")
+    if not prompt.documents:
+        return SteeringOutcome(False, reason="no document is in the prompt")
+    columns = sum(
+        stop - start
+        for (start, stop), document in zip(prompt.document_spans, prompt.documents, strict=True)
+        if document.relevance > 0
+    )
+    if columns == 0:
+        return SteeringOutcome(False, reason="no document has a relevance above zero")
+    start, stop = prompt.question_span
+    if ifa.question_rows == "to_end":
+        stop = len(prompt.input_ids)
+    return SteeringOutcome(True, layers, stop - start, columns)

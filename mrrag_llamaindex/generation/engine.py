@@ -14,12 +14,13 @@ from PIL import Image
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
-from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
+from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
 from mrrag_llamaindex.generation.loading import LoadedModel
-from mrrag_llamaindex.generation.prompt import Prompt, PromptBuilder, PromptRequest
+from mrrag_llamaindex.generation.prompt import PromptBuilder
+from mrrag_llamaindex.generation.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.generation.vision import pad_to_square
+from mrrag_llamaindex.images import pad_to_square
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 
@@ -130,7 +131,7 @@ class LlavaEngine:
         seconds = time.perf_counter() - started
         texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return [
-            _answer(prompt, text, row, probe, _outcome(prompt, ifa, plan, layers), seconds)
+            Answer.of(prompt, text, probe.row(row), steering_outcome(prompt, ifa, layers), seconds)
             for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
 
@@ -159,7 +160,8 @@ class LlavaEngine:
                 plan.require_applied()
 
         def finish(text: str, seconds: float) -> Answer:
-            return _answer(prompt, text, 0, probe, _outcome(prompt, ifa, plan, layers), seconds)
+            outcome = steering_outcome(prompt, ifa, layers)
+            return Answer.of(prompt, text, probe.row(0), outcome, seconds)
 
         return TokenStream(self.tokenizer, run, finish)
 
@@ -227,7 +229,7 @@ class LlavaEngine:
 
 
 def _image_tokens(model: Any, processor: Any) -> int:
-    """Image features per image, checked against the processor (576 against 575 is a known fault)."""
+    """Image features per image, checked against the processor (575 is a known fault)."""
     vision = model.config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     full = model.config.vision_feature_select_strategy == "full"
@@ -239,48 +241,6 @@ def _image_tokens(model: Any, processor: Any) -> int:
             f"{vision.image_size}; the processor belongs to another model"
         )
     return patches + int(full)
-
-
-def _outcome(
-    prompt: Prompt, ifa: IFA | None, plan: SteeringPlan | None, layers: tuple[int, ...]
-) -> SteeringOutcome:
-    if ifa is None:
-        return SteeringOutcome(False, reason="steering is off")
-    columns = sum(
-        stop - start
-        for (start, stop), document in zip(prompt.document_spans, prompt.documents, strict=True)
-        if document.relevance > 0
-    )
-    if not prompt.documents:
-        return SteeringOutcome(False, reason="no document is in the prompt")
-    if columns == 0 or plan is None:
-        return SteeringOutcome(False, reason="no document has a relevance above zero")
-    start, stop = prompt.question_span
-    if ifa.question_rows == "to_end":
-        stop = len(prompt.input_ids)
-    return SteeringOutcome(True, layers, stop - start, columns)
-
-
-def _answer(
-    prompt: Prompt,
-    text: str,
-    row: int,
-    probe: FirstTokenProbe,
-    outcome: SteeringOutcome,
-    seconds: float,
-) -> Answer:
-    return Answer(
-        text=text.strip(),
-        p_yes=probe.p_yes[row] if probe.p_yes else 0.0,
-        p_no=probe.p_no[row] if probe.p_no else 0.0,
-        document_ids=tuple(document.document_id for document in prompt.documents),
-        relevance={document.document_id: document.relevance for document in prompt.documents},
-        dropped=tuple(document.document_id for document in prompt.dropped),
-        steering=outcome,
-        prompt_tokens=len(prompt.input_ids),
-        unknown_tokens=prompt.unknown_tokens,
-        seconds=seconds,
-    )
 
 
 @contextlib.contextmanager

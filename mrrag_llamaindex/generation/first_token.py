@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
+from mrrag_llamaindex.errors import ModelError
+
 
 class FirstTokenProbe(LogitsProcessor):  # type: ignore[misc]
     """Record the distribution over the first generated token; change nothing.
@@ -37,6 +39,12 @@ class FirstTokenProbe(LogitsProcessor):  # type: ignore[misc]
             self.p_yes = probabilities[:, self.yes_ids].sum(dim=-1).tolist()
             self.p_no = probabilities[:, self.no_ids].sum(dim=-1).tolist()
         return scores
+
+    def row(self, index: int) -> tuple[float, float]:
+        """Return (p_yes, p_no) of one row."""
+        if self.p_yes is None or self.p_no is None:
+            raise ModelError("nothing was generated, so the first answer token is not known")
+        return self.p_yes[index], self.p_no[index]
 
 
 def spellings(tokenizer: Any, word: str) -> list[int]:

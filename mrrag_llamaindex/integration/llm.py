@@ -28,7 +28,7 @@ from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.prompt import PromptRequest
+from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images import load_image
 from mrrag_llamaindex.integration.markers import strip
@@ -83,7 +83,7 @@ class MRRAGLLaVA(CustomLLM):
     )
     dtype: str = Field(
         default="auto",
-        description='"auto" (checkpoint\'s on CUDA, float32 on CPU), or a torch dtype\'s name.',
+        description="\"auto\" (checkpoint's on CUDA, float32 on CPU), or a torch dtype's name.",
     )
     ifa: IFA | None = Field(
         default_factory=IFA, description="Steering of attention; None turns it off."
@@ -255,6 +255,11 @@ class MRRAGLLaVA(CustomLLM):
 
     def _record(self, call: Resolved, answer: Answer) -> Answer:
         answer = replace(answer, text=strip(answer.text))
+        if not answer.text:
+            raise ModelError(
+                f"model {self.model!r} ended its answer before its first word; hosts would show "
+                "this as an empty response, as if there were nothing to say"
+            )
         if answer.unknown_tokens:
             warnings.warn(
                 f"{answer.unknown_tokens} words of this prompt are unknown to model "

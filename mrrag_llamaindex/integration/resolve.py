@@ -13,7 +13,7 @@ from typing import Literal
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.generation.prompt import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images import ImageSource, image_digest
 from mrrag_llamaindex.integration.host_prompts import (
     HostText,

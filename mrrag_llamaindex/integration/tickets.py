@@ -115,10 +115,10 @@ class TicketRegistry:
         now = time.monotonic()
         with self._lock:
             self._tickets[ticket_id] = (now, ticket)
-            while len(self._tickets) > self.capacity or (
-                now - next(iter(self._tickets.values()))[0] > self.seconds
-            ):
-                self._tickets.popitem(last=False)
+            for old_id, (used, _) in list(self._tickets.items()):
+                if len(self._tickets) <= self.capacity and now - used <= self.seconds:
+                    break  # the rest was used later still
+                del self._tickets[old_id]
         return ticket
 
     def is_ours(self, ticket_id: str) -> bool:

@@ -51,7 +51,9 @@ class Finding:
     def __post_init__(self) -> None:
         if not self.name or not self.token or " " in self.token:
             raise ValueError("a finding needs a name and a one-word token")
-        if not all(0.0 < c < 1.0 for c in self.centre) or not all(0.0 < r < 0.5 for r in self.radii):
+        if not all(0.0 < c < 1.0 for c in self.centre) or not all(
+            0.0 < r < 0.5 for r in self.radii
+        ):
             raise ValueError(f"the site of {self.name!r} lies outside of the image")
         if self.period < 2.0:
             raise ValueError("stripes narrower than two pixels cannot be drawn")

@@ -7,10 +7,10 @@ all from stock transformers classes: whatever holds for LLaVA-Med 1.5's layout (
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mrrag_llamaindex.generation.profile import ModelProfile, PromptTemplate
 from mrrag_llamaindex.phantom.tokenizer import MAX_LENGTH, build_tokenizer
 
 if TYPE_CHECKING:
@@ -28,15 +28,10 @@ IMAGE_TOKENS = (VISION_SIDE // PATCH) ** 2
 TEXT_LAYERS = 4
 """Layers of the text model, hence candidates for steering."""
 
-TEMPLATE = {
-    "opening": "[INST] <image>\n",
-    "introduction": "",
-    "document": "{text}\n",
-    "caution": "",
-    "question": "{question}",
-    "closing": " [/INST]",
-}
-"""The prompt's parts: image, documents, question (the order that steering needs)."""
+TEMPLATE = PromptTemplate(
+    introduction="", document="{text}\n", caution="", question="{question}", closing=""
+)
+"""Image, documents, question, and nothing after it: the row that answers is the question's own."""
 
 
 def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
@@ -134,7 +129,6 @@ def save_llava(
     *,
     critical_layers: list[int],
     note: str,
-    training: dict[str, Any] | None = None,
 ) -> Path:
     """Save model, processor and profile in one folder.
 
@@ -148,8 +142,6 @@ def save_llava(
         Written to `mrrag_profile.json` with the prompt template.
     note : str
         How the layers were found, and the seed of the training.
-    training : dict, optional
-        Figures of the training run, kept in the profile.
 
     Returns
     -------
@@ -164,11 +156,5 @@ def save_llava(
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
     build_processor().save_pretrained(folder)
-    profile = {
-        "template": TEMPLATE,
-        "critical_layers": critical_layers,
-        "note": note,
-        "training": training or {},
-    }
-    (folder / "mrrag_profile.json").write_text(json.dumps(profile, indent=2) + "\n")
+    ModelProfile(TEMPLATE, tuple(critical_layers), conversational=False, note=note).save(folder)
     return folder

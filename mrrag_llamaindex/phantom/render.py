@@ -81,12 +81,12 @@ def _smooth_field(rng: np.random.Generator, cells: int) -> NDArray[np.float32]:
     return np.asarray(field)
 
 
-def _stripes(
-    rng: np.random.Generator, angle: float, period: float
-) -> NDArray[np.float32]:
+def _stripes(rng: np.random.Generator, angle: float, period: float) -> NDArray[np.float32]:
     x, y = _grid()
     theta = np.deg2rad(angle + rng.normal(0.0, 6.0))
-    wave = (x * np.cos(theta) + y * np.sin(theta)) * (IMAGE_SIDE / (period * rng.uniform(0.95, 1.05)))
+    wave = (x * np.cos(theta) + y * np.sin(theta)) * (
+        IMAGE_SIDE / (period * rng.uniform(0.95, 1.05))
+    )
     stripes: NDArray[np.float32] = np.sin(2 * np.pi * (wave + rng.random())).astype(np.float32)
     return stripes
 
@@ -113,9 +113,7 @@ def render_pixels(findings: tuple[bool, ...], rng: np.random.Generator) -> NDArr
     for finding, present, site in zip(FINDINGS, findings, _sites(), strict=True):
         shift = rng.normal(0.0, BRIGHTNESS_CLUTTER) + (BRIGHTNESS_SHIFT if present else 0.0)
         strength = TEXTURE_AMPLITUDE * rng.uniform(0.45, 1.0) * (1.0 if present else 0.0)
-        picture = picture + site * (
-            shift + strength * _stripes(rng, finding.angle, finding.period)
-        )
+        picture = picture + site * (shift + strength * _stripes(rng, finding.angle, finding.period))
     for _ in range(3):  # Lines and tubes that mean nothing, drawn over everything.
         line = _stripes(rng, float(rng.uniform(0, 180)), float(rng.uniform(90, 200)))
         picture = picture + 0.10 * np.exp(-((line / 0.06) ** 2))

@@ -55,7 +55,7 @@ class Location:
     def parse(cls, where: Where) -> Location:
         """Return the location that `where` means; touches neither disk nor network."""
         if isinstance(where, str) and where == MEMORY:
-            return cls("memory")
+            return cls("the store in memory")
         if isinstance(where, str) and where.startswith(("http://", "https://")):
             return cls(where, url=where)
         if isinstance(where, (str, os.PathLike)):

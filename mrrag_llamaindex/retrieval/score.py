@@ -113,7 +113,8 @@ def fused_query(
     text = _half(query_text, dimension, "query text vector")
     upper = weights.image_image * image
     lower = weights.image_text * image + weights.text_text * text
-    return np.concatenate([upper, lower]).astype(np.float32)
+    with np.errstate(over="ignore"):  # a weight beyond float32 gives inf, which the store refuses
+        return np.concatenate([upper, lower]).astype(np.float32)
 
 
 def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDArray[np.float32]:

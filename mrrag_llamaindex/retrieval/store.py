@@ -1,17 +1,11 @@
-"""The pair store: image/report pairs in one Chroma collection, found by one fused query.
-
-A record's vector is ``[d_i ; d_t]`` in space ``ip``; a query's vector carries the weights
-(`score.fused_query`), so ``1 - distance`` is the score of Eq. 1 to float32 precision.
-"""
+"""The pair store: image/report pairs in one Chroma collection, found by one fused query."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.retrieval import search, writing
@@ -19,39 +13,21 @@ from mrrag_llamaindex.retrieval.connection import Connection
 from mrrag_llamaindex.retrieval.hits import Exclusion, Hit, Stamp, StoredPair
 from mrrag_llamaindex.retrieval.location import Where, store_errors
 from mrrag_llamaindex.retrieval.pair import Pair
+from mrrag_llamaindex.retrieval.reader import PairReader
 from mrrag_llamaindex.retrieval.record import encode
 from mrrag_llamaindex.retrieval.schema import HNSWSettings, StoreSchema, check_index
-from mrrag_llamaindex.retrieval.score import (
-    FusionWeights,
-    document_vector,
-    fuse,
-    fused_query,
-    similarity_terms,
-)
-from mrrag_llamaindex.retrieval.vectors import check_halves, check_query
-
-if TYPE_CHECKING:
-    from chromadb.api.models.Collection import Collection
+from mrrag_llamaindex.retrieval.score import document_vector
+from mrrag_llamaindex.retrieval.vectors import check_halves
 
 __all__ = ["Exclusion", "HNSWSettings", "Hit", "PairStore", "Stamp", "StoredPair"]
 
 
-class PairStore:
+class PairStore(PairReader):
     """Pairs of one encoder in one Chroma collection; made by `create`, `open`, `open_or_create`.
 
     Safe for several threads. One process may write to a folder; others should go through a
     ``chroma run`` server. Chroma has no authentication: keep a server on the loopback address.
-
-    Parameters
-    ----------
-    connection
-        An open collection.
     """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._what = f"collection {connection.collection.name!r} of {connection.location.name}"
-        self._schema = StoreSchema.from_metadata(connection.collection.metadata, self._what)
 
     @classmethod
     def create(
@@ -158,55 +134,6 @@ class PairStore:
         """Let go of the place; a store in memory ends here. May be called again."""
         self._connection.close()
 
-    @property
-    def towers_identity(self) -> str:
-        """Identity of the towers that made the vectors."""
-        return self._schema.towers_identity
-
-    @property
-    def towers_source(self) -> str:
-        """What `load_towers` takes to get those towers."""
-        return self._schema.towers_source
-
-    @property
-    def dimension(self) -> int:
-        """n, the length of one half; records have length 2n."""
-        return self._schema.dimension
-
-    @property
-    def collection(self) -> Collection:
-        """The raw Chroma collection, e.g. for LlamaIndex's ``ChromaVectorStore``."""
-        return self._connection.collection
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        with store_errors(f"counting {self._what}"):
-            return self.collection.count()
-
-    def __repr__(self) -> str:
-        """Return the place and the towers."""
-        return f"PairStore({self._what}, towers {self.towers_identity!r})"
-
-    def check_towers(self, identity: str) -> None:
-        """Raise `StoreError` unless `identity` is that of the towers that made the vectors."""
-        if identity != self.towers_identity:
-            source = f" (load_towers({self.towers_source!r}))" if self.towers_source else ""
-            raise StoreError(
-                f"{self._what} was made with towers {self.towers_identity!r}{source}, but "
-                f"{identity!r} are in use: their vectors cannot be compared. Use those towers, or "
-                "ingest into a new store"
-            )
-
-    def pair_ids(self) -> list[str]:
-        """Return the ids of all pairs, in the order in which they were added."""
-        with store_errors(f"listing {self._what}"):
-            return list(self.collection.get(include=[])["ids"])
-
-    def stamps(self, pair_ids: Sequence[str]) -> dict[str, Stamp]:
-        """Return patient and fingerprint of those of the pairs that are stored."""
-        with store_errors(f"reading {self._what}"):
-            return search.stamps(self.collection, pair_ids)
-
     def upsert(
         self,
         pairs: Sequence[Pair],
@@ -251,83 +178,3 @@ class PairStore:
         with store_errors(f"deleting from {self._what}"):
             for start in range(0, len(ids), search.READ_BATCH):
                 self.collection.delete(ids=ids[start : start + search.READ_BATCH])
-
-    def query(
-        self,
-        image_vector: ArrayLike | None,
-        text_vector: ArrayLike | None,
-        weights: FusionWeights,
-        k: int,
-        exclude: Exclusion | None = None,
-    ) -> list[Hit]:
-        """Return the k pairs of highest score, best first.
-
-        Parameters
-        ----------
-        image_vector, text_vector
-            q_i and q_t, shape (n,), of unit length; `None` when the question lacks it.
-        weights
-            The fusion weights.
-        k
-            How many; fewer are returned only when the store holds no more that may be shown.
-        exclude
-            Pairs, patients and studies that are dropped, however many pairs they have: more
-            candidates are fetched until k others are found.
-
-        Raises
-        ------
-        InputError
-            If a vector is not finite, not of unit length or of another dimension, or if the
-            weights leave nothing to rank by.
-        """
-        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-            raise InputError(f"k is {k!r}; it must be a positive integer")
-        exclude = exclude or Exclusion()
-        q_image, q_text = check_query(image_vector, text_vector, self.dimension)
-        vector = fused_query(q_image, q_text, weights)
-        if not vector.any():
-            raise InputError(
-                "the fusion weights give this question nothing to rank by: the parts it has "
-                "all weigh zero"
-            )
-        with store_errors(f"querying {self._what}"):
-            found = search.search(self.collection, vector, int(k), exclude)
-        return [self._hit(stored, q_image, q_text, score) for score, stored in found]
-
-    def get(self, pair_ids: Sequence[str]) -> dict[str, StoredPair]:
-        """Return those of the pairs that are stored, in the order asked for."""
-        with store_errors(f"reading {self._what}"):
-            return search.fetch(self.collection, pair_ids)
-
-    def score(
-        self,
-        pair_ids: Sequence[str],
-        image_vector: ArrayLike | None,
-        text_vector: ArrayLike | None,
-        weights: FusionWeights,
-    ) -> dict[str, Hit]:
-        """Return the given pairs as scored hits, exactly, without searching.
-
-        Parameters
-        ----------
-        pair_ids
-            Ids that some other retriever found; unknown ones are left out of the result.
-        image_vector, text_vector, weights
-            As in `query`.
-        """
-        q_image, q_text = check_query(image_vector, text_vector, self.dimension)
-        return {
-            pair_id: self._hit(stored, q_image, q_text, weights)
-            for pair_id, stored in self.get(pair_ids).items()
-        }
-
-    def _hit(
-        self,
-        stored: StoredPair,
-        q_image: NDArray[np.float32] | None,
-        q_text: NDArray[np.float32] | None,
-        score: float | FusionWeights,
-    ) -> Hit:
-        terms = similarity_terms(q_image, q_text, stored.image_vector, stored.text_vector)
-        fused = float(fuse(terms, score)) if isinstance(score, FusionWeights) else score
-        return Hit.of(stored, terms, fused)

@@ -163,7 +163,7 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
             )
         past = int(cache.get_seq_length())
         for layer in cache.layers if 0 < past < plan.prompt_length else ():
-            if layer.is_sliding and past >= layer.sliding_window:
+            if getattr(layer, "is_sliding", False) and past >= layer.sliding_window:
                 raise SteeringError(
                     f"steering: the prompt is prefilled in parts but the cache keeps only "
                     f"{layer.sliding_window} tokens; prefill the prompt in one call"

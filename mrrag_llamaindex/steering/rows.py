@@ -70,13 +70,13 @@ def steer_rows(
         mask = mask[at].transpose(1, 2)  # (b, heads or 1, r, columns)
         mask = mask[:, :, None] if mask.shape[1] == 1 else mask.view(logits.shape)
         if mask.dtype == torch.bool:
-            logits = logits.masked_fill(~mask, torch.finfo(dtype).min)
+            logits.masked_fill_(~mask, torch.finfo(dtype).min)
         else:
-            logits = logits + mask.to(dtype)
+            logits.add_(mask.to(dtype))
     elif is_causal:
         positions = torch.arange(window.columns, device=query.device)
         future = positions > (window.rows + window.offset)[:, None, None, :, None]
-        logits = logits.masked_fill(future, torch.finfo(dtype).min)
+        logits.masked_fill_(future, torch.finfo(dtype).min)
 
     attention = F.dropout(F.softmax(logits, dim=-1), p=dropout, training=dropout > 0)
     attention = attention.view(count, key_heads, -1, window.columns)

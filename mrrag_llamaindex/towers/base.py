@@ -106,13 +106,8 @@ class TorchTower(ABC):
         self, images: Sequence[Image.Image], batch_size: int = 32
     ) -> NDArray[np.float32]:
         """See `DualTower.embed_images`."""
-        _check_batch_size(batch_size)
-        for position, image in enumerate(images):
-            if not isinstance(image, Image.Image):
-                raise InputError(
-                    f"image {position + 1} of {len(images)} is {type(image).__name__}, not a PIL "
-                    "image; open it with mrrag_llamaindex.images.load_image"
-                )
+        check_batch_size(batch_size)
+        check_images(images)
         parts = []
         with _Evaluating(self.network):
             for start in range(0, len(images), batch_size):
@@ -122,9 +117,8 @@ class TorchTower(ABC):
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """See `DualTower.embed_texts`."""
-        if isinstance(texts, str):
-            raise InputError("embed_texts takes a list of texts; this is a single string")
-        _check_batch_size(batch_size)
+        check_texts(texts)
+        check_batch_size(batch_size)
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         windows = self.texts.split(texts)
@@ -190,6 +184,28 @@ def unit_rows(features: Tensor, what: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12)[:, None], dtype=np.float32)
 
 
+def check_images(images: Sequence[Image.Image]) -> None:
+    """Raise `InputError`, naming the position, if one of ``images`` is no PIL image."""
+    for position, image in enumerate(images):
+        if not isinstance(image, Image.Image):
+            raise InputError(
+                f"image {position + 1} of {len(images)} is {type(image).__name__}, not a PIL "
+                "image; open it with mrrag_llamaindex.images.load_image"
+            )
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise `InputError` if ``texts`` is one string, which would pass for a list of letters."""
+    if isinstance(texts, str):
+        raise InputError("embed_texts takes a list of texts; this is a single string")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `ValueError` below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+
+
 def check_device(device: str) -> torch.device:
     """Turn ``"auto"`` into CUDA where present, else CPU; check any other choice.
 
@@ -233,8 +249,3 @@ class _Evaluating:
 
 def _stack(parts: list[Tensor], dimension: int) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, dimension)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")

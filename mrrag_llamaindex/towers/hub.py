@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
@@ -37,6 +38,46 @@ def model_folder(source: str) -> Path:
     return _cached(source) or _downloaded(source)
 
 
+def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any) -> Any:
+    """Load a transformers model in float32, every weight from the file.
+
+    Parameters
+    ----------
+    kind : class
+        With ``from_pretrained``, for example ``transformers.BertModel``.
+    folder : Path
+    pooler : bool
+        If False, a pooling layer with weights is left out, and may be missing from the file.
+    settings
+        Further arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    TowerError
+        If weights are missing; transformers would fill them with random numbers and go on.
+    """
+    import torch
+
+    model, told = kind.from_pretrained(
+        str(folder),
+        local_files_only=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+        **settings,
+    )
+    absent = sorted(told["missing_keys"]) + sorted(str(k) for k in told.get("mismatched_keys", ()))
+    layer = getattr(model, "pooler", None)
+    if not pooler and layer is not None and any(True for _ in layer.parameters()):
+        model.pooler = None
+        absent = [name for name in absent if not name.startswith("pooler.")]
+    if absent:
+        raise TowerError(
+            f"the weights in {str(folder)!r} do not make a complete {type(model).__name__}: "
+            f"{len(absent)} tensors are missing or of another shape, {absent[0]} first"
+        )
+    return model
+
+
 def _cached(hub_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -51,7 +92,8 @@ def _cached(hub_id: str) -> Path | None:
         ) from error
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     # An interrupted download leaves a folder without them; the hub is then asked again.
-    return folder if weights and (folder / "config.json").exists() else None
+    known = any((folder / name).exists() for name in ("config.json", "tower.json"))
+    return folder if weights and known else None
 
 
 def _downloaded(hub_id: str) -> Path:

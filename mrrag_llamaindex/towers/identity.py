@@ -26,7 +26,8 @@ _VOLATILE = frozenset(
 
 def config_facts(config: Any) -> dict[str, Any]:
     """Fields of a transformers config that change what the model computes, as plain JSON."""
-    return _without_volatile(json.loads(config.to_json_string(use_diff=True)))
+    facts: dict[str, Any] = _without_volatile(json.loads(config.to_json_string(use_diff=True)))
+    return facts
 
 
 def weights_digest(module: nn.Module) -> str:

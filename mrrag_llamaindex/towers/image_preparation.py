@@ -86,11 +86,11 @@ class ImagePreparation:
     @classmethod
     def load(cls, folder: str | Path, pad: bool = True) -> ImagePreparation:
         """Read ``preprocessor_config.json`` from a folder."""
-        from transformers import AutoImageProcessor
+        import transformers
 
-        processor = AutoImageProcessor.from_pretrained(
-            str(folder), backend="pil", local_files_only=True
-        )
+        # Without type annotations in the library, hence through an untyped name.
+        auto: Any = transformers.AutoImageProcessor
+        processor = auto.from_pretrained(str(folder), backend="pil", local_files_only=True)
         return cls(processor, pad)
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:

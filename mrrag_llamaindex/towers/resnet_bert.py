@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import model_folder
+from mrrag_llamaindex.towers.hub import model_folder, read_model
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
@@ -146,10 +146,8 @@ class ResNetBertTower(TorchTower):
 
         image_folder, text_folder = model_folder(image_encoder), model_folder(text_encoder)
         try:
-            resnet = ResNetModel.from_pretrained(image_folder, local_files_only=True)
-            bert = BertModel.from_pretrained(
-                text_folder, local_files_only=True, add_pooling_layer=False
-            )
+            resnet = read_model(ResNetModel, image_folder)
+            bert = read_model(BertModel, text_folder, add_pooling_layer=False)
             tokenizer = AutoTokenizer.from_pretrained(text_folder, local_files_only=True)
             stated = ImagePreparation.load(image_folder).processor
         except Exception as error:
@@ -159,7 +157,7 @@ class ResNetBertTower(TorchTower):
             ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = ResNetBertNetwork(resnet.float(), bert.float(), dimension, text_pooling)
+            network = ResNetBertNetwork(resnet, bert, dimension, text_pooling)
         images = ImagePreparation.square(image_size, stated.image_mean, stated.image_std)
         texts = _windows(tokenizer, bert.config, text_token_limit, long_text)
         return cls(network, images, texts, device=device)

@@ -70,7 +70,8 @@ class ResNetBertNetwork(nn.Module):
             Not normalised, with gradients.
         """
         pooled = self.image_encoder(pixel_values).pooler_output
-        return self.image_projection(pooled.flatten(1))
+        projected: Tensor = self.image_projection(pooled.flatten(1))
+        return projected
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Project texts.
@@ -89,7 +90,9 @@ class ResNetBertNetwork(nn.Module):
         hidden = self.text_encoder(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
-        return self.text_projection(pool_tokens(hidden, attention_mask, self.text_pooling))
+        pooled = pool_tokens(hidden, attention_mask, self.text_pooling)
+        projected: Tensor = self.text_projection(pooled)
+        return projected
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:

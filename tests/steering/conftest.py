@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,15 @@ from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 IMAGE_TOKEN, PAD_TOKEN, IMAGE_TOKENS = 90, 0, 4
 CRITICAL = (1, 2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small only wait for their threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +77,7 @@ def load(model_folder: Path) -> Callable[..., Any]:
     """Load the checkpoint: `backend` is "rows", "eager", or a stock name behind "stock-"."""
     register()
 
+    @functools.cache
     def _load(backend: str) -> Any:
         if backend.startswith("stock-"):
             name = backend.removeprefix("stock-")
@@ -120,6 +131,7 @@ class Prompt:
         ids += [*words(question), 6]
         self.ids = ids
         self.spans = PromptSpans(tuple(spans), (start, len(ids) - 1), len(ids))
+        self.question_length = question
         self.image = torch.randn(3, 28, 28, generator=generator)
 
 

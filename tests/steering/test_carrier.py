@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from transformers import (
-    BertModel,
     LlavaForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
@@ -42,10 +41,9 @@ def test_saved_copy_names_the_stock_architecture(rows_model, tmp_path):
     assert not info["unexpected_keys"]
 
 
-@pytest.mark.parametrize("base", [T5ForConditionalGeneration])
-def test_model_whose_attention_cannot_be_steered_is_refused_by_name(base):
-    with pytest.raises(SteeringError, match=base.__name__):
-        steerable_class(base)
+def test_model_whose_attention_cannot_be_steered_is_refused_by_name():
+    with pytest.raises(SteeringError, match="T5ForConditionalGeneration cannot be steered"):
+        steerable_class(T5ForConditionalGeneration)
 
 
 def test_unknown_backend_is_refused():
@@ -137,4 +135,4 @@ for old, registry in zip(before, (AttentionInterface, AttentionMaskInterface)):
 
 
 def test_import_registers_nothing_and_register_adds_only_our_names():
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=300)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 from transformers.masking_utils import AttentionMaskInterface
 
 from mrrag_llamaindex.errors import SteeringError
@@ -148,6 +149,19 @@ def test_chunked_prefill_equals_the_whole(load, toy, backend, cuts):
 
 
 @torch.inference_mode()
+def test_prefill_token_by_token_equals_the_whole(rows_model, toy):
+    """Calls of one unpadded row get no mask at all; the question is among them."""
+    prompt, inputs = toy.prompts[0], toy.batch(toy.prompts[:1])
+    whole, plan = toy.plan([prompt]), toy.plan([prompt])
+    cuts = range(prompt.spans.question[0] - 1, len(prompt.ids))
+    expected = prefill(rows_model, inputs, whole, (), DynamicCache(config=rows_model.config))
+    found = prefill(rows_model, inputs, plan, cuts, DynamicCache(config=rows_model.config))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    assert plan.report.applications == dict.fromkeys(toy.critical, prompt.question_length)
+    plan.require_applied()
+
+
+@torch.inference_mode()
 def test_decode_steps_are_untouched(rows_model, toy):
     inputs = toy.batch(toy.prompts)
     plan = toy.plan(toy.prompts)
@@ -195,20 +209,15 @@ def test_generate_in_a_batch_equals_generate_alone(rows_model, toy):
         assert alone[0, -5:].tolist() == together[row, -5:].tolist()
 
 
-@torch.inference_mode()
-def test_generate_with_chunked_prefill_equals_the_whole(rows_model, toy):
-    inputs = toy.batch(toy.prompts)
+@pytest.mark.parametrize("chunk", [5, 16])
+def test_generate_with_chunked_prefill_equals_the_whole(rows_model, toy, chunk):
+    inputs, plan = toy.batch(toy.prompts), toy.plan(toy.prompts)
     options = {"return_dict_in_generate": True, "output_logits": True}
     whole = greedy(rows_model, inputs, steering=toy.plan(toy.prompts), **options)
-    encoded = rows_model.get_image_features(inputs["pixel_values"])
-    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    embeds = rows_model.model.get_input_embeddings()(inputs["input_ids"])
-    image = torch.cat(encoded.pooler_output)
-    embeds[inputs["input_ids"] == rows_model.config.image_token_id] = image
-    plan = toy.plan(toy.prompts)
-    found = greedy(rows_model, {**text, "inputs_embeds": embeds}, steering=plan, **options)
+    parts = greedy(rows_model, inputs, steering=plan, prefill_chunk_size=chunk, **options)
     plan.require_applied()
-    torch.testing.assert_close(found.logits[0], whole.logits[0], **TOLERANCE)
+    torch.testing.assert_close(parts.logits[0], whole.logits[0], **TOLERANCE)
+    assert parts.sequences.tolist() == whole.sequences.tolist()
 
 
 @pytest.mark.parametrize(
@@ -233,6 +242,14 @@ def test_static_cache_is_refused(rows_model, toy):
             steering=toy.plan(toy.prompts),
             cache_implementation="static",
         )
+
+
+@torch.inference_mode()
+def test_static_cache_is_refused_in_chunks_too(rows_model, toy):
+    # A chunk of 20 in a cache of 64 looks like rows 44..64: beyond the prompt, never steered.
+    cache = StaticCache(config=rows_model.config, max_cache_len=64)
+    with pytest.raises(SteeringError, match="dynamic cache"):
+        prefill(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts), (20,), cache)
 
 
 def test_unknown_keyword_of_generate_is_still_refused(rows_model, toy):
@@ -271,6 +288,21 @@ def test_right_padded_inputs_are_refused(rows_model, toy):
 def test_plan_of_a_shorter_prompt_is_refused(rows_model, toy):
     with pytest.raises(SteeringError):
         toy.logits(rows_model, toy.batch(toy.prompts[2:]), toy.plan(toy.prompts[1:2]))
+
+
+# ---- half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_model_is_steered_as_the_full_one(rows_model, sdpa_model, toy, dtype):
+    inputs = toy.batch(toy.prompts)
+    half = copy.deepcopy(rows_model).to(dtype)
+    steered = toy.logits(half, inputs, toy.plan(toy.prompts))[:, -1].float()
+    full = toy.logits(rows_model, inputs, toy.plan(toy.prompts))[:, -1]
+    stock = toy.logits(sdpa_model, inputs)[:, -1]
+    assert steered.isfinite().all()
+    # Rounded weights alone move the logits; still nearer to steered than to unsteered.
+    assert ((steered - full).norm(dim=1) < 0.6 * (steered - stock).norm(dim=1)).all()
 
 
 # ---- concurrency

@@ -42,12 +42,12 @@ def test_empty_or_outside_question_is_refused(question):
 
 
 def test_overlapping_documents_are_refused():
-    with pytest.raises(SteeringError, match="document 1: .* overlaps"):
+    with pytest.raises(SteeringError, match=r"document 1: .* overlaps"):
         PromptSpans(((1, 4), (3, 5)), (6, 8), 10)
 
 
 def test_document_outside_the_prompt_is_refused():
-    with pytest.raises(SteeringError, match="document 0: .* outside"):
+    with pytest.raises(SteeringError, match=r"document 0: .* outside"):
         PromptSpans(((-2, 4),), (6, 8), 10)
 
 

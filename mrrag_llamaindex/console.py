@@ -1,0 +1,138 @@
+"""What ``mrrag`` prints: results on standard output, progress and notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from mrrag_llamaindex.errors import MRRAGError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.integration.ask import Asked
+    from mrrag_llamaindex.integration.ingest import IngestReport
+    from mrrag_llamaindex.phantom.demo import DemoResult
+
+_COLUMNS = ("score", "image_text", "image_image", "text_text", "lambda")
+
+
+class OneLineErrors(TyperGroup):
+    """Print what was wrong in one line and exit with 2; show warnings as one-line notes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; the process is ours, so its warnings and loggers may be set."""
+        warnings.showwarning = _show_warning
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        try:
+            return super().invoke(ctx)
+        except (MRRAGError, ValueError) as error:
+            say("error", str(error))
+            raise typer.Exit(2) from error
+
+
+def say(kind: str, text: str) -> None:
+    """Print one line on standard error."""
+    line = f"{kind}: {' '.join(text.split())}"
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_progress(text: str) -> None:
+    """Print what is being done on standard error."""
+    Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int], None]]:
+    """Show a counter on standard error; yields a function that takes the number done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object; NaN is refused, because it is not JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def report_dict(report: IngestReport) -> dict[str, Any]:
+    """Return an ingest report as plain values."""
+    return {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "skipped": [
+            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
+            for item in report.skipped
+        ],
+        "seconds": report.seconds,
+    }
+
+
+def print_report(report: IngestReport, total: int) -> None:
+    """Print what was ingested and every row that was not, with its reason."""
+    print(
+        f"{report.added} added, {report.updated} updated ({report.unchanged} of them unchanged), "
+        f"{len(report.skipped)} skipped in {report.seconds:.1f} s; the store holds {total} pairs"
+    )
+    for item in report.skipped:
+        print(f"  skipped {item}")
+
+
+def print_asked(asked: Asked) -> None:
+    """Print an answer and the table of its sources."""
+    console = Console(highlight=False)
+    _print_answer(console, "answer", asked)
+    steering = asked.answer.steering
+    what = (
+        f"layers {list(steering.layers)}: {steering.question_tokens} question tokens towards "
+        f"{steering.document_tokens} document tokens"
+        if steering.applied
+        else f"not applied: {steering.reason}"
+    )
+    console.print(f"{'steering':<13}{what}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("source")
+    for name in _COLUMNS:
+        table.add_column(name.replace("_", "-"), justify="right")
+    table.add_column("read")
+    for row in asked.sources():
+        numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in _COLUMNS)
+        table.add_row(row["pair_id"], *numbers, "yes" if row["read"] else "no")
+    console.print(table)
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the demo's question, its answer with and without IFA, and where things are."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{result.asked.question}[/bold]  (synthetic; the truth is {result.truth})")
+    print_asked(result.asked)
+    _print_answer(console, "without IFA", result.unsteered)
+    console.print(f"{'picture':<13}{result.picture or result.no_picture}", markup=False)
+    console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
+
+
+def _print_answer(console: Console, name: str, asked: Asked) -> None:
+    answer = asked.answer
+    console.print(
+        f"{name:<13}{asked.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
+        markup=False,
+    )
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        say("note", str(message))

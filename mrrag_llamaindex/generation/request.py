@@ -1,0 +1,89 @@
+"""What is asked of a generator, and the prompt that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+"""Half-open range [start, stop) of tokens or characters."""
+
+
+@dataclass(frozen=True)
+class PromptDocument:
+    """A document offered to the model.
+
+    Parameters
+    ----------
+    document_id : str
+        The pair id, or the node id of a foreign node.
+    text : str
+    score : float or None
+        Retrieval score; decides who leaves first when the prompt is too long.
+    relevance : float
+        IFA's lambda in [0, 1].
+    """
+
+    document_id: str
+    text: str
+    score: float | None = None
+    relevance: float = 0.0
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """What is asked: a question, its documents, and the conversation around it.
+
+    Parameters
+    ----------
+    question : str
+    documents : sequence of PromptDocument
+    has_image : bool
+        Whether a query image stands before the documents.
+    instructions : str
+        Text of the application (a system prompt), placed before the documents.
+    before_question, after_question : str
+        Text of the application around the question, when it brought a template of its own.
+    history : sequence of (str, str)
+        Earlier (question, answer) turns.
+    """
+
+    question: str
+    documents: Sequence[PromptDocument] = ()
+    has_image: bool = True
+    instructions: str = ""
+    before_question: str = ""
+    after_question: str = ""
+    history: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A finished prompt.
+
+    Attributes
+    ----------
+    text : str
+        With the image token written once per image feature.
+    input_ids : tuple of int
+    documents : tuple of PromptDocument
+        Those that are in the prompt, in order.
+    document_spans : tuple of (int, int)
+        Token span [start, stop) of each document's text in `input_ids`.
+    question_span : (int, int)
+        Token span of the question's own text.
+    image_span : (int, int) or None
+    dropped : tuple of PromptDocument
+        Those that are empty or did not fit, in the order in which they left.
+    unknown_tokens : int
+        Unknown-word tokens in what the user wrote: a model that reads them reads nothing.
+    """
+
+    text: str
+    input_ids: tuple[int, ...]
+    documents: tuple[PromptDocument, ...]
+    document_spans: tuple[Span, ...]
+    question_span: Span
+    image_span: Span | None
+    dropped: tuple[PromptDocument, ...]
+    unknown_tokens: int

@@ -1,0 +1,136 @@
+"""The whole path on synthetic studies: build a store, ask, ask again without IFA, draw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import MRRAGError
+from mrrag_llamaindex.integration.ask import Asked, ask
+from mrrag_llamaindex.integration.index import MRRAGIndex
+from mrrag_llamaindex.integration.ingest import ingest_pairs
+from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+from mrrag_llamaindex.integration.picture import draw_answer
+from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
+from mrrag_llamaindex.retrieval.pair_table import read_pairs
+from mrrag_llamaindex.retrieval.store import PairStore
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.towers.loading import load_towers
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.phantom.studies import PhantomQuery
+
+PATIENTS = 200
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes
+    ----------
+    asked, unsteered : Asked
+        With and without IFA.
+    truth : str
+        "yes" or "no".
+    pairs : int
+        In the store.
+    store : pathlib.Path
+    picture : pathlib.Path or None
+    no_picture : str
+        Why there is no picture.
+    seconds : dict of str to float
+    """
+
+    asked: Asked
+    unsteered: Asked
+    truth: str
+    pairs: int
+    store: Path
+    picture: Path | None
+    no_picture: str
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON."""
+        return {
+            **self.asked.as_dict(),
+            "truth": self.truth,
+            "unsteered": {
+                "answer": self.unsteered.text,
+                "p_yes": self.unsteered.answer.p_yes,
+                "p_no": self.unsteered.answer.p_no,
+            },
+            "picture": None if self.picture is None else str(self.picture),
+            "store": str(self.store),
+            "synthetic": True,
+            "seconds": self.seconds,
+        }
+
+
+def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> DemoResult:
+    """Run the demo in folder ``out``; a second run with the same seed reuses its store.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+        Gets ``seed-<n>/`` with images, pairs.csv, store, query.png and answer.png.
+    seed : int
+    say : callable
+        Takes a line of progress.
+    """
+    started = time.perf_counter()
+    folder = out / f"seed-{seed}"
+    corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=40)
+    say(f"writing {PATIENTS} synthetic studies")
+    table = write_corpus(folder, corpus.studies)
+    query = _interesting(corpus.queries)
+    image = folder / "query.png"
+    query.study.image.save(image)
+    say("embedding them into a Chroma store")
+    towers = load_towers(defaults.PHANTOM)
+    store = PairStore.open_or_create(
+        folder / "store",
+        towers_identity=towers.identity,
+        towers_source=towers.source,
+        dimension=towers.dimension,
+    )
+    ingest_pairs(read_pairs(table), store, towers, strict=True)
+    index = MRRAGIndex(store, towers)
+    built = time.perf_counter()
+    say("asking")
+    llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4)
+    asked = ask(index, llm, str(image), query.question)
+    llm.ifa = None
+    unsteered = ask(index, llm, str(image), query.question)
+    llm.ifa = IFA()
+    answered = time.perf_counter()
+    picture, reason = _draw(folder / "answer.png", image, asked, unsteered)
+    seconds = {
+        "build": built - started,
+        **asked.seconds,
+        "draw": time.perf_counter() - answered,
+        "total": time.perf_counter() - started,
+    }
+    truth = "yes" if query.answer else "no"
+    return DemoResult(
+        asked, unsteered, truth, len(store), folder / "store", picture, reason, seconds
+    )
+
+
+def _interesting(queries: tuple[PhantomQuery, ...]) -> PhantomQuery:
+    """Take the first question about a pleural effusion; which one does not depend on answers."""
+    return next((query for query in queries if query.finding == 0), queries[0])
+
+
+def _draw(path: Path, image: Path, asked: Asked, unsteered: Asked) -> tuple[Path | None, str]:
+    try:
+        figure = draw_answer(image, asked, unsteered, title="synthetic study, not a real patient")
+    except MRRAGError as error:
+        return None, str(error)
+    figure.savefig(path, dpi=130)
+    return path, ""

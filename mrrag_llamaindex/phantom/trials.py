@@ -1,0 +1,98 @@
+"""Held-out trials of the phantom generator: documents of known relevance, questions of known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.phantom.findings import FINDINGS
+from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
+from mrrag_llamaindex.phantom.wording import write_question
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.steering.ifa import IFA
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question with its documents.
+
+    Attributes
+    ----------
+    request : PromptRequest
+        Lambda of its documents is 1 for the patient's look-alikes and 0 for others.
+    image : PIL.Image.Image
+    truth : bool
+    """
+
+    request: PromptRequest
+    image: Image
+    truth: bool
+
+
+def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> list[Trial]:
+    """Draw questions about new synthetic patients.
+
+    Parameters
+    ----------
+    seed : int
+        Below the seeds of training.
+    count : int
+    documents : int
+        Documents in each prompt; all of them mention the finding asked about.
+    irrelevant : int
+        How many of them are of patients with findings drawn independently.
+
+    Raises
+    ------
+    ValueError
+        If more documents are irrelevant than there are.
+    """
+    if not 0 <= irrelevant <= documents:
+        raise ValueError(f"{irrelevant} irrelevant of {documents} documents")
+    rng = np.random.default_rng([seed, documents, irrelevant])
+    return [_draw_trial(rng, documents, irrelevant) for _ in range(count)]
+
+
+def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Trial:
+    patient = draw_study(rng, "held-out", draw_findings(rng))
+    asked = int(rng.integers(len(FINDINGS)))
+    offered = []
+    for number in range(documents):
+        alike = number >= irrelevant
+        findings = patient.findings if alike else draw_findings(rng)
+        study = draw_study(rng, f"document-{number}", findings)
+        while asked not in study.mentioned:
+            study = draw_study(rng, f"document-{number}", findings)
+        offered.append(PromptDocument(study.pair_id, study.report, float(alike), float(alike)))
+    order = rng.permutation(documents)
+    question = write_question(rng, asked)
+    request = PromptRequest(question, tuple(offered[int(i)] for i in order))
+    return Trial(request, patient.image, patient.findings[asked])
+
+
+def answered_right(
+    engine: LlavaEngine, trials: Sequence[Trial], ifa: IFA | None = None, batch_size: int = 64
+) -> list[bool]:
+    """Ask every trial; right is the first word being the truth, anything else is wrong."""
+    right: list[bool] = []
+    for start in range(0, len(trials), batch_size):
+        batch = trials[start : start + batch_size]
+        answers = engine.generate(
+            [trial.request for trial in batch],
+            [trial.image for trial in batch],
+            ifa=ifa,
+            max_new_tokens=2,
+        )
+        right += [
+            answer.text.lower().split()[:1] == ["yes" if trial.truth else "no"]
+            for answer, trial in zip(answers, batch, strict=True)
+        ]
+    return right

@@ -1,0 +1,232 @@
+"""Any image encoder and any text encoder, frozen, joined by two trained heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.towers.backbones import ImageBackbone, TextBackbone
+from mrrag_llamaindex.towers.base import (
+    check_batch_size,
+    check_device,
+    check_images,
+    check_texts,
+    unit_rows,
+)
+from mrrag_llamaindex.towers.heads import FittedHeads
+from mrrag_llamaindex.towers.identity import make_identity, weights_digest
+from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.saved_backbones import read_backbones, write_backbones
+
+TOWER_FILE = "tower.json"
+HEADS_FILE = "heads.safetensors"
+
+
+class FrozenTower:
+    """Frozen encoders with trained heads; a `mrrag_llamaindex.towers.protocol.DualTower`.
+
+    The encoders may be of any origin, see `ImageBackbone` and `TextBackbone`; for those of
+    transformers there are ready adapters. Features can be cached, so that fitting the heads
+    (`mrrag_llamaindex.towers.heads.fit_heads`) takes seconds on a CPU. A long text is read in
+    windows whose features are averaged before the head, so that embedding agrees with what the
+    heads were fitted on.
+
+    Parameters
+    ----------
+    image_backbone : ImageBackbone
+    text_backbone : TextBackbone
+    heads : FittedHeads
+    source : str
+        See `DualTower`.
+    device : str
+        A torch device, or ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If a head does not fit its encoder, or the two heads differ in dimension.
+
+    Examples
+    --------
+    >>> from mrrag_llamaindex.towers.heads import fit_heads
+    >>> def build(image_backbone, text_backbone, images, reports, patients):
+    ...     heads = fit_heads(
+    ...         image_backbone.features(images), text_backbone.features(reports), patients, reports
+    ...     )
+    ...     return FrozenTower(image_backbone, text_backbone, heads)
+    """
+
+    name = "frozen"
+
+    def __init__(
+        self,
+        image_backbone: ImageBackbone,
+        text_backbone: TextBackbone,
+        heads: FittedHeads,
+        *,
+        source: str = "",
+        device: str = "cpu",
+    ) -> None:
+        for what, backbone, head in (
+            ("image", image_backbone, heads.image),
+            ("text", text_backbone, heads.text),
+        ):
+            if head.shape["inputs"] != backbone.dimension:
+                raise ValueError(
+                    f"the {what} head takes {head.shape['inputs']} features, the {what} encoder "
+                    f"gives {backbone.dimension}"
+                )
+        if heads.image.shape["dimension"] != heads.text.shape["dimension"]:
+            raise ValueError("the two heads differ in dimension")
+        self.image_backbone = image_backbone
+        self.text_backbone = text_backbone
+        self.record = dict(heads.record)
+        self.source = source
+        self.dimension: int = heads.image.shape["dimension"]
+        self.text_token_limit = text_backbone.text_token_limit
+        self.long_text = text_backbone.long_text
+        self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
+        self._heads.eval().requires_grad_(False)
+        self._references = {
+            "image_backbone": image_backbone.reference(),
+            "text_backbone": text_backbone.reference(),
+        }
+        self.to(device)
+
+    @property
+    def device(self) -> str:
+        """Where the weights are."""
+        return str(self._device)
+
+    def to(self, device: str) -> Self:
+        """Move encoders and heads; returns the tower itself."""
+        self._device = check_device(device)
+        self.image_backbone.to(device)
+        self.text_backbone.to(device)
+        self._heads.to(self._device)
+        return self
+
+    @property
+    def identity(self) -> str:
+        """``"frozen@<16 hex digits>"`` of heads, encoders and settings, not of their places."""
+        told = [{**one, "source": ""} for one in self._references.values()]
+        return make_identity(self.name, told, weights_digest(self._heads))
+
+    def embed_images(
+        self, images: Sequence[Image.Image], batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """See `DualTower.embed_images`."""
+        check_batch_size(batch_size)
+        check_images(images)
+        return self._embed("image", self.image_backbone.features(images, batch_size))
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
+        """See `DualTower.embed_texts`."""
+        check_batch_size(batch_size)
+        check_texts(texts)
+        return self._embed("text", self.text_backbone.features(texts, batch_size))
+
+    def save(self, folder: str | Path, copy_backbones: bool = False) -> None:
+        """Write heads, settings and, if asked, the encoders into ``folder``.
+
+        Parameters
+        ----------
+        folder : str or Path
+        copy_backbones : bool
+            Put a copy of both encoders into the folder, which then stands alone. Otherwise it
+            refers to where they were loaded from, with a hash of their weights.
+
+        Raises
+        ------
+        TowerError
+            If an encoder exists in memory only and is not to be copied.
+        """
+        from safetensors.torch import save_file
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / TOWER_FILE).unlink(missing_ok=True)
+        backbones = (self.image_backbone, self.text_backbone)
+        references = write_backbones(target, backbones, self._references, copy_backbones)
+        state = self._heads.state_dict()
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
+        told = {
+            "kind": self.name,
+            "format": 1,
+            "image_head": self._head("image").settings,
+            "text_head": self._head("text").settings,
+            "record": self.record,
+            **references,
+        }
+        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        self.source = str(target.resolve())
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        *,
+        image_backbone: ImageBackbone | None = None,
+        text_backbone: TextBackbone | None = None,
+    ) -> Self:
+        """Read a folder written by `save`.
+
+        Parameters
+        ----------
+        folder : str or Path
+        device : str
+            A torch device, or ``"auto"``.
+        image_backbone, text_backbone : optional
+            The encoders, where they are not of the transformers library or have moved.
+
+        Raises
+        ------
+        TowerError
+            If a file is missing or damaged, or an encoder is not the one that the heads were
+            fitted on.
+        """
+        from safetensors.torch import load_file
+
+        where = Path(folder).resolve()
+        try:
+            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+            heads = FittedHeads(
+                ProjectionHead(**told["image_head"]),
+                ProjectionHead(**told["text_head"]),
+                told["record"],
+            )
+            tensors = load_file(where / HEADS_FILE)
+            nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
+            references = {key: told[key] for key in ("image_backbone", "text_backbone")}
+        # Damaged files raise errors of json, safetensors and torch alike.
+        except Exception as error:
+            raise TowerError(
+                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
+            ) from error
+        given = (image_backbone, text_backbone)
+        image, text = read_backbones(where, references, given)
+        return cls(image, text, heads, source=str(where), device=device)
+
+    def _head(self, kind: str) -> ProjectionHead:
+        head = self._heads[kind]
+        assert isinstance(head, ProjectionHead)
+        return head
+
+    def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return unit_rows(self._head(kind)(features.to(self._device)).float(), kind)
+
+    def settings(self) -> dict[str, Any]:
+        """What the tower is made of, as plain JSON."""
+        return {**self._references, "image_head": self._head("image").settings}

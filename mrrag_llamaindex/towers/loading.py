@@ -1,0 +1,84 @@
+"""Towers by name: the shipped ones, a folder, or a model of the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.towers.hub import WAYS_ON, model_folder
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+PHANTOM_FOLDER = Path(__file__).resolve().parents[1] / "phantom" / "weights" / "towers"
+
+
+def load_towers(source: str, device: str = "cpu") -> DualTower:
+    """Load towers.
+
+    Parameters
+    ----------
+    source : str
+        ``"phantom"``; a folder with ``tower.json`` (written by `ResNetBertTower.save` or
+        `FrozenTower.save`); a folder with the ``config.json`` of a transformers dual encoder; or
+        the hub id of either.
+    device : str
+        A torch device, or ``"auto"`` for CUDA where present.
+
+    Returns
+    -------
+    DualTower
+        Its ``source`` leads here again: folders are made absolute.
+
+    Raises
+    ------
+    TowerError
+        If there is nothing of that name, it cannot be read, or the device is absent. Without a
+        network this takes seconds.
+    """
+    if source == defaults.PHANTOM:
+        if not (PHANTOM_FOLDER / "tower.json").is_file():
+            raise TowerError(
+                "the phantom's towers are missing from this installation; install the package "
+                "again, or make them with its training script"
+            )
+        tower = _load_own(PHANTOM_FOLDER, device)
+        tower.source = source
+        return tower
+    folder = model_folder(source)
+    if (folder / "tower.json").is_file():
+        tower = _load_own(folder, device)
+    elif (folder / "config.json").is_file():
+        from mrrag_llamaindex.towers.hf_dual import HFDualTower
+
+        tower = HFDualTower.load(str(folder), device=device)
+    else:
+        raise TowerError(
+            f"towers {source!r}: the folder holds neither tower.json nor config.json; {WAYS_ON}"
+        )
+    tower.source = str(folder) if Path(source).expanduser().is_dir() else source
+    return tower
+
+
+def _load_own(folder: Path, device: str) -> DualTower:
+    try:
+        kind = json.loads((folder / "tower.json").read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError) as error:
+        raise TowerError(
+            f"tower.json in {str(folder)!r} cannot be read ({type(error).__name__})"
+        ) from error
+    if kind == "resnet-bert":
+        from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+
+        return ResNetBertTower.load(folder, device=device)
+    if kind == "frozen":
+        from mrrag_llamaindex.towers.frozen import FrozenTower
+
+        return FrozenTower.load(folder, device=device)
+    raise TowerError(
+        f"tower.json in {str(folder)!r} is of kind {kind!r}; this version reads "
+        '"resnet-bert" and "frozen"'
+    )

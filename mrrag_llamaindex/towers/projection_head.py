@@ -1,0 +1,69 @@
+"""From a frozen encoder's features into the common space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEAST_SCALE = 0.1
+
+
+class ProjectionHead(nn.Module):
+    """Standardise, then one linear layer, or two with a GELU between them.
+
+    Parameters
+    ----------
+    inputs : int
+        d, of the features.
+    dimension : int
+        n, of the common space.
+    hidden : int, optional
+        Width of the hidden layer; None for a linear head.
+    dropout : float
+        Share of standardised features set to zero in training.
+
+    Attributes
+    ----------
+    mean, scale : Tensor, shape (d,)
+        Of the training features, see `standardise`; 0 and 1 before.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, inputs: int, dimension: int, hidden: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.shape = {"inputs": inputs, "dimension": dimension, "hidden": hidden}
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.dropout = nn.Dropout(dropout)
+        layers: list[nn.Module] = [nn.Linear(inputs, hidden or dimension)]
+        if hidden is not None:
+            layers += [nn.GELU(), nn.Linear(hidden, dimension)]
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make an empty head of this shape."""
+        return dict(self.shape)
+
+    @torch.no_grad()
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and standard deviation from training features, shape (m, d).
+
+        Deviations below a tenth of their mean are raised to it: a feature that hardly moves in
+        training must not become the loudest one on a new image.
+        """
+        self.mean.copy_(features.mean(dim=0))
+        deviation = features.std(dim=0, correction=0)
+        floor = float(_LEAST_SCALE * deviation.mean())
+        self.scale.copy_(deviation.clamp(min=floor if floor > 0 else 1.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features of shape (m, d) to (m, n), not normalised."""
+        projected: Tensor = self.layers(self.dropout((features - self.mean) / self.scale))
+        return projected

@@ -1,0 +1,93 @@
+"""A hospital of 50 synthetic patients, tiny untrained towers, and the shipped phantom model.
+
+What is tested here is which evidence arrives where, so the towers need not be good: they only
+have to tell images apart, which untrained ones do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, Pair
+
+PATIENTS = 50
+FINDINGS = ("pleural effusion", "nodule", "edema", "pneumothorax", "fracture")
+
+
+def study_image(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((96, 96), Image.Resampling.NEAREST)
+
+
+@dataclass
+class Hospital:
+    index: MRRAGIndex
+    images: dict[str, str]
+    """Path of each patient's query image."""
+    expected: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Documents of (patient, question), as a single undisturbed retrieval gives them."""
+
+    def evidence(self, patient: str, question: str) -> tuple[str, ...]:
+        key = patient, question
+        if key not in self.expected:
+            hits = self.index.as_retriever().hits(question, self.images[patient])
+            self.expected[key] = tuple(hit.pair_id for hit in hits[:6])
+        return self.expected[key]
+
+
+@pytest.fixture(scope="session")
+def towers():
+    from transformers import BertConfig, ResNetConfig
+
+    from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
+    from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+    from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+
+    tokenizer = build_tokenizer()
+    return ResNetBertTower.from_configs(
+        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"),
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+        ),
+        tokenizer,
+        ImagePreparation.square(48),
+        dimension=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def hospital(towers, tmp_path_factory) -> Hospital:
+    folder = tmp_path_factory.mktemp("hospital")
+    pairs, images = [], {}
+    for number in range(PATIENTS):
+        patient = f"patient-{number:02d}"
+        for study in range(3):
+            path = folder / f"{patient}-{study}.png"
+            study_image(1000 * number + study).save(path)
+            shown, absent = FINDINGS[number % 5], FINDINGS[(number + study + 1) % 5]
+            report = f"There is {shown}. No {absent}."
+            pairs.append(Pair(str(path), report, f"{patient}/{study}", patient))
+        query = folder / f"{patient}-query.png"
+        study_image(1000 * number + 999).save(query)
+        images[patient] = str(query)
+    return Hospital(MRRAGIndex.from_pairs(pairs, towers), images)
+
+
+@pytest.fixture(scope="session")
+def llm() -> MRRAGLLaVA:
+    return MRRAGLLaVA(model="phantom", max_new_tokens=3)
+
+
+@pytest.fixture
+def image(hospital: Hospital) -> Path:
+    return Path(hospital.images["patient-07"])
