@@ -8,24 +8,18 @@ absent, `missing_weights` says so and tests skip.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BertModel, MobileNetV2Config, MobileNetV2Model
 
-from mrrag_llamaindex.images import load_image
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
-from mrrag_llamaindex.towers.transformers_backbones import (
-    TransformersImageBackbone,
-    TransformersTextBackbone,
-)
+from mrrag_llamaindex.towers.transformers_image import TransformersImageBackbone
+from mrrag_llamaindex.towers.transformers_text import TransformersTextBackbone
 
 ROOT = Path(__file__).resolve().parents[1]
 MINILM_TOKENS = 256

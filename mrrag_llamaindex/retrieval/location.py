@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from mrrag_llamaindex.errors import MRRAGError, StoreError
@@ -168,11 +168,19 @@ def _folder_client(folder: Path, name: str) -> ClientAPI:
 
     with store_errors(f"opening {name}", detail=True):
         try:
-            return chromadb.PersistentClient(path=folder, settings=settings())
+            client = chromadb.PersistentClient(path=folder, settings=settings())
         except ValueError:
             # Chroma keeps one system per folder and process. The application has opened this
             # folder with default settings, so those are the only ones that it accepts now.
-            return chromadb.PersistentClient(path=folder)
+            client = chromadb.PersistentClient(path=folder)
+    if not (folder / _SQLITE_FILE).exists():
+        # That kept system still answers from the files that it has open, deleted or not.
+        cast(Any, client).close()
+        raise StoreError(
+            f"{name} was deleted while this process has it open: close whatever has it open "
+            "(store.close()), or start a new process"
+        )
+    return client
 
 
 def _server_client(url: str) -> ClientAPI:

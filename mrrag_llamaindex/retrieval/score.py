@@ -61,8 +61,7 @@ def similarity_terms(
         )
     q_image = _half(query_image, image.shape[-1], "query image vector")
     q_text = _half(query_text, image.shape[-1], "query text vector")
-    terms = np.stack([text @ q_image, image @ q_image, text @ q_text], axis=-1)
-    return np.asarray(terms + 0.0)  # + 0.0 turns -0.0 into 0.0
+    return np.stack([text @ q_image, image @ q_image, text @ q_text], axis=-1)
 
 
 def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:

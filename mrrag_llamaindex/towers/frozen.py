@@ -81,18 +81,18 @@ class FrozenTower:
             ("image", image_backbone, heads.image),
             ("text", text_backbone, heads.text),
         ):
-            if head.shape["inputs"] != backbone.dimension:
+            if head.inputs != backbone.dimension:
                 raise ValueError(
                     f"the {what} head takes {head.shape['inputs']} features, the {what} encoder "
                     f"gives {backbone.dimension}"
                 )
-        if heads.image.shape["dimension"] != heads.text.shape["dimension"]:
+        if heads.image.dimension != heads.text.dimension:
             raise ValueError("the two heads differ in dimension")
         self.image_backbone = image_backbone
         self.text_backbone = text_backbone
         self.record = dict(heads.record)
         self.source = source
-        self.dimension: int = heads.image.shape["dimension"]
+        self.dimension = heads.image.dimension
         self.text_token_limit = text_backbone.text_token_limit
         self.long_text = text_backbone.long_text
         self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
@@ -228,5 +228,5 @@ class FrozenTower:
             return unit_rows(self._head(kind)(features.to(self._device)).float(), kind)
 
     def settings(self) -> dict[str, Any]:
-        """What the tower is made of, as plain JSON."""
+        """Describe what the tower is made of, as plain JSON."""
         return {**self._references, "image_head": self._head("image").settings}

@@ -151,16 +151,17 @@ def fit_heads(
     numbers = _numbered(reports)
     train, held = _split(groups, how)
     for part in [train, held] if how.validation_fraction else [train]:
-        if len(numbers[part].unique()) < 2:
+        if len(set(numbers[part].tolist())) < 2:
             raise InputError(
                 f"{count} pairs of {len(set(groups))} patients are too few: the training and the "
                 "validation part each need two different reports"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        shape = {"dimension": how.dimension, "hidden": how.hidden, "dropout": how.dropout}
-        image = ProjectionHead(image_features.shape[1], **shape)
-        text = ProjectionHead(text_features.shape[1], **shape)
+        image, text = (
+            ProjectionHead(features.shape[1], how.dimension, how.hidden, how.dropout)
+            for features in (image_features, text_features)
+        )
         heads = nn.ModuleDict({"image": image, "text": text})
         image.standardise(image_features[train])
         text.standardise(text_features[train])

@@ -45,7 +45,7 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
                 "the phantom's towers are missing from this installation; install the package "
                 "again, or make them with its training script"
             )
-        tower = _load_own(PHANTOM_FOLDER, device)
+        tower: DualTower = _load_own(PHANTOM_FOLDER, device)
         tower.source = source
         return tower
     folder = model_folder(source)

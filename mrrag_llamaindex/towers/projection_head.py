@@ -37,7 +37,7 @@ class ProjectionHead(nn.Module):
         self, inputs: int, dimension: int, hidden: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.shape = {"inputs": inputs, "dimension": dimension, "hidden": hidden}
+        self.inputs, self.dimension, self.hidden = inputs, dimension, hidden
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         self.dropout = nn.Dropout(dropout)
@@ -49,7 +49,7 @@ class ProjectionHead(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments that make an empty head of this shape."""
-        return dict(self.shape)
+        return {"inputs": self.inputs, "dimension": self.dimension, "hidden": self.hidden}
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:

@@ -36,11 +36,15 @@ class DualTower(Protocol):
 
     source: str
     dimension: int
-    text_token_limit: int
-    long_text: str
 
     @property
     def identity(self) -> str: ...  # noqa: D102
+
+    @property
+    def text_token_limit(self) -> int: ...  # noqa: D102
+
+    @property
+    def long_text(self) -> str: ...  # noqa: D102
 
     def embed_images(
         self, images: Sequence[Image.Image], batch_size: int = 32

@@ -9,10 +9,8 @@ from typing import Any
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.backbones import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.hub import model_folder
-from mrrag_llamaindex.towers.transformers_backbones import (
-    TransformersImageBackbone,
-    TransformersTextBackbone,
-)
+from mrrag_llamaindex.towers.transformers_image import TransformersImageBackbone
+from mrrag_llamaindex.towers.transformers_text import TransformersTextBackbone
 
 KEYS = ("image_backbone", "text_backbone")
 _COPIES = "backbones"
@@ -81,7 +79,7 @@ def read_backbones(
         If one cannot be loaded or is not the one that the heads were fitted on.
     """
     image, text = given
-    kinds = (TransformersImageBackbone, TransformersTextBackbone)
+    kinds: tuple[Any, Any] = (TransformersImageBackbone, TransformersTextBackbone)
     found: list[Any] = []
     for key, backbone, kind in zip(KEYS, (image, text), kinds, strict=True):
         reference = references[key]

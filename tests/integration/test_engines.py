@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from llama_index.core import QueryBundle
@@ -157,7 +158,7 @@ def test_image_that_changed_since_retrieval_is_refused(hospital, llm, image, tmp
     engine = hospital.index.as_query_engine(llm=llm)
     bundle = QueryBundle(QUESTION, image_path=str(own))
     nodes = engine.retrieve(bundle)
-    own.write_bytes(open(hospital.images["patient-08"], "rb").read())
+    own.write_bytes(Path(hospital.images["patient-08"]).read_bytes())
     with pytest.raises(EvidenceError, match="changed"):
         engine.synthesize(bundle, nodes)
 

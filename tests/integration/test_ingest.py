@@ -312,3 +312,21 @@ def test_killed_ingest_resumes_and_ends_as_an_uninterrupted_one(tmp_path) -> Non
         assert resumed.query(*question, FusionWeights(), 30) == whole.query(
             *question, FusionWeights(), 30
         )
+
+
+@pytest.mark.real
+def test_every_pair_of_a_real_collection_enters(store, towers) -> None:
+    root = Path(__file__).parents[2]
+    folder = Path(os.environ.get("MRRAG_COVID_CXR") or root.parent / "shared/data/covid-cxr")
+    if not (folder / "metadata.csv").is_file():
+        pytest.skip("no covid-cxr data: set MRRAG_COVID_CXR to its folder")
+    columns = {"pair_id": "filename", "image": "filename", "report": "clinical_notes",
+               "patient_id": "patientid"}  # fmt: skip
+    rows = read_pairs(folder / "metadata.csv", columns, folder / "images")
+    report = ingest_pairs(rows, store, towers)
+    assert (report.added, report.skipped) == (200, ())
+    stored = store.get(store.pair_ids())
+    assert all(Path(item.image_path or "").is_file() for item in stored.values())
+    assert all(
+        item.patient_id and "clinical_notes" not in item.metadata for item in stored.values()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -96,6 +97,21 @@ def test_looking_where_no_store_is_makes_nothing(tmp_path) -> None:
             PairStore.open(tmp_path / name)
     assert listing(tmp_path) == before
     assert not (tmp_path / "absent").exists()
+
+
+def test_folder_deleted_under_an_open_store_is_reported_not_revived(
+    tmp_path, towers, units, pairs
+) -> None:
+    # As in a notebook: `!rm -rf store`, and the cell that makes it is run again.
+    old = PairStore.create(tmp_path / "s", **towers)
+    old.upsert(pairs(2), units(2), units(2))
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(StoreError, match="deleted while this process has it open"):
+        PairStore.open_or_create(tmp_path / "s", **towers)
+    old.close()
+    with PairStore.open_or_create(tmp_path / "s", **towers) as new:
+        new.upsert(pairs(3), units(3), units(3))
+        assert len(new) == 3
 
 
 def test_missing_collection_names_those_present(tmp_path, towers) -> None:

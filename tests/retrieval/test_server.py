@@ -82,12 +82,14 @@ def test_missing_collection_on_a_server_is_named(server) -> None:
         PairStore.open(server, collection="absent")
 
 
-def test_large_write_stays_below_the_servers_limit(server, pairs, units) -> None:
-    # 2000 records of 2 x 512 floats are over 40 MB as JSON, the server's limit.
-    wide = {"towers_identity": "wide@1", "towers_source": "", "dimension": 512}
-    with PairStore.create(server, collection="wide", **wide) as remote:
-        remote.upsert(pairs(2000), units(2000, 512, seed=1), units(2000, 512, seed=2))
-        assert len(remote) == 2000
+def test_large_write_stays_below_the_servers_limit(server, towers, pairs, units) -> None:
+    # 60 MB of text; the server takes 40 MiB at once.
+    report = "A long report. " * 3000
+    made = pairs(1350, report=lambda i: report)
+    with PairStore.create(server, collection="long", **towers) as remote:
+        remote.upsert(made, units(1350, seed=1), units(1350, seed=2))
+        assert len(remote) == 1350
+        assert remote.get(["p1349"])["p1349"].report == report
 
 
 def test_server_that_went_away_is_a_store_error(server, towers, units) -> None:

@@ -177,7 +177,7 @@ def test_more_pairs_than_chroma_takes_at_once_are_stored_at_once(store, units, p
 
 def test_equal_scores_come_in_the_order_of_their_ids(store, units, pairs) -> None:
     same = np.repeat(units(1), 9, axis=0)
-    store.upsert(pairs(9), same, same)
+    store.upsert(pairs(9, pair_id=lambda i: f"p{8 - i}"), same, same)
     hits = store.query(*units(2, seed=5), FusionWeights(), k=9)
     assert [hit.pair_id for hit in hits] == [f"p{i}" for i in range(9)]
 

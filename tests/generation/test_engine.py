@@ -1,0 +1,200 @@
+"""Batches, streams and backends agree; what goes wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.loading import load_model, resolve_device
+from mrrag_llamaindex.generation.profile import ModelProfile, PromptTemplate, middle_third
+from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
+from mrrag_llamaindex.steering.ifa import IFA
+
+QUESTION = "Is there a pleural effusion?"
+
+
+def study(seed: int):
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return draw_study(rng, f"patient-{seed}", draw_findings(rng))
+
+
+def request(count: int, relevance: tuple[float, ...] = (1.0, 0.0, 0.5)) -> PromptRequest:
+    documents = [
+        PromptDocument(f"d{i}", study(i).report, 1.0 - i / 10, relevance[i % len(relevance)])
+        for i in range(count)
+    ]
+    return PromptRequest(QUESTION, documents)
+
+
+def image(seed: int) -> Image.Image:
+    return study(seed).image
+
+
+@pytest.mark.parametrize("ifa", [None, IFA()])
+def test_batch_of_unequal_prompts_equals_one_at_a_time(engine, ifa):
+    requests = [request(1), request(5), request(3)]
+    images = [image(1), image(2), image(3)]
+    together = engine.generate(requests, images, ifa=ifa)
+    for one, single, picture in zip(together, requests, images, strict=True):
+        (alone,) = engine.generate([single], [picture], ifa=ifa)
+        assert one.text == alone.text
+        assert one.p_yes == pytest.approx(alone.p_yes, abs=1e-5)
+
+
+def test_stream_equals_generate(engine):
+    (whole,) = engine.generate([request(4)], [image(1)], ifa=IFA())
+    stream = engine.stream(request(4), image(1), ifa=IFA())
+    assert "".join(stream).strip() == whole.text
+    assert replace(stream.answer, seconds=0.0) == replace(whole, seconds=0.0)
+
+
+def test_steering_moves_the_answer_and_off_does_not(engine):
+    plain = engine.generate([request(4)], [image(1)])[0]
+    again = engine.generate([request(4)], [image(1)])[0]
+    steered = engine.generate([request(4)], [image(1)], ifa=IFA())[0]
+    assert plain.p_yes == again.p_yes
+    assert abs(steered.p_yes - plain.p_yes) > 1e-6
+    assert steered.steering.applied
+    assert steered.steering.layers == engine.loaded.critical_layers
+
+
+def test_both_backends_give_the_same_answer(engine):
+    eager = LlavaEngine(load_model(defaults.PHANTOM, device="cpu", backend="eager"))
+    eager.max_new_tokens = 4
+    (one,) = engine.generate([request(5)], [image(2)], ifa=IFA())
+    (two,) = eager.generate([request(5)], [image(2)], ifa=IFA())
+    assert one.text == two.text
+    assert one.p_yes == pytest.approx(two.p_yes, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "relevance", "reason"),
+    [(0, (0.0,), "no document is"), (3, (0.0,), "relevance above zero")],
+)
+def test_reason_is_given_when_there_is_nothing_to_steer_to(engine, count, relevance, reason):
+    (answer,) = engine.generate([request(count, relevance)], [image(1)], ifa=IFA())
+    assert not answer.steering.applied
+    assert reason in answer.steering.reason
+
+
+def test_yes_and_no_are_probabilities_of_the_first_token(engine):
+    (answer,) = engine.generate([request(1)], [image(1)])
+    assert 0 <= answer.p_yes <= 1
+    assert 0 <= answer.p_no <= 1
+    assert answer.p_yes + answer.p_no <= 1 + 1e-6
+    likelier = "yes" if answer.p_yes > answer.p_no else "no"
+    assert answer.text.lower().startswith(likelier)
+
+
+def test_unknown_words_are_counted(engine):
+    (answer,) = engine.generate([PromptRequest("Is there a hippopotamus?")], [image(1)])
+    assert answer.unknown_tokens == 1
+
+
+def test_closing_a_stream_stops_the_generation():
+    engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=1900)
+    engine.model.generation_config.eos_token_id = None
+    stream = engine.stream(PromptRequest(QUESTION), image(1))
+    pieces = iter(stream)
+    next(pieces)
+    started = time.perf_counter()
+    stream.close()
+    assert len(list(pieces)) < 1900 / 2
+    assert time.perf_counter() - started < 30
+    assert threading.active_count() < 20
+
+
+def test_failure_inside_a_stream_reaches_its_reader(engine):
+    stream = engine.stream(request(2), Image.new("L", (96, 96)), ifa=IFA(layers=(0,)))
+    engine_image = engine.processor.image_processor
+    broken, engine.processor.image_processor = engine_image, None
+    try:
+        with pytest.raises(ModelError):
+            list(stream)
+    finally:
+        engine.processor.image_processor = broken
+
+
+def test_layer_beyond_the_model_is_refused(engine):
+    with pytest.raises(SteeringError, match="layer 99"):
+        engine.generate([request(2)], [image(1)], ifa=IFA(layers=(99,)))
+
+
+def test_unknown_critical_layers_warn_and_take_the_middle_third(engine, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(defaults.PHANTOM_FOLDER / "llava", folder)
+    profile = ModelProfile.load(folder)
+    ModelProfile(profile.template, None, profile.conversational).save(folder)
+    other = LlavaEngine(load_model(str(folder), device="cpu"), max_new_tokens=2)
+    with pytest.warns(UserWarning, match="no critical layers are known"):
+        (answer,) = other.generate([request(3)], [image(1)], ifa=IFA())
+    assert answer.steering.layers == middle_third(4)
+
+
+def test_profile_of_another_model_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(defaults.PHANTOM_FOLDER / "llava", folder)
+    ModelProfile(PromptTemplate(), (31,)).save(folder)
+    with pytest.raises(ModelError, match="layer 31"):
+        load_model(str(folder), device="cpu")
+
+
+def test_model_folder_that_does_not_exist_names_the_ways_on():
+    with pytest.raises(ModelError, match=r"does not exist.*phantom"):
+        load_model("./no/such/folder")
+
+
+def test_default_model_without_network_says_so_within_ten_seconds(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.perf_counter()
+    with pytest.raises(ModelError, match=r"could not be downloaded.*phantom"):
+        load_model()
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "llava_mistral"}, "original layout"),
+        ({"model_type": "bert"}, "cannot be steered"),
+        (None, "no config.json"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_folder_that_is_no_usable_model_is_refused_by_name(tmp_path, config, message):
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        load_model(str(tmp_path))
+
+
+def test_device_that_is_not_there_is_refused_and_not_replaced():
+    with pytest.raises(ModelError, match="not available"):
+        resolve_device("xpu:7")
+
+
+def test_middle_third_is_never_empty():
+    assert [middle_third(n) for n in (1, 2, 3, 4, 32)] == [
+        (0,),
+        (0, 1),
+        (1,),
+        (1, 2),
+        tuple(range(10, 22)),
+    ]
