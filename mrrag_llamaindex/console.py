@@ -32,15 +32,16 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the process is ours, so its warnings and loggers may be set."""
-        warnings.showwarning = _show_warning
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        try:
-            return super().invoke(ctx)
-        except (MRRAGError, ValueError) as error:
-            say("error", str(error))
-            raise typer.Exit(2) from error
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (MRRAGError, ValueError) as error:
+                say("error", str(error))
+                raise typer.Exit(2) from error
 
 
 def say(kind: str, text: str) -> None:

@@ -240,7 +240,7 @@ def _image_tokens(model: Any, processor: Any) -> int:
             f"the processor makes images of {side} pixels and the vision tower takes "
             f"{vision.image_size}; the processor belongs to another model"
         )
-    return patches + int(full)
+    return int(patches + full)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 from mrrag_llamaindex.errors import ModelError
 
 
-class FirstTokenProbe(LogitsProcessor):  # type: ignore[misc]
+class FirstTokenProbe(LogitsProcessor):
     """Record the distribution over the first generated token; change nothing.
 
     One probe serves one call of ``generate``.

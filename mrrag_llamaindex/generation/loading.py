@@ -148,7 +148,8 @@ def load_model(
     if dtype == "auto" and device == "cpu":
         chosen = torch.float32
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        auto: Any = AutoProcessor  # without annotations in the library
+        processor = auto.from_pretrained(folder)
         network = steerable_class(LlavaForConditionalGeneration).from_pretrained(
             folder,
             dtype=chosen,

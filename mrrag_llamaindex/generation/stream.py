@@ -48,14 +48,15 @@ class TokenStream:
         self._pieces = self._generate()
 
     def __iter__(self) -> Iterator[str]:
-        return self._pieces
+        pieces: Iterator[str] = self._pieces
+        return pieces
 
     def close(self) -> None:
         """Stop generating after the token in hand; safe at any time and from any thread."""
         self._cancelled.set()
 
     def _generate(self) -> Any:
-        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer: Any = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
         stopping = StoppingCriteriaList([_Cancelled(self._cancelled)])
         failure: list[BaseException] = []
 
@@ -88,7 +89,7 @@ class TokenStream:
         self.answer = self._finish(text, time.perf_counter() - started)
 
 
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+class _Cancelled(StoppingCriteria):
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 

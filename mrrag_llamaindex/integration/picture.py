@@ -49,7 +49,7 @@ def draw_answer(
     sources = asked.source_nodes
     columns = max(3, (len(sources) + 1) // 2)
     figure = Figure(figsize=(3.4 + 2.15 * columns, 6.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns])
+    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns], squeeze=False)[0]
     image_axes, bar_axes = left.subplots(2, 1, height_ratios=[1.5, 1])
     _show(image_axes, image, "query image")
     _draw_probabilities(bar_axes, asked, unsteered)

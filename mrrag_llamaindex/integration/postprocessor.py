@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import llama_index.core.instrumentation as instrument
 import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.towers.protocol import DualTower
 
-dispatcher = instrument.get_dispatcher(__name__)
+dispatcher = get_dispatcher(__name__)
 
 
 class MRRAGPostprocessor(BaseNodePostprocessor):
@@ -142,8 +142,9 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
         scored |= self._score_unknown(unknown, image_vector, text_vector)
         evidence = [
-            Evidence(node, *scored.get(position, (None, {})), item.score)
+            Evidence(node, score, terms, item.score)
             for position, (node, item) in enumerate(zip(plain, nodes, strict=True))
+            for score, terms in [scored.get(position, (None, {}))]
         ]
         # The sort is stable, so nodes without a score keep their order behind the others.
         evidence.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)

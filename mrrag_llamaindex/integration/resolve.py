@@ -135,7 +135,8 @@ def _direct_image(message: ChatMessage, user: HostText) -> ImageSource | None:
         return None
     if len(images) > 1:
         raise InputError(f"the message holds {len(images)} images; the model reads one")
-    return images[0].resolve_image().read()
+    data: bytes = images[0].resolve_image().read()
+    return data
 
 
 def _check_unchanged(ticket: Ticket) -> None:

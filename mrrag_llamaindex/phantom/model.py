@@ -8,7 +8,7 @@ all from stock transformers classes: whatever holds for LLaVA-Med 1.5's layout (
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.generation.profile import ModelProfile, PromptTemplate
 from mrrag_llamaindex.phantom.tokenizer import MAX_LENGTH, build_tokenizer
@@ -80,7 +80,7 @@ def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=int(tokenizer.get_vocab()["<image>"]),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=IMAGE_TOKENS,
@@ -154,7 +154,8 @@ def save_llava(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
+    stored: Any = copy.deepcopy(model)
+    stored.to(torch.float16).save_pretrained(folder)
     build_processor().save_pretrained(folder)
     ModelProfile(TEMPLATE, tuple(critical_layers), conversational=False, note=note).save(folder)
     return folder

@@ -7,6 +7,7 @@ is passed in, so one seed gives one picture, bit for bit, with one numpy release
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ NOISE = 0.05
 
 
 @lru_cache(maxsize=1)
-def _grid() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _grid() -> tuple[NDArray[Any], NDArray[Any]]:
     axis = (np.arange(IMAGE_SIDE, dtype=np.float32) + 0.5) / IMAGE_SIDE
     y, x = np.meshgrid(axis, axis, indexing="ij")
     return x, y

@@ -52,6 +52,8 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
     True
     """
     original = inspect.signature(base.forward)
+    if "steering" in original.parameters:
+        return base
     parameters = list(original.parameters.values())
     takes_keywords = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
     supported = getattr(base, "_supports_attention_backend", False)

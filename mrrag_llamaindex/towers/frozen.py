@@ -83,7 +83,7 @@ class FrozenTower:
         ):
             if head.inputs != backbone.dimension:
                 raise ValueError(
-                    f"the {what} head takes {head.shape['inputs']} features, the {what} encoder "
+                    f"the {what} head takes {head.inputs} features, the {what} encoder "
                     f"gives {backbone.dimension}"
                 )
         if heads.image.dimension != heads.text.dimension:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import model_folder, read_model
+from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
@@ -126,7 +126,7 @@ class HFDualTower(TorchTower):
             text_token_limit=text_token_limit,
             long_text=long_text,
             pad=pad,
-            source=source if str(folder) != source and source.count("/") == 1 else str(folder),
+            source=absolute_source(source),
             device=device,
         )
 

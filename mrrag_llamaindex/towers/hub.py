@@ -38,6 +38,12 @@ def model_folder(source: str) -> Path:
     return _cached(source) or _downloaded(source)
 
 
+def absolute_source(source: str) -> str:
+    """Folder names absolute, hub ids as they are."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.is_dir() else source
+
+
 def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any) -> Any:
     """Load a transformers model in float32, every weight from the file.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hub import WAYS_ON, model_folder
+from mrrag_llamaindex.towers.hub import WAYS_ON, absolute_source, model_folder
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
@@ -59,7 +59,7 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
         raise TowerError(
             f"towers {source!r}: the folder holds neither tower.json nor config.json; {WAYS_ON}"
         )
-    tower.source = str(folder) if Path(source).expanduser().is_dir() else source
+    tower.source = absolute_source(source)
     return tower
 
 

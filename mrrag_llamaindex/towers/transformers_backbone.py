@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,12 +62,6 @@ class TransformersBackbone:
                 moved = {key: value.to(self._device) for key, value in batch.items()}
                 parts.append(pool(self.model(**moved), moved).float().cpu())
         return torch.cat(parts).clone()
-
-
-def absolute(source: str) -> str:
-    """Folder names absolute, hub ids as they are."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.is_dir() else source
 
 
 def unusable(kind: str, source: str, error: Exception) -> TowerError:

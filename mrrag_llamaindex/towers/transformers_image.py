@@ -12,9 +12,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hub import model_folder, read_model
+from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.transformers_backbone import TransformersBackbone, absolute, unusable
+from mrrag_llamaindex.towers.transformers_backbone import TransformersBackbone, unusable
 
 IMAGE_POOLINGS = ("pooler", "mean", "cls")
 
@@ -69,7 +69,7 @@ class TransformersImageBackbone(TransformersBackbone):
                 stated = images.processor
                 images = ImagePreparation.square(size, stated.image_mean, stated.image_std)
             model = read_model(AutoModel, folder, pooler=pooling == "pooler")
-            return cls(model, images, pooling, absolute(source))
+            return cls(model, images, pooling, absolute_source(source))
         except TowerError:
             raise
         except Exception as error:

@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hub import model_folder, read_model
+from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model
 from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
 from mrrag_llamaindex.towers.text_windows import TextWindows
-from mrrag_llamaindex.towers.transformers_backbone import TransformersBackbone, absolute, unusable
+from mrrag_llamaindex.towers.transformers_backbone import TransformersBackbone, unusable
 
 
 class TransformersTextBackbone(TransformersBackbone):
@@ -76,7 +76,7 @@ class TransformersTextBackbone(TransformersBackbone):
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             most = int(min(_positions(model.config), tokenizer.model_max_length))
             texts = TextWindows(tokenizer, text_token_limit or most, long_text)
-            return cls(model, texts, pooling, absolute(source))
+            return cls(model, texts, pooling, absolute_source(source))
         except TowerError:
             raise
         except Exception as error:

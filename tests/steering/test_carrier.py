@@ -29,6 +29,7 @@ def test_signature_keeps_every_parameter_and_adds_one():
 def test_one_subclass_per_class():
     ours = steerable_class(LlavaForConditionalGeneration)
     assert ours is steerable_class(LlavaForConditionalGeneration)
+    assert ours is steerable_class(ours)
     assert issubclass(ours, LlavaForConditionalGeneration)
 
 

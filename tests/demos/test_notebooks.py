@@ -1,0 +1,47 @@
+"""The notebooks run from top to bottom, and are saved with what they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+DEMOS = Path(__file__).parents[2] / "demos"
+NOTEBOOKS = sorted(DEMOS.glob("*.ipynb"))
+
+
+def printed(notebook) -> list[str]:
+    """Text of every output, without addresses and times."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output.get("text", output.get("output_type")) for output in outputs]
+
+
+def numbers_agree(one: str, two: str) -> bool:
+    words, others = one.split(), two.split()
+    if len(words) != len(others):
+        return False
+    for word, other in zip(words, others, strict=True):
+        try:
+            if float(word) != pytest.approx(float(other), abs=0.01):
+                return False
+        except ValueError:
+            if word != other:
+                return False
+    return True
+
+
+def test_both_notebooks_are_here():
+    assert [path.stem for path in NOTEBOOKS] == ["existing_app", "quickstart"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_prints_what_is_saved(path):
+    saved = nbformat.read(path, as_version=4)
+    fresh = nbformat.read(path, as_version=4)
+    NotebookClient(fresh, timeout=300, kernel_name="python3").execute()
+    before, after = printed(saved), printed(fresh)
+    assert len(before) == len(after) > 0
+    for one, two in zip(before, after, strict=True):
+        assert numbers_agree(one, two), f"saved:\n{one}\nnow:\n{two}"
