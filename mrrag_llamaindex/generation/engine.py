@@ -23,6 +23,8 @@ from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images import pad_to_square
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
+_LEAST_TEXT = 128  # tokens: a question and one short report
+
 
 class LlavaEngine:
     """A loaded generator and everything one call of it needs.
@@ -60,6 +62,11 @@ class LlavaEngine:
         self.max_new_tokens = max_new_tokens
         self.window = int(self.model.config.text_config.max_position_embeddings)
         self.image_tokens = _image_tokens(self.model, self.processor)
+        if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
+            raise ModelError(
+                f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
+                f"room for text in this model's window of {self.window}; ask for shorter answers"
+            )
         self.prompts = PromptBuilder(
             self.tokenizer,
             loaded.profile.template,

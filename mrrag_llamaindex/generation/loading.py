@@ -10,6 +10,7 @@ from typing import Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.profile import ModelProfile, middle_third
+from mrrag_llamaindex.hub import find_folder
 
 WAYS_ON = (
     'give a local folder, MRRAGLLaVA(model="path/to/folder"), or use the small synthetic model '
@@ -75,36 +76,7 @@ def model_folder(model: str) -> Path:
     """
     if model == defaults.PHANTOM:
         return defaults.PHANTOM_FOLDER / "llava"
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    looks_local = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
-    if looks_local:
-        raise ModelError(f"model folder {model!r} does not exist; {WAYS_ON}")
-    return _download(model)
-
-
-def _download(hub_id: str) -> Path:
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError as error:
-        raise ModelError(f"{hub_id!r} is neither a folder nor a hub id; {WAYS_ON}") from error
-    try:
-        # One short question first: the download itself retries for minutes without a network.
-        HfApi().model_info(hub_id, timeout=5.0)
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"model {hub_id!r} is not a local folder, is not in the local cache, and could not "
-            f"be downloaded ({type(error).__name__}); {WAYS_ON}"
-        ) from error
+    return find_folder(model, what="model", ways_on=WAYS_ON, error=ModelError)
 
 
 def load_model(
@@ -150,15 +122,18 @@ def load_model(
     try:
         auto: Any = AutoProcessor  # without annotations in the library
         processor = auto.from_pretrained(folder)
-        network = steerable_class(LlavaForConditionalGeneration).from_pretrained(
+        network, told = steerable_class(LlavaForConditionalGeneration).from_pretrained(
             folder,
             dtype=chosen,
             attn_implementation=attention_implementation(LlavaForConditionalGeneration, backend),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by name below, not in a table on the terminal
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
         ) from error
+    _check_complete(told, model)
     network = network.to(device).eval()
     profile = ModelProfile.load(folder)
     layers = network.config.text_config.num_hidden_layers
@@ -170,6 +145,17 @@ def load_model(
             f"{layers} layers: the profile belongs to another model"
         )
     return LoadedModel(network, processor, profile, critical, known, model)
+
+
+def _check_complete(told: Any, model: str) -> None:
+    """Refuse weights with gaps: transformers fills them with random numbers and goes on."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(str(name) for name in told.get(kind, ()))
+        if names:
+            raise ModelError(
+                f"the weights of model {model!r} do not fit its configuration: "
+                f"{kind.replace('_', ' ')}, {len(names)} in all, {names[0]} first"
+            )
 
 
 def _check_type(folder: Path, model: str) -> None:

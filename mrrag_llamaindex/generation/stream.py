@@ -56,7 +56,9 @@ class TokenStream:
         self._cancelled.set()
 
     def _generate(self) -> Any:
-        streamer: Any = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer: Any = TextIteratorStreamer(
+            self._tokenizer, skip_prompt=True, skip_special_tokens=True
+        )
         stopping = StoppingCriteriaList([_Cancelled(self._cancelled)])
         failure: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""A folder of model files for a name, with an answer within seconds when there is no network."""
+"""Folders of towers and of their backbones, and complete weights from them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.hub import find_folder
 
 WAYS_ON = (
     "give the folder of a saved tower or of a downloaded model, or use the small synthetic towers "
     f'that are shipped, towers="{defaults.PHANTOM}"'
 )
-SECONDS = 5.0
-"""Wait for the hub's first answer."""
-
-_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def model_folder(source: str) -> Path:
@@ -29,13 +26,7 @@ def model_folder(source: str) -> Path:
         If there is no such folder and the hub does not provide it. Without a network this takes
         seconds: one short question comes before the download, which would retry for minutes.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1
-    if looks_local or "\\" in source:
-        raise TowerError(f"towers {source!r}: there is no such folder; {WAYS_ON}")
-    return _cached(source) or _downloaded(source)
+    return find_folder(source, what="towers", ways_on=WAYS_ON, error=TowerError)
 
 
 def absolute_source(source: str) -> str:
@@ -82,38 +73,3 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
             f"{len(absent)} tensors are missing or of another shape, {absent[0]} first"
         )
     return model
-
-
-def _cached(hub_id: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise TowerError(
-            f"towers {hub_id!r}: neither a folder nor a valid hub id; {WAYS_ON}"
-        ) from error
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    # An interrupted download leaves a folder without them; the hub is then asked again.
-    known = any((folder / name).exists() for name in ("config.json", "tower.json"))
-    return folder if weights and known else None
-
-
-def _downloaded(hub_id: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        told = HfApi().model_info(hub_id, timeout=SECONDS)
-        names = [file.rfilename for file in told.siblings or []]
-        safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
-        weights = "*.safetensors" if safe else "*.bin"
-        return Path(snapshot_download(hub_id, allow_patterns=[*_FILES, weights]))
-    # The hub's client raises errors of whichever HTTP library its version uses.
-    except Exception as error:
-        raise TowerError(
-            f"towers {hub_id!r}: not a local folder, not in the local cache, and the hub did not "
-            f"provide it ({type(error).__name__}); {WAYS_ON}"
-        ) from error

@@ -10,8 +10,8 @@ steered and with all; the eager definition with all. The MLP is smaller than LLa
 Time: all variants run once per round in random order on one set of weights, so each round gives
 paired ratios to stock; medians over rounds with 95% bootstrap intervals. ``stock again`` is stock
 against itself: the noise floor. Beside the wall clock stands the CPU time of all threads, which
-other programs on the machine disturb less. Memory: every variant in a process of its own; the highest
-resident size during the prefill (VmHWM, reset just before it) minus the size before it.
+other programs on the machine disturb less. Memory: every variant in a process of its own; the
+highest resident size during the prefill (VmHWM, reset just before it) minus the size before it.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def make_plan(options: argparse.Namespace, steered: str) -> SteeringPlan | None:
         return None
     start, stop = options.tokens - CLOSING - options.question, options.tokens - CLOSING
     edges = np.linspace(1 + IMAGE_TOKENS, start, 7).astype(int).tolist()
-    spans = PromptSpans(
-        tuple(itertools.pairwise(edges)), (start, stop), options.tokens
-    )
+    spans = PromptSpans(tuple(itertools.pairwise(edges)), (start, stop), options.tokens)
     count = options.layers if steered == "all" else max(1, options.layers // 3)
     first = (options.layers - count) // 2
     lambdas = np.linspace(1, 0, 6).tolist()

@@ -11,7 +11,7 @@ from llama_index.core import QueryBundle
 from llama_index.core.response_synthesizers import ResponseMode
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGSynthesizer, answer_trace, query_image
-from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError
 
 QUESTION = "Is there a pleural effusion?"
 MODES = (
@@ -144,12 +144,22 @@ def test_two_different_images_for_one_question_are_refused(hospital, llm, image)
         engine.query(bundle)
 
 
-def test_model_errors_reach_the_caller_of_a_compact_engine(hospital, image):
+@pytest.mark.parametrize("mode", MODES)
+def test_model_errors_reach_the_caller_in_every_mode(hospital, llm, image, mode, monkeypatch):
     """The stock synthesizer would turn a ValueError into the answer 'Empty Response'."""
-    tiny = MRRAGLLaVA(model="phantom", max_new_tokens=2040)
-    engine = hospital.index.as_query_engine(llm=tiny)
-    with pytest.raises(RuntimeError):
+
+    def fail(*_: object, **__: object):
+        raise ValueError("shape mismatch")
+
+    monkeypatch.setattr(llm.engine.model, "generate", fail)
+    engine = hospital.index.as_query_engine(llm=llm, response_mode=mode)
+    with pytest.raises(ModelError, match="failed inside the model"):
         engine.query(QueryBundle(QUESTION, image_path=str(image)))
+
+
+def test_answer_longer_than_the_model_s_window_is_refused_at_construction():
+    with pytest.raises(ModelError, match="window"):
+        MRRAGLLaVA(model="phantom", max_new_tokens=2040)
 
 
 def test_image_that_changed_since_retrieval_is_refused(hospital, llm, image, tmp_path):

@@ -1,0 +1,76 @@
+"""A folder of model files for a name, with an answer within seconds when there is no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mrrag_llamaindex.errors import MRRAGError
+
+SECONDS = 5.0
+"""Wait for the hub's first answer."""
+
+_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def find_folder(source: str, *, what: str, ways_on: str, error: type[MRRAGError]) -> Path:
+    """Local folder of ``source``, which is a folder or a hub id.
+
+    A hub id is looked for in the local cache first; only if it is not there is the hub asked.
+
+    Parameters
+    ----------
+    source : str
+    what : str
+        What is looked for, for the message: "model" or "towers".
+    ways_on : str
+        What else can be done, for the message.
+    error : type
+        Class of the error raised.
+
+    Raises
+    ------
+    MRRAGError
+        Of class ``error``, if there is no such folder and the hub does not provide it. Without
+        a network this takes seconds: one short question comes before the download, which would
+        retry for minutes.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1
+    if looks_local or "\\" in source:
+        raise error(f"{what} {source!r}: there is no such folder; {ways_on}")
+    return _cached(source, what, ways_on, error) or _downloaded(source, what, ways_on, error)
+
+
+def _cached(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as cause:
+        raise error(f"{what} {hub_id!r}: neither a folder nor a valid hub id; {ways_on}") from cause
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    # An interrupted download leaves a folder without them; the hub is then asked again.
+    known = any((folder / name).exists() for name in ("config.json", "tower.json"))
+    return folder if weights and known else None
+
+
+def _downloaded(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        told = HfApi().model_info(hub_id, timeout=SECONDS)
+        names = [file.rfilename for file in told.siblings or []]
+        safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
+        weights = "*.safetensors" if safe else "*.bin"
+        return Path(snapshot_download(hub_id, allow_patterns=[*_FILES, weights]))
+    # The hub's client raises errors of whichever HTTP library its version uses.
+    except Exception as cause:
+        raise error(
+            f"{what} {hub_id!r}: not a local folder, not in the local cache, and the hub did not "
+            f"provide it ({type(cause).__name__}); {ways_on}"
+        ) from cause
