@@ -1,13 +1,8 @@
-"""Synthetic studies and questions with known truth.
-
-A *patient* is eight yes/no findings. A *study* is one image of that patient and one report
-that mentions some of the findings. Nothing stems from real people.
-"""
+"""Seeded synthetic studies: a patient's findings, an image, a report that mentions some of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -16,26 +11,21 @@ from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.render import render
 from mrrag_llamaindex.phantom.wording import write_question, write_report
 
-MENTIONED_RANGE = (3, 7)
-"""Fewest and most findings that a report mentions."""
-
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """One synthetic image/report pair.
+    """One synthetic image/report pair with known truth.
 
     Attributes
     ----------
     pair_id, patient_id : str
-        Identifiers; several studies may belong to one patient.
     findings : tuple of bool
         The patient's truth, one per entry of `FINDINGS`.
     mentioned : frozenset of int
-        Indices of the findings that the report speaks of, always truthfully.
+        Findings that the report speaks of; the others are left unsaid.
     report : str
-        English sentences.
     image_seed : int
-        Seed of the image's clutter and noise.
+        Seed of the picture's clutter and noise.
     """
 
     pair_id: str
@@ -45,88 +35,76 @@ class PhantomStudy:
     report: str
     image_seed: int
 
-    def __post_init__(self) -> None:
-        if not self.pair_id or not self.patient_id:
-            raise ValueError("a study needs a pair_id and a patient_id")
-        if len(self.findings) != len(FINDINGS):
-            raise ValueError(f"expected {len(FINDINGS)} findings, got {len(self.findings)}")
-        if not all(0 <= index < len(FINDINGS) for index in self.mentioned):
-            raise ValueError("a mentioned finding does not exist")
-
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        """The picture, RGB, 192 x 192; drawn on first use (about 10 ms) and kept."""
+        """The picture, mode RGB, 192 x 192; drawn anew at each access."""
         return render(self.findings, self.image_seed)
 
-    def supports(self, question: PhantomQuestion, findings: tuple[bool, ...]) -> bool:
-        """Whether this report states the asked finding with the truth of the given patient."""
-        index = question.finding
-        return index in self.mentioned and self.findings[index] == findings[index]
-
-    def matches(self, question: PhantomQuestion, findings: tuple[bool, ...]) -> bool:
-        """Whether this is a *matching pair*: the same eight findings, the asked one mentioned."""
-        return self.findings == findings and question.finding in self.mentioned
+    def supports(self, finding: int, answer: bool) -> bool:
+        """Whether the report mentions ``finding`` with the value ``answer``."""
+        return finding in self.mentioned and self.findings[finding] == answer
 
 
 @dataclass(frozen=True)
-class PhantomQuestion:
-    """A yes/no question with known truth.
+class PhantomQuery:
+    """A yes/no question about a patient who is not in the corpus.
 
     Attributes
     ----------
-    text : str
-        For example "Is there a pleural effusion?".
+    study : PhantomStudy
+        The patient; the image is the query image, the report must not be shown to anyone.
     finding : int
-        Index of the asked finding in `FINDINGS`.
-    answer : bool
-        True for "yes".
+        Index of the finding asked about.
+    question : str
     """
 
-    text: str
+    study: PhantomStudy
     finding: int
-    answer: bool
+    question: str
+
+    @property
+    def answer(self) -> bool:
+        """The truth."""
+        return self.study.findings[self.finding]
+
+    def matches(self, study: PhantomStudy) -> bool:
+        """Whether ``study`` has this patient's findings and its report mentions the one asked."""
+        return study.findings == self.study.findings and self.finding in study.mentioned
 
 
-def make_findings(rng: np.random.Generator) -> tuple[bool, ...]:
-    """Draw a patient: every finding is present with probability one half, independently."""
-    return tuple(bool(bit) for bit in rng.integers(0, 2, len(FINDINGS)))
+def draw_findings(rng: np.random.Generator) -> tuple[bool, ...]:
+    """Draw a patient's findings, each present with probability one half."""
+    return tuple(bool(value) for value in rng.random(len(FINDINGS)) < 0.5)
 
 
-def make_study(
+def draw_study(
     rng: np.random.Generator,
+    name: str,
     findings: tuple[bool, ...],
-    pair_id: str,
-    patient_id: str,
-    mentioned: int | None = None,
+    *,
+    mentions: tuple[int, int] = (4, 7),
 ) -> PhantomStudy:
-    """Make a study of a patient.
+    """Draw image and report of one patient.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of wording, choice of mentioned findings, and the image's seed.
+    name : str
+        Becomes ``"<name>"`` of the patient and ``"<name>-1"`` of the pair.
     findings : tuple of bool
-        The patient's truth.
-    pair_id, patient_id : str
-        Identifiers.
-    mentioned : int, optional
-        How many findings the report mentions; drawn from `MENTIONED_RANGE` if not given.
-
-    Returns
-    -------
-    PhantomStudy
-        The study; its image is drawn only when it is looked at.
+    mentions : (int, int)
+        Fewest and most findings that the report speaks of.
     """
-    low, high = MENTIONED_RANGE
-    count = int(rng.integers(low, high + 1)) if mentioned is None else mentioned
-    chosen = [int(i) for i in rng.choice(len(FINDINGS), size=count, replace=False)]
-    report = write_report(rng, findings, chosen)
-    seed = int(rng.integers(2**31))
-    return PhantomStudy(pair_id, patient_id, findings, frozenset(chosen), report, seed)
+    count = int(rng.integers(mentions[0], mentions[1] + 1))
+    mentioned = [int(i) for i in rng.permutation(len(FINDINGS))[:count]]
+    report = write_report(rng, findings, mentioned)
+    return PhantomStudy(
+        f"{name}-1", name, findings, frozenset(mentioned), report, int(rng.integers(2**31))
+    )
 
 
-def make_question(
-    findings: tuple[bool, ...], finding: int, rng: np.random.Generator | None = None
-) -> PhantomQuestion:
-    """Ask about a finding of a patient; plain "Is there ...?" unless a generator is given."""
-    return PhantomQuestion(write_question(rng, finding), finding, findings[finding])
+def draw_query(rng: np.random.Generator, name: str, findings: tuple[bool, ...]) -> PhantomQuery:
+    """Draw a new patient with ``findings`` and a question about one of them."""
+    study = draw_study(rng, name, findings)
+    finding = int(rng.integers(len(FINDINGS)))
+    return PhantomQuery(study, finding, write_question(rng, finding))

@@ -15,7 +15,7 @@ from transformers import BertConfig, ResNetConfig
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.render import render
-from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
+from mrrag_llamaindex.phantom.studies import PhantomStudy, draw_findings, draw_study
 from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
 from mrrag_llamaindex.phantom.train_llava import SEED_OFFSET
 from mrrag_llamaindex.phantom.wording import write_question
@@ -64,9 +64,11 @@ def train_towers(
 ) -> ResNetBertTower:
     """Train from scratch by InfoNCE; about 6 minutes on two idle cores.
 
-    Two terms: each image with its own report (symmetric), and each question with the reports of
-    the batch that mention the finding asked about. Reports of patients with equal findings that
-    mention the same are no negatives of each other.
+    Two contrastive terms: each image with its own report (symmetric), and each question with the
+    reports of the batch that mention the finding asked about. Reports that say the same are no
+    negatives of each other. From nothing, InfoNCE alone stays at chance for a long time, because
+    neither tower gives the other anything to learn from; so both are also told the truth that
+    the generator of the studies knows, with a weight that falls to zero by half time.
 
     Parameters
     ----------
@@ -85,7 +87,9 @@ def train_towers(
     )
     tokenizer = build_tokenizer()
     network = towers.network.train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    told = _Truth(DIMENSION)
+    parameters = [*network.parameters(), *told.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     started = time.perf_counter()
     hits: list[float] = []
@@ -94,8 +98,9 @@ def train_towers(
         studies = [draw_study(rng, "training", findings[int(i)]) for i in chosen]
         asked = rng.integers(len(FINDINGS), size=BATCH)
         questions = [write_question(rng, int(finding)) for finding in asked]
-        images = F.normalize(network.image_features(pixels[torch.from_numpy(chosen)]), dim=-1)
-        texts = _embed(tokenizer, network, [study.report for study in studies] + questions)
+        seen = network.image_features(pixels[torch.from_numpy(chosen)])
+        read = _features(tokenizer, network, [study.report for study in studies] + questions)
+        images, texts = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
         reports, questions_embedded = texts[:BATCH], texts[BATCH:]
         logits = images @ reports.T / defaults.TEMPERATURE
         same = _same([(study.findings, study.mentioned) for study in studies])
@@ -106,9 +111,12 @@ def train_towers(
         loss = (
             _info_nce(logits, same) + _info_nce(logits.T, same) + 0.5 * _info_nce(about, mentions)
         )
+        guidance = max(0.0, 1.0 - 2.0 * step / steps)
+        if guidance:
+            loss = loss + 10.0 * guidance * told.loss(seen, read[:BATCH], studies)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         best = logits.argmax(dim=1)
@@ -123,10 +131,29 @@ def train_towers(
     return towers
 
 
-def _embed(tokenizer: Any, network: Any, texts: list[str]) -> Tensor:
+class _Truth(nn.Module):
+    """Linear heads that read the findings off both embeddings; dropped after training."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.image = nn.Linear(dimension, len(FINDINGS))
+        self.text = nn.Linear(dimension, 2 * len(FINDINGS))
+
+    def loss(self, seen: Tensor, read: Tensor, studies: list[PhantomStudy]) -> Tensor:
+        """Cross entropy of findings in images, and of findings affirmed and denied in reports."""
+        truth = torch.tensor([study.findings for study in studies])
+        spoken = torch.tensor(
+            [[index in study.mentioned for index in range(len(FINDINGS))] for study in studies]
+        )
+        said = torch.cat([spoken & truth, spoken & ~truth], dim=1)
+        entropy = F.binary_cross_entropy_with_logits
+        return entropy(self.image(seen), truth.float()) + entropy(self.text(read), said.float())
+
+
+def _features(tokenizer: Any, network: Any, texts: list[str]) -> Tensor:
     tokens = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     features: Tensor = network.text_features(tokens["input_ids"], tokens["attention_mask"])
-    return F.normalize(features, dim=-1)
+    return features
 
 
 def _same(kinds: list[tuple[tuple[bool, ...], frozenset[int]]]) -> Tensor:
