@@ -45,5 +45,6 @@ def best_layers(
     each = ", ".join(f"{layer}: {value:.3f}" for layer, value in enumerate(accuracy))
     return layers, (
         f"each layer steered alone on {count} synthetic questions with 2 of 4 documents "
-        f"irrelevant and true relevance as score (seed {5000 + seed}): {each}; unsteered {plain:.3f}"
+        f"irrelevant and true relevance as score (seed {5000 + seed}): {each}; "
+        f"unsteered {plain:.3f}"
     )

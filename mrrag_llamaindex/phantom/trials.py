@@ -1,4 +1,4 @@
-"""Held-out trials of the phantom generator: documents of known relevance, questions of known truth."""
+"""Held-out trials of the phantom generator: known relevance, known truth."""
 
 from __future__ import annotations
 

@@ -19,17 +19,16 @@ PRESENT_WORDS = ("is", "shows", "demonstrates", "positive", "and")
 
 ADJECTIVES = ("small", "mild", "moderate", "subtle", "new", "stable", "left", "right", "focal")
 
-FILLER_WORDS = frozenset(
-    (
-        *ADJECTIVES,
-        *"a an any the this that these there here it its s of for in on at to by from as are be".split(),
-        *"was were been has have had does do did can could you we i me tell see seen show please".split(),
-        *"evidence sign signs image images radiograph film study view x ray xray chest scan".split(),
-        *"frontal portable single exam examination patient patients report reports finding findings".split(),
-        *"impression comparison lung lungs pleural pulmonary rib heart base apex side present".split(),
-        *"visible detected large acute chronic definite suspected large query question answer".split(),
-    )
-)
+_FILLER = """
+a an any the this that these there here it its s of for in on at to by from as are be
+was were been has have had does do did can could you we i me tell see seen show please
+evidence sign signs image images radiograph film study view x ray xray chest scan
+frontal portable single exam examination patient patients report reports finding findings
+impression comparison lung lungs pleural pulmonary rib heart base apex side present
+visible detected large acute chronic definite suspected query question answer
+"""
+
+FILLER_WORDS = frozenset((*ADJECTIVES, *_FILLER.split()))
 """Words that the phantom's tokenizer drops: they carry no information in this synthetic world."""
 
 _ABSENT = (

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model
+from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model, read_tokenizer
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
@@ -105,12 +105,12 @@ class HFDualTower(TorchTower):
         TowerError
             If it cannot be found, is incomplete, or is not a dual encoder.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         folder = model_folder(source)
         try:
             model = read_model(AutoModel, folder)
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = read_tokenizer(folder)
             processor = ImagePreparation.load(folder).processor
         except TowerError:
             raise

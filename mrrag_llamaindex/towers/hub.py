@@ -13,6 +13,7 @@ WAYS_ON = (
     "give the folder of a saved tower or of a downloaded model, or use the small synthetic towers "
     f'that are shipped, towers="{defaults.PHANTOM}"'
 )
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def model_folder(source: str) -> Path:
@@ -33,6 +34,24 @@ def absolute_source(source: str) -> str:
     """Folder names absolute, hub ids as they are."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.is_dir() else source
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Load a transformers tokenizer with its vocabulary.
+
+    Raises
+    ------
+    TowerError
+        If the folder holds no vocabulary; transformers would make a tokenizer that knows nothing
+        but special tokens, and go on.
+    """
+    from transformers import AutoTokenizer
+
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise TowerError(
+            f"the folder {str(folder)!r} holds no tokenizer (tokenizer.json or the like)"
+        )
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any) -> Any:

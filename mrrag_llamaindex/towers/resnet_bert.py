@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import model_folder, read_model
+from mrrag_llamaindex.towers.hub import model_folder, read_model, read_tokenizer
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
@@ -142,13 +142,13 @@ class ResNetBertTower(TorchTower):
         TowerError
             If an encoder cannot be found or is of another kind.
         """
-        from transformers import AutoTokenizer, BertModel, ResNetModel
+        from transformers import BertModel, ResNetModel
 
         image_folder, text_folder = model_folder(image_encoder), model_folder(text_encoder)
         try:
             resnet = read_model(ResNetModel, image_folder)
             bert = read_model(BertModel, text_folder, add_pooling_layer=False)
-            tokenizer = AutoTokenizer.from_pretrained(text_folder, local_files_only=True)
+            tokenizer = read_tokenizer(text_folder)
             stated = ImagePreparation.load(image_folder).processor
         except Exception as error:
             raise TowerError(
@@ -192,7 +192,7 @@ class ResNetBertTower(TorchTower):
             If a file is missing, damaged, or does not fit the others.
         """
         from safetensors.torch import load_file
-        from transformers import AutoTokenizer, BertConfig, ResNetConfig
+        from transformers import BertConfig, ResNetConfig
 
         where = Path(folder).resolve()
         try:
@@ -205,7 +205,7 @@ class ResNetBertTower(TorchTower):
                 seed=0,
             )
             network.load_state_dict(load_file(where / WEIGHTS_FILE))
-            tokenizer = AutoTokenizer.from_pretrained(str(where), local_files_only=True)
+            tokenizer = read_tokenizer(where)
             kept = told["texts"]
             texts = TextWindows(tokenizer, kept["limit"], kept["long_text"], kept["padding"])
             images = ImagePreparation.load(where, pad=told["images"]["pad"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model
+from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model, read_tokenizer
 from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
 from mrrag_llamaindex.towers.text_windows import TextWindows
 from mrrag_llamaindex.towers.transformers_backbone import TransformersBackbone, unusable
@@ -68,12 +68,12 @@ class TransformersTextBackbone(TransformersBackbone):
         TowerError
             If it cannot be found, or is not a text encoder with its tokenizer.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         folder = model_folder(source)
         try:
             model = read_model(AutoModel, folder, pooler=False)
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = read_tokenizer(folder)
             most = int(min(_positions(model.config), tokenizer.model_max_length))
             texts = TextWindows(tokenizer, text_token_limit or most, long_text)
             return cls(model, texts, pooling, absolute_source(source))
@@ -85,11 +85,11 @@ class TransformersTextBackbone(TransformersBackbone):
     @classmethod
     def restore(cls, weights: Path, preparation: Path, reference: dict[str, Any]) -> Self:
         """Load from a folder with the tokenizer of another, as a saved tower says."""
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         try:
             told = reference["texts"]
-            tokenizer = AutoTokenizer.from_pretrained(str(preparation), local_files_only=True)
+            tokenizer = read_tokenizer(preparation)
             texts = TextWindows(tokenizer, told["limit"], told["long_text"], told["padding"])
             model = read_model(AutoModel, weights, pooler=False)
             return cls(model, texts, reference["pooling"], str(weights))

@@ -188,7 +188,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, tokenizer: Any, file: s
     save("clip", tmp_path, tokenizer)
     for path in tmp_path.glob(f"{file.split('.')[0].split('_')[0]}*"):
         path.unlink()
-    with pytest.raises(TowerError, match="cannot be read as a dual encoder"):
+    with pytest.raises(TowerError, match=r"cannot be read as a dual encoder|holds no tokenizer"):
         load_towers(str(tmp_path))
 
 
