@@ -58,7 +58,7 @@ def relevance_lambda(scores: Sequence[float | None]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class IFA:
-    """Image-guided focused attention: raise the question's attention to relevant documents.
+    """Raise the attention of question tokens to relevant documents, by how relevant they are.
 
     ``A'_ij = A_ij + lambda_ij * |A_ij|`` on the logits before mask and softmax, for rows `i` of
     the question and columns `j` of a document, in the critical layers (MR-RAG, IFA).

@@ -58,7 +58,9 @@ class HeadTraining:
 
     def __post_init__(self) -> None:
         at_least_one = ("dimension", "max_epochs", "patience")
-        if any(getattr(self, name) < 1 for name in at_least_one) or (self.hidden or 1) < 1:
+        if any(getattr(self, name) < 1 for name in at_least_one) or (
+            self.hidden is not None and self.hidden < 1
+        ):
             raise ValueError(f"{', '.join(at_least_one)} and hidden must be at least 1")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: one pair has no negatives")

@@ -30,11 +30,20 @@ def config_facts(config: Any) -> dict[str, Any]:
     return facts
 
 
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a module's parameters and buffers."""
+def weights_digest(module: nn.Module, without: str | None = None) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a module's parameters and buffers.
+
+    Parameters
+    ----------
+    module : nn.Module
+    without : str, optional
+        Beginning of the names of tensors that are left out.
+    """
     digest = hashlib.sha256()
     state = module.state_dict()
     for name in sorted(state):
+        if without is not None and name.startswith(without):
+            continue
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -45,8 +45,9 @@ class TransformersBackbone:
 
     def reference(self) -> dict[str, Any]:
         """See `mrrag_llamaindex.towers.backbones.Backbone`."""
-        # The weights are frozen, so they are read once.
-        self._sha256 = self._sha256 or weights_digest(self.model)
+        if not self._sha256:  # the weights are frozen, so they are read once
+            unused = None if self.pooling == "pooler" else "pooler."
+            self._sha256 = weights_digest(self.model, without=unused)
         return {
             "type": "transformers",
             "source": self.source,
