@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,13 +124,16 @@ def load_model(
     try:
         auto: Any = AutoProcessor  # without annotations in the library
         processor = auto.from_pretrained(folder)
-        network, told = steerable_class(LlavaForConditionalGeneration).from_pretrained(
-            folder,
-            dtype=chosen,
-            attn_implementation=attention_implementation(LlavaForConditionalGeneration, backend),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported by name below, not in a table on the terminal
-        )
+        with _no_bar() if model == defaults.PHANTOM else nullcontext():
+            network, told = steerable_class(LlavaForConditionalGeneration).from_pretrained(
+                folder,
+                dtype=chosen,
+                attn_implementation=attention_implementation(
+                    LlavaForConditionalGeneration, backend
+                ),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported by name below
+            )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
@@ -145,6 +150,20 @@ def load_model(
             f"{layers} layers: the profile belongs to another model"
         )
     return LoadedModel(network, processor, profile, critical, known, model)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Show no progress bar for a load that takes a tenth of a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_complete(told: Any, model: str) -> None:

@@ -48,17 +48,18 @@ def draw_answer(
         ) from error
     sources = asked.source_nodes
     columns = max(3, (len(sources) + 1) // 2)
-    figure = Figure(figsize=(3.4 + 2.15 * columns, 6.2), layout="constrained")
+    figure = Figure(figsize=(3.4 + 2.15 * columns, 6.9), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns], squeeze=False)[0]
     image_axes, bar_axes = left.subplots(2, 1, height_ratios=[1.5, 1])
     _show(image_axes, image, "query image")
     _draw_probabilities(bar_axes, asked, unsteered)
     axes = right.subplots(2, columns, squeeze=False).flatten()
     for axis in axes:
-        axis.axis("off")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     for axis, item in zip(axes, sources, strict=False):
         _draw_source(axis, item)
-    figure.suptitle("\n".join(filter(None, [title, asked.question])), fontsize=12)
+    figure.suptitle("\n".join(filter(None, [asked.question, title])), fontsize=12)
     return figure
 
 
@@ -103,4 +104,4 @@ def _draw_source(axis: Axes, item: Any) -> None:
         f"image-image {facts['image_image']:+.2f}\n"
         f"text-text {facts['text_text']:+.2f}"
     )
-    axis.text(0.5, -0.04, terms, fontsize=8, ha="center", va="top", transform=axis.transAxes)
+    axis.set_xlabel(terms, fontsize=8)

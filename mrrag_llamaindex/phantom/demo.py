@@ -85,7 +85,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     """
     started = time.perf_counter()
     folder = out / f"seed-{seed}"
-    corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=40)
+    corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=100)
     say(f"writing {PATIENTS} synthetic studies")
     table = write_corpus(folder, corpus.studies)
     query = _interesting(corpus.queries)

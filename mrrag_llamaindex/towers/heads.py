@@ -46,7 +46,7 @@ class HeadTraining:
 
     dimension: int = 128
     hidden: int | None = None
-    temperature: float = defaults.TEMPERATURE
+    temperature: float = 0.2
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     dropout: float = 0.5

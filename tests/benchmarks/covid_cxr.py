@@ -1,0 +1,241 @@
+"""Real images: does the top hit share the query's finding and view, per term and fused?
+
+    python tests/benchmarks/covid_cxr.py --seed 0
+
+Every patient of covid-cxr is left out once. The heads of the `FrozenTower` (MobileNetV2 of
+ImageNet, all-MiniLM-L6-v2) are fitted on the other patients' pairs; each image of the patient is
+a query; his own pairs are excluded from the hits. Hits come from a `PairStore` and are checked
+against an exact scan.
+
+q_t is a question, never the query's own report, which would give the answer away. Two kinds:
+"fixed" is the same for every query, so text_text alone ranks the reports in one order for all and
+can only say how typical its favourite report is; "patient" adds age and sex, which are known
+before reading. Neither holds finding, view or modality.
+
+"learned" weights come from InfoNCE (tau .07, positives: pairs with the query's finding) on the
+held-out scores of all other patients, the left-out patient's pairs removed; each of those scores
+was made by heads that did see the left-out patient's pairs, a leak into three numbers that is
+taken to be negligible. Intervals are 95%, by bootstrap over patients. Chance draws among the
+other patients' pairs at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from math import comb
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import real_towers
+import torch
+from covid_data import CovidData, fixed_question, patient_question
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.retrieval.pair import Pair
+from mrrag_llamaindex.retrieval.score import FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.retrieval.store import Exclusion, PairStore
+from mrrag_llamaindex.towers.heads import FittedHeads, HeadTraining
+
+Vectors = NDArray[np.float64]
+K = 5
+WAYS = {
+    "image_text": FusionWeights(1.0, 0.0, 0.0),
+    "image_image": FusionWeights(0.0, 1.0, 0.0),
+    "text_text": FusionWeights(0.0, 0.0, 1.0),
+    "equal": FusionWeights(1.0, 1.0, 1.0),
+}
+LABELS = ("finding", "view")
+QUESTIONS: dict[str, Callable[[dict[str, str]], str]] = {
+    "fixed": fixed_question,
+    "patient": patient_question,
+}
+
+
+def unit(head: torch.nn.Module, features: torch.Tensor) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return torch.nn.functional.normalize(head(features), dim=1).numpy()
+
+
+def top_of_store(
+    store: PairStore, image: Vectors, text: Vectors, weights: FusionWeights, patient: str
+) -> list[int]:
+    hits = store.query(image, text, weights, K, Exclusion(patient_ids=frozenset({patient})))
+    return [int(hit.pair_id) for hit in hits]
+
+
+def learn(terms: torch.Tensor, positive: torch.Tensor, allowed: torch.Tensor) -> FusionWeights:
+    """Three weights by InfoNCE; all of shape (queries, pairs[, 3])."""
+    weights = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=1e-2)
+    some = (positive & allowed).any(dim=1)
+    terms, positive, allowed = terms[some], positive[some], allowed[some]
+    for _ in range(150):
+        optimizer.zero_grad()
+        score = (terms @ weights / 0.07).masked_fill(~allowed, -torch.inf)
+        right = score.masked_fill(~positive, -torch.inf)
+        loss = (score.logsumexp(dim=1) - right.logsumexp(dim=1)).mean()
+        loss.backward()
+        optimizer.step()
+    return FusionWeights(*(float(value) for value in weights))
+
+
+class Study:
+    """All patients left out one by one, for one kind of question."""
+
+    def __init__(self, covid: CovidData, seed: int) -> None:
+        self.covid = covid
+        self.seed = seed
+        self.patients = np.array(covid.patients)
+        self.labels = {name: np.array(covid.column(name)) for name in LABELS}
+        self.pairs = [
+            Pair(None, report, str(row), patient)
+            for row, (report, patient) in enumerate(zip(covid.reports, covid.patients, strict=True))
+        ]
+        text = real_towers.text_backbone()
+        self.image = covid.image_features(real_towers.image_backbone())
+        self.text = covid.text_features(text)
+        self.questions = {
+            kind: text.features([ask(row) for row in covid.rows]) for kind, ask in QUESTIONS.items()
+        }
+        self.agreed = self.asked = 0
+
+    def run(self) -> dict[str, dict[str, list[list[int]]]]:
+        """Top K rows per kind of question, way and query."""
+        rows = len(self.pairs)
+        tops: dict[str, dict[str, list[list[int]]]] = {
+            kind: {way: [[]] * rows for way in (*WAYS, "learned")} for kind in QUESTIONS
+        }
+        terms = {kind: np.zeros((rows, rows, 3), dtype=np.float32) for kind in QUESTIONS}
+        for patient in sorted(set(self.patients)):
+            heads = self.covid.fit_without(
+                {patient}, self.image, self.text, HeadTraining(seed=self.seed)
+            )
+            self._one_patient(patient, heads, tops, terms)
+        for kind in QUESTIONS:
+            self._learned(terms[kind], tops[kind]["learned"])
+        return tops
+
+    def _one_patient(self, patient: str, heads: FittedHeads, tops: dict, terms: dict) -> None:
+        images, texts = unit(heads.image, self.image), unit(heads.text, self.text)
+        dimension = images.shape[1]
+        with PairStore.create(
+            "memory", towers_identity=f"frozen@{patient}", towers_source="", dimension=dimension
+        ) as store:
+            store.upsert(self.pairs, images, texts)
+            for kind, features in self.questions.items():
+                asked = unit(heads.text, features)
+                for row in np.flatnonzero(self.patients == patient):
+                    told = similarity_terms(images[row], asked[row], images, texts)
+                    terms[kind][row] = told
+                    for way, weights in WAYS.items():
+                        found = top_of_store(store, images[row], asked[row], weights, patient)
+                        exact = self._scan(told, weights, row)
+                        self.asked += 1
+                        scores = fuse(told, weights)
+                        self.agreed += np.allclose(scores[found], scores[exact], atol=1e-5)
+                        tops[kind][way][row] = found
+
+    def _scan(self, told: Vectors, weights: FusionWeights, row: int) -> list[int]:
+        scores = np.where(self.patients == self.patients[row], -np.inf, fuse(told, weights))
+        return np.argsort(-scores, kind="stable")[:K].tolist()
+
+    def _learned(self, terms: NDArray[np.float32], tops: list[list[int]]) -> None:
+        finding = self.labels["finding"]
+        positive = torch.from_numpy(finding[:, None] == finding[None, :])
+        other = torch.from_numpy(self.patients[:, None] != self.patients[None, :])
+        self.weights = []
+        for patient in sorted(set(self.patients)):
+            kept = torch.from_numpy(self.patients != patient)
+            part = (torch.from_numpy(terms)[kept], positive[kept], (other & kept[None, :])[kept])
+            weights = learn(*part)
+            self.weights.append(weights.as_array())
+            for row in np.flatnonzero(self.patients == patient):
+                tops[row] = self._scan(terms[row], weights, row)
+
+    def hits(self, tops: list[list[int]], label: str, depth: int) -> NDArray[np.float64]:
+        values = self.labels[label]
+        pairs = enumerate(tops)
+        return np.array([(values[top[:depth]] == values[row]).any() for row, top in pairs], float)
+
+    def chance(self, label: str, depth: int) -> float:
+        values = self.labels[label]
+        told = []
+        for row, patient in enumerate(self.patients):
+            others = values[self.patients != patient]
+            wrong = int((others != values[row]).sum())
+            told.append(1 - comb(wrong, depth) / comb(len(others), depth))
+        return float(np.mean(told))
+
+
+def interval(
+    values: NDArray[np.float64], patients: NDArray[np.str_], seed: int
+) -> tuple[float, float, float]:
+    """Mean over queries with a 95% interval by bootstrap over patients."""
+    names, owner = np.unique(patients, return_inverse=True)
+    sums, counts = np.bincount(owner, values), np.bincount(owner)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (4000, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def show(study: Study, tops: dict[str, dict[str, list[list[int]]]]) -> None:
+    columns = [(label, depth) for label in LABELS for depth in (1, K)]
+    heads = "".join(f"{f'{label}@{depth}':>20}" for label, depth in columns)
+    for kind in QUESTIONS:
+        print(f'\nquestion "{kind}"\n{"":14}{heads}')
+        chances = "".join(f"{study.chance(*column):>20.3f}" for column in columns)
+        print(f"{'chance':14}{chances}")
+        for way, found in tops[kind].items():
+            line = f"{way:14}"
+            for label, depth in columns:
+                values = study.hits(found, label, depth)
+                mean, low, high = interval(values, study.patients, study.seed)
+                line += f"{mean:>7.3f} [{low:.2f}, {high:.2f}]"
+            print(line)
+        for way in ("equal", "learned"):
+            line = f"{way} - i_i".ljust(14)
+            for label, depth in columns:
+                values = study.hits(tops[kind][way], label, depth)
+                values = values - study.hits(tops[kind]["image_image"], label, depth)
+                mean, low, high = interval(values, study.patients, study.seed)
+                line += f"{mean:>+6.3f} [{low:+.2f},{high:+.2f}]"
+            print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=real_towers.covid_folder())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if missing := real_towers.missing_weights():
+        raise SystemExit(missing)
+    if not (options.data / "metadata.csv").is_file():
+        raise SystemExit(f"no covid-cxr data in {options.data}; set MRRAG_COVID_CXR")
+    start = time.perf_counter()
+    study = Study(CovidData.read(options.data), options.seed)
+    ready = time.perf_counter()
+    print("python tests/benchmarks/covid_cxr.py --seed", options.seed)
+    names = len(set(study.patients))
+    print(f"{len(study.patients)} images and notes of {names} patients, each patient left out once")
+    print('q_t: "fixed": ' + fixed_question({}))
+    example = patient_question({"sex": "F", "age": "54"})
+    print(f'     "patient": {example} (age and sex only; never the query\'s own report)')
+    tops = study.run()
+    show(study, tops)
+    weights = np.mean(study.weights, axis=0).round(2)
+    print(f"\nlearned weights, mean (image_text, image_image, text_text), last kind: {weights}")
+    print(f"store and exact scan agree on {study.agreed} of {study.asked} queries")
+    took = time.perf_counter() - ready
+    print(f"features {ready - start:.0f} s; {names} fits, stores and queries {took:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
