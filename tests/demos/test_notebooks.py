@@ -13,13 +13,13 @@ NOTEBOOKS = sorted(DEMOS.glob("*.ipynb"))
 
 
 def printed(notebook) -> list[str]:
-    """Text of every output; standard error holds only what libraries say of the machine."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [
-        output.get("text", output.get("output_type"))
-        for output in outputs
-        if output.get("name") != "stderr"
-    ]
+    """What each cell prints; standard error holds only what libraries say of the machine."""
+    shown = []
+    for cell in notebook.cells:
+        outputs = [item for item in cell.get("outputs", []) if item.get("name") != "stderr"]
+        # A stream may arrive in one piece or in several.
+        shown.append("".join(item.get("text", item["output_type"]) for item in outputs))
+    return shown
 
 
 def numbers_agree(one: str, two: str) -> bool:
@@ -46,6 +46,6 @@ def test_notebook_runs_and_prints_what_is_saved(path):
     fresh = nbformat.read(path, as_version=4)
     NotebookClient(fresh, timeout=300, kernel_name="python3").execute()
     before, after = printed(saved), printed(fresh)
-    assert len(before) == len(after) > 0
+    assert any(before)
     for one, two in zip(before, after, strict=True):
         assert numbers_agree(one, two), f"saved:\n{one}\nnow:\n{two}"
