@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
+from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
+from mrrag_llamaindex.generation.guards import image_tokens, person_readable
 from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.prompt import PromptBuilder
 from mrrag_llamaindex.generation.request import Prompt, PromptRequest
@@ -61,7 +61,7 @@ class LlavaEngine:
         self.tokenizer = loaded.processor.tokenizer
         self.max_new_tokens = max_new_tokens
         self.window = int(self.model.config.text_config.max_position_embeddings)
-        self.image_tokens = _image_tokens(self.model, self.processor)
+        self.image_tokens = image_tokens(self.model, self.processor)
         if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
             raise ModelError(
                 f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
@@ -129,7 +129,7 @@ class LlavaEngine:
         plan, layers = self._plan(prompts, ifa)
         probe = FirstTokenProbe(self._yes, self._no)
         started = time.perf_counter()
-        with _person_readable(), self._lock:
+        with person_readable(), self._lock:
             inputs = self._inputs(prompts, images)
             length = inputs["input_ids"].shape[1]
             output = self._run(inputs, plan, probe, max_new_tokens)
@@ -160,7 +160,7 @@ class LlavaEngine:
         probe = FirstTokenProbe(self._yes, self._no)
 
         def run(streamer: Any, stopping: Any) -> None:
-            with _person_readable(), self._lock:
+            with person_readable(), self._lock:
                 inputs = self._inputs([prompt], [image])
                 self._run(inputs, plan, probe, max_new_tokens, streamer, stopping)
             if plan is not None:
@@ -233,38 +233,3 @@ class LlavaEngine:
                 stopping_criteria=stopping,
             )
         return output
-
-
-def _image_tokens(model: Any, processor: Any) -> int:
-    """Image features per image, checked against the processor (575 is a known fault)."""
-    vision = model.config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    full = model.config.vision_feature_select_strategy == "full"
-    crop = getattr(processor.image_processor, "crop_size", None) or {}
-    side = crop.get("height") if hasattr(crop, "get") else getattr(crop, "height", None)
-    if side is not None and side != vision.image_size:
-        raise ModelError(
-            f"the processor makes images of {side} pixels and the vision tower takes "
-            f"{vision.image_size}; the processor belongs to another model"
-        )
-    return int(patches + full)
-
-
-@contextlib.contextmanager
-def _person_readable() -> Iterator[None]:
-    """Turn what torch and transformers raise into a `ModelError`.
-
-    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex.
-    """
-    try:
-        yield
-    except MRRAGError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            "the device ran out of memory while answering; use fewer documents or a smaller dtype"
-        ) from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ModelError(
-            f"generation failed inside the model ({type(error).__name__}); the cause is chained"
-        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -31,6 +30,13 @@ from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images import load_image
+from mrrag_llamaindex.integration.calls import (
+    Piece,
+    as_messages,
+    chat_response,
+    off_loop,
+    token_limit,
+)
 from mrrag_llamaindex.integration.markers import strip
 from mrrag_llamaindex.integration.resolve import MissingContext, Resolved, resolve
 from mrrag_llamaindex.integration.tickets import TICKETS
@@ -39,9 +45,6 @@ from mrrag_llamaindex.steering.ifa import IFA
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_Piece = tuple[str, str, dict[str, Any]]  # text so far, new text, facts (with the last piece)
-_Pieces = Iterator[_Piece]
 
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
@@ -139,7 +142,7 @@ class MRRAGLLaVA(CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt."""
-        answer = self._answer(_as_messages(prompt), kwargs)
+        answer = self._answer(as_messages(prompt), kwargs)
         return CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
 
     @llm_completion_callback()
@@ -147,7 +150,7 @@ class MRRAGLLaVA(CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answer a prompt piece by piece."""
-        call = self._open(_as_messages(prompt), kwargs)
+        call = self._open(as_messages(prompt), kwargs)
 
         def pieces() -> CompletionResponseGen:
             for text, delta, facts in call:
@@ -159,7 +162,7 @@ class MRRAGLLaVA(CustomLLM):
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last user message."""
         answer = self._answer(messages, kwargs)
-        return _chat_response(answer.text, None, answer_facts(answer))
+        return chat_response(answer.text, None, answer_facts(answer))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -168,7 +171,7 @@ class MRRAGLLaVA(CustomLLM):
 
         def pieces() -> ChatResponseGen:
             for text, delta, facts in call:
-                yield _chat_response(text, delta, facts)
+                yield chat_response(text, delta, facts)
 
         return pieces()
 
@@ -177,7 +180,7 @@ class MRRAGLLaVA(CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Answer a prompt without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, _as_messages(prompt), kwargs)
+        answer = await asyncio.to_thread(self._answer, as_messages(prompt), kwargs)
         return CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
 
     @llm_completion_callback()
@@ -185,10 +188,10 @@ class MRRAGLLaVA(CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
-        call = await asyncio.to_thread(self._open, _as_messages(prompt), kwargs)
+        call = await asyncio.to_thread(self._open, as_messages(prompt), kwargs)
 
         async def pieces() -> CompletionResponseAsyncGen:
-            async for text, delta, facts in _off_loop(call):
+            async for text, delta, facts in off_loop(call):
                 yield CompletionResponse(text=text, delta=delta, additional_kwargs=facts)
 
         return pieces()
@@ -197,7 +200,7 @@ class MRRAGLLaVA(CustomLLM):
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last user message without blocking the event loop."""
         answer = await asyncio.to_thread(self._answer, messages, kwargs)
-        return _chat_response(answer.text, None, answer_facts(answer))
+        return chat_response(answer.text, None, answer_facts(answer))
 
     @llm_chat_callback()
     async def astream_chat(
@@ -207,8 +210,8 @@ class MRRAGLLaVA(CustomLLM):
         call = await asyncio.to_thread(self._open, messages, kwargs)
 
         async def pieces() -> ChatResponseAsyncGen:
-            async for text, delta, facts in _off_loop(call):
-                yield _chat_response(text, delta, facts)
+            async for text, delta, facts in off_loop(call):
+                yield chat_response(text, delta, facts)
 
         return pieces()
 
@@ -218,7 +221,7 @@ class MRRAGLLaVA(CustomLLM):
         return resolve(messages, TICKETS, self.on_missing_context)
 
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
-        limit = _token_limit(kwargs)
+        limit = token_limit(kwargs)
         call = self._resolve(messages)
         if call.kind == "condense" and not self._engine.loaded.profile.conversational:
             return verbatim(call.follow_up)
@@ -226,8 +229,8 @@ class MRRAGLLaVA(CustomLLM):
         (answer,) = self._engine.generate([request], [image], ifa=self.ifa, max_new_tokens=limit)
         return self._record(call, answer)
 
-    def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> _Pieces:
-        limit = _token_limit(kwargs)
+    def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Piece]:
+        limit = token_limit(kwargs)
         call = self._resolve(messages)
         if call.kind == "condense" and not self._engine.loaded.profile.conversational:
             return iter([(call.follow_up, call.follow_up, {})])
@@ -235,7 +238,7 @@ class MRRAGLLaVA(CustomLLM):
         stream = self._engine.stream(request, image, ifa=self.ifa, max_new_tokens=limit)
         return self._pieces(call, stream)
 
-    def _pieces(self, call: Resolved, stream: TokenStream) -> _Pieces:
+    def _pieces(self, call: Resolved, stream: TokenStream) -> Iterator[Piece]:
         text = ""
         try:
             for piece in stream:
@@ -269,35 +272,3 @@ class MRRAGLLaVA(CustomLLM):
         if call.ticket is not None:
             call.ticket.answers.append(answer)
         return answer
-
-
-def _as_messages(prompt: str) -> list[ChatMessage]:
-    return [ChatMessage(role=MessageRole.USER, content=prompt)]
-
-
-def _chat_response(text: str, delta: str | None, facts: dict[str, Any]) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-    return ChatResponse(message=message, delta=delta, additional_kwargs=facts)
-
-
-def _token_limit(kwargs: dict[str, Any]) -> int | None:
-    """Read ``max_new_tokens``; other generation settings are refused rather than ignored."""
-    unknown = sorted(set(kwargs) - {"max_new_tokens"})
-    if unknown:
-        raise ModelError(
-            f"MRRAGLLaVA does not take {unknown[0]!r}: it decodes greedily, so that an answer can "
-            "be reproduced; the one setting per call is max_new_tokens"
-        )
-    return kwargs.get("max_new_tokens")
-
-
-async def _off_loop(pieces: _Pieces) -> AsyncIterator[_Piece]:
-    """Read a blocking iterator in worker threads."""
-    end: Any = object()
-    try:
-        while (piece := await asyncio.to_thread(next, pieces, end)) is not end:
-            yield piece
-    finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
@@ -27,7 +26,9 @@ class HeadTraining:
     hidden : int or None
         Width of a hidden layer; None for linear heads.
     temperature : float
-        tau of InfoNCE.
+        tau of InfoNCE. Higher than for training whole encoders: on a few hundred pairs .07 is so
+        sure of the training pairs that validation is best after one epoch, with heads that have
+        hardly learnt anything.
     learning_rate, weight_decay : float
         Of AdamW.
     dropout : float
@@ -198,7 +199,7 @@ def _train(
         for rows in shuffled.tensor_split(parts):
             optimizer.zero_grad()
             loss = loss_of(rows)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.item())
         heads.eval()
