@@ -34,6 +34,7 @@ class OneLineErrors(TyperGroup):
         """Run the command; the process is ours, so its warnings and loggers may be set."""
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         logging.getLogger("transformers").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -106,7 +107,7 @@ def print_asked(asked: Asked) -> None:
     )
     console.print(f"{'steering':<13}{what}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("source")
+    table.add_column("source", overflow="fold")
     for name in _COLUMNS:
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("read")

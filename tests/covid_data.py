@@ -41,9 +41,12 @@ class CovidData:
     def reports(self) -> list[str]:
         return self.column("clinical_notes")
 
+    def image_path(self, row: int) -> Path:
+        return self.folder / "images" / self.rows[row]["filename"]
+
     def image_features(self, backbone: ImageBackbone, batch: int = 16) -> Tensor:
         """Features, shape (rows, d); images are opened batch by batch."""
-        paths = [self.folder / "images" / name for name in self.column("filename")]
+        paths = [self.image_path(row) for row in range(len(self.rows))]
         parts = [
             backbone.features([load_image(path) for path in paths[start : start + batch]])
             for start in range(0, len(paths), batch)

