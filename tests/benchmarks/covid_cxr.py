@@ -21,7 +21,8 @@ what the heads add to image_image.
 @5 counts a query if any of the five hits shares the label. "bal." is the mean over the label's
 values instead of over queries: more than half of the rows are COVID-19, and always showing such
 a pair is right as often (see "commonest label"). Chance draws among the other patients' pairs at
-random. Intervals are 95%, by bootstrap over patients.
+random. Intervals are 95%, by bootstrap over patients; a draw that lacks a value of the label
+leaves it out of "bal.", which shifts those intervals upwards.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class Study:
         }
         self.weights: dict[str, list[NDArray[np.float64]]] = {}
         self.agreed = self.asked = 0
+        torch.set_num_threads(1)  # what follows is too small to share between threads
 
     def run(self) -> dict[str, dict[str, list[list[int]]]]:
         """Top K rows per kind of question, way and query."""
