@@ -6,7 +6,7 @@ One function stands behind all entry points of `MRRAGLLaVA`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,11 +179,9 @@ def _documents(
         here[segment.ordinal] = _join(here.get(segment.ordinal, ""), segment.text)
     documents = []
     if ticket is not None:
-        shown: Mapping[int, str] = here
-        if refine:
-            shown = {**ticket.shown, **here}
-            shown = {k: _join(ticket.shown.get(k, ""), text) for k, text in shown.items()}
-        ticket.shown.update(shown)
+        for ordinal, text in here.items():
+            ticket.shown[ordinal] = _join(ticket.shown.get(ordinal, ""), text)
+        shown = dict(ticket.shown) if refine else here
         for ordinal in sorted(shown):
             origin = ticket.documents[ordinal]
             documents.append(

@@ -4,7 +4,7 @@
 
 FOLDER stands alone afterwards and serves as ``--towers``:
 
-    mrrag ingest metadata.csv --store STORE --towers FOLDER \\
+    mrrag ingest metadata.csv --images images --store STORE --towers FOLDER \\
         --columns pair_id=filename,image=filename,report=clinical_notes,patient_id=patientid
 
 Encoders: MobileNetV2 (ImageNet) and all-MiniLM-L6-v2, see ``tests/real_towers.py``. They have
