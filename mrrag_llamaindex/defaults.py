@@ -18,6 +18,10 @@ than that dilutes the attention of a 7B model."""
 TEMPERATURE = 0.07
 """InfoNCE temperature tau, the value of CLIP at initialisation."""
 
+HEAD_TEMPERATURE = 0.2
+"""InfoNCE temperature of projection heads on frozen backbones: with a few hundred pairs, CLIP's
+.07 is best after one epoch and overfits from there on (seen on 200 chest images)."""
+
 NEGATIVES = 4
 """Negatives m per training question in D_train: the least confident of the candidates."""
 

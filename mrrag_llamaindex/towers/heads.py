@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
@@ -47,7 +48,7 @@ class HeadTraining:
 
     dimension: int = 128
     hidden: int | None = None
-    temperature: float = 0.2
+    temperature: float = defaults.HEAD_TEMPERATURE
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     dropout: float = 0.5
