@@ -315,14 +315,10 @@ def test_killed_ingest_resumes_and_ends_as_an_uninterrupted_one(tmp_path) -> Non
 
 
 @pytest.mark.real
-def test_every_pair_of_a_real_collection_enters(store, towers) -> None:
-    root = Path(__file__).parents[2]
-    folder = Path(os.environ.get("MRRAG_COVID_CXR") or root.parent / "shared/data/covid-cxr")
-    if not (folder / "metadata.csv").is_file():
-        pytest.skip("no covid-cxr data: set MRRAG_COVID_CXR to its folder")
+def test_every_pair_of_a_real_collection_enters(store, towers, covid_cxr: Path) -> None:
     columns = {"pair_id": "filename", "image": "filename", "report": "clinical_notes",
                "patient_id": "patientid"}  # fmt: skip
-    rows = read_pairs(folder / "metadata.csv", columns, folder / "images")
+    rows = read_pairs(covid_cxr / "metadata.csv", columns, covid_cxr / "images")
     report = ingest_pairs(rows, store, towers)
     assert (report.added, report.skipped) == (200, ())
     stored = store.get(store.pair_ids())
