@@ -11,9 +11,19 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
-from mrrag_llamaindex import defaults
+from mrrag_llamaindex.dicom import is_dicom, read_dicom
 from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.image_checks import (
+    cause,
+    require_complete,
+    require_size,
+    several_frames,
+    too_large,
+    unreadable,
+)
+from mrrag_llamaindex.image_depth import Window, checked_window, to_uint8, value_range
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
@@ -21,12 +31,19 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 _FEED = 1 << 20
 
 
-def load_image(source: ImageSource, *, what: str = "image") -> Image.Image:
+def load_image(
+    source: ImageSource, *, what: str = "image", window: Window | None = None
+) -> Image.Image:
     """Read an image completely and bring it into one form.
 
-    Transparency is composited on black, the background of a film. Modes deeper than 8 bits
-    (``I;16``, ``I``, ``F``) are mapped linearly from their own minimum..maximum to 0..255, because
-    a plain conversion clips everything above 255 to white. EXIF orientation is applied.
+    DICOM files are read through pydicom, see `mrrag_llamaindex.dicom.read_dicom`; everything
+    else through Pillow. Transparency is composited on black, the background of a film. Modes
+    deeper than 8 bits (``I;16``, ``I``, ``F``) are mapped linearly, by default from their own
+    minimum..maximum, to 0..255, because a plain conversion clips everything above 255 to white;
+    a TIFF of that depth in which zero is white is inverted. EXIF orientation is applied.
+
+    Of 16 bits per channel in colour, or in grey with an alpha channel, Pillow keeps the upper 8
+    (``value >> 8``): no window can bring back what it drops.
 
     Parameters
     ----------
@@ -36,6 +53,10 @@ def load_image(source: ImageSource, *, what: str = "image") -> Image.Image:
     what : str
         What the image is, for error messages, for example ``"query image"``. Neither the path
         nor anything else of the source appears in a message.
+    window : tuple of float, optional
+        (low, high): the values that become black and white, linearly between, clipped beyond. In
+        stored values (before the inversion, where zero is white); for 8-bit images, on each
+        channel of the RGB image; for DICOM, in units after the rescale, for example HU.
 
     Returns
     -------
@@ -45,27 +66,35 @@ def load_image(source: ImageSource, *, what: str = "image") -> Image.Image:
     Raises
     ------
     ImageError
-        If the source is missing, empty, not an image, truncated, smaller than
+        If ``window`` is not two finite numbers, low below high. If the source is missing, empty,
+        not an image, truncated, smaller than
         `defaults.MIN_IMAGE_SIDE`, larger than `defaults.MAX_IMAGE_PIXELS` (or than the limit of
-        Pillow itself, where that is lower), or holds several frames. The message begins with
-        ``what``.
+        Pillow itself, where that is lower), or holds several frames. If it is a DICOM file and
+        pydicom is not installed. The message begins with ``what``.
     """
+    window = checked_window(window, what)
     if isinstance(source, Image.Image):
-        return _decode(source, what)
+        return _decode(source, what, window)
     stream = _open_stream(source, what)
     with stream:
         try:
+            if is_dicom(stream):
+                return read_dicom(stream, what=what, window=window)
             image = Image.open(stream)
+        except ImageError:
+            raise
         except Image.DecompressionBombError:
-            raise _too_large(what) from None
+            raise too_large(what) from None
         except UnidentifiedImageError:
-            raise ImageError(f"{what}: {_unidentified(stream)}") from None
+            raise ImageError(
+                f"{what}: this is not an image that can be read (PNG, JPEG, TIFF, DICOM and others)"
+            ) from None
         except Exception as error:
-            raise _unreadable(what, error) from None
+            raise unreadable(what, error) from None
         with image:
             if ImageFile.LOAD_TRUNCATED_IMAGES:
-                _require_complete(stream, image.format, what)
-            return _decode(image, what)
+                require_complete(stream, image.format, what)
+            return _decode(image, what, window)
 
 
 def image_digest(source: ImageSource, *, what: str = "image") -> str:
@@ -94,7 +123,7 @@ def image_digest(source: ImageSource, *, what: str = "image") -> str:
         try:
             pixels = source.tobytes()
         except Exception as error:
-            raise _unreadable(what, error) from None
+            raise unreadable(what, error) from None
         digest.update(f"{source.mode} {source.width}x{source.height} ".encode())
         if source.palette is not None:
             digest.update(bytes(source.palette.palette))
@@ -105,7 +134,7 @@ def image_digest(source: ImageSource, *, what: str = "image") -> str:
             while block := stream.read(_FEED):
                 digest.update(block)
         except OSError as error:
-            raise _unreadable(what, error) from None
+            raise unreadable(what, error) from None
     return digest.hexdigest()
 
 
@@ -113,14 +142,20 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     """Pad an RGB image to a square in the mean colour, centred.
 
     Most processors resize the short edge and crop the centre, which cuts both sides of a wide
-    film. Padding keeps the whole of it.
+    film. Padding keeps the whole of it. Where the difference of the sides is odd, the bottom or
+    right border is the wider by one pixel.
+
+    The colour is ``int(255 * mean)``, truncated, as in LLaVA's ``expand2square``, with which
+    LLaVA-Med was trained, and in transformers' ``LlavaImageProcessor``: (122, 116, 104) for the
+    means of CLIP.
 
     Parameters
     ----------
     image : PIL.Image.Image
         Mode RGB, any size.
     mean : sequence of float
-        Channel means in [0, 1], those of the normalisation that follows: the padding becomes 0.
+        Channel means in [0, 1], those of the normalisation that follows: the padding becomes
+        0, to within one level of 255.
 
     Returns
     -------
@@ -130,7 +165,7 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     if image.width == image.height:
         return image
     side = max(image.size)
-    canvas = Image.new("RGB", (side, side), tuple(round(255 * channel) for channel in mean))
+    canvas = Image.new("RGB", (side, side), tuple(int(255 * channel) for channel in mean))
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
 
@@ -157,38 +192,30 @@ def _open_stream(source: str | os.PathLike[str] | bytes, what: str) -> BinaryIO:
             raise ImageError(f"{what}: the file is empty (0 bytes)")
         return path.open("rb")
     except (OSError, ValueError) as error:
-        raise ImageError(f"{what}: the file cannot be opened ({_cause(error)})") from None
+        raise ImageError(f"{what}: the file cannot be opened ({cause(error)})") from None
 
 
-def _decode(image: Image.Image, what: str) -> Image.Image:
-    width, height = image.size
-    if width * height > defaults.MAX_IMAGE_PIXELS:
-        raise _too_large(what)
-    if min(width, height) < defaults.MIN_IMAGE_SIDE:
-        raise ImageError(
-            f"{what}: {width} x {height} pixels is too small to be a study "
-            f"(at least {defaults.MIN_IMAGE_SIDE} on each side)"
-        )
+def _decode(image: Image.Image, what: str, window: Window | None) -> Image.Image:
+    require_size(*image.size, what)
     try:
         # An MPO is a JPEG whose further frames are previews or the second eye of a camera.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ImageError(
-                f"{what}: the file holds {getattr(image, 'n_frames', 0)} frames; "
-                "choose one and save it as a single image"
-            )
+            raise several_frames(getattr(image, "n_frames", 0), what)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), what)
+        upright = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return _deep_to_rgb(upright, _zero_is_white(image), what, window)
+        rgb = _to_rgb(upright)
+        return rgb if window is None else Image.fromarray(to_uint8(np.asarray(rgb), *window))
     except ImageError:
         raise
     # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, EOFError and others
     # on damaged files; each means the same to the caller.
     except Exception as error:
-        raise _unreadable(what, error) from None
+        raise unreadable(what, error) from None
 
 
-def _to_rgb(image: Image.Image, what: str) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _stretch(image, what).convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
@@ -196,53 +223,16 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
-def _stretch(image: Image.Image, what: str) -> Image.Image:
+def _deep_to_rgb(
+    image: Image.Image, inverted: bool, what: str, window: Window | None
+) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ImageError(f"{what}: some pixel values are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return Image.fromarray(np.round((values - low) * scale).astype(np.uint8), mode="L")
+    full = value_range(values, what)
+    levels = to_uint8(values, *(window or full))
+    return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
 
 
-def _require_complete(stream: BinaryIO, image_format: str | None, what: str) -> None:
-    # ImageFile.LOAD_TRUNCATED_IMAGES, which an application may have set, makes Pillow fill the
-    # missing part with grey. PNG's checksums and JPEG's end marker, which cannot occur inside
-    # the compressed data, tell all the same.
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(0)
-    try:
-        if image_format == "PNG":
-            with Image.open(io.BytesIO(data)) as image:
-                image.verify()
-        elif image_format in ("JPEG", "MPO") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise EOFError
-    except Exception as error:
-        raise _unreadable(what, error) from None
-
-
-def _unidentified(stream: BinaryIO) -> str:
-    stream.seek(128)
-    if stream.read(4) == b"DICM":
-        return "this is a DICOM file; export it as PNG or JPEG first"
-    return "this is not an image that Pillow can read (PNG, JPEG, TIFF and others)"
-
-
-def _too_large(what: str) -> ImageError:
-    return ImageError(
-        f"{what}: it claims more pixels than any radiograph has, which exhausts memory when "
-        f"decoded (limit {defaults.MAX_IMAGE_PIXELS:,}); scale it down first"
-    )
-
-
-def _unreadable(what: str, error: BaseException) -> ImageError:
-    return ImageError(
-        f"{what}: the file is damaged or incomplete and cannot be decoded ({_cause(error)})"
-    )
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+def _zero_is_white(image: Image.Image) -> bool:
+    # Pillow inverts such a TIFF at 8 bits, and hands the values over as they are above that.
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(PHOTOMETRIC_INTERPRETATION) == 0

@@ -8,6 +8,7 @@ import struct
 import traceback
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,46 @@ def film(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(values, mode="RGB")
 
 
-def bomb() -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        tail = struct.pack(">I", zlib.crc32(name + body))
-        return struct.pack(">I", len(body)) + name + body + tail
+def tiff(
+    values: np.ndarray, order: str = "<", zero_is_white: bool = False, packed: bool = False
+) -> bytes:
+    """A TIFF of one strip, with tags that Pillow does not write."""
+    rows, columns = values.shape[:2]
+    samples = 1 if values.ndim == 2 else values.shape[2]
+    bits = values.dtype.itemsize * 8
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    data = zlib.compress(data) if packed else data
+    photometric = 2 if samples == 3 else int(not zero_is_white)
+    sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = [
+        (256, columns), (257, rows), (258, bits), (259, 8 if packed else 1), (262, photometric),
+        (273, None), (277, samples), (278, rows), (279, len(data)), (339, sample_format),
+    ]  # fmt: skip
+    after = 8 + 2 + 12 * len(tags) + 4
+    body = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    for tag, value in tags:
+        if tag == 258 and samples == 3:
+            body += struct.pack(order + "HHII", tag, 3, 3, after)
+        else:
+            body += struct.pack(order + "HHII", tag, 4, 1, after + 8 if value is None else value)
+    return body + struct.pack(order + "I4H", 0, *(bits,) * 4) + data
 
+
+def png16(values: np.ndarray, colour: int) -> bytes:
+    """A PNG of 16 bits per channel in the given colour type, which Pillow does not write."""
+    rows, columns = values.shape[:2]
+    header = struct.pack(">IIBBBBB", columns, rows, 16, colour, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    tail = struct.pack(">I", zlib.crc32(name + body))
+    return struct.pack(">I", len(body)) + name + body + tail
+
+
+def bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
@@ -179,6 +215,78 @@ def test_a_deep_image_of_one_value_is_black_and_one_with_nan_is_refused() -> Non
         load_image(Image.fromarray(values))
 
 
+def deep(dtype: str = "uint16") -> np.ndarray:
+    # 12-bit values: minimum 1000, maximum 4000, 1600 -> 600 / 3000 * 255 = 51
+    values = np.full((16, 16), 1600, dtype=dtype)
+    values[0, :2] = 1000, 4000
+    return values
+
+
+def first_row(data: bytes, count: int, **options: Any) -> list[int]:
+    return np.asarray(load_image(data, **options))[0, :count, 0].tolist()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "deflate"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_deep_tiff_in_which_zero_is_white_is_inverted(dtype: str, packed: bool) -> None:
+    assert first_row(tiff(deep(dtype), packed=packed), 3) == [0, 255, 51]
+    white = tiff(deep(dtype), zero_is_white=True, packed=packed)
+    assert first_row(white, 3) == [255, 0, 204]
+    # The window is one of stored values: 1600 is (1600 - 1000) / 1000 of the way to black.
+    assert first_row(white, 3, window=(1000, 2000)) == [255, 0, 102]
+
+
+def test_a_tiff_of_8_bits_in_which_zero_is_white_is_inverted_once() -> None:
+    values = np.full((16, 16), 50, dtype=np.uint8)
+    assert first_row(tiff(values, zero_is_white=True), 1) == [205]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_deep_tiff_gives_the_same_levels_in_either_byte_order(dtype: str, order: str) -> None:
+    values = deep(dtype)
+    if values.dtype.kind != "u":
+        values -= 2500
+    assert first_row(tiff(values, order), 3) == [0, 255, 51]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_of_deep_colour_the_upper_8_bits_are_kept(order: str) -> None:
+    values = np.tile(np.array([0x1234, 0xFFFF, 0x00FF], dtype=np.uint16), (16, 16, 1))
+    assert load_image(tiff(values, order)).getpixel((3, 3)) == (0x12, 0xFF, 0)
+    assert load_image(png16(values, 2)).getpixel((3, 3)) == (0x12, 0xFF, 0)
+    grey = np.tile(np.array([0x1234, 0xFFFF], dtype=np.uint16), (16, 16, 1))
+    assert load_image(png16(grey, 4)).getpixel((3, 3)) == (0x12, 0x12, 0x12)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_window_maps_deep_pixels_and_clips_beyond(kind: str) -> None:
+    data = encoded(Image.fromarray(deep()), kind)
+    # 1300..2800: 300 / 1500 * 255 = 51
+    assert first_row(data, 3, window=(1300, 2800)) == [0, 255, 51]
+    assert first_row(data, 3, window=(0, 65535)) == [4, 16, 6]
+    flat = encoded(Image.fromarray(np.full((16, 16), 3000, dtype=np.uint16)), kind)
+    assert first_row(flat, 1, window=(0, 5000)) == [153]
+
+
+def test_a_window_maps_each_channel_of_an_8_bit_image() -> None:
+    # 51..102: 68 -> 17 / 51 * 255 = 85
+    colour = Image.new("RGB", (16, 16), (40, 68, 110))
+    assert load_image(encoded(colour), window=(51, 102)).getpixel((3, 3)) == (0, 85, 255)
+    assert load_image(colour, window=(51, 102)).getpixel((3, 3)) == (0, 85, 255)
+    grey = load_image(Image.new("L", (16, 16), 68), window=(51, 102))
+    assert (grey.mode, grey.getpixel((3, 3))) == ("RGB", (85, 85, 85))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [(5, 5), (6, 5), (0, float("nan")), (float("-inf"), 1), (1,), (1, 2, 3), 7, ("a", "b")],
+)
+def test_a_window_that_is_none_is_refused_before_the_image_is_opened(window: Any) -> None:
+    with pytest.raises(ImageError, match=r"^query image: a window is two "):
+        load_image("nowhere.png", what="query image", window=window)
+
+
 def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (40, 20))
     image.paste((250, 250, 250), (0, 0, 20, 20))
@@ -235,6 +343,36 @@ def test_padding_keeps_the_whole_film_in_the_middle_of_a_square() -> None:
     square = pad_to_square(wide, (0.5, 0.25, 0.0))
     assert square.size == (60, 60)
     assert np.array_equal(np.asarray(square)[20:40], np.asarray(wide))
-    assert square.getpixel((0, 0)) == (128, 64, 0)
+    assert square.getpixel((0, 0)) == (127, 63, 0)
     tall = pad_to_square(film(20, 60), (0.0, 0.0, 0.0))
     assert np.array_equal(np.asarray(tall)[:, 20:40], np.asarray(film(20, 60)))
+
+
+def test_padding_has_the_colour_that_llava_pads_with() -> None:
+    # int(255 * mean) of CLIP's means, as in LLaVA's expand2square: 122.77, 116.75, 104.09
+    clip = (0.48145466, 0.4578275, 0.40821073)
+    assert pad_to_square(film(60, 20), clip).getpixel((0, 0)) == (122, 116, 104)
+    assert pad_to_square(film(60, 20), (0.4, 0.4, 0.4)).getpixel((0, 0)) == (102, 102, 102)
+
+
+def test_padding_is_that_of_transformers_for_llava() -> None:
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    processor = LlavaImageProcessorPil(
+        do_pad=True,
+        do_resize=False,
+        do_center_crop=False,
+        do_rescale=False,
+        do_normalize=False,
+    )
+    for size in [(61, 20), (20, 61), (33, 30)]:
+        theirs = processor(images=film(*size), return_tensors="np")["pixel_values"][0]
+        ours = np.asarray(pad_to_square(film(*size), processor.image_mean))
+        assert np.array_equal(ours, np.moveaxis(np.asarray(theirs), 0, -1))
+
+
+def test_an_odd_difference_of_sides_leaves_the_wider_border_at_the_end() -> None:
+    square = np.asarray(pad_to_square(Image.new("RGB", (21, 16), (9, 9, 9)), (0, 0, 0)))
+    assert (square[:2] == 0).all()
+    assert (square[2:18] == 9).all()
+    assert (square[18:] == 0).all()
