@@ -7,13 +7,14 @@ error the progress and the notes. Exit 0 on success, 2 on bad input, with one li
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex import __version__, console, defaults
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.errors import InputError, ModelError
 
 NOTICE = "Research software, not a medical device."
 app = typer.Typer(
@@ -25,6 +26,18 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+VisionTower = Annotated[
+    str,
+    typer.Option(
+        metavar="checkpoint|clip|PATH",
+        help="For the original layout: the checkpoint's own tower, the CLIP that it names, or "
+        "the folder of a CLIP model.",
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read .bin files, which are pickles."),
+]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')
 ]
@@ -94,14 +107,13 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.generation.loading import resolve_device
     from mrrag_llamaindex.integration.ingest import ingest_pairs
     from mrrag_llamaindex.retrieval.pair_table import read_pairs
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
     rows = read_pairs(pairs, _renames(columns), images)
-    encoder = load_towers(towers, device=resolve_device(device))
+    encoder = load_towers(towers, device=device)
     target = PairStore.open_or_create(
         store,
         towers_identity=encoder.identity,
@@ -153,7 +165,6 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
-    from mrrag_llamaindex.generation.loading import resolve_device
     from mrrag_llamaindex.images import load_image
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -164,7 +175,7 @@ def ask(
 
     started = time.perf_counter()
     load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
-    index = MRRAGIndex.from_store(store, device=resolve_device(device))
+    index = MRRAGIndex.from_store(store, device=device)
     if weights is not None:
         index.weights = FusionWeights.load(weights, towers_identity=index.towers.identity)
     llm = MRRAGLLaVA(model=model, device=device, ifa=IFA() if ifa else None)
@@ -183,6 +194,92 @@ def ask(
     else:
         console.print_asked(asked)
         typer.echo(f"\n{NOTICE}")
+
+
+@app.command(epilog="Example: mrrag doctor path/to/llava-med --quantization int4 --documents 6")
+def doctor(
+    model: Annotated[
+        str, typer.Argument(help='"phantom", a folder, or a hub id.')
+    ] = defaults.DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help='"auto" (as stored on a GPU, float32 on a CPU), float32, bfloat16 or float16.'
+        ),
+    ] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help='Spread over devices: "auto", as in transformers.')
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="int8 or int4, of the text model.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=0, help="Documents in a prompt.")] = (
+        defaults.MAX_DOCUMENTS
+    ),
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions at once.")
+    ] = defaults.BATCH_SIZE,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a model can be loaded here, and the memory it needs; load nothing."""
+    from mrrag_llamaindex.generation.doctor import examine
+
+    found = examine(
+        model,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        max_documents=documents,
+        batch_size=batch_size,
+    )
+    if as_json:
+        console.print_json(found.as_dict())
+    else:
+        console.print_diagnosis(found)
+    if not found.loadable:
+        raise ModelError(found.verdict)
+    if not as_json:
+        typer.echo(found.verdict)
+
+
+@app.command(epilog="Example: mrrag convert llava-med-v1.5-mistral-7b llava-med-hf")
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder in LLaVA's original layout.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="Folder to write; must not hold anything.")
+    ],
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: as stored."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
+    from mrrag_llamaindex.generation.convert import convert_checkpoint
+
+    with console.byte_bar("weights") as advance:
+        made = convert_checkpoint(
+            source,
+            target,
+            vision_tower=vision_tower,
+            allow_pickle=allow_pickle,
+            dtype=dtype,
+            progress=advance,
+        )
+    if as_json:
+        console.print_json(asdict(made) | {"folder": str(made.folder)})
+    else:
+        console.print_converted(made)
 
 
 def _renames(columns: str) -> dict[str, str]:

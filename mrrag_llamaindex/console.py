@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from typer.core import TyperGroup
 
 from mrrag_llamaindex.errors import MRRAGError
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.convert import ConvertedCheckpoint
+    from mrrag_llamaindex.generation.diagnosis import Diagnosis
     from mrrag_llamaindex.integration.ask import Asked
     from mrrag_llamaindex.integration.ingest import IngestReport
     from mrrag_llamaindex.phantom.demo import DemoResult
@@ -63,6 +72,15 @@ def progress_bar(what: str) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show bytes on standard error; yields a function that takes bytes done and in all."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_json(value: Any) -> None:
@@ -125,6 +143,58 @@ def print_demo(result: DemoResult) -> None:
     _print_answer(console, "without IFA", result.unsteered)
     console.print(f"{'picture':<13}{result.picture or result.no_picture}", markup=False)
     console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Print what a model is, what it needs and what this machine has; the verdict comes last."""
+    from mrrag_llamaindex.generation.verdict import gigabytes
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<13}{text}", markup=False, soft_wrap=True)
+
+    console = Console(highlight=False)
+    kinds = f"{found.model_class}, {found.layout} layout, {found.stored_dtype}"
+    line("model", f"{found.model} ({kinds}, {gigabytes(found.stored_bytes)})")
+    parts = (f"{n} {count / 1e6:,.1f} M" for n, count in found.parameters.items() if count)
+    line("parameters", ", ".join(parts))
+    heads = f"{found.heads} heads ({found.key_value_heads} of keys)"
+    line("text model", f"{found.layers} layers, {heads}, window {found.window} tokens")
+    image = f"{found.image_tokens} image tokens, " if found.image_tokens else ""
+    reports = f"{found.documents} reports of about 100 tokens"
+    line(
+        "prompt",
+        f"about {found.prompt_tokens} tokens ({image}{reports}), {found.batch_size} at once",
+    )
+    for check in found.checks:
+        mark = {"ok": "ok", "note": "note", "problem": "PROBLEM"}[check.state]
+        line("", f"{mark:<8}{check.what}: {check.text}")
+    versions = (f"{name} {version or '-'}" for name, version in found.packages.items())
+    line("packages", ", ".join(versions))
+    copy = "; a converted copy takes as much as the model" if found.layout == "original" else ""
+    line("disk", f"{gigabytes(found.disk_free)} free beside the model{copy}")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("device", overflow="fold")
+    for name in ("weights", "cache", "working", "needs", "free", "of"):
+        table.add_column(name, justify="right")
+    table.add_column("loaded in", no_wrap=True)
+    table.add_column("fits")
+    for device in found.devices:
+        need = device.need
+        sizes = (need.weights, need.cache, need.working, need.total, device.free, device.total)
+        cells = map(gigabytes, sizes)
+        table.add_row(device.device, *cells, device.dtype, "yes" if device.fits else "no")
+    console.print(table)
+    line("", "cache: of all prompts with their answers; working: an estimate for their prefill")
+
+
+def print_converted(made: ConvertedCheckpoint) -> None:
+    """Print what a conversion wrote, and its notes."""
+    print(
+        f"{made.folder}: {made.tensors} tensors in {len(made.files)} files, "
+        f"{made.nbytes / 1e9:.2f} GB; vision tower: {made.vision_source}"
+    )
+    for note in made.notes:
+        print(f"  note: {note}")
 
 
 def _print_answer(console: Console, name: str, asked: Asked) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mrrag_llamaindex.errors import MRRAGError
@@ -12,7 +14,9 @@ SECONDS = 5.0
 _FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
-def find_folder(source: str, *, what: str, ways_on: str, error: type[MRRAGError]) -> Path:
+def find_folder(
+    source: str, *, what: str, ways_on: str, error: type[MRRAGError], weights: bool = True
+) -> Path:
     """Local folder of ``source``, which is a folder or a hub id.
 
     A hub id is looked for in the local cache first; only if it is not there is the hub asked.
@@ -26,6 +30,8 @@ def find_folder(source: str, *, what: str, ways_on: str, error: type[MRRAGError]
         What else can be done, for the message.
     error : type
         Class of the error raised.
+    weights : bool
+        False: only the small files are fetched (configuration, tokenizer, list of tensors).
 
     Raises
     ------
@@ -40,7 +46,30 @@ def find_folder(source: str, *, what: str, ways_on: str, error: type[MRRAGError]
     looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1
     if looks_local or "\\" in source:
         raise error(f"{what} {source!r}: there is no such folder; {ways_on}")
-    return _cached(source, what, ways_on, error) or _downloaded(source, what, ways_on, error)
+    return _cached(source, what, ways_on, error) or _downloaded(
+        source, what, ways_on, error, weights
+    )
+
+
+def weight_sizes(
+    hub_id: str, *, what: str, ways_on: str, error: type[MRRAGError]
+) -> dict[str, int]:
+    """Ask the hub for the bytes of the weight files that `find_folder` would download.
+
+    Raises
+    ------
+    MRRAGError
+        Of class ``error``, if the hub does not tell.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        told = HfApi().model_info(hub_id, timeout=SECONDS, files_metadata=True)
+    except Exception as cause:  # as in `_downloaded`
+        raise _not_provided(hub_id, what, ways_on, error, cause) from cause
+    sizes = {file.rfilename: int(file.size or 0) for file in told.siblings or []}
+    pattern = _weight_pattern(list(sizes))
+    return {name: size for name, size in sizes.items() if fnmatch(name, pattern)}
 
 
 def _cached(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Path | None:
@@ -59,18 +88,30 @@ def _cached(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Pa
     return folder if weights and known else None
 
 
-def _downloaded(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Path:
+def _downloaded(
+    hub_id: str, what: str, ways_on: str, error: type[MRRAGError], weights: bool
+) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         told = HfApi().model_info(hub_id, timeout=SECONDS)
         names = [file.rfilename for file in told.siblings or []]
-        safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
-        weights = "*.safetensors" if safe else "*.bin"
-        return Path(snapshot_download(hub_id, allow_patterns=[*_FILES, weights]))
+        patterns = [*_FILES, _weight_pattern(names)] if weights else _FILES
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     # The hub's client raises errors of whichever HTTP library its version uses.
     except Exception as cause:
-        raise error(
-            f"{what} {hub_id!r}: not a local folder, not in the local cache, and the hub did not "
-            f"provide it ({type(cause).__name__}); {ways_on}"
-        ) from cause
+        raise _not_provided(hub_id, what, ways_on, error, cause) from cause
+
+
+def _weight_pattern(names: Sequence[str]) -> str:
+    safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
+    return "*.safetensors" if safe else "*.bin"
+
+
+def _not_provided(
+    hub_id: str, what: str, ways_on: str, error: type[MRRAGError], cause: Exception
+) -> MRRAGError:
+    return error(
+        f"{what} {hub_id!r}: not a local folder, not in the local cache, and the hub did not "
+        f"provide it ({type(cause).__name__}); {ways_on}"
+    )

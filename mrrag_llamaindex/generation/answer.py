@@ -51,6 +51,8 @@ class Answer:
     dropped : tuple of str
         Documents that were offered and did not fit.
     steering : SteeringOutcome
+    image_read : bool
+        Whether the query image was in the prompt; a text-only model never reads it.
     prompt_tokens : int
     unknown_tokens : int
         Words of the prompt's data that the model's vocabulary does not hold.
@@ -65,6 +67,7 @@ class Answer:
     relevance: Mapping[str, float]
     dropped: tuple[str, ...]
     steering: SteeringOutcome
+    image_read: bool
     prompt_tokens: int
     unknown_tokens: int
     seconds: float
@@ -87,6 +90,7 @@ class Answer:
             relevance={document.document_id: document.relevance for document in prompt.documents},
             dropped=tuple(document.document_id for document in prompt.dropped),
             steering=steering,
+            image_read=prompt.image_span is not None,
             prompt_tokens=len(prompt.input_ids),
             unknown_tokens=prompt.unknown_tokens,
             seconds=seconds,

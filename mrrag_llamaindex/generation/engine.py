@@ -1,29 +1,32 @@
-"""Generate answers with a LLaVA model: batches, streams, steering, first-token confidence."""
+"""Generate answers: batches, shared prefixes, streams, steering, first-token confidence."""
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
+from mrrag_llamaindex.generation.batching import make_batches
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
-from mrrag_llamaindex.generation.guards import image_tokens, person_readable
+from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.loading import LoadedModel
+from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt import PromptBuilder
+from mrrag_llamaindex.generation.query_images import QueryImage
 from mrrag_llamaindex.generation.request import Prompt, PromptRequest
+from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.images import pad_to_square
+from mrrag_llamaindex.steering.checks import sliding_window
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
+_USUAL_SIDE = 1024  # pixels
 
 
 class LlavaEngine:
@@ -41,11 +44,15 @@ class LlavaEngine:
         Most documents in one prompt.
     max_new_tokens : int
         Longest answer, in tokens; reserved in the model's window.
+    batch_size : int
+        Most questions that are answered at once.
+    prefix_cache : int
+        Prefixes (image and documents) whose keys and values are kept for further questions.
 
     Raises
     ------
     ModelError
-        If the processor and the model disagree on the number of image tokens.
+        If image and answer leave no room for text in the model's window.
     """
 
     def __init__(
@@ -54,14 +61,24 @@ class LlavaEngine:
         *,
         max_documents: int = defaults.MAX_DOCUMENTS,
         max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+        batch_size: int = defaults.BATCH_SIZE,
+        prefix_cache: int = defaults.PREFIX_CACHE,
     ) -> None:
         self.loaded = loaded
         self.model = loaded.model
-        self.processor = loaded.processor
-        self.tokenizer = loaded.processor.tokenizer
+        self.tokenizer = loaded.tokenizer
         self.max_new_tokens = max_new_tokens
-        self.window = int(self.model.config.text_config.max_position_embeddings)
-        self.image_tokens = image_tokens(self.model, self.processor)
+        self.batch_size = batch_size
+        self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
+        text = self.model.config.get_text_config(decoder=True)
+        self.window = int(text.max_position_embeddings)
+        self.layers = int(text.num_hidden_layers)
+        # A sliding window counts padding, which stands behind a shared prefix.
+        self.sliding_window = sliding_window(text)
+        self.shares_prefix = loaded.family.shares_prefix and self.sliding_window is None
+        # Some models cut an image into more tokens the larger it is; prompts count the true ones.
+        usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
+        self.image_tokens = usual.tokens if usual else 0
         if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
             raise ModelError(
                 f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
@@ -70,14 +87,12 @@ class LlavaEngine:
         self.prompts = PromptBuilder(
             self.tokenizer,
             loaded.profile.template,
-            image_token=self.processor.image_token,
-            image_tokens=self.image_tokens,
+            image_token=loaded.images.image_token if loaded.images else None,
             max_tokens=self.window - max_new_tokens,
             max_documents=max_documents,
         )
         self._yes = spellings(self.tokenizer, "yes")
         self._no = spellings(self.tokenizer, "no")
-        self._lock = threading.Lock()
 
     def layers_for(self, ifa: IFA) -> tuple[int, ...]:
         """Return the layers that ``ifa`` steers in this model.
@@ -96,10 +111,11 @@ class LlavaEngine:
                     stacklevel=2,
                 )
             return self.loaded.critical_layers
-        count = self.model.config.text_config.num_hidden_layers
-        beyond = [layer for layer in ifa.layers if layer >= count]
+        beyond = [layer for layer in ifa.layers if layer >= self.layers]
         if beyond:
-            raise SteeringError(f"IFA names layer {beyond[0]}, and the model has {count} layers")
+            raise SteeringError(
+                f"IFA names layer {beyond[0]}, and the model has {self.layers} layers"
+            )
         return ifa.layers
 
     def generate(
@@ -110,7 +126,10 @@ class LlavaEngine:
         ifa: IFA | None = None,
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
-        """Answer a batch of requests, greedily; each row is steered by its own plan.
+        """Answer any number of requests, greedily; each is steered by its own plan.
+
+        They run in batches: requests on one image and the same documents share the work up to
+        the question, others run with requests of about their length.
 
         Parameters
         ----------
@@ -121,26 +140,42 @@ class LlavaEngine:
             None: plain attention.
         max_new_tokens : int, optional
 
+        Returns
+        -------
+        list of Answer
+            In the order of the requests.
+
         Raises
         ------
-        PromptError, SteeringError, ModelError
+        InputError, PromptError, SteeringError, ModelError
         """
-        prompts = [self.prompts.build(request) for request in requests]
-        plan, layers = self._plan(prompts, ifa)
-        probe = FirstTokenProbe(self._yes, self._no)
-        started = time.perf_counter()
-        with person_readable(), self._lock:
-            inputs = self._inputs(prompts, images)
-            length = inputs["input_ids"].shape[1]
-            output = self._run(inputs, plan, probe, max_new_tokens)
-        if plan is not None:
-            plan.require_applied()
-        seconds = time.perf_counter() - started
-        texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-        return [
-            Answer.of(prompt, text, probe.row(row), steering_outcome(prompt, ifa, layers), seconds)
-            for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
-        ]
+        if len(requests) != len(images):
+            raise InputError(f"{len(requests)} requests and {len(images)} images")
+        with person_readable():
+            seen = {id(image): self.read_image(image) for image in images if image is not None}
+        read = [None if image is None else seen[id(image)] for image in images]
+        prompts = [self.prompt(*pair) for pair in zip(requests, read, strict=True)]
+        answers: dict[int, Answer] = {}
+        batches = make_batches(
+            prompts,
+            [image.digest if image else None for image in read],
+            batch_size=self.batch_size,
+            shares_prefix=self.shares_prefix,
+        )
+        for batch in batches:
+            rows = [prompts[row] for row in batch.rows]
+            plan, layers = self.plan(rows, ifa, batch.shared)
+            probe = FirstTokenProbe(self._yes, self._no)
+            started = time.perf_counter()
+            shown = [read[row] for row in batch.rows]
+            limit = max_new_tokens or self.max_new_tokens
+            tokens = self.runner.run(batch, rows, shown, plan, probe, limit)
+            seconds = time.perf_counter() - started
+            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for index, (row, prompt, text) in enumerate(zip(batch.rows, rows, texts, strict=True)):
+                outcome = steering_outcome(prompt, ifa, layers)
+                answers[row] = Answer.of(prompt, text, probe.row(index), outcome, seconds)
+        return [answers[row] for row in range(len(requests))]
 
     def stream(
         self,
@@ -155,16 +190,21 @@ class LlavaEngine:
         The prompt is built now, so that its errors are raised here; generation starts with the
         first read, and stops when the stream is closed.
         """
-        prompt = self.prompts.build(request)
-        plan, layers = self._plan([prompt], ifa)
+        with person_readable():
+            read = None if image is None else self.read_image(image)
+        prompt = self.prompt(request, read)
+        (batch,) = make_batches(
+            [prompt],
+            [read.digest if read else None],
+            batch_size=1,
+            shares_prefix=self.shares_prefix,
+        )
+        plan, layers = self.plan([prompt], ifa, batch.shared)
         probe = FirstTokenProbe(self._yes, self._no)
 
         def run(streamer: Any, stopping: Any) -> None:
-            with person_readable(), self._lock:
-                inputs = self._inputs([prompt], [image])
-                self._run(inputs, plan, probe, max_new_tokens, streamer, stopping)
-            if plan is not None:
-                plan.require_applied()
+            limit = max_new_tokens or self.max_new_tokens
+            self.runner.run(batch, [prompt], [read], plan, probe, limit, streamer, stopping)
 
         def finish(text: str, seconds: float) -> Answer:
             outcome = steering_outcome(prompt, ifa, layers)
@@ -172,14 +212,39 @@ class LlavaEngine:
 
         return TokenStream(self.tokenizer, run, finish)
 
-    def _plan(
-        self, prompts: Sequence[Prompt], ifa: IFA | None
+    def read_image(self, image: Image.Image) -> QueryImage | None:
+        """Prepare an RGB image for this model; None if it reads text only."""
+        return self.loaded.images.read(image) if self.loaded.images else None
+
+    def prompt(self, request: PromptRequest, image: QueryImage | None) -> Prompt:
+        """Build the prompt of a request; see `PromptBuilder.build`."""
+        return self.prompts.build(request, image.text if image else "")
+
+    def plan(
+        self, prompts: Sequence[Prompt], ifa: IFA | None, shared: int = 0
     ) -> tuple[SteeringPlan | None, tuple[int, ...]]:
+        """Lay the steering of several prompts over one batch.
+
+        Parameters
+        ----------
+        prompts : sequence of Prompt
+        ifa : IFA or None
+        shared : int
+            Tokens at the start that the prompts have in common and that stay unpadded.
+
+        Returns
+        -------
+        plan : SteeringPlan or None
+            None if there is nothing to steer.
+        layers : tuple of int
+            The layers that were meant.
+        """
         if ifa is None:
             return None, ()
         if not any(document.relevance for prompt in prompts for document in prompt.documents):
             return None, ()
         layers = self.layers_for(ifa)
+        self._check_reach(prompts, layers)
         plan = SteeringPlan.build(
             [
                 PromptSpans(prompt.document_spans, prompt.question_span, len(prompt.input_ids))
@@ -190,46 +255,27 @@ class LlavaEngine:
             layers,
             max(len(prompt.input_ids) for prompt in prompts),
             self.model.device,
+            shared_prefix=shared,
         )
         return (plan if plan.is_active else None), layers
 
-    def _inputs(
-        self, prompts: Sequence[Prompt], images: Sequence[Image.Image | None]
-    ) -> dict[str, Any]:
-        length = max(len(prompt.input_ids) for prompt in prompts)
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.full((len(prompts), length), pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
-            mask[row, length - len(prompt.input_ids) :] = 1
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        mean = self.processor.image_processor.image_mean
-        shown = [pad_to_square(image, mean) for image in images if image is not None]
-        if shown:
-            pixels = self.processor.image_processor(images=shown, return_tensors="pt")
-            inputs["pixel_values"] = pixels["pixel_values"].to(self.model.dtype)
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-
-    def _run(
-        self,
-        inputs: dict[str, Any],
-        plan: SteeringPlan | None,
-        probe: FirstTokenProbe,
-        max_new_tokens: int | None,
-        streamer: Any = None,
-        stopping: Any = None,
-    ) -> torch.Tensor:
-        with torch.inference_mode():
-            output: torch.Tensor = self.model.generate(
-                **inputs,
-                steering=plan,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=max_new_tokens or self.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=[probe],
-                streamer=streamer,
-                stopping_criteria=stopping,
+    def _check_reach(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> None:
+        """Say so where a sliding window keeps the question from seeing the documents."""
+        window = self.sliding_window
+        if window is None:
+            return
+        text = self.model.config.get_text_config(decoder=True)
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * self.layers
+        blind = [layer for layer in layers if kinds[layer] != "full_attention"]
+        far = [
+            prompt.document_spans[0][0] + window <= prompt.question_span[1]
+            for prompt in prompts
+            if prompt.documents
+        ]
+        if blind and any(far):
+            warnings.warn(
+                f"layers {blind} look back {window} tokens, and some documents stand farther from "
+                "the question: steering does not reach those there; name other layers with "
+                "IFA(layers=...)",
+                stacklevel=3,
             )
-        return output

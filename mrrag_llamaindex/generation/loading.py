@@ -1,24 +1,38 @@
-"""Find and load a generator: the phantom, a local folder, or a hub id."""
+"""Load a generator so that it can be steered."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.profile import ModelProfile, middle_third
-from mrrag_llamaindex.hub import find_folder
-
-WAYS_ON = (
-    'give a local folder, MRRAGLLaVA(model="path/to/folder"), or use the small synthetic model '
-    f'that is shipped, MRRAGLLaVA(model="{defaults.PHANTOM}")'
+from mrrag_llamaindex.devices import resolve_device
+from mrrag_llamaindex.errors import ModelError, MRRAGError
+from mrrag_llamaindex.generation.chat_template import layout_of
+from mrrag_llamaindex.generation.checkpoint import WAYS_ON, Checkpoint
+from mrrag_llamaindex.generation.families import ModelFamily
+from mrrag_llamaindex.generation.profile import (
+    PROFILE_FILE,
+    ModelProfile,
+    PromptTemplate,
+    middle_third,
 )
-STEERABLE_TYPES = ("llava",)
+from mrrag_llamaindex.generation.quantization import (
+    check_name,
+    check_quantized,
+    quantization_config,
+)
+from mrrag_llamaindex.generation.query_images import (
+    FixedReader,
+    GridReader,
+    ImageReader,
+    TiledReader,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,10 @@ class LoadedModel:
     ----------
     model : PreTrainedModel
         In evaluation mode, on its device, with steering's attention registered.
-    processor : ProcessorMixin
+    tokenizer : PreTrainedTokenizerFast
+    images : ImageReader or None
+        None for a text-only model.
+    family : ModelFamily
     profile : ModelProfile
     critical_layers : tuple of int
         The profile's, else the middle third.
@@ -39,46 +56,13 @@ class LoadedModel:
     """
 
     model: Any
-    processor: Any
+    tokenizer: Any
+    images: ImageReader | None
+    family: ModelFamily
     profile: ModelProfile
     critical_layers: tuple[int, ...]
     layers_are_known: bool
     source: str
-
-
-def resolve_device(device: str) -> str:
-    """Turn ``"auto"`` into CUDA where present, else CPU; check any other choice.
-
-    Raises
-    ------
-    ModelError
-        If the named device is not on this machine. There is no fallback to another one.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"device {device!r} is not available here; name another one, for example "
-            'device="cpu", or device="auto"'
-        ) from error
-    return device
-
-
-def model_folder(model: str) -> Path:
-    """Local folder of ``model``, downloading a hub id if it is not in the cache.
-
-    Raises
-    ------
-    ModelError
-        If there is no such folder and the hub cannot provide it.
-    """
-    if model == defaults.PHANTOM:
-        return defaults.PHANTOM_FOLDER / "llava"
-    return find_folder(model, what="model", ways_on=WAYS_ON, error=ModelError)
 
 
 def load_model(
@@ -87,86 +71,214 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "rows",
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
+    vision_tower: str = "checkpoint",
+    allow_pickle: bool = False,
 ) -> LoadedModel:
-    """Load a LLaVA checkpoint so that it can be steered.
+    """Load a checkpoint so that it can be steered.
 
     Parameters
     ----------
     model : str
-        ``"phantom"``, a folder, or a hub id.
+        ``"phantom"``, a folder, or a hub id. LLaVA-Med's original layout is converted while it
+        is read.
     device : str
-        A torch device, or ``"auto"``.
+        A torch device, or ``"auto"``: CUDA where present, else CPU.
     dtype : str
         ``"auto"`` (the checkpoint's on CUDA, float32 on a CPU), ``"float32"``, ``"bfloat16"`` or
         ``"float16"``.
-    backend : {"rows", "eager"}
+    backend : {"rows", "eager", "flex"}
         Steering backend, see `mrrag_llamaindex.steering`.
+    device_map : str or mapping, optional
+        Spread the model over devices, as in transformers; takes the place of ``device``.
+    quantization : {"int8", "int4"}, optional
+        Weights of the text model in 8 or 4 bits, see `mrrag_llamaindex.generation.quantization`.
+    vision_tower : str
+        For the original layout: ``"checkpoint"``, ``"clip"`` or the folder of a CLIP model.
+    allow_pickle : bool
+        For the original layout: read ``.bin`` files, which are pickles.
 
     Raises
     ------
     ModelError
-        If it cannot be found, read, or steered.
+        If it cannot be found or read, if a tensor is missing, unexpected or wrongly shaped, or
+        if what was asked for is not available here.
+    SteeringError
+        If its attention cannot be steered.
     """
-    folder = model_folder(model)
-    _check_type(folder, model)
-    device = resolve_device(device)
+    from mrrag_llamaindex.steering.availability import require_backend
 
-    import torch
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-
-    from mrrag_llamaindex.steering.attention import register
-    from mrrag_llamaindex.steering.carrier import attention_implementation, steerable_class
-
-    register()
-    chosen: Any = dtype
-    if dtype == "auto" and device == "cpu":
-        chosen = torch.float32
-    try:
-        auto: Any = AutoProcessor  # without annotations in the library
-        processor = auto.from_pretrained(folder)
-        with _no_bar() if model == defaults.PHANTOM else nullcontext():
-            network, told = steerable_class(LlavaForConditionalGeneration).from_pretrained(
-                folder,
-                dtype=chosen,
-                attn_implementation=attention_implementation(
-                    LlavaForConditionalGeneration, backend
-                ),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported by name below
-            )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
-        ) from error
-    _check_complete(told, model)
-    network = network.to(device).eval()
-    profile = ModelProfile.load(folder)
-    layers = network.config.text_config.num_hidden_layers
-    known = profile.critical_layers is not None
-    critical = profile.critical_layers if profile.critical_layers else middle_third(layers)
+    check_name(quantization)
+    checkpoint = Checkpoint.find(model)
+    place = resolve_device(device if device_map is None else "auto", ModelError)
+    require_backend(backend, place.partition(":")[0])
+    loaded_in = load_dtype(dtype, checkpoint, place)
+    network, tokenizer, processor = _load(
+        checkpoint,
+        backend,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        dtype=loaded_in,
+        device_map={"": place} if device_map is None else device_map,
+        quantization_config=quantization_config(
+            quantization, place if device_map is None else None, loaded_in
+        ),
+    )
+    check_quantized(network, quantization)
+    reader = reader_for(checkpoint.family, processor)
+    profile, known = profile_for(checkpoint, tokenizer, processor, reader)
+    text = network.config.get_text_config(decoder=True)
+    layers = text.num_hidden_layers
+    kinds = getattr(text, "layer_types", None) or ()
+    sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
+    critical = profile.critical_layers or middle_third(layers, sliding)
     if max(critical) >= layers:
         raise ModelError(
             f"the profile of model {model!r} names layer {max(critical)}, and the model has "
             f"{layers} layers: the profile belongs to another model"
         )
-    return LoadedModel(network, processor, profile, critical, known, model)
+    return LoadedModel(
+        network,
+        tokenizer,
+        reader,
+        checkpoint.family,
+        profile,
+        critical,
+        known,
+        model,
+    )
+
+
+def _load(
+    checkpoint: Checkpoint, backend: str, *, vision_tower: str, allow_pickle: bool, **how: Any
+) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and processor (None for a text-only model)."""
+    import transformers
+
+    from mrrag_llamaindex.generation.processors import load_processor
+    from mrrag_llamaindex.steering.attention import register
+    from mrrag_llamaindex.steering.carrier import attention_implementation, steerable_class
+    from mrrag_llamaindex.steering.support import check_steerable
+
+    register()
+    base = getattr(transformers, checkpoint.family.model_class)
+    how["attn_implementation"] = attention_implementation(base, backend)
+    notes: tuple[str, ...] = ()
+    with readable(checkpoint.source), _quiet(checkpoint.source):
+        if checkpoint.original:
+            from mrrag_llamaindex.generation.original import open_original
+
+            opened = open_original(
+                checkpoint.folder, vision_tower=vision_tower, allow_pickle=allow_pickle
+            )
+            notes, processor, tokenizer = opened.notes, opened.processor, opened.processor.tokenizer
+            how["config"], how["state_dict"] = opened.config, dict(opened.tensors)
+        else:
+            tokenizer, processor, notes = load_processor(checkpoint)
+            # Weights in pickles could run code of their author.
+            how["use_safetensors"] = None if allow_pickle else True
+        network, told = steerable_class(base).from_pretrained(
+            None if checkpoint.original else checkpoint.folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by name below
+            **how,
+        )
+    check_complete(told, checkpoint.source)
+    check_steerable(network)
+    if checkpoint.original:
+        network.generation_config = opened.generation_config
+    for note in notes:
+        logger.warning("model %r: %s", checkpoint.source, note)
+    return network.eval(), tokenizer, processor
+
+
+def load_dtype(dtype: str, checkpoint: Checkpoint, device: str) -> Any:
+    """Choose the torch dtype to load weights in: ``"auto"`` is float32 on a CPU, else as stored.
+
+    Raises
+    ------
+    ModelError
+        If torch has no such floating type.
+    """
+    import torch
+
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else checkpoint.dtype
+    chosen = getattr(torch, dtype, None)
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+    return chosen
+
+
+def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
+    """Choose how images are prepared for a family; None for a text-only model."""
+    if processor is None:
+        return None
+    if family.model_type == "qwen2_5_vl":
+        return GridReader(processor)
+    if family.model_type == "llava_next":
+        return TiledReader(processor)
+    return FixedReader(processor, pads=family.pads_images)
+
+
+def profile_for(
+    checkpoint: Checkpoint, tokenizer: Any, processor: Any, reader: ImageReader | None
+) -> tuple[ModelProfile, bool]:
+    """Read the folder's profile; else take the layout of its chat template, else its family's."""
+    profile = ModelProfile.load(checkpoint.folder)
+    known = profile.critical_layers is not None
+    if (checkpoint.folder / PROFILE_FILE).is_file():
+        return profile, known
+    family, source = checkpoint.family, checkpoint.source
+    chat = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if chat:
+        template = layout_of(
+            chat,
+            tokenizer,
+            family.template or PromptTemplate(),
+            image_marker=None if reader is None else reader.marker,
+            source=source,
+        )
+    elif family.template is not None:
+        template = family.template
+    else:
+        raise ModelError(
+            f"model {source!r} brings no chat template, and none is known for its text model; put "
+            f"its chat_template.jinja, or a {PROFILE_FILE}, into the model folder"
+        )
+    return replace(profile, template=template), known
 
 
 @contextmanager
-def _no_bar() -> Iterator[None]:
-    """Show no progress bar for a load that takes a tenth of a second."""
-    from transformers.utils import logging
+def readable(model: str) -> Iterator[None]:
+    """Turn what transformers raises while it loads into a `ModelError`."""
+    try:
+        yield
+    except MRRAGError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
+        ) from error
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+
+@contextmanager
+def _quiet(model: str) -> Iterator[None]:
+    """Show no progress bar for the phantom, whose load takes a tenth of a second."""
+    from transformers.utils import logging as library
+
+    if model != defaults.PHANTOM or not library.is_progress_bar_enabled():
+        yield
+        return
+    library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        library.enable_progress_bar()
 
 
-def _check_complete(told: Any, model: str) -> None:
+def check_complete(told: Any, model: str) -> None:
     """Refuse weights with gaps: transformers fills them with random numbers and goes on."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         names = sorted(str(name) for name in told.get(kind, ()))
@@ -175,23 +287,3 @@ def _check_complete(told: Any, model: str) -> None:
                 f"the weights of model {model!r} do not fit its configuration: "
                 f"{kind.replace('_', ' ')}, {len(names)} in all, {names[0]} first"
             )
-
-
-def _check_type(folder: Path, model: str) -> None:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelError(f"{model!r} holds no config.json, so it is not a model; {WAYS_ON}")
-    try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"config.json of model {model!r} is not valid JSON; {WAYS_ON}") from error
-    if model_type == "llava_mistral":
-        raise ModelError(
-            f"model {model!r} is in LLaVA-Med's original layout (llava_mistral), which "
-            "transformers does not read; use a copy converted to the Hugging Face layout (llava)"
-        )
-    if model_type not in STEERABLE_TYPES:
-        raise ModelError(
-            f"model {model!r} is of type {model_type!r}, which cannot be steered; supported: "
-            f"{', '.join(STEERABLE_TYPES)}"
-        )

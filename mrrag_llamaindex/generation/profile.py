@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class PromptTemplate:
         Uses ``{question}``.
     closing : str
         End of the user turn, after which the model answers.
+    answer_opening : str
+        Written between `closing` and the answer of an earlier turn; the model writes it itself.
     turn_end : str
         Written after an assistant turn of an earlier exchange, before the next user turn.
     turn_opening : str
@@ -59,6 +62,7 @@ class PromptTemplate:
     )
     question: str = "Question: {question}"
     closing: str = " [/INST]"
+    answer_opening: str = " "
     turn_end: str = "</s>"
     turn_opening: str = "[INST] "
 
@@ -126,13 +130,26 @@ class ModelProfile:
         (folder / PROFILE_FILE).write_text(text, encoding="utf-8")
 
 
-def middle_third(layers: int) -> tuple[int, ...]:
+def middle_third(layers: int, sliding: Collection[int] = ()) -> tuple[int, ...]:
     """Layers ``[n // 3, n - n // 3)``: the choice for a model whose profile is not known.
 
     Cross-modal flow studies (Zhang et al., CVPR 2025) find evidence-to-question flow in lower
     and middle layers. It is a stand-in; knockout on the model itself is the right way.
 
+    Parameters
+    ----------
+    layers : int
+        Layers of the model.
+    sliding : collection of int
+        Layers whose attention reaches back a limited number of tokens, so that the question may
+        not see the documents there; left out, unless that leaves none.
+
+    Examples
+    --------
     >>> middle_third(6)
     (2, 3)
+    >>> middle_third(12, sliding=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10])
+    (5,)
     """
-    return tuple(range(layers // 3, max(layers // 3 + 1, layers - layers // 3)))
+    middle = tuple(range(layers // 3, max(layers // 3 + 1, layers - layers // 3)))
+    return tuple(layer for layer in middle if layer not in sliding) or middle

@@ -20,9 +20,8 @@ class PromptBuilder:
     tokenizer : PreTrainedTokenizerFast
         Must be a fast tokenizer: spans come from its character offsets.
     template : PromptTemplate
-    image_token : str
-    image_tokens : int
-        Image features per image, 576 for LLaVA-Med.
+    image_token : str or None
+        The token that stands for one image feature; None for a text-only model.
     max_tokens : int
         Longest prompt, image tokens included: the model's window less the answer.
     max_documents : int
@@ -39,8 +38,7 @@ class PromptBuilder:
         tokenizer: Any,
         template: PromptTemplate,
         *,
-        image_token: str = "<image>",
-        image_tokens: int = 576,
+        image_token: str | None = "<image>",
         max_tokens: int,
         max_documents: int = defaults.MAX_DOCUMENTS,
     ) -> None:
@@ -52,18 +50,23 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.template = template
         self.image_token = image_token
-        self.image_tokens = image_tokens
         self.max_tokens = max_tokens
         self.max_documents = max_documents
-        control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), image_token}
+        control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), image_token or ""}
         longest_first = sorted(filter(None, control), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)))
 
-    def build(self, request: PromptRequest) -> Prompt:
+    def build(self, request: PromptRequest, image_text: str = "") -> Prompt:
         """Build the prompt; if it is too long, the lowest-scored documents leave first.
 
         The question is never cut, and no document is cut: half a report can say the opposite of
         the whole one.
+
+        Parameters
+        ----------
+        request : PromptRequest
+        image_text : str
+            What stands for the query image, one image token per feature; empty without one.
 
         Raises
         ------
@@ -77,7 +80,7 @@ class PromptBuilder:
         dropped = [document for document in request.documents if not document.text.strip()]
         while kept or not request.documents:
             if len(kept) <= self.max_documents:
-                prompt = self._render(request, kept, dropped)
+                prompt = self._render(request, image_text, kept, dropped)
                 if len(prompt.input_ids) <= self.max_tokens:
                     return prompt
                 if not kept:
@@ -98,19 +101,16 @@ class PromptBuilder:
     def _render(
         self,
         request: PromptRequest,
+        image_text: str,
         documents: Sequence[PromptDocument],
         dropped: Sequence[PromptDocument],
     ) -> Prompt:
         writer = _Writer(self._control)
         template = self.template
         before, after = template.opening.split("<image>")
-        image_chars: Span | None = None
-        if request.has_image:
-            writer.control(before)
-            image_chars = writer.control(self.image_token * self.image_tokens)
-            writer.control(after)
-        else:
-            writer.control(before)
+        writer.control(before)
+        if image_text:
+            writer.control(image_text + after)
         if request.instructions.strip():
             writer.data(request.instructions.strip() + "\n")
         document_chars = []
@@ -124,16 +124,15 @@ class PromptBuilder:
             writer.control(template.caution)
         for question, answer in request.history:
             self._write_question(writer, question)
-            writer.control(template.closing + " ")
+            writer.control(template.closing + template.answer_opening)
             writer.data(answer)
             writer.control(template.turn_end + template.turn_opening)
         writer.data(request.before_question)
         question_chars = self._write_question(writer, request.question)
         writer.data(request.after_question)
         writer.control(template.closing)
-        return self._tokenize(
-            writer, image_chars, document_chars, question_chars, documents, dropped
-        )
+        expected = image_text.count(self.image_token) if self.image_token else 0
+        return self._tokenize(writer, expected, document_chars, question_chars, documents, dropped)
 
     def _write_question(self, writer: _Writer, question: str) -> Span:
         before, after = self.template.question.split("{question}")
@@ -145,7 +144,7 @@ class PromptBuilder:
     def _tokenize(
         self,
         writer: _Writer,
-        image_chars: Span | None,
+        image_tokens: int,
         document_chars: Sequence[Span],
         question_chars: Span,
         documents: Sequence[PromptDocument],
@@ -153,13 +152,14 @@ class PromptBuilder:
     ) -> Prompt:
         encoding = self.tokenizer(writer.text, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        expected = self.image_tokens if image_chars else 0
-        if ids.count(image_id) != expected:
+        places = []
+        if self.image_token is not None:
+            image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+            places = [index for index, token in enumerate(ids) if token == image_id]
+        if len(places) != image_tokens:
             raise PromptError(
-                f"the tokenizer gave {ids.count(image_id)} image tokens and the model expects "
-                f"{expected}; its image token is not {self.image_token!r}, or the processor's "
-                "patch size is wrong"
+                f"the tokenizer gave {len(places)} image tokens where {image_tokens} were written; "
+                f"{self.image_token!r} is not one token of its vocabulary"
             )
         unknown = self.tokenizer.unk_token_id
         data_spans = [_token_span(offsets, span) for span in writer.data_spans]
@@ -172,7 +172,7 @@ class PromptBuilder:
                 for span, document in zip(document_chars, documents, strict=True)
             ),
             question_span=_token_span(offsets, question_chars, "the question"),
-            image_span=_token_span(offsets, image_chars) if image_chars else None,
+            image_span=(places[0], places[-1] + 1) if places else None,
             dropped=tuple(dropped),
             unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
         )

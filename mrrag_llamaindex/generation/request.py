@@ -38,8 +38,6 @@ class PromptRequest:
     ----------
     question : str
     documents : sequence of PromptDocument
-    has_image : bool
-        Whether a query image stands before the documents.
     instructions : str
         Text of the application (a system prompt), placed before the documents.
     before_question, after_question : str
@@ -50,7 +48,6 @@ class PromptRequest:
 
     question: str
     documents: Sequence[PromptDocument] = ()
-    has_image: bool = True
     instructions: str = ""
     before_question: str = ""
     after_question: str = ""
@@ -73,6 +70,7 @@ class Prompt:
     question_span : (int, int)
         Token span of the question's own text.
     image_span : (int, int) or None
+        From the first to the last image token.
     dropped : tuple of PromptDocument
         Those that are empty or did not fit, in the order in which they left.
     unknown_tokens : int

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-)
+from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
@@ -30,13 +18,8 @@ from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.integration.calls import (
-    Piece,
-    as_messages,
-    chat_response,
-    off_loop,
-    token_limit,
-)
+from mrrag_llamaindex.integration.calls import Piece, as_messages, token_limit
+from mrrag_llamaindex.integration.entry_points import EntryPoints
 from mrrag_llamaindex.integration.markers import strip
 from mrrag_llamaindex.integration.resolve import MissingContext, Resolved, resolve
 from mrrag_llamaindex.integration.tickets import TICKETS
@@ -49,7 +32,7 @@ if TYPE_CHECKING:
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
 
-class MRRAGLLaVA(CustomLLM):
+class MRRAGLLaVA(EntryPoints):
     """LLaVA-Med that reads the query image, the scored documents and the question.
 
     It works inside unmodified LlamaIndex engines. Image and scores reach it through a ticket
@@ -91,14 +74,35 @@ class MRRAGLLaVA(CustomLLM):
     ifa: IFA | None = Field(
         default_factory=IFA, description="Steering of attention; None turns it off."
     )
-    steering_backend: Literal["rows", "eager"] = Field(
-        default="rows", description="How steering is computed; both give the same result."
+    device_map: str | dict[str, Any] | None = Field(
+        default=None, description="Spread the model over devices; takes the place of device."
+    )
+    quantization: Literal["int8", "int4"] | None = Field(
+        default=None, description="Weights of the text model in 8 or 4 bits (bitsandbytes)."
+    )
+    vision_tower: str = Field(
+        default="checkpoint",
+        description='Original layout only: "checkpoint", "clip", or the folder of a CLIP model.',
+    )
+    allow_pickle: bool = Field(
+        default=False, description="Read weights in .bin files, which are pickles."
+    )
+    steering_backend: Literal["rows", "eager", "flex"] = Field(
+        default="rows", description="How steering is computed; all give the same result."
     )
     max_documents: int = Field(
         default=defaults.MAX_DOCUMENTS, ge=1, description="Most documents in one prompt."
     )
     max_new_tokens: int = Field(
         default=defaults.MAX_NEW_TOKENS, ge=1, description="Longest answer, in tokens."
+    )
+    batch_size: int = Field(
+        default=defaults.BATCH_SIZE, ge=1, description="Most questions answered at once."
+    )
+    prefix_cache: int = Field(
+        default=defaults.PREFIX_CACHE,
+        ge=0,
+        description="Images with documents kept in memory for further questions on them.",
     )
     on_missing_context: MissingContext = Field(
         default="error", description="What to do when no evidence reaches a call."
@@ -111,11 +115,25 @@ class MRRAGLLaVA(CustomLLM):
         super().__init__(**data)
         self._engine = engine or LlavaEngine(
             load_model(
-                self.model, device=self.device, dtype=self.dtype, backend=self.steering_backend
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                backend=self.steering_backend,
+                device_map=self.device_map,
+                quantization=self.quantization,
+                vision_tower=self.vision_tower,
+                allow_pickle=self.allow_pickle,
             ),
             max_documents=self.max_documents,
             max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            prefix_cache=self.prefix_cache,
         )
+        if not self._engine.loaded.family.sees_images:
+            warnings.warn(
+                f"model {self.model!r} is text-only: it reads the reports and not the query image",
+                stacklevel=2,
+            )
 
     @classmethod
     def class_name(cls) -> str:
@@ -137,102 +155,65 @@ class MRRAGLLaVA(CustomLLM):
             model_name=self.model,
         )
 
-    # The eight entry points: {complete, chat} x {whole, stream} x {sync, async}.
+    def complete_batch(self, prompts: Sequence[str], **kwargs: Any) -> list[CompletionResponse]:
+        """Answer many prompts at once, in their order.
 
-    @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Answer a prompt."""
-        answer = self._answer(as_messages(prompt), kwargs)
-        return CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
+        Questions on the same image and documents share the work up to the question; others run
+        in batches of about equal length.
 
-    @llm_completion_callback()
-    def stream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseGen:
-        """Answer a prompt piece by piece."""
-        call = self._open(as_messages(prompt), kwargs)
+        Parameters
+        ----------
+        prompts : sequence of str
+            As `complete` takes them, each with the evidence of one query.
 
-        def pieces() -> CompletionResponseGen:
-            for text, delta, facts in call:
-                yield CompletionResponse(text=text, delta=delta, additional_kwargs=facts)
-
-        return pieces()
-
-    @llm_chat_callback()
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer the last user message."""
-        answer = self._answer(messages, kwargs)
-        return chat_response(answer.text, None, answer_facts(answer))
-
-    @llm_chat_callback()
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Answer the last user message piece by piece."""
-        call = self._open(messages, kwargs)
-
-        def pieces() -> ChatResponseGen:
-            for text, delta, facts in call:
-                yield chat_response(text, delta, facts)
-
-        return pieces()
-
-    @llm_completion_callback()
-    async def acomplete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponse:
-        """Answer a prompt without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, as_messages(prompt), kwargs)
-        return CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
-
-    @llm_completion_callback()
-    async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseAsyncGen:
-        """Answer a prompt piece by piece without blocking the event loop."""
-        call = await asyncio.to_thread(self._open, as_messages(prompt), kwargs)
-
-        async def pieces() -> CompletionResponseAsyncGen:
-            async for text, delta, facts in off_loop(call):
-                yield CompletionResponse(text=text, delta=delta, additional_kwargs=facts)
-
-        return pieces()
-
-    @llm_chat_callback()
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer the last user message without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, messages, kwargs)
-        return chat_response(answer.text, None, answer_facts(answer))
-
-    @llm_chat_callback()
-    async def astream_chat(
-        self, messages: Sequence[ChatMessage], **kwargs: Any
-    ) -> ChatResponseAsyncGen:
-        """Answer the last user message piece by piece without blocking the event loop."""
-        call = await asyncio.to_thread(self._open, messages, kwargs)
-
-        async def pieces() -> ChatResponseAsyncGen:
-            async for text, delta, facts in off_loop(call):
-                yield chat_response(text, delta, facts)
-
-        return pieces()
-
-    # One road behind all of them.
+        Raises
+        ------
+        MRRAGError
+            As `complete`, for the first prompt that cannot be answered; nothing is then answered.
+        """
+        answers = self._answers([as_messages(prompt) for prompt in prompts], kwargs)
+        return [
+            CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
+            for answer in answers
+        ]
 
     def _resolve(self, messages: Sequence[ChatMessage]) -> Resolved:
         return resolve(messages, TICKETS, self.on_missing_context)
 
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
+        (answer,) = self._answers([messages], kwargs)
+        return answer
+
+    def _answers(
+        self, conversations: Sequence[Sequence[ChatMessage]], kwargs: dict[str, Any]
+    ) -> list[Answer]:
         limit = token_limit(kwargs)
-        call = self._resolve(messages)
-        if call.kind == "condense" and not self._engine.loaded.profile.conversational:
-            return verbatim(call.follow_up)
-        request, image = self._prepare(call)
-        (answer,) = self._engine.generate([request], [image], ifa=self.ifa, max_new_tokens=limit)
-        return self._record(call, answer)
+        calls = [self._resolve(messages) for messages in conversations]
+        asked = [call for call in calls if not self._passes_on(call)]
+        prepared = [self._prepare(call) for call in asked]
+        generated = iter(
+            self._engine.generate(
+                [request for request, _ in prepared],
+                [image for _, image in prepared],
+                ifa=self.ifa,
+                max_new_tokens=limit,
+            )
+        )
+        return [
+            verbatim(call.follow_up)
+            if self._passes_on(call)
+            else self._record(call, next(generated))
+            for call in calls
+        ]
+
+    def _passes_on(self, call: Resolved) -> bool:
+        """Whether a follow-up question is handed on as it is: the model cannot rephrase."""
+        return call.kind == "condense" and not self._engine.loaded.profile.conversational
 
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Piece]:
         limit = token_limit(kwargs)
         call = self._resolve(messages)
-        if call.kind == "condense" and not self._engine.loaded.profile.conversational:
+        if self._passes_on(call):
             return iter([(call.follow_up, call.follow_up, {})])
         request, image = self._prepare(call)
         stream = self._engine.stream(request, image, ifa=self.ifa, max_new_tokens=limit)

@@ -88,7 +88,7 @@ def resolve(
         if message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER)
     ]
     if user.kind == "condense":
-        request = PromptRequest(rests[last].strip(), has_image=False)
+        request = PromptRequest(rests[last].strip())
         return Resolved(request, None, None, "condense", user.question)
 
     image = ticket.image if ticket else _direct_image(messages[last], user)
@@ -102,7 +102,6 @@ def resolve(
     request = PromptRequest(
         question=question,
         documents=_documents(ticket, segments, [user, *systems], refine),
-        has_image=image is not None,
         instructions="\n".join(system.question for system in systems if system.question),
         before_question=before,
         after_question=after,

@@ -11,9 +11,10 @@ from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
+from mrrag_llamaindex.generation.request import PromptDocument
 from mrrag_llamaindex.images import ImageSource, image_digest
 from mrrag_llamaindex.integration.markers import mark
-from mrrag_llamaindex.integration.tickets import TICKETS, EvidenceDocument, Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets import TICKETS, Ticket, TicketRegistry
 from mrrag_llamaindex.steering.plan import relevance_lambda
 
 METADATA_KEY = "mrrag"
@@ -111,7 +112,7 @@ def stamp(
     """
     relevance = relevance_lambda([item.score for item in evidence])
     documents = [
-        EvidenceDocument(
+        PromptDocument(
             item.node.node_id,
             item.node.get_content(metadata_mode=MetadataMode.LLM),
             item.score,

@@ -20,34 +20,13 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.generation.request import PromptDocument
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
     from mrrag_llamaindex.images import ImageSource
 
 _NONCE_BYTES, _SEAL_BYTES = 9, 6  # 72 bits cannot be guessed; together 20 characters
-
-
-@dataclass(frozen=True)
-class EvidenceDocument:
-    """One document of a query's evidence.
-
-    Attributes
-    ----------
-    document_id : str
-        Pair id, or node id of a node that the store does not hold.
-    text : str
-        What the LLM is shown.
-    score : float or None
-        Fused MCR score; None for a node kept without one.
-    relevance : float
-        IFA's lambda in [0, 1].
-    """
-
-    document_id: str
-    text: str
-    score: float | None
-    relevance: float
 
 
 @dataclass(eq=False)
@@ -62,7 +41,7 @@ class Ticket:
     image_digest : str or None
         Its digest at retrieval; generation refuses an image that has changed since.
     question : str
-    documents : tuple of EvidenceDocument
+    documents : tuple of PromptDocument
     answers : list of Answer
         One per LLM call made with this evidence, in order of completion.
     shown : dict of int to str
@@ -74,7 +53,7 @@ class Ticket:
     image: ImageSource | None
     image_digest: str | None
     question: str
-    documents: tuple[EvidenceDocument, ...]
+    documents: tuple[PromptDocument, ...]
     answers: list[Answer] = field(default_factory=list)
     shown: dict[int, str] = field(default_factory=dict)
 
@@ -104,7 +83,7 @@ class TicketRegistry:
     def issue(
         self,
         question: str,
-        documents: Sequence[EvidenceDocument],
+        documents: Sequence[PromptDocument],
         image: ImageSource | None,
         image_digest: str | None,
     ) -> Ticket:

@@ -60,4 +60,4 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
 def verbatim(text: str) -> Answer:
     """Wrap text that was passed on unchanged, without generation."""
     outcome = SteeringOutcome(False, reason="nothing was generated")
-    return Answer(text, 0.0, 0.0, (), {}, (), outcome, 0, 0, 0.0)
+    return Answer(text, 0.0, 0.0, (), {}, (), outcome, False, 0, 0, 0.0)

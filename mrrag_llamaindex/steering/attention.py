@@ -8,19 +8,18 @@ from typing import Any, Final
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
-from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.eager import eager_attention
+from mrrag_llamaindex.steering.flex import ifa_flex_attention_forward
+from mrrag_llamaindex.steering.gate import layer_index, steered_window
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.rows import steer_rows, write_rows
-from mrrag_llamaindex.steering.window import RowWindow
 
-BACKENDS: Final = MappingProxyType({"rows": "mrrag_ifa", "eager": "mrrag_ifa_eager"})
+BACKENDS: Final = MappingProxyType(
+    {"rows": "mrrag_ifa", "eager": "mrrag_ifa_eager", "flex": "mrrag_ifa_flex"}
+)
 """Backend name to the name under which its attention function is registered."""
-
-# Terms that some models add inside attention and that the recomputed rows would not see.
-_FOREIGN_TERMS = ("softcap", "position_bias", "s_aux")
 
 
 def register() -> None:
@@ -33,6 +32,8 @@ def register() -> None:
     AttentionMaskInterface.register(BACKENDS["rows"], sdpa_mask)
     AttentionInterface.register(BACKENDS["eager"], ifa_eager_attention_forward)
     AttentionMaskInterface.register(BACKENDS["eager"], eager_mask)
+    AttentionInterface.register(BACKENDS["flex"], ifa_flex_attention_forward)
+    AttentionMaskInterface.register(BACKENDS["flex"], flex_attention_mask)
 
 
 def ifa_attention_forward(
@@ -76,7 +77,7 @@ def ifa_attention_forward(
     SteeringError
         If the plan does not fit the call.
     """
-    window = _steered_window(module, query, key, attention_mask, steering, kwargs)
+    window = steered_window(module, query, key, attention_mask, steering, kwargs)
     output, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -94,7 +95,7 @@ def ifa_attention_forward(
             dropout=dropout,
         )
         write_rows(output, steered, window)
-        steering.report.record(_layer(module), window.count)
+        steering.report.record(layer_index(module), window.count)
     return output, None
 
 
@@ -121,51 +122,10 @@ def ifa_eager_attention_forward(
     weights : torch.Tensor
         (batch, heads, rows, keys), after softmax.
     """
-    window = _steered_window(module, query, key, attention_mask, steering, kwargs)
+    window = steered_window(module, query, key, attention_mask, steering, kwargs)
     result = eager_attention(
         module, query, key, value, attention_mask, scaling, dropout, steering, window
     )
     if steering is not None and window is not None:
-        steering.report.record(_layer(module), window.count)
+        steering.report.record(layer_index(module), window.count)
     return result
-
-
-def _layer(module: torch.nn.Module) -> int:
-    index = getattr(module, "layer_idx", None)
-    return index if isinstance(index, int) else -1
-
-
-def _steered_window(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    plan: SteeringPlan | None,
-    kwargs: dict[str, Any],
-) -> RowWindow | None:
-    """Find this call's steered rows; None means: leave it to the stock function."""
-    if plan is None or _layer(module) not in plan.layers:
-        return None
-    if plan.batch_size != query.shape[0]:
-        raise SteeringError(
-            f"steering: the plan has {plan.batch_size} rows, the batch {query.shape[0]}. Beam "
-            "search and num_return_sequences > 1 repeat rows behind the plan's back: repeat the "
-            "prompts and build the plan for all of them, or generate one sequence per prompt"
-        )
-    rows, columns = query.shape[2], key.shape[2]
-    window = plan.window(rows, columns, query.device)
-    if window is None:
-        return None
-    if attention_mask is None and (any(plan.padding) or 1 < rows < columns):
-        raise SteeringError(
-            f"steering: no attention mask reached layer {_layer(module)}, but the batch is padded "
-            "or continues a cache. Pass attention_mask, and call "
-            "mrrag_llamaindex.steering.attention.register() before the model is loaded"
-        )
-    for name in _FOREIGN_TERMS:
-        if kwargs.get(name) is not None:
-            raise SteeringError(
-                f"steering: {type(module).__name__} uses {name!r} inside attention, which this "
-                "package does not steer; generate with steering off or with another model"
-            )
-    return window

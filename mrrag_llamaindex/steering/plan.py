@@ -10,6 +10,7 @@ import torch
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.ifa import IFA, relevance_lambda
+from mrrag_llamaindex.steering.layout import place, row_padding
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
 from mrrag_llamaindex.steering.window import RowWindow
@@ -27,7 +28,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SteeringPlan:
-    """Steering of one left-padded batch, passed to the model as the argument ``steering``.
+    """Steering of one padded batch, passed to the model as the argument ``steering``.
+
+    The padding stands on the left, or behind a prefix that all rows share: image and documents
+    prefilled once, their cache repeated for every row, and the rows' own suffixes after it, as
+    ``[prefix | padding | suffix]``.
 
     A plan belongs to one call: nothing is stored on the model, so calls with different plans
     may run on one model at the same time.
@@ -41,7 +46,9 @@ class SteeringPlan:
     layers
         Indices of the critical decoder layers.
     padding
-        Left padding of each row, in tokens; empty means none.
+        Padding of each row, in tokens; empty means none.
+    shared_prefix
+        Tokens at the left of every row that stand before its padding; 0 is left padding.
     policy
         The formula, by default that of `IFA`.
     report
@@ -57,6 +64,7 @@ class SteeringPlan:
     question_rows: torch.Tensor
     layers: frozenset[int]
     padding: tuple[int, ...] = ()
+    shared_prefix: int = 0
     policy: Policy = field(default_factory=IFA)
     report: SteeringReport = field(default_factory=SteeringReport)
     _rows: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
@@ -82,6 +90,11 @@ class SteeringPlan:
             raise SteeringError(
                 f"padding names {len(self.padding)} rows, the batch has {self.batch_size}"
             )
+        if not 0 <= self.shared_prefix <= self.prompt_length:
+            raise SteeringError(
+                f"a shared prefix of {self.shared_prefix} tokens does not fit into prompts of "
+                f"{self.prompt_length}"
+            )
         # Rows without any lambda are left to the stock kernel: lambda 0 must equal it exactly.
         # Read to the host once here, so that no layer has to wait for the device.
         steered = (rows & (lam != 0).any(dim=1, keepdim=True)).cpu()
@@ -97,13 +110,14 @@ class SteeringPlan:
         layers: Collection[int],
         padded_length: int,
         device: torch.device | str | None = None,
+        shared_prefix: int = 0,
     ) -> SteeringPlan:
-        """Lay the spans of each prompt onto a left-padded batch.
+        """Lay the spans of each prompt onto a padded batch.
 
         Parameters
         ----------
         spans
-            One per row of the batch.
+            One per row of the batch, of the whole prompt, a shared prefix included.
         lambdas
             For each row, one value in [0, 1] per document, see `relevance_lambda`.
         ifa
@@ -114,12 +128,17 @@ class SteeringPlan:
             Tokens per row of the batch: the length of ``input_ids``.
         device
             Where the two tensors are placed; they are small and copied where needed.
+        shared_prefix
+            Tokens at the left of every prompt that stay there: the row's padding stands behind
+            them. Spans in the prefix do not move; a document that reaches over its end is
+            weighted in both parts, and not in the padding between.
 
         Raises
         ------
         SteeringError
             If the numbers of rows or documents differ, a lambda is outside [0, 1], a prompt is
-            longer than `padded_length`, or there is no layer.
+            longer than `padded_length`, a question begins inside the shared prefix, or there is
+            no layer.
         """
         if len(spans) != len(lambdas) or not spans:
             raise SteeringError(
@@ -136,20 +155,16 @@ class SteeringPlan:
         question_rows = torch.zeros(len(spans), padded_length, dtype=torch.bool)
         padding: list[int] = []
         for row, (prompt, values) in enumerate(zip(spans, lambdas, strict=True)):
-            pad = padded_length - prompt.length
-            if pad < 0:
-                raise SteeringError(
-                    f"row {row}: the prompt has {prompt.length} tokens, the batch only "
-                    f"{padded_length}; build the plan from the padded input_ids"
-                )
+            pad = row_padding(row, prompt, padded_length, shared_prefix)
             if len(values) != len(prompt.documents):
                 raise SteeringError(
                     f"row {row}: {len(values)} lambdas for {len(prompt.documents)} documents"
                 )
-            for (start, stop), value in zip(prompt.documents, values, strict=True):
+            for span, value in zip(prompt.documents, values, strict=True):
                 if not 0.0 <= value <= 1.0:
                     raise SteeringError(f"row {row}: lambda {value} is outside [0, 1]")
-                document_lambda[row, pad + start : pad + stop] = ifa.strength * value
+                for columns in place(span, pad, shared_prefix):
+                    document_lambda[row, columns] = ifa.strength * value
             start, stop = prompt.question
             end = prompt.length if ifa.question_rows == "to_end" else stop
             question_rows[row, pad + start : pad + end] = True
@@ -159,6 +174,7 @@ class SteeringPlan:
             question_rows.to(device),
             chosen,
             padding=tuple(padding),
+            shared_prefix=shared_prefix,
             policy=ifa,
         )
 

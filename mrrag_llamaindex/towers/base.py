@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest, weights_state
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
@@ -82,7 +83,7 @@ class TorchTower(ABC):
 
     def to(self, device: str) -> Self:
         """Move the weights; returns the tower itself."""
-        self._device = check_device(device)
+        self._device = torch.device(resolve_device(device, TowerError))
         self.network.to(self._device)
         return self
 
@@ -204,26 +205,6 @@ def check_batch_size(batch_size: int) -> None:
     """Raise `ValueError` below 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-
-
-def check_device(device: str) -> torch.device:
-    """Turn ``"auto"`` into CUDA where present, else CPU; check any other choice.
-
-    Raises
-    ------
-    TowerError
-        If the named device is not on this machine. There is no fallback to another one.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise TowerError(
-            f"device {device!r} is not available here; name another one, for example "
-            'device="cpu", or device="auto"'
-        ) from error
 
 
 class _Evaluating:

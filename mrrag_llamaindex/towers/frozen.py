@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.backbones import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.base import (
     check_batch_size,
-    check_device,
     check_images,
     check_texts,
     unit_rows,
@@ -110,7 +110,7 @@ class FrozenTower:
 
     def to(self, device: str) -> Self:
         """Move encoders and heads; returns the tower itself."""
-        self._device = check_device(device)
+        self._device = torch.device(resolve_device(device, TowerError))
         self.image_backbone.to(device)
         self.text_backbone.to(device)
         self._heads.to(self._device)

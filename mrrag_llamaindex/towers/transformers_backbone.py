@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.base import check_device
 from mrrag_llamaindex.towers.identity import config_facts, weights_digest
 
 
@@ -39,7 +39,7 @@ class TransformersBackbone:
 
     def to(self, device: str) -> Self:
         """Move the weights; returns the backbone itself."""
-        self._device = check_device(device)
+        self._device = torch.device(resolve_device(device, TowerError))
         self.model.to(self._device)
         return self
 

@@ -1,6 +1,8 @@
 """Prefill time and peak memory of steering, with LLaVA-Med's head geometry.
 
     python tests/benchmarks/steering_prefill.py --seed 0
+    python tests/benchmarks/steering_prefill.py --device cuda --dtype bfloat16 --layers 32 \\
+        --intermediate 14336 --documents 1,6,15 --batch 1,8
 
 A random `LlavaForConditionalGeneration`: hidden 4096, 32 query and 8 key heads of 128, few layers,
 576 image tokens, fp32. Variants: stock SDPA; ours (the rows backend) with a third of the layers
@@ -12,120 +14,42 @@ paired ratios to stock; medians over rounds with 95% bootstrap intervals. ``stoc
 against itself: the noise floor. Beside the wall clock stands the CPU time of all threads, which
 other programs on the machine disturb less. Memory: every variant in a process of its own; the
 highest resident size during the prefill (VmHWM, reset just before it) minus the size before it.
+
+The second command prints one table per number of documents and batch size, with decode speed, see
+``steering_sweep.py``; it runs on a CPU too. On CUDA it includes FlexAttention. On a CPU that is
+added to the first table by ``--flex``, and to no list: the C++ that torch generates for it often
+does not build for a second shape.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import platform
 import random
+import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
 import transformers
-from transformers import (
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    MistralConfig,
+from steering_sweep import sweep
+from steering_workload import (
+    FLEX,
+    IMAGE_TOKENS,
+    VARIANTS,
+    Size,
+    Variant,
+    build,
+    make_inputs,
+    make_plan,
+    prefill,
+    switch,
 )
-
-from mrrag_llamaindex.steering.attention import BACKENDS, register
-from mrrag_llamaindex.steering.carrier import steerable_class
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
-
-IMAGE_TOKENS, IMAGE_ID, CLOSING = 576, 999, 4
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table."""
-
-    name: str
-    implementation: str
-    steered: str  # "none" | "third" | "all"
-
-
-VARIANTS = (
-    Variant("stock SDPA", "sdpa", "none"),
-    Variant("stock again", "sdpa", "none"),
-    Variant("ours, third", BACKENDS["rows"], "third"),
-    Variant("ours, all", BACKENDS["rows"], "all"),
-    Variant("eager, all", BACKENDS["eager"], "all"),
-)
-
-
-def build(options: argparse.Namespace) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Make the model and one prompt: BOS, image, documents, question, closing tokens."""
-    torch.manual_seed(options.seed)
-    register()
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=336,
-            patch_size=14,
-        ),
-        text_config=MistralConfig(
-            vocab_size=1000,
-            hidden_size=4096,
-            intermediate_size=options.intermediate,
-            num_hidden_layers=options.layers,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=128,
-            sliding_window=None,
-        ),
-        image_token_id=IMAGE_ID,
-        image_seq_length=IMAGE_TOKENS,
-    )
-    model = steerable_class(LlavaForConditionalGeneration)(config).eval()
-    ids = torch.randint(3, 900, (1, options.tokens))
-    ids[0, 1 : 1 + IMAGE_TOKENS] = IMAGE_ID
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(1, 3, 336, 336),
-    }
-    return model, inputs
-
-
-def make_plan(options: argparse.Namespace, steered: str) -> SteeringPlan | None:
-    """Six documents between image and question, lambda from 1 to 0."""
-    if steered == "none":
-        return None
-    start, stop = options.tokens - CLOSING - options.question, options.tokens - CLOSING
-    edges = np.linspace(1 + IMAGE_TOKENS, start, 7).astype(int).tolist()
-    spans = PromptSpans(tuple(itertools.pairwise(edges)), (start, stop), options.tokens)
-    count = options.layers if steered == "all" else max(1, options.layers // 3)
-    first = (options.layers - count) // 2
-    lambdas = np.linspace(1, 0, 6).tolist()
-    return SteeringPlan.build(
-        [spans], [lambdas], IFA(), range(first, first + count), options.tokens
-    )
-
-
-def prefill(model: Any, inputs: dict[str, torch.Tensor], plan: SteeringPlan | None) -> torch.Tensor:
-    """Run the prompt once with a cache, as generation does."""
-    with torch.inference_mode():
-        logits: torch.Tensor = model(
-            **inputs, steering=plan, use_cache=True, logits_to_keep=1
-        ).logits
-    if plan is not None:
-        plan.require_applied()
-    return logits
-
-
-def switch(model: Any, variant: Variant) -> None:
-    model.set_attn_implementation({"text_config": variant.implementation, "vision_config": "sdpa"})
 
 
 def interval(values: np.ndarray, seed: int) -> str:
@@ -147,30 +71,67 @@ def resident(field: str) -> float:
 def measure_memory(options: argparse.Namespace, variant: Variant, results: Any) -> None:
     """Run in a fresh process: peak of one prefill above the size before it, in MiB."""
     torch.set_num_threads(options.threads)
-    model, inputs = build(options)
+    size = Size.of(options)
+    model, inputs = build(options), make_inputs(options, size)
     switch(model, variant)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present size
-    prefill(model, inputs, make_plan(options, variant.steered))
+    prefill(model, inputs, make_plan(options, size, variant.steered))
     results.put(resident("VmHWM") - before)
 
 
-def main() -> None:
+def numbers(text: str) -> list[int]:
+    """Read ``1,6,15``."""
+    return [int(part) for part in text.split(",")]
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--tokens", type=int, help="per prompt; default: 1500 with six documents")
     parser.add_argument("--question", type=int, default=50)
     parser.add_argument("--intermediate", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--documents", type=numbers, help="a list prints a table for each")
+    parser.add_argument("--batch", type=numbers, help="a list prints a table for each")
+    parser.add_argument("--decode", type=int, default=32, help="steps, in the tables of a list")
+    parser.add_argument("--flex", action="store_true", help="measure FlexAttention on a CPU too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
+    on_cpu = torch.device(options.device).type == "cpu"
+    if on_cpu and options.documents is None and options.batch is None:
+        one_size(options)
+        return
+    if options.flex and on_cpu:
+        raise SystemExit("--flex on a CPU measures one size: leave --documents and --batch out")
+    options.flex = not on_cpu
+    options.documents, options.batch = options.documents or [6], options.batch or [1]
+    chip = platform.machine() if on_cpu else torch.cuda.get_device_name(options.device)
+    print(
+        f"{options.layers} layers, 32/8 heads, d 128, hidden 4096, intermediate "
+        f"{options.intermediate}, {options.dtype}, |Q| {options.question}, {options.rounds} "
+        f"rounds, seed {options.seed}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, {chip}"
+    )
+    sweep(options)
 
+
+def one_size(options: argparse.Namespace) -> None:
+    """Print the table of one workload on a CPU, with intervals and memory."""
+    variants = (*VARIANTS, *FLEX) if options.flex else VARIANTS
+    size = Size.of(options)
     peaks = {}
     context = multiprocessing.get_context("spawn")
-    for variant in VARIANTS:
+    for variant in variants:
         results: Any = context.SimpleQueue()
         process = context.Process(target=measure_memory, args=(options, variant, results))
         process.start()
@@ -179,32 +140,34 @@ def main() -> None:
             raise SystemExit(f"{variant.name}: the memory run failed")
         peaks[variant.name] = results.get()
 
-    model, inputs = build(options)
+    model, inputs = build(options), make_inputs(options, size)
     outputs = {}
-    for variant in VARIANTS:  # warm up, and keep the logits
+    for variant in variants:  # warm up, and keep the logits
         switch(model, variant)
-        outputs[variant.name] = prefill(model, inputs, make_plan(options, variant.steered))
-    wall: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
-    cpu: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+        outputs[variant.name] = prefill(
+            model, inputs, make_plan(options, size, variant.steered)
+        ).logits
+    wall: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    cpu: dict[str, list[float]] = {variant.name: [] for variant in variants}
     order = random.Random(options.seed)
     for _ in range(options.rounds):
-        for variant in order.sample(VARIANTS, len(VARIANTS)):
+        for variant in order.sample(variants, len(variants)):
             switch(model, variant)
-            plan = make_plan(options, variant.steered)
+            plan = make_plan(options, size, variant.steered)
             start = time.perf_counter(), time.process_time()
             prefill(model, inputs, plan)
             wall[variant.name].append(time.perf_counter() - start[0])
             cpu[variant.name].append(time.process_time() - start[1])
 
     print(
-        f"T {options.tokens} ({IMAGE_TOKENS} image), |Q| {options.question}, {options.layers} "
-        f"layers, 32/8 heads, d 128, hidden 4096, intermediate {options.intermediate}, fp32 CPU, "
-        f"{options.threads} threads, {options.rounds} rounds, seed {options.seed}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"T {size.tokens} ({IMAGE_TOKENS} image), |Q| {options.question}, {options.layers} "
+        f"layers, 32/8 heads, d 128, hidden 4096, intermediate {options.intermediate}, "
+        f"{options.dtype} CPU, {options.threads} threads, {options.rounds} rounds, seed "
+        f"{options.seed}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"{platform.machine()}"
     )
     print(f"{'variant':<13}{'wall s':>8}  {'to stock [95%]':<22}{'CPU to stock [95%]':<22}peak MiB")
-    for variant in VARIANTS:
+    for variant in variants:
         name = variant.name
         ratios = [
             interval(np.array(clock[name]) / np.array(clock["stock SDPA"]), options.seed)

@@ -12,6 +12,7 @@ from mrrag_llamaindex.generation.prompt import PromptBuilder
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 
 QUESTION = "Is there a nodule?"
+IMAGE = "<image>" * 9
 REPORTS = ("No pleural effusion.", "The heart is of normal size.", "No nodule.")
 
 
@@ -24,7 +25,7 @@ def documents(*scores: float | None) -> tuple[PromptDocument, ...]:
 
 @pytest.fixture
 def builder(bpe) -> PromptBuilder:
-    return PromptBuilder(bpe, PromptTemplate(), image_tokens=9, max_tokens=900)
+    return PromptBuilder(bpe, PromptTemplate(), max_tokens=900)
 
 
 def decoded(builder: PromptBuilder, ids, span) -> str:
@@ -39,14 +40,14 @@ def test_every_span_decodes_to_the_text_that_it_names(builder):
 
 
 def test_order_is_image_documents_question(builder):
-    prompt = builder.build(PromptRequest(QUESTION, documents(0.9, 0.5)))
+    prompt = builder.build(PromptRequest(QUESTION, documents(0.9, 0.5)), IMAGE)
     spans = [prompt.image_span, *prompt.document_spans, prompt.question_span]
     assert spans == sorted(spans)
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
 
 
 def test_image_takes_exactly_its_tokens(builder):
-    prompt = builder.build(PromptRequest(QUESTION))
+    prompt = builder.build(PromptRequest(QUESTION), IMAGE)
     image_id = builder.tokenizer.convert_tokens_to_ids("<image>")
     assert prompt.input_ids.count(image_id) == 9
     start, stop = prompt.image_span
@@ -54,29 +55,29 @@ def test_image_takes_exactly_its_tokens(builder):
 
 
 def test_request_without_image_has_no_image_token(builder):
-    prompt = builder.build(PromptRequest(QUESTION, has_image=False))
+    prompt = builder.build(PromptRequest(QUESTION))
     assert prompt.image_span is None
     assert builder.tokenizer.convert_tokens_to_ids("<image>") not in prompt.input_ids
 
 
 def test_sentence_begins_with_the_mistral_turn(builder):
-    text = builder.build(PromptRequest(QUESTION)).text
+    text = builder.build(PromptRequest(QUESTION), IMAGE).text
     assert text.startswith("[INST] <image>")
     assert text.endswith(f"Question: {QUESTION} [/INST]")
 
 
 def test_too_many_documents_leave_lowest_score_first_and_are_named(bpe):
-    builder = PromptBuilder(bpe, PromptTemplate(), image_tokens=9, max_tokens=900, max_documents=2)
+    builder = PromptBuilder(bpe, PromptTemplate(), max_tokens=900, max_documents=2)
     prompt = builder.build(PromptRequest(QUESTION, documents(0.2, 0.9, None, 0.5)))
     assert [document.document_id for document in prompt.documents] == ["d1", "d3"]
     assert [document.document_id for document in prompt.dropped] == ["d2", "d0"]
 
 
 def test_too_long_prompt_drops_documents_and_never_cuts_the_question(bpe):
-    full = PromptBuilder(bpe, PromptTemplate(), image_tokens=9, max_tokens=900)
+    full = PromptBuilder(bpe, PromptTemplate(), max_tokens=900)
     request = PromptRequest(QUESTION, documents(0.2, 0.9, 0.5))
     length = len(full.build(request).input_ids)
-    tight = PromptBuilder(bpe, PromptTemplate(), image_tokens=9, max_tokens=length - 1)
+    tight = PromptBuilder(bpe, PromptTemplate(), max_tokens=length - 1)
     prompt = tight.build(request)
     assert [document.document_id for document in prompt.dropped] == ["d0"]
     assert decoded(tight, prompt.input_ids, prompt.question_span) == QUESTION
@@ -106,8 +107,9 @@ def test_question_that_does_not_fit_is_refused(builder):
 
 @pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>"])
 def test_control_tokens_in_a_report_are_text(builder, token):
-    clean = builder.build(PromptRequest(QUESTION, (PromptDocument("d", "No nodule."),)))
-    dirty = builder.build(PromptRequest(QUESTION, (PromptDocument("d", f"No {token} nodule."),)))
+    clean = builder.build(PromptRequest(QUESTION, (PromptDocument("d", "No nodule."),)), IMAGE)
+    report = PromptDocument("d", f"No {token} nodule.")
+    dirty = builder.build(PromptRequest(QUESTION, (report,)), IMAGE)
     control = builder.tokenizer.convert_tokens_to_ids(token)
     assert dirty.input_ids.count(control) == clean.input_ids.count(control)
     assert "nodule" in decoded(builder, dirty.input_ids, dirty.document_spans[0])
@@ -145,9 +147,9 @@ def test_slow_tokenizer_is_refused_because_it_gives_no_offsets():
 
 
 def test_wrong_image_token_is_noticed(bpe):
-    builder = PromptBuilder(bpe, PromptTemplate(), image_token="<s>", image_tokens=3, max_tokens=99)
+    builder = PromptBuilder(bpe, PromptTemplate(), image_token="<s>", max_tokens=99)
     with pytest.raises(PromptError, match="image tokens"):
-        builder.build(PromptRequest(QUESTION))
+        builder.build(PromptRequest(QUESTION), "<s><s>")
 
 
 @pytest.mark.parametrize("field", ["opening", "document", "question"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.generation.request import PromptDocument
 from mrrag_llamaindex.integration.markers import find_segments, find_ticket, mark, strip
-from mrrag_llamaindex.integration.tickets import EvidenceDocument, TicketRegistry
+from mrrag_llamaindex.integration.tickets import TicketRegistry
 
 DOCUMENTS = (
     'Line one.\n\nIt\'s "quoted", \\ back, {braces} and [[mrrag:AAAAAAAAAAAAAAAAAAAA:b0]].',
@@ -17,7 +18,7 @@ BEFORE, AFTER = "Context information is below.\n---\n", "\n---\nGiven the contex
 
 
 def issue(registry: TicketRegistry, documents=DOCUMENTS):
-    evidence = [EvidenceDocument(str(i), text, 0.1 * i, 0.0) for i, text in enumerate(documents)]
+    evidence = [PromptDocument(str(i), text, 0.1 * i, 0.0) for i, text in enumerate(documents)]
     return registry.issue("question", evidence, None, None)
 
 

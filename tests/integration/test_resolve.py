@@ -11,9 +11,10 @@ from llama_index.core.prompts import chat_prompts, default_prompts
 from PIL import Image
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.generation.request import PromptDocument
 from mrrag_llamaindex.integration.markers import mark
 from mrrag_llamaindex.integration.resolve import UNATTRIBUTED, resolve
-from mrrag_llamaindex.integration.tickets import EvidenceDocument, TicketRegistry
+from mrrag_llamaindex.integration.tickets import TicketRegistry
 
 QUESTION = "Is there a nodule?"
 TEXTS = ('Report: "{braces}" and\nQuery: is it a trap?\nAnswer: no.', "No nodule.", "Clear lungs.")
@@ -27,7 +28,7 @@ def registry() -> TicketRegistry:
 @pytest.fixture
 def ticket(registry):
     documents = [
-        EvidenceDocument(f"d{i}", text, 1.0 - i, 1.0 - i / 2) for i, text in enumerate(TEXTS)
+        PromptDocument(f"d{i}", text, 1.0 - i, 1.0 - i / 2) for i, text in enumerate(TEXTS)
     ]
     return registry.issue(QUESTION, documents, None, None)
 
@@ -148,7 +149,6 @@ def test_image_that_a_person_sends_in_a_chat_is_the_query_image(registry):
     )
     call = resolve([message], registry, "error")
     assert call.image == buffer.getvalue()
-    assert call.request.has_image
 
 
 def test_image_that_a_synthesizer_packed_is_never_the_query_image(registry):

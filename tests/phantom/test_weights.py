@@ -35,9 +35,9 @@ def test_it_is_a_real_llava_with_clip_and_grouped_query_mistral(engine):
 
 def test_image_tokens_in_the_prompt_equal_the_model_s_features(engine):
     trial = draw_trials(SEED, 1, documents=1, irrelevant=0)[0]
-    pixels = engine.processor.image_processor(images=[trial.image], return_tensors="pt")
-    features = engine.model.get_image_features(**pixels, return_dict=True).pooler_output
-    assert len(features[0]) == engine.image_tokens
+    read = engine.loaded.images.read(trial.image)
+    features = engine.model.get_image_features(**read.tensors, return_dict=True).pooler_output
+    assert len(features[0]) == engine.image_tokens == read.tokens
 
 
 def test_it_answers_from_one_matching_document(engine):
@@ -63,7 +63,7 @@ def test_noise_hurts_and_steering_wins_back(engine):
 def test_text_only_prompt_does_not_crash(engine):
     from mrrag_llamaindex.generation.request import PromptRequest
 
-    (answer,) = engine.generate([PromptRequest("Is there edema?", has_image=False)], [None])
+    (answer,) = engine.generate([PromptRequest("Is there edema?")], [None])
     assert answer.text
 
 

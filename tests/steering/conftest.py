@@ -34,6 +34,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _uncompiled() -> Iterator[None]:
+    """FlexAttention runs as plain tensor code; compiling it for each shape takes seconds."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved checkpoint; 8 query heads share 2 key heads, 4 layers."""
@@ -74,7 +82,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def load(model_folder: Path) -> Callable[..., Any]:
-    """Load the checkpoint: `backend` is "rows", "eager", or a stock name behind "stock-"."""
+    """Load the checkpoint: `backend` is one of ours, or a stock name behind "stock-"."""
     register()
 
     @functools.cache
@@ -96,6 +104,13 @@ def load(model_folder: Path) -> Callable[..., Any]:
         )
 
     return _load
+
+
+@pytest.fixture(scope="session")
+def stock_of(load: Callable[..., Any]) -> Callable[[str], Any]:
+    """The model on the stock function that a backend leaves unsteered calls to."""
+    names = {"rows": "sdpa", "eager": "eager", "flex": "flex_attention"}
+    return lambda backend: load(f"stock-{names[backend]}")
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ assert not [name for name in sys.modules if ".models.llava" in name]
 mrrag_llamaindex.steering.attention.register()
 for old, registry in zip(before, (AttentionInterface, AttentionMaskInterface)):
     new = registry._global_mapping
-    assert set(new) - set(old) == {"mrrag_ifa", "mrrag_ifa_eager"}
+    assert set(new) - set(old) == {"mrrag_ifa", "mrrag_ifa_eager", "mrrag_ifa_flex"}
     assert all(new[name] is old[name] for name in old)
 """
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.masking_utils import AttentionMaskInterface
 
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.attention import BACKENDS
 from mrrag_llamaindex.steering.plan import IFA, SteeringPlan
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
@@ -34,10 +35,10 @@ def test_only_the_text_layers_change_implementation(rows_model):
     assert rows_model.model.vision_tower.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("backend", ["rows", "eager"])
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
 @pytest.mark.parametrize("kind", ["none", "lambda 0", "strength 0"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_off_equals_stock_bit_for_bit(load, toy, backend, kind, size):
+def test_off_equals_stock_bit_for_bit(load, stock_of, toy, backend, kind, size):
     prompts = toy.prompts[:size]
     inputs = toy.batch(prompts)
     plan = {
@@ -45,49 +46,55 @@ def test_off_equals_stock_bit_for_bit(load, toy, backend, kind, size):
         "lambda 0": toy.plan(prompts, [[0.0] * len(p.spans.documents) for p in prompts]),
         "strength 0": toy.plan(prompts, ifa=IFA(strength=0.0)),
     }[kind]
-    stock = toy.logits(load("stock-sdpa" if backend == "rows" else "stock-eager"), inputs)
+    stock = toy.logits(stock_of(backend), inputs)
     assert torch.equal(toy.logits(load(backend), inputs, plan), stock)
 
 
+@pytest.mark.parametrize("backend", ["rows", "flex"])
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("question_rows", ["question", "to_end"])
 @pytest.mark.parametrize("strength", [1.0, 2.5])
-def test_rows_backend_equals_the_eager_definition(
-    rows_model, eager_model, sdpa_model, toy, size, question_rows, strength
+def test_backend_equals_the_eager_definition(
+    load, eager_model, sdpa_model, toy, backend, size, question_rows, strength
 ):
     prompts = toy.prompts[:size]
     inputs, ifa = toy.batch(prompts), IFA(strength=strength, question_rows=question_rows)
     plan = toy.plan(prompts, ifa=ifa)
-    rows = toy.logits(rows_model, inputs, plan)
+    ours = toy.logits(load(backend), inputs, plan)
     eager = toy.logits(eager_model, inputs, toy.plan(prompts, ifa=ifa))
-    torch.testing.assert_close(rows[real(inputs)], eager[real(inputs)], **TOLERANCE)
+    torch.testing.assert_close(ours[real(inputs)], eager[real(inputs)], **TOLERANCE)
     plan.require_applied()
-    effect = (rows - toy.logits(sdpa_model, inputs))[:, -1].abs().amax(dim=1)
+    assert plan.report.applications == dict.fromkeys(toy.critical, 1)
+    effect = (ours - toy.logits(sdpa_model, inputs))[:, -1].abs().amax(dim=1)
     assert effect.min() > 0.03  # three thousand times the tolerance
 
 
-def test_left_padded_batch_equals_single_rows(rows_model, toy):
-    together = toy.logits(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts))
+@pytest.mark.parametrize("backend", ["rows", "flex"])
+def test_left_padded_batch_equals_single_rows(load, toy, backend):
+    model = load(backend)
+    together = toy.logits(model, toy.batch(toy.prompts), toy.plan(toy.prompts))
     for row, prompt in enumerate(toy.prompts):
         plan = toy.plan([prompt], [toy.lambdas[row]])
-        alone = toy.logits(rows_model, toy.batch([prompt]), plan)
+        alone = toy.logits(model, toy.batch([prompt]), plan)
         torch.testing.assert_close(together[row, -len(prompt.ids) :], alone[0], **TOLERANCE)
 
 
-def test_one_row_of_a_batch_may_be_unsteered(rows_model, sdpa_model, toy):
+@pytest.mark.parametrize("backend", ["rows", "flex"])
+def test_one_row_of_a_batch_may_be_unsteered(load, stock_of, toy, backend):
     lambdas = [toy.lambdas[0], (0.0, 0.0), toy.lambdas[2]]
     inputs = toy.batch(toy.prompts)
-    steered = toy.logits(rows_model, inputs, toy.plan(toy.prompts, lambdas))
-    stock = toy.logits(sdpa_model, inputs)
+    steered = toy.logits(load(backend), inputs, toy.plan(toy.prompts, lambdas))
+    stock = toy.logits(stock_of(backend), inputs)
     assert torch.equal(steered[1], stock[1])
     assert (steered[[0, 2], -1] - stock[[0, 2], -1]).abs().amax(dim=1).min() > 0.03
 
 
-def test_nothing_before_the_question_changes(rows_model, sdpa_model, toy):
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
+def test_nothing_before_the_question_changes(load, stock_of, toy, backend):
     prompt, inputs = toy.prompts[0], toy.batch(toy.prompts[:1])
     start = prompt.spans.question[0]
-    steered = toy.logits(rows_model, inputs, toy.plan([prompt]))[0]
-    stock = toy.logits(sdpa_model, inputs)[0]
+    steered = toy.logits(load(backend), inputs, toy.plan([prompt]))[0]
+    stock = toy.logits(stock_of(backend), inputs)[0]
     assert torch.equal(steered[:start], stock[:start])
     assert not torch.equal(steered[start], stock[start])
 
@@ -134,7 +141,7 @@ def prefill(model, inputs, plan, cuts, cache):
     return torch.cat(logits, dim=1)
 
 
-@pytest.mark.parametrize("backend", ["rows", "eager"])
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
 @pytest.mark.parametrize("cuts", [(), (20,), (24, 25, 26, 27), (26, 28)])
 @torch.inference_mode()
 def test_chunked_prefill_equals_the_whole(load, toy, backend, cuts):
@@ -148,33 +155,36 @@ def test_chunked_prefill_equals_the_whole(load, toy, backend, cuts):
     plan.require_applied()
 
 
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
 @torch.inference_mode()
-def test_prefill_token_by_token_equals_the_whole(rows_model, toy):
+def test_prefill_token_by_token_equals_the_whole(load, toy, backend):
     """Calls of one unpadded row get no mask at all; the question is among them."""
-    prompt, inputs = toy.prompts[0], toy.batch(toy.prompts[:1])
+    model, prompt, inputs = load(backend), toy.prompts[0], toy.batch(toy.prompts[:1])
     whole, plan = toy.plan([prompt]), toy.plan([prompt])
     cuts = range(prompt.spans.question[0] - 1, len(prompt.ids))
-    expected = prefill(rows_model, inputs, whole, (), DynamicCache(config=rows_model.config))
-    found = prefill(rows_model, inputs, plan, cuts, DynamicCache(config=rows_model.config))
+    expected = prefill(model, inputs, whole, (), DynamicCache(config=model.config))
+    found = prefill(model, inputs, plan, cuts, DynamicCache(config=model.config))
     torch.testing.assert_close(found, expected, **TOLERANCE)
     assert plan.report.applications == dict.fromkeys(toy.critical, prompt.question_length)
     plan.require_applied()
 
 
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
 @torch.inference_mode()
-def test_decode_steps_are_untouched(rows_model, toy):
-    inputs = toy.batch(toy.prompts)
+def test_decode_steps_are_untouched(load, stock_of, toy, backend):
+    model, stock, inputs = load(backend), stock_of(backend), toy.batch(toy.prompts)
     plan = toy.plan(toy.prompts)
     step = {
         "input_ids": torch.tensor([[11], [12], [13]]),
         "attention_mask": torch.cat([inputs["attention_mask"], torch.ones(3, 1).long()], dim=1),
     }
     logits = []
-    for steering in (plan, None):
-        cache = DynamicCache(config=rows_model.config)
-        prefill(rows_model, inputs, toy.plan(toy.prompts), (), cache)
-        logits.append(rows_model(**step, past_key_values=cache, steering=steering).logits)
-    assert torch.equal(*logits)
+    for decoder, steering in [(model, {"steering": plan}), (model, {}), (stock, {})]:
+        cache = DynamicCache(config=model.config)
+        prefill(model, inputs, toy.plan(toy.prompts), (), cache)
+        logits.append(decoder(**step, past_key_values=cache, **steering).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
     assert plan.report.applications == {}
 
 
@@ -187,13 +197,15 @@ def greedy(model, inputs, **options):
     )
 
 
-def test_generate_carries_the_plan_through_prefill_and_decode(rows_model, sdpa_model, toy):
+@pytest.mark.parametrize("backend", ["rows", "eager", "flex"])
+def test_generate_carries_the_plan_through_prefill_and_decode(load, sdpa_model, toy, backend):
+    model = load(backend)
     inputs, plan = toy.batch(toy.prompts), toy.plan(toy.prompts)
     options = {"return_dict_in_generate": True, "output_logits": True}
-    out = greedy(rows_model, inputs, steering=plan, **options)
+    out = greedy(model, inputs, steering=plan, **options)
     plan.require_applied()
     assert plan.report.applications == dict.fromkeys(toy.critical, 1)  # prefill, and no more
-    first = toy.logits(rows_model, inputs, toy.plan(toy.prompts))[:, -1]
+    first = toy.logits(model, inputs, toy.plan(toy.prompts))[:, -1]
     torch.testing.assert_close(out.logits[0], first, **TOLERANCE)
     stock = greedy(sdpa_model, inputs, **options)
     assert (out.logits[0] - stock.logits[0]).abs().amax(dim=1).min() > 0.03
@@ -267,10 +279,15 @@ def test_plan_that_a_stock_model_ignores_is_an_error(sdpa_model, toy):
         plan.require_applied()
 
 
-def test_lost_mask_function_is_noticed(rows_model, toy, monkeypatch):
-    monkeypatch.delitem(AttentionMaskInterface._global_mapping, "mrrag_ifa")
-    with pytest.raises(SteeringError, match="no attention mask"):
-        toy.logits(rows_model, toy.batch(toy.prompts), toy.plan(toy.prompts))
+@pytest.mark.parametrize(
+    ("backend", "size"),
+    # Rows alone: without padding, no mask is the causal shortcut of SDPA.
+    [("rows", 3), ("eager", 1), ("eager", 3), ("flex", 1), ("flex", 3)],
+)
+def test_lost_mask_function_is_noticed(load, toy, monkeypatch, backend, size):
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, BACKENDS[backend])
+    with pytest.raises(SteeringError, match=r"no (attention|block) mask"):
+        toy.logits(load(backend), toy.batch(toy.prompts[:size]), toy.plan(toy.prompts[:size]))
 
 
 def test_layer_that_the_model_does_not_have_is_refused(rows_model, toy):

@@ -116,6 +116,56 @@ def test_hand_made_plan_is_checked_too():
             SteeringPlan(document_lambda, question_rows, frozenset({0}))
 
 
+# ---- a prefix shared by the rows
+
+
+def shared(prompts, lambdas, padded, prefix, **fields):
+    return SteeringPlan.build(prompts, lambdas, IFA(**fields), (0,), padded, shared_prefix=prefix)
+
+
+def test_padding_stands_behind_the_shared_prefix():
+    # [t d0 d0 | . . | d1 d1 t q q t t]: document 0 stays, document 1 and the question move by 2.
+    plan = shared([spans(10), spans(8)], [(1.0, 0.5), (0.5, 1.0)], 10, 3)
+    assert plan.padding == (0, 2)
+    assert plan.document_lambda.tolist() == [
+        [0, 1, 1, 0.5, 0.5, 0, 0, 0, 0, 0],
+        [0, 0.5, 0.5, 0, 0, 1, 1, 0, 0, 0],
+    ]
+    assert plan.question_rows.int().tolist() == [
+        [0, 0, 0, 0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_document_over_the_end_of_the_prefix_is_weighted_on_both_sides_of_the_gap():
+    prompt = PromptSpans(((1, 5),), (5, 7), 8)
+    plan = shared([prompt], [(1.0,)], 11, 3, question_rows="to_end")
+    assert plan.document_lambda[0].nonzero().flatten().tolist() == [1, 2, 6, 7]
+    assert plan.question_rows[0].nonzero().flatten().tolist() == [8, 9, 10]
+
+
+def test_prefix_of_zero_is_left_padding():
+    prompts, lambdas = [spans(10), spans(8)], [(1.0, 0.5), (0.5, 1.0)]
+    ours, left = shared(prompts, lambdas, 10, 0), build(prompts, lambdas, 10)
+    assert torch.equal(ours.document_lambda, left.document_lambda)
+    assert torch.equal(ours.question_rows, left.question_rows)
+    assert (ours.padding, ours.shared_prefix) == (left.padding, left.shared_prefix) == ((0, 2), 0)
+
+
+@pytest.mark.parametrize("prefix", [7, 8, 10])
+def test_question_that_begins_in_the_shared_prefix_is_refused(prefix):
+    late = PromptSpans(((1, 3), (3, 5)), (12, 14), 14)
+    with pytest.raises(SteeringError, match=r"row 1: the question .* inside the shared prefix"):
+        shared([late, spans()], [(1.0, 0.5), (1.0, 0.5)], 14, prefix)
+
+
+@pytest.mark.parametrize("prefix", [-1, 5])
+def test_prefix_that_does_not_fit_the_prompts_is_refused(prefix):
+    lam, rows = torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool)
+    with pytest.raises(SteeringError, match="shared prefix"):
+        SteeringPlan(lam, rows, frozenset({0}), shared_prefix=prefix)
+
+
 # ---- activity
 
 

@@ -1,0 +1,250 @@
+"""A tiny random checkpoint of every supported family, with its own processor and chat template.
+
+``initializer_range`` is above the usual .02, so that attention is peaked and steering visible.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "initializer_range": 0.12,
+    "max_position_embeddings": 1024,
+    "vocab_size": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+SENTENCES = [
+    "No pleural effusion. The heart is of normal size. Is there a nodule? Report 1: yes no Yes No",
+    "Below are reference reports of other patients with similar images. Question: Answer:",
+]
+
+TURN = "{{{{ '{open}' + message['role'] + '\\n' }}}}{parts}{{{{ '{close}\\n' }}}}"
+PARTS = (
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}{{ 'IMAGE' }}"
+    "{%- else -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}"
+)
+
+
+def chat_template(open_: str, close: str, image: str, bos: bool = False) -> str:
+    """Make a template in the way of ChatML, with the marks of one family."""
+    turn = TURN.format(open=open_, close=close, parts=PARTS.replace("IMAGE", image))
+    return (
+        ("{{ bos_token }}" if bos else "")
+        + "{%- for message in messages -%}"
+        + turn
+        + "{%- endfor -%}{%- if add_generation_prompt -%}{{ '"
+        + open_
+        + "assistant\\n' }}{%- endif -%}"
+    )
+
+
+TEXT_TURNS = (
+    "{%- for message in messages -%}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+
+
+def tokenizer(special: list[str], *, bos: bool = True, **options: Any) -> Any:
+    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    first = ["<unk>", "<s>", "</s>", "<pad>"]
+    bytes_ = [f"<0x{value:02X}>" for value in (10, 124)]  # line feed and bar
+    trainer = BpeTrainer(vocab_size=200, special_tokens=[*first, *bytes_])
+    core.train_from_iterator(SENTENCES * 5, trainer)
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    if bos:
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        **options,
+    )
+
+
+def _clip_images() -> Any:
+    return transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    )
+
+
+def llava(text: Any = None) -> tuple[Any, Any]:
+    tokens = tokenizer(["<image>"])
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=text or transformers.MistralConfig(**TEXT, sliding_window=None),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        image_seq_length=4,
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor=_clip_images(),
+        tokenizer=tokens,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return config, processor
+
+
+def llava_llama() -> tuple[Any, Any]:
+    return llava(transformers.LlamaConfig(**TEXT))
+
+
+def llava_next() -> tuple[Any, Any]:
+    tokens = tokenizer(["<image>"])
+    tiles = [[28, 56], [56, 28], [56, 56]]
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=transformers.MistralConfig(**TEXT, sliding_window=None),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        image_grid_pinpoints=tiles,
+    )
+    processor = transformers.LlavaNextProcessor(
+        image_processor=transformers.LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28},
+            crop_size={"height": 28, "width": 28},
+            image_grid_pinpoints=tiles,
+        ),
+        tokenizer=tokens,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return config, processor
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    tokens = tokenizer([*marks, "<|im_start|>", "<|im_end|>"], bos=False)
+    tokens.chat_template = chat_template(
+        "<|im_start|>", "<|im_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
+    )
+    ids = dict(zip(marks, tokens.convert_tokens_to_ids(marks), strict=True))
+    text = {key: value for key, value in TEXT.items() if key != "head_dim"}
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            **text,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+            },
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    images = transformers.Qwen2VLImageProcessorPil(
+        patch_size=14, merge_size=2, min_pixels=56 * 56, max_pixels=84 * 84
+    )
+    return config, (tokens, images)  # its processor needs torchvision for videos
+
+
+def gemma3() -> tuple[Any, Any]:
+    marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    tokens = tokenizer(
+        [*marks, "<start_of_turn>", "<end_of_turn>"],
+        extra_special_tokens=dict(
+            zip(("boi_token", "eoi_token", "image_token"), marks, strict=True)
+        ),
+    )
+    ids = tokens.convert_tokens_to_ids(marks)
+    config = transformers.Gemma3Config(
+        vision_config={**VISION, "image_size": 56, "model_type": "siglip_vision_model"},
+        text_config={
+            **TEXT,
+            "sliding_window": 48,
+            "layer_types": [f"{kind}_attention" for kind in ("sliding", "full", "full", "sliding")],
+            "query_pre_attn_scalar": 16,
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=ids[0],
+        eoi_token_index=ids[1],
+        image_token_index=ids[2],
+    )
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessorPil(size={"height": 56, "width": 56}),
+        tokenizer=tokens,
+        image_seq_length=4,
+        chat_template=chat_template(
+            "<start_of_turn>", "<end_of_turn>", "<start_of_image>", bos=True
+        ),
+    )
+    return config, processor
+
+
+def mistral() -> tuple[Any, Any]:
+    return transformers.MistralConfig(**TEXT, sliding_window=None), (tokenizer([]),)
+
+
+def llama() -> tuple[Any, Any]:
+    tokens = tokenizer(["<|user|>", "<|assistant|>"])
+    tokens.chat_template = TEXT_TURNS
+    return transformers.LlamaConfig(**TEXT), (tokens,)
+
+
+FAMILIES = {
+    "llava": ("LlavaForConditionalGeneration", llava),
+    "llava-llama": ("LlavaForConditionalGeneration", llava_llama),
+    "llava_next": ("LlavaNextForConditionalGeneration", llava_next),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", qwen2_5_vl),
+    "gemma3": ("Gemma3ForConditionalGeneration", gemma3),
+    "mistral": ("MistralForCausalLM", mistral),
+    "llama": ("LlamaForCausalLM", llama),
+}
+"""Name to (class in transformers, function that makes configuration and processor)."""
+
+
+def write(name: str, folder: Path, seed: int = 0) -> Path:
+    """Write a checkpoint of one family in the layout in which the hub holds it."""
+    class_name, make = FAMILIES[name]
+    config, parts = make()
+    torch.manual_seed(seed)
+    model = getattr(transformers, class_name)(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # Gemma 3's projection starts at zero
+            torch.nn.init.normal_(parameter, std=TEXT["initializer_range"])
+    model.save_pretrained(folder)
+    for part in parts if isinstance(parts, tuple) else (parts,):
+        part.save_pretrained(folder)
+    return folder
