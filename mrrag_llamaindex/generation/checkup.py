@@ -73,8 +73,11 @@ def check_prompt(
     """Read an image as the model would, and find its prompt layout and critical layers."""
     checks: list[Check] = []
     tokens, patches = _image_of_configuration(blueprint.model.config)
-    layers = int(blueprint.model.config.get_text_config(decoder=True).num_hidden_layers)
-    critical, known = middle_third(layers), False
+    text_config = blueprint.model.config.get_text_config(decoder=True)
+    layers = int(text_config.num_hidden_layers)
+    kinds = getattr(text_config, "layer_types", None) or ()
+    sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
+    critical, known = middle_third(layers, sliding), False
     if blueprint.tokenizer is not None:
         try:
             reader = loading.reader_for(checkpoint.family, blueprint.processor)
@@ -91,7 +94,7 @@ def check_prompt(
         except MRRAGError as error:
             checks.append(Check("tokenizer and processor", "problem", str(error)))
     shape = PromptShape(tokens, patches, documents, batch_size)
-    window = int(blueprint.model.config.get_text_config(decoder=True).max_position_embeddings)
+    window = int(text_config.max_position_embeddings)
     if shape.tokens > window:
         text = (
             f"about {shape.tokens} tokens with the answer, and the window has {window}: the "
@@ -150,18 +153,21 @@ def _patches(image: Any, config: Any) -> int:
 
 
 def check_steering(model: Any, device: str) -> list[Check]:
-    """Say whether a model can be steered, and by which backends on a device."""
+    """Say by which backends a model can be steered on a device.
+
+    Raises
+    ------
+    SteeringError
+        If it cannot be steered at all.
+    """
     from mrrag_llamaindex.steering.attention import BACKENDS
     from mrrag_llamaindex.steering.availability import require_backend
     from mrrag_llamaindex.steering.carrier import attention_implementation
     from mrrag_llamaindex.steering.support import check_steerable
 
-    try:
-        check_steerable(model)
-    except SteeringError as error:
-        return [Check("steering", "problem", str(error))]
+    check_steerable(model)
     available, reasons = [], []
-    kind = "cpu" if device == "device_map" else device.partition(":")[0]
+    kind = device.partition(":")[0]
     for backend in BACKENDS:
         try:
             attention_implementation(type(model), backend)

@@ -19,7 +19,7 @@ from mrrag_llamaindex.generation.checkup import (
     check_weights,
 )
 from mrrag_llamaindex.generation.diagnosis import Check, Diagnosis
-from mrrag_llamaindex.generation.memory import ModelSize, dtype_of
+from mrrag_llamaindex.generation.memory import ModelSize
 from mrrag_llamaindex.generation.quantization import check_name
 from mrrag_llamaindex.generation.verdict import DeviceVerdict, judge, what_would_fit
 from mrrag_llamaindex.generation.weight_files import survey_weights
@@ -52,18 +52,15 @@ def examine(
         If there is no such model, its configuration cannot be used, or an argument is wrong. What
         else is wrong with it stands in the diagnosis.
     SteeringError
-        If models of its class cannot be steered.
+        If the model cannot be steered.
     """
     check_name(quantization)
     checkpoint = Checkpoint.find(model, weights=False)
-    device = resolve_device(device, ModelError) if device_map is None else "device_map"
-    if dtype != "auto":
-        dtype_of(dtype)  # its error comes before anything slow
+    place = resolve_device(device if device_map is None else "auto", ModelError)
+    device = place if device_map is None else "device_map"
 
-    def dtype_on(place: str) -> Any:
-        kind = "cpu" if place in ("cpu", "device_map") else place
-        chosen = loading.load_dtype(dtype, checkpoint, kind)
-        return dtype_of(chosen) if isinstance(chosen, str) else chosen
+    def dtype_on(name: str) -> Any:
+        return loading.load_dtype(dtype, checkpoint, place if name == "device_map" else name)
 
     files = survey_weights(checkpoint.folder)
     checks, sizes = check_weights(checkpoint, files, allow_pickle)
@@ -84,7 +81,7 @@ def examine(
     size = ModelSize.of(blueprint.model)
     text = size.text_config
     prompt, read = check_prompt(checkpoint, blueprint, max_documents, batch_size)
-    checks += [*read, *check_steering(blueprint.model, device)]
+    checks += [*read, *check_steering(blueprint.model, place)]
     checks += check_quantization(quantization, device, dtype_on(device))
     verdicts = judge(
         machine.devices(), size, prompt, dtype_on, quantization, spread=device_map is not None

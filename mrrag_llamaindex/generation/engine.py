@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
+from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.batching import make_batches
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
 from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.loading import LoadedModel
+from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt import PromptBuilder
 from mrrag_llamaindex.generation.query_images import QueryImage
@@ -23,7 +23,7 @@ from mrrag_llamaindex.generation.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.checks import sliding_window
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.plan import IFA
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
 _USUAL_SIDE = 1024  # pixels
@@ -72,10 +72,9 @@ class LlavaEngine:
         self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
         text = self.model.config.get_text_config(decoder=True)
         self.window = int(text.max_position_embeddings)
-        self.layers = int(text.num_hidden_layers)
         # A sliding window counts padding, which stands behind a shared prefix.
-        self.sliding_window = sliding_window(text)
-        self.shares_prefix = loaded.family.shares_prefix and self.sliding_window is None
+        self.shares_prefix = loaded.family.shares_prefix and sliding_window(text) is None
+        self.planner = Planner(loaded)
         # Some models cut an image into more tokens the larger it is; prompts count the true ones.
         usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
         self.image_tokens = usual.tokens if usual else 0
@@ -93,30 +92,6 @@ class LlavaEngine:
         )
         self._yes = spellings(self.tokenizer, "yes")
         self._no = spellings(self.tokenizer, "no")
-
-    def layers_for(self, ifa: IFA) -> tuple[int, ...]:
-        """Return the layers that ``ifa`` steers in this model.
-
-        Raises
-        ------
-        SteeringError
-            If it names a layer that the model does not have.
-        """
-        if ifa.layers is None:
-            if not self.loaded.layers_are_known:
-                warnings.warn(
-                    f"no critical layers are known for model {self.loaded.source!r}: steering the "
-                    f"middle third, {list(self.loaded.critical_layers)}; name others with "
-                    "IFA(layers=...)",
-                    stacklevel=2,
-                )
-            return self.loaded.critical_layers
-        beyond = [layer for layer in ifa.layers if layer >= self.layers]
-        if beyond:
-            raise SteeringError(
-                f"IFA names layer {beyond[0]}, and the model has {self.layers} layers"
-            )
-        return ifa.layers
 
     def generate(
         self,
@@ -164,7 +139,7 @@ class LlavaEngine:
         )
         for batch in batches:
             rows = [prompts[row] for row in batch.rows]
-            plan, layers = self.plan(rows, ifa, batch.shared)
+            plan, layers = self.planner.plan(rows, ifa, batch.shared)
             probe = FirstTokenProbe(self._yes, self._no)
             started = time.perf_counter()
             shown = [read[row] for row in batch.rows]
@@ -199,7 +174,7 @@ class LlavaEngine:
             batch_size=1,
             shares_prefix=self.shares_prefix,
         )
-        plan, layers = self.plan([prompt], ifa, batch.shared)
+        plan, layers = self.planner.plan([prompt], ifa, batch.shared)
         probe = FirstTokenProbe(self._yes, self._no)
 
         def run(streamer: Any, stopping: Any) -> None:
@@ -219,63 +194,3 @@ class LlavaEngine:
     def prompt(self, request: PromptRequest, image: QueryImage | None) -> Prompt:
         """Build the prompt of a request; see `PromptBuilder.build`."""
         return self.prompts.build(request, image.text if image else "")
-
-    def plan(
-        self, prompts: Sequence[Prompt], ifa: IFA | None, shared: int = 0
-    ) -> tuple[SteeringPlan | None, tuple[int, ...]]:
-        """Lay the steering of several prompts over one batch.
-
-        Parameters
-        ----------
-        prompts : sequence of Prompt
-        ifa : IFA or None
-        shared : int
-            Tokens at the start that the prompts have in common and that stay unpadded.
-
-        Returns
-        -------
-        plan : SteeringPlan or None
-            None if there is nothing to steer.
-        layers : tuple of int
-            The layers that were meant.
-        """
-        if ifa is None:
-            return None, ()
-        if not any(document.relevance for prompt in prompts for document in prompt.documents):
-            return None, ()
-        layers = self.layers_for(ifa)
-        self._check_reach(prompts, layers)
-        plan = SteeringPlan.build(
-            [
-                PromptSpans(prompt.document_spans, prompt.question_span, len(prompt.input_ids))
-                for prompt in prompts
-            ],
-            [[document.relevance for document in prompt.documents] for prompt in prompts],
-            ifa,
-            layers,
-            max(len(prompt.input_ids) for prompt in prompts),
-            self.model.device,
-            shared_prefix=shared,
-        )
-        return (plan if plan.is_active else None), layers
-
-    def _check_reach(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> None:
-        """Say so where a sliding window keeps the question from seeing the documents."""
-        window = self.sliding_window
-        if window is None:
-            return
-        text = self.model.config.get_text_config(decoder=True)
-        kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * self.layers
-        blind = [layer for layer in layers if kinds[layer] != "full_attention"]
-        far = [
-            prompt.document_spans[0][0] + window <= prompt.question_span[1]
-            for prompt in prompts
-            if prompt.documents
-        ]
-        if blind and any(far):
-            warnings.warn(
-                f"layers {blind} look back {window} tokens, and some documents stand farther from "
-                "the question: steering does not reach those there; name other layers with "
-                "IFA(layers=...)",
-                stacklevel=3,
-            )

@@ -9,7 +9,6 @@ from typing import Any, Final
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.quantization import is_text_layer, quantized_bytes
 
 REPORT_TOKENS: Final = 100
@@ -191,20 +190,6 @@ class ModelSize:
 def head_dim(text: Any) -> int:
     """Channels of one attention head."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """Turn ``"bfloat16"`` into ``torch.bfloat16``.
-
-    Raises
-    ------
-    ModelError
-        If torch has no such floating type.
-    """
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"dtype {name!r}: use auto, float32, bfloat16 or float16")
-    return found
 
 
 def _part(name: str) -> str:

@@ -23,6 +23,9 @@ _TEXT_LAYER = r"\w+\.(?:(?:language_model|decoder)\.)?(?:layers|h|blocks?)\.\d+\
 # What is *not* to be converted, for transformers: everything but the above. Short names, such as
 # "multi_modal_projector", are matched from the start of the full name and miss.
 _ALL_BUT_TEXT_LAYERS = [rf"(?!{_TEXT_LAYER}).*"]
+# What int8 does to activations, written for every layer and token; and that an optional kernel for
+# CPUs is not installed.
+_NOISE = ("MatMul8bitLt: inputs will be cast", "Failed to load CPU gemm_4bit_forward")
 _LEAST_CAPABILITY = (7, 5)  # CUDA: tensor cores for 8-bit integers
 
 
@@ -71,7 +74,6 @@ def quantization_config(
     from transformers import BitsAndBytesConfig
 
     if name == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_of_every_call)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_ALL_BUT_TEXT_LAYERS)
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
@@ -89,7 +91,13 @@ def check_name(name: str | None) -> None:
         raise ModelError(f"quantization {name!r}: use {' or '.join(BITS)}, or leave it out")
 
 
+def _no_noise(record: logging.LogRecord) -> bool:
+    return not record.msg.startswith(_NOISE)
+
+
 def _require_device(name: str, device: str | None) -> None:
+    for logger in ("autograd._functions", "backends.cpu.ops"):
+        logging.getLogger(f"bitsandbytes.{logger}").addFilter(_no_noise)
     import bitsandbytes
     import torch
 
@@ -109,11 +117,6 @@ def _require_device(name: str, device: str | None) -> None:
                 f"quantization 'int8' needs a GPU of compute capability 7.5 or later, and "
                 f"{torch.cuda.get_device_name(each)} is older; use int4"
             )
-
-
-def _not_of_every_call(record: logging.LogRecord) -> bool:
-    """Drop the note that activations become float16, written once per layer and token."""
-    return "inputs will be cast" not in record.msg
 
 
 def check_quantized(model: Any, name: str | None) -> None:

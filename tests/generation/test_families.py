@@ -115,10 +115,10 @@ class TestFamily:
     def test_on_equals_eager_and_moves_the_logits(self, load):
         engine, eager = load("rows"), load("eager")
         prompts, inputs = assembled(engine)
-        plan, _ = engine.plan(prompts, STEERED)
+        plan, _ = engine.planner.plan(prompts, STEERED)
         rows = logits(engine.model, inputs, steering=plan)
         plan.require_applied()
-        other, _ = eager.plan(prompts, STEERED)
+        other, _ = eager.planner.plan(prompts, STEERED)
         torch.testing.assert_close(rows, logits(eager.model, inputs, steering=other), **TOLERANCE)
         moved = (rows - logits(engine.model, inputs)).abs()
         assert moved.max() > 1e-2
@@ -161,7 +161,7 @@ class TestFamily:
         engine = load("rows")
         prompts, _ = assembled(engine)
         images = [engine.read_image(image) for image in IMAGES]
-        plan, _ = engine.plan(prompts, STEERED)
+        plan, _ = engine.planner.plan(prompts, STEERED)
         engine.model.generation_config.min_new_tokens = 3
         probe = FirstTokenProbe([5], [6])
         tokens = engine.runner.run(Batch((0, 1), 0), prompts, images, plan, probe, 3)
@@ -288,6 +288,7 @@ def test_prefix_is_not_shared_where_a_window_would_count_the_padding(tmp_path):
     engine = LlavaEngine(load_model(str(tmp_path), device="cpu"), max_new_tokens=3)
     with pytest.warns(UserWarning, match="look back 64 tokens"):
         together = engine.generate(REQUESTS, [None, None], ifa=STEERED)
+    with warnings.catch_warnings(action="ignore"):
         apart = [engine.generate([one], [None], ifa=STEERED)[0] for one in REQUESTS]
     assert engine.runner.prefixes.hits == 0
     for one, two in zip(together, apart, strict=True):
