@@ -27,8 +27,8 @@ from typer.core import TyperGroup
 from mrrag_llamaindex.errors import MRRAGError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.convert import ConvertedCheckpoint
-    from mrrag_llamaindex.generation.diagnosis import Diagnosis
+    from mrrag_llamaindex.generation.doctor.diagnosis import Diagnosis
+    from mrrag_llamaindex.generation.original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.ask import Asked
     from mrrag_llamaindex.integration.ingest import IngestReport
     from mrrag_llamaindex.phantom.demo import DemoResult
@@ -147,7 +147,7 @@ def print_demo(result: DemoResult) -> None:
 
 def print_diagnosis(found: Diagnosis) -> None:
     """Print what a model is, what it needs and what this machine has; the verdict comes last."""
-    from mrrag_llamaindex.generation.verdict import gigabytes
+    from mrrag_llamaindex.generation.doctor.verdict import gigabytes
 
     def line(name: str, text: str) -> None:
         console.print(f"{name:<13}{text}", markup=False, soft_wrap=True)

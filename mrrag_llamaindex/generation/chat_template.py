@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.profile import PromptTemplate
+from mrrag_llamaindex.generation.checkpoint import Checkpoint
+from mrrag_llamaindex.generation.profile import PROFILE_FILE, ModelProfile, PromptTemplate
+from mrrag_llamaindex.generation.query_images import ImageReader
 
 # Words that no template holds; they mark where the texts of three turns stand.
 _FIRST, _ANSWER, _SECOND = "FirstQuestionHere", "FirstAnswerHere", "SecondQuestionHere"
@@ -82,6 +84,33 @@ def layout_of(
         turn_end=between,
         turn_opening="",
     )
+
+
+def profile_for(
+    checkpoint: Checkpoint, tokenizer: Any, processor: Any, reader: ImageReader | None
+) -> ModelProfile:
+    """Read the folder's profile; else take the layout of its chat template, else its family's."""
+    profile = ModelProfile.load(checkpoint.folder)
+    if (checkpoint.folder / PROFILE_FILE).is_file():
+        return profile
+    family, source = checkpoint.family, checkpoint.source
+    chat = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if chat:
+        template = layout_of(
+            chat,
+            tokenizer,
+            family.template or PromptTemplate(),
+            image_marker=None if reader is None else reader.marker,
+            source=source,
+        )
+    elif family.template is not None:
+        template = family.template
+    else:
+        raise ModelError(
+            f"model {source!r} brings no chat template, and none is known for its text model; put "
+            f"its chat_template.jinja, or a {PROFILE_FILE}, into the model folder"
+        )
+    return replace(profile, template=template)
 
 
 def _without_bos(opening: str, tokenizer: Any) -> str:

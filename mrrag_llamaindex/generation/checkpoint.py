@@ -11,7 +11,7 @@ from typing import Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.families import ModelFamily, family_of
-from mrrag_llamaindex.generation.original_config import ORIGINAL_TYPES, is_original
+from mrrag_llamaindex.generation.original.settings import ORIGINAL_TYPES, is_original
 from mrrag_llamaindex.hub import find_folder
 
 WAYS_ON = (
@@ -79,6 +79,23 @@ class Checkpoint:
             if stated:
                 return str(stated).removeprefix("torch.")
         return "float32"
+
+    def dtype_for(self, dtype: str, device: str) -> Any:
+        """Choose the dtype to load weights in: ``"auto"`` is float32 on a CPU, else as stored.
+
+        Raises
+        ------
+        ModelError
+            If torch has no such floating type.
+        """
+        import torch
+
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else self.dtype
+        chosen = getattr(torch, dtype, None)
+        if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+            raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+        return chosen
 
 
 def _folder(model: str, weights: bool) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrrag_llamaindex.generation.original_tokenizer import IMAGE_TOKEN
+from mrrag_llamaindex.generation.original.tokenizer import IMAGE_TOKEN
 
 _CONTENT = (
     "{% macro show(content) %}"

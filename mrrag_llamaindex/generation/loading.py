@@ -5,32 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import ModelError, MRRAGError
-from mrrag_llamaindex.generation.chat_template import layout_of
+from mrrag_llamaindex.generation.chat_template import profile_for
 from mrrag_llamaindex.generation.checkpoint import WAYS_ON, Checkpoint
 from mrrag_llamaindex.generation.families import ModelFamily
 from mrrag_llamaindex.generation.profile import (
-    PROFILE_FILE,
     ModelProfile,
-    PromptTemplate,
-    middle_third,
 )
 from mrrag_llamaindex.generation.quantization import (
     check_name,
     check_quantized,
     quantization_config,
 )
-from mrrag_llamaindex.generation.query_images import (
-    FixedReader,
-    GridReader,
-    ImageReader,
-    TiledReader,
-)
+from mrrag_llamaindex.generation.query_images import ImageReader, reader_for
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +105,7 @@ def load_model(
     checkpoint = Checkpoint.find(model)
     place = resolve_device(device if device_map is None else "auto", ModelError)
     require_backend(backend, place.partition(":")[0])
-    loaded_in = load_dtype(dtype, checkpoint, place)
+    loaded_in = checkpoint.dtype_for(dtype, place)
     network, tokenizer, processor = _load(
         checkpoint,
         backend,
@@ -127,17 +119,8 @@ def load_model(
     )
     check_quantized(network, quantization)
     reader = reader_for(checkpoint.family, processor)
-    profile, known = profile_for(checkpoint, tokenizer, processor, reader)
-    text = network.config.get_text_config(decoder=True)
-    layers = text.num_hidden_layers
-    kinds = getattr(text, "layer_types", None) or ()
-    sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
-    critical = profile.critical_layers or middle_third(layers, sliding)
-    if max(critical) >= layers:
-        raise ModelError(
-            f"the profile of model {model!r} names layer {max(critical)}, and the model has "
-            f"{layers} layers: the profile belongs to another model"
-        )
+    profile = profile_for(checkpoint, tokenizer, processor, reader)
+    critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
     return LoadedModel(
         network,
         tokenizer,
@@ -145,7 +128,7 @@ def load_model(
         checkpoint.family,
         profile,
         critical,
-        known,
+        profile.critical_layers is not None,
         model,
     )
 
@@ -167,7 +150,7 @@ def _load(
     notes: tuple[str, ...] = ()
     with readable(checkpoint.source), _quiet(checkpoint.source):
         if checkpoint.original:
-            from mrrag_llamaindex.generation.original import open_original
+            from mrrag_llamaindex.generation.original.opening import open_original
 
             opened = open_original(
                 checkpoint.folder, vision_tower=vision_tower, allow_pickle=allow_pickle
@@ -191,63 +174,6 @@ def _load(
     for note in notes:
         logger.warning("model %r: %s", checkpoint.source, note)
     return network.eval(), tokenizer, processor
-
-
-def load_dtype(dtype: str, checkpoint: Checkpoint, device: str) -> Any:
-    """Choose the torch dtype to load weights in: ``"auto"`` is float32 on a CPU, else as stored.
-
-    Raises
-    ------
-    ModelError
-        If torch has no such floating type.
-    """
-    import torch
-
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else checkpoint.dtype
-    chosen = getattr(torch, dtype, None)
-    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
-        raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
-    return chosen
-
-
-def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
-    """Choose how images are prepared for a family; None for a text-only model."""
-    if processor is None:
-        return None
-    if family.model_type == "qwen2_5_vl":
-        return GridReader(processor)
-    if family.model_type == "llava_next":
-        return TiledReader(processor)
-    return FixedReader(processor, pads=family.pads_images)
-
-
-def profile_for(
-    checkpoint: Checkpoint, tokenizer: Any, processor: Any, reader: ImageReader | None
-) -> tuple[ModelProfile, bool]:
-    """Read the folder's profile; else take the layout of its chat template, else its family's."""
-    profile = ModelProfile.load(checkpoint.folder)
-    known = profile.critical_layers is not None
-    if (checkpoint.folder / PROFILE_FILE).is_file():
-        return profile, known
-    family, source = checkpoint.family, checkpoint.source
-    chat = getattr(processor, "chat_template", None) or tokenizer.chat_template
-    if chat:
-        template = layout_of(
-            chat,
-            tokenizer,
-            family.template or PromptTemplate(),
-            image_marker=None if reader is None else reader.marker,
-            source=source,
-        )
-    elif family.template is not None:
-        template = family.template
-    else:
-        raise ModelError(
-            f"model {source!r} brings no chat template, and none is known for its text model; put "
-            f"its chat_template.jinja, or a {PROFILE_FILE}, into the model folder"
-        )
-    return replace(profile, template=template), known
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from mrrag_llamaindex.generation.llava_processor import (
     has_class_token,
     image_tokens,
 )
-from mrrag_llamaindex.generation.original_tokenizer import IMAGE_TOKEN
+from mrrag_llamaindex.generation.original.tokenizer import IMAGE_TOKEN
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 

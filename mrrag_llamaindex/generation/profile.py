@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
 
@@ -123,6 +124,31 @@ class ModelProfile:
                 f"{PROFILE_FILE} in the model folder is not a model profile ({error}); "
                 "correct it, or remove it to use the defaults"
             ) from error
+
+    def layers_for(self, text_config: Any, model: str) -> tuple[int, ...]:
+        """Return the critical layers; those of `middle_third` if none are known.
+
+        Parameters
+        ----------
+        text_config : PretrainedConfig
+        model : str
+            Name of the model, for the message.
+
+        Raises
+        ------
+        ModelError
+            If the profile names a layer that the model does not have.
+        """
+        layers = int(text_config.num_hidden_layers)
+        kinds = getattr(text_config, "layer_types", None) or ()
+        sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
+        critical = self.critical_layers or middle_third(layers, sliding)
+        if max(critical) >= layers:
+            raise ModelError(
+                f"the profile of model {model!r} names layer {max(critical)}, and the model has "
+                f"{layers} layers: the profile belongs to another model"
+            )
+        return critical
 
     def save(self, folder: Path) -> None:
         """Write `PROFILE_FILE` into ``folder``."""

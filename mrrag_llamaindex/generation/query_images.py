@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.generation.families import ModelFamily
 from mrrag_llamaindex.images import pad_to_square
 
 
@@ -129,6 +130,17 @@ class GridReader(ImageReader):
         merged = self.image_processor.merge_size**2
         count = int(made["image_grid_thw"][0].prod()) // merged
         return self.marker.replace(self.image_token, self.image_token * count), dict(made)
+
+
+def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
+    """Choose how images are prepared for a family; None for a text-only model."""
+    if processor is None:
+        return None
+    if family.model_type == "qwen2_5_vl":
+        return GridReader(processor)
+    if family.model_type == "llava_next":
+        return TiledReader(processor)
+    return FixedReader(processor, pads=family.pads_images)
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")

@@ -28,8 +28,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mrrag_llamaindex.generation.convert import convert_checkpoint
-from mrrag_llamaindex.generation.original import open_original
+from mrrag_llamaindex.generation.original.convert import convert_checkpoint
+from mrrag_llamaindex.generation.original.opening import open_original
 from mrrag_llamaindex.steering.carrier import steerable_class
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 5632, 32000

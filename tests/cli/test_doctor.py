@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from mrrag_llamaindex.generation import machine
-from mrrag_llamaindex.generation.machine import DeviceMemory
+from mrrag_llamaindex.generation.doctor import machine
+from mrrag_llamaindex.generation.doctor.machine import DeviceMemory
 from tests.generation.original.original_checkpoint import sentencepiece_model
 from tests.generation.sparse_checkpoint import write_original_7b, write_published_7b
 

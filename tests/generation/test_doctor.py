@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves
 
 from mrrag_llamaindex import defaults, hub
 from mrrag_llamaindex.errors import ModelError, SteeringError
-from mrrag_llamaindex.generation import machine
-from mrrag_llamaindex.generation.doctor import examine
+from mrrag_llamaindex.generation.doctor import machine
+from mrrag_llamaindex.generation.doctor.examine import examine
+from mrrag_llamaindex.generation.doctor.machine import DeviceMemory, container_memory
+from mrrag_llamaindex.generation.doctor.memory import ModelSize, PromptShape
+from mrrag_llamaindex.generation.doctor.verdict import judge, what_would_fit
 from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.machine import DeviceMemory, container_memory
-from mrrag_llamaindex.generation.memory import ModelSize, PromptShape
-from mrrag_llamaindex.generation.verdict import judge, what_would_fit
 from tests.generation.original.original_checkpoint import (
     make_original,
     sentencepiece_model,
@@ -459,6 +459,15 @@ def test_profile_and_its_absence_are_told(phantom):
     assert told() == ["not known: the middle third, [1, 2], would be steered"]
     (phantom / "mrrag_profile.json").write_text(json.dumps(profile | {"critical_layers": [9]}))
     assert "layer 9" in problems(examine(str(phantom), device="cpu"))
+
+
+def test_layers_with_a_sliding_window_are_not_said_to_be_steered(tmp_path):
+    folder = write("gemma3", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["layer_types"] = ["sliding_attention", "full_attention"] * 2
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "middle third, [1]," in str(examine(str(folder), device="cpu").checks)
+    assert load_model(str(folder), device="cpu").critical_layers == (1,)
 
 
 def test_prompt_beyond_the_window_is_noted():

@@ -100,7 +100,7 @@ def test_features_are_576_patches_of_the_last_layer_but_one(vision: CLIPVisionCo
 
 
 def test_the_processor_of_a_clip_folder_is_used(tmp_path: Path, vision: CLIPVisionConfig) -> None:
-    from mrrag_llamaindex.generation.vision_tower import _image_processor
+    from mrrag_llamaindex.generation.original.vision_tower import _image_processor
 
     own = image_processor(vision)
     own.image_mean = [0.1, 0.2, 0.3]

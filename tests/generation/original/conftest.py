@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mrrag_llamaindex.generation.shards import StoredTensor
+from mrrag_llamaindex.generation.original.shards import StoredTensor
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -60,5 +60,7 @@ def original(make: ModuleType, clip: Path, pieces: bytes) -> Any:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail on any read of a value that is not the comparison with CLIP."""
-    monkeypatch.setattr("mrrag_llamaindex.generation.vision_tower._difference", lambda *_: "")
+    monkeypatch.setattr(
+        "mrrag_llamaindex.generation.original.vision_tower._difference", lambda *_: ""
+    )
     monkeypatch.setattr(StoredTensor, "read", lambda self: pytest.fail(f"{self.key} was read"))

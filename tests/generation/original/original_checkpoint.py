@@ -25,7 +25,7 @@ from transformers import (
     MistralConfig,
 )
 
-from mrrag_llamaindex.generation.original import OriginalCheckpoint
+from mrrag_llamaindex.generation.original.opening import OriginalCheckpoint
 from mrrag_llamaindex.steering.attention import register
 from mrrag_llamaindex.steering.carrier import attention_implementation, steerable_class
 

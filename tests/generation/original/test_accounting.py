@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.original import open_original
+from mrrag_llamaindex.generation.original.opening import open_original
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 

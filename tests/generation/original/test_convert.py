@@ -17,10 +17,10 @@ from safetensors import safe_open
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation import convert
-from mrrag_llamaindex.generation.convert import convert_checkpoint
 from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.original import open_original
+from mrrag_llamaindex.generation.original import convert
+from mrrag_llamaindex.generation.original.convert import convert_checkpoint
+from mrrag_llamaindex.generation.original.opening import open_original
 from mrrag_llamaindex.generation.profile import ModelProfile
 
 

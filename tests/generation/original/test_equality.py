@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mrrag_llamaindex.generation.original import open_original
-from mrrag_llamaindex.generation.shards import StoredTensor
+from mrrag_llamaindex.generation.original.opening import open_original
+from mrrag_llamaindex.generation.original.shards import StoredTensor
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
@@ -72,7 +72,9 @@ def test_nothing_is_read_before_it_is_needed(
     make: ModuleType, original: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = original.write(tmp_path)
-    monkeypatch.setattr("mrrag_llamaindex.generation.vision_tower._difference", lambda *_: "")
+    monkeypatch.setattr(
+        "mrrag_llamaindex.generation.original.vision_tower._difference", lambda *_: ""
+    )
     read: list[str] = []
     reading = StoredTensor.read
     monkeypatch.setattr(

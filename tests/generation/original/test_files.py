@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.original import open_original
+from mrrag_llamaindex.generation.original.opening import open_original
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 

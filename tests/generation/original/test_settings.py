@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.original import open_original
-from mrrag_llamaindex.generation.original_config import OriginalSettings, is_original
+from mrrag_llamaindex.generation.original.opening import open_original
+from mrrag_llamaindex.generation.original.settings import OriginalSettings, is_original
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.original import open_original
+from mrrag_llamaindex.generation.original.opening import open_original
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
@@ -73,9 +73,9 @@ def test_a_tower_saved_on_its_own(
 
 
 def test_known_towers_need_no_folder() -> None:
-    from mrrag_llamaindex.generation.vision_tower import _vision_config
+    from mrrag_llamaindex.generation.original.vision_tower import vision_config
 
-    config = _vision_config(None, "openai/clip-vit-large-patch14-336")
+    config = vision_config(None, "openai/clip-vit-large-patch14-336")
     # As published in that model's config.json.
     sizes = (config.hidden_size, config.intermediate_size, config.num_hidden_layers)
     assert sizes == (1024, 4096, 24)

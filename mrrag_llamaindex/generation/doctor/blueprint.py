@@ -13,11 +13,11 @@ from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation import loading
 from mrrag_llamaindex.generation.checkpoint import Checkpoint
 from mrrag_llamaindex.generation.llava_processor import build_processor
-from mrrag_llamaindex.generation.original import open_original
-from mrrag_llamaindex.generation.original_config import OriginalSettings
-from mrrag_llamaindex.generation.original_tokenizer import load_original_tokenizer
+from mrrag_llamaindex.generation.original.opening import open_original
+from mrrag_llamaindex.generation.original.settings import OriginalSettings
+from mrrag_llamaindex.generation.original.shards import open_weights
+from mrrag_llamaindex.generation.original.tokenizer import load_original_tokenizer
 from mrrag_llamaindex.generation.processors import load_processor
-from mrrag_llamaindex.generation.shards import open_weights
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ def draw(
         if with_weights:
             with _collected(problems, "weights", checkpoint.source):
                 opened = open_original(
-                    checkpoint.folder, vision_tower=vision_tower, allow_pickle=allow_pickle
+                    checkpoint.folder,
+                    vision_tower=vision_tower,
+                    allow_pickle=allow_pickle,
+                    compare=False,
                 )
                 config, tensors, notes = opened.config, opened.tensors, opened.notes
                 processor, tokenizer = opened.processor, opened.processor.tokenizer
@@ -123,13 +126,17 @@ def _original_config(checkpoint: Checkpoint, vision_tower: str) -> Any:
 
     Rows for the image token, a few in 32,000, are not counted: they depend on the tokenizer.
     """
-    from mrrag_llamaindex.generation.original import _llava_config
-    from mrrag_llamaindex.generation.vision_tower import VisionTower, _local, _vision_config
+    from mrrag_llamaindex.generation.original.opening import llava_config
+    from mrrag_llamaindex.generation.original.vision_tower import (
+        VisionTower,
+        local_folder,
+        vision_config,
+    )
 
     settings = OriginalSettings.of(checkpoint.config)
     named = settings.tower if vision_tower in ("checkpoint", "clip") else vision_tower
-    config = _vision_config(_local(named), named)
-    return _llava_config(settings, VisionTower(config, {}, None, vision_tower))
+    config = vision_config(local_folder(named), named)
+    return llava_config(settings, VisionTower(config, {}, None, vision_tower))
 
 
 def _filled(checkpoint: Checkpoint, config: Any, tensors: Any, dtype: torch.dtype) -> Any:

@@ -10,18 +10,20 @@ from PIL import Image
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
-from mrrag_llamaindex.generation import loading, machine
-from mrrag_llamaindex.generation.blueprint import Blueprint
+from mrrag_llamaindex.generation.chat_template import profile_for
 from mrrag_llamaindex.generation.checkpoint import WAYS_ON, Checkpoint
-from mrrag_llamaindex.generation.diagnosis import Check
-from mrrag_llamaindex.generation.memory import PromptShape
-from mrrag_llamaindex.generation.original import _TOWER as OWN_TOWER
-from mrrag_llamaindex.generation.profile import middle_third
+from mrrag_llamaindex.generation.doctor import machine
+from mrrag_llamaindex.generation.doctor.blueprint import Blueprint
+from mrrag_llamaindex.generation.doctor.diagnosis import Check
+from mrrag_llamaindex.generation.doctor.memory import PromptShape
+from mrrag_llamaindex.generation.doctor.verdict import gigabytes
+from mrrag_llamaindex.generation.doctor.weight_files import WeightFiles, survey_weights
+from mrrag_llamaindex.generation.original.opening import OWN_TOWER
+from mrrag_llamaindex.generation.original.vision_tower import WAYS_ON as TOWER_WAYS_ON
+from mrrag_llamaindex.generation.original.vision_tower import local_folder
+from mrrag_llamaindex.generation.profile import ModelProfile
 from mrrag_llamaindex.generation.quantization import quantization_config
-from mrrag_llamaindex.generation.verdict import gigabytes
-from mrrag_llamaindex.generation.vision_tower import _WAYS_ON as TOWER_WAYS_ON
-from mrrag_llamaindex.generation.vision_tower import _local
-from mrrag_llamaindex.generation.weight_files import WeightFiles, survey_weights
+from mrrag_llamaindex.generation.query_images import reader_for
 from mrrag_llamaindex.hub import weight_sizes
 
 
@@ -74,22 +76,16 @@ def check_prompt(
     checks: list[Check] = []
     tokens, patches = _image_of_configuration(blueprint.model.config)
     text_config = blueprint.model.config.get_text_config(decoder=True)
-    layers = int(text_config.num_hidden_layers)
-    kinds = getattr(text_config, "layer_types", None) or ()
-    sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
-    critical, known = middle_third(layers, sliding), False
+    profile = ModelProfile()
+    critical = profile.layers_for(text_config, checkpoint.source)
     if blueprint.tokenizer is not None:
         try:
-            reader = loading.reader_for(checkpoint.family, blueprint.processor)
+            reader = reader_for(checkpoint.family, blueprint.processor)
             if reader is not None:
                 image = reader.read(Image.new("RGB", (1024, 1024)))
                 tokens, patches = image.tokens, _patches(image, blueprint.model.config)
-            profile, known = loading.profile_for(
-                checkpoint, blueprint.tokenizer, blueprint.processor, reader
-            )
-            critical = profile.critical_layers or critical
-            if max(critical) >= layers:
-                raise ModelError(f"its profile names layer {max(critical)} of {layers}")
+            profile = profile_for(checkpoint, blueprint.tokenizer, blueprint.processor, reader)
+            critical = profile.layers_for(text_config, checkpoint.source)
             checks.append(Check("tokenizer and processor", "ok", "both can be read"))
         except MRRAGError as error:
             checks.append(Check("tokenizer and processor", "problem", str(error)))
@@ -101,7 +97,7 @@ def check_prompt(
             "lowest-scored documents would be left out"
         )
         checks.append(Check("prompt", "note", text))
-    if known:
+    if profile.critical_layers is not None:
         checks.append(Check("critical layers", "ok", f"{list(critical)}, from the profile"))
     else:
         text = f"not known: the middle third, {list(critical)}, would be steered"
@@ -120,7 +116,7 @@ def check_vision_tower(
         return [Check("vision tower", "ok", "the checkpoint's own")], True
     named = str(checkpoint.config.get("mm_vision_tower"))
     named = named if choice in ("checkpoint", "clip") else choice
-    folder = _local(named)
+    folder = local_folder(named)
     if folder is not None and survey_weights(folder).complete:
         return [Check("vision tower", "ok", f"that of {named}, which is on this machine")], True
     if folder is not None:

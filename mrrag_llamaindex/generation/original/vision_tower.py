@@ -9,8 +9,8 @@ from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.llava_processor import image_processor
-from mrrag_llamaindex.generation.original_config import OriginalSettings, read_config
-from mrrag_llamaindex.generation.shards import StoredTensor, open_weights
+from mrrag_llamaindex.generation.original.settings import OriginalSettings, read_config
+from mrrag_llamaindex.generation.original.shards import StoredTensor, open_weights
 from mrrag_llamaindex.hub import find_folder
 
 _LARGE = {
@@ -28,7 +28,7 @@ KNOWN_TOWERS = {
 """Vision configurations of OpenAI's CLIP models that LLaVA checkpoints name, by the last part of
 the name; the rest is what `CLIPVisionConfig` has by default."""
 
-_WAYS_ON = (
+WAYS_ON = (
     'give the folder of that CLIP model, vision_tower="path/to/clip", or use the tensors of the '
     'checkpoint, vision_tower="checkpoint"'
 )
@@ -63,6 +63,7 @@ def choose_tower(
     choice: str,
     *,
     allow_pickle: bool = False,
+    compare: bool = True,
 ) -> VisionTower:
     """Take the checkpoint's own tower, or CLIP's.
 
@@ -81,6 +82,8 @@ def choose_tower(
         ``"checkpoint"``, ``"clip"`` (the CLIP that config.json names), or a folder or hub id of a
         CLIP model.
     allow_pickle : bool
+    compare : bool
+        Whether both towers are read and compared, where both are on this machine.
 
     Raises
     ------
@@ -93,13 +96,13 @@ def choose_tower(
     wanted = choice != "checkpoint" or not own
     if wanted:
         folder: Path | None = find_folder(
-            named, what="vision tower", ways_on=_WAYS_ON, error=ModelError
+            named, what="vision tower", ways_on=WAYS_ON, error=ModelError
         )
     else:
-        folder = _local(named)
+        folder = local_folder(named)
     if choice == "checkpoint" and not own:
         notes.append(f"the checkpoint holds no vision tower: that of {named} is used")
-    config = _vision_config(folder, named)
+    config = vision_config(folder, named)
     if config.hidden_size != settings.width:
         raise ModelError(
             f"vision tower {named!r} has {config.hidden_size} channels and the checkpoint's "
@@ -107,7 +110,8 @@ def choose_tower(
         )
     clip = _clip_tensors(folder, named, allow_pickle, wanted)
     if own and clip:
-        notes.append(_difference(own, clip, named))
+        if compare:
+            notes.append(_difference(own, clip, named))
     elif own:
         notes.append(
             f"the vision tower is the checkpoint's own; {named}, which the released LLaVA-Med "
@@ -127,7 +131,7 @@ def choose_tower(
     )
 
 
-def _local(name: str) -> Path | None:
+def local_folder(name: str) -> Path | None:
     """Folder of a model that is on this machine; the hub is not asked."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
@@ -142,14 +146,21 @@ def _local(name: str) -> Path | None:
     return cached if (cached / "config.json").is_file() else None
 
 
-def _vision_config(folder: Path | None, name: str) -> Any:
+def vision_config(folder: Path | None, name: str) -> Any:
+    """Read a CLIP's vision configuration, or take that of a known name.
+
+    Raises
+    ------
+    ModelError
+        If it is not CLIP, or its dimensions are not known.
+    """
     from transformers import CLIPConfig, CLIPVisionConfig
 
     if folder is not None:
         try:
             config = read_config(folder)
         except ModelError as error:
-            raise ModelError(f"vision tower {name!r}: {error}; {_WAYS_ON}") from error
+            raise ModelError(f"vision tower {name!r}: {error}; {WAYS_ON}") from error
         kind = config.get("model_type")
         if kind == "clip":
             return CLIPConfig.from_dict(config).vision_config
@@ -178,7 +189,7 @@ def _clip_tensors(
             folder,
             what=f"vision tower {name!r}",
             allow_pickle=allow_pickle,
-            remedy="allow it (--allow-pickle) if you trust their source, or " + _WAYS_ON,
+            remedy="allow it (--allow-pickle) if you trust their source, or " + WAYS_ON,
         )
     except ModelError:
         if wanted:

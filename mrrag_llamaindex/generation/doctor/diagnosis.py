@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mrrag_llamaindex.generation.verdict import DeviceVerdict
+from mrrag_llamaindex.generation.doctor.verdict import DeviceVerdict
 
 State = Literal["ok", "note", "problem"]
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.families import family_of
-from mrrag_llamaindex.generation.original import OriginalCheckpoint, open_original
-from mrrag_llamaindex.generation.original_config import is_original, read_config
+from mrrag_llamaindex.generation.original.opening import OriginalCheckpoint, open_original
+from mrrag_llamaindex.generation.original.settings import is_original, read_config
+from mrrag_llamaindex.generation.original.shards import LazyTensor
 from mrrag_llamaindex.generation.profile import ModelProfile, PromptTemplate
-from mrrag_llamaindex.generation.shards import LazyTensor
 
 SHARD_BYTES = 1 << 30
 """Most bytes of one written file; a single larger tensor gets a file of its own. A conversion holds

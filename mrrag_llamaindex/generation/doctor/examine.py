@@ -8,21 +8,21 @@ from typing import Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation import loading, machine
-from mrrag_llamaindex.generation.blueprint import draw
 from mrrag_llamaindex.generation.checkpoint import Checkpoint
-from mrrag_llamaindex.generation.checkup import (
+from mrrag_llamaindex.generation.doctor import machine
+from mrrag_llamaindex.generation.doctor.blueprint import draw
+from mrrag_llamaindex.generation.doctor.checkup import (
     check_prompt,
     check_quantization,
     check_steering,
     check_vision_tower,
     check_weights,
 )
-from mrrag_llamaindex.generation.diagnosis import Check, Diagnosis
-from mrrag_llamaindex.generation.memory import ModelSize
+from mrrag_llamaindex.generation.doctor.diagnosis import Check, Diagnosis
+from mrrag_llamaindex.generation.doctor.memory import ModelSize
+from mrrag_llamaindex.generation.doctor.verdict import DeviceVerdict, judge, what_would_fit
+from mrrag_llamaindex.generation.doctor.weight_files import survey_weights
 from mrrag_llamaindex.generation.quantization import check_name
-from mrrag_llamaindex.generation.verdict import DeviceVerdict, judge, what_would_fit
-from mrrag_llamaindex.generation.weight_files import survey_weights
 
 
 def examine(
@@ -60,7 +60,7 @@ def examine(
     device = place if device_map is None else "device_map"
 
     def dtype_on(name: str) -> Any:
-        return loading.load_dtype(dtype, checkpoint, place if name == "device_map" else name)
+        return checkpoint.dtype_for(dtype, place if name == "device_map" else name)
 
     files = survey_weights(checkpoint.folder)
     checks, sizes = check_weights(checkpoint, files, allow_pickle)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mrrag_llamaindex.generation.machine import DeviceMemory
-from mrrag_llamaindex.generation.memory import MemoryNeed, ModelSize, PromptShape
+from mrrag_llamaindex.generation.doctor.machine import DeviceMemory
+from mrrag_llamaindex.generation.doctor.memory import MemoryNeed, ModelSize, PromptShape
 from mrrag_llamaindex.generation.quantization import BITS
 
 

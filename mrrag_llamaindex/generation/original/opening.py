@@ -10,17 +10,24 @@ from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.llava_processor import build_processor, image_tokens
-from mrrag_llamaindex.generation.original_config import OriginalSettings, is_original, read_config
-from mrrag_llamaindex.generation.original_tokenizer import IMAGE_TOKEN, load_original_tokenizer
-from mrrag_llamaindex.generation.shards import LazyTensor, PaddedRows, StoredTensor, open_weights
-from mrrag_llamaindex.generation.vision_tower import VisionTower, choose_tower
+from mrrag_llamaindex.generation.original.settings import OriginalSettings, is_original, read_config
+from mrrag_llamaindex.generation.original.shards import (
+    LazyTensor,
+    PaddedRows,
+    StoredTensor,
+    open_weights,
+)
+from mrrag_llamaindex.generation.original.tokenizer import IMAGE_TOKEN, load_original_tokenizer
+from mrrag_llamaindex.generation.original.vision_tower import VisionTower, choose_tower
 
 __all__ = ["OriginalCheckpoint", "is_original", "open_original"]
 
-_TOWER = "model.vision_tower.vision_tower.vision_model."
+OWN_TOWER = "model.vision_tower.vision_tower.vision_model."
+"""How the names of the checkpoint's own vision tower begin."""
+
 # (beginning in the original, beginning in transformers' published layout), tried in order.
 _NAMES = (
-    (_TOWER, "vision_tower.vision_model."),
+    (OWN_TOWER, "vision_tower.vision_model."),
     ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
     ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
     ("model.layers.", "language_model.model.layers."),
@@ -85,12 +92,16 @@ class OriginalCheckpoint:
 
 
 def open_original(
-    folder: Path, *, vision_tower: str = "checkpoint", allow_pickle: bool = False
+    folder: Path,
+    *,
+    vision_tower: str = "checkpoint",
+    allow_pickle: bool = False,
+    compare: bool = True,
 ) -> OriginalCheckpoint:
     """Open a checkpoint of LLaVA-Med 1.5 or LLaVA 1.5 as its authors published it.
 
-    No code of the checkpoint is run and no tensor is read; what does not fit is found from the
-    headers of the weight files.
+    No code of the checkpoint is run, and of its tensors at most the vision tower is read: what
+    does not fit is found from the headers of the weight files.
 
     Parameters
     ----------
@@ -99,6 +110,8 @@ def open_original(
         ``"checkpoint"``, ``"clip"``, or a folder or hub id of a CLIP model: see `choose_tower`.
     allow_pickle : bool
         Whether ``.bin`` files may be opened, with torch's restricted unpickler.
+    compare : bool
+        Whether both vision towers are read and compared where both are on this machine.
 
     Raises
     ------
@@ -120,11 +133,11 @@ def open_original(
         remedy="if you trust their source, convert them once: mrrag convert SRC DST --allow-pickle",
     )
     stored = {key: value for key, value in stored.items() if not _CONSTANTS.search(key)}
-    own = {k.removeprefix(_TOWER): v for k, v in stored.items() if k.startswith(_TOWER)}
-    tower = choose_tower(settings, own, vision_tower, allow_pickle=allow_pickle)
+    own = {k.removeprefix(OWN_TOWER): v for k, v in stored.items() if k.startswith(OWN_TOWER)}
+    tower = choose_tower(settings, own, vision_tower, allow_pickle=allow_pickle, compare=compare)
     tokenizer = load_original_tokenizer(folder)
     named = _named(stored, tower)
-    config = _llava_config(settings, tower)
+    config = llava_config(settings, tower)
     _check_shapes(named, config, tower)
     config.dtype = named[_VOCABULARY[0]].dtype
     rows, tensors = _extend_vocabulary(named, config, tokenizer)
@@ -142,7 +155,7 @@ def _named(stored: Mapping[str, StoredTensor], tower: VisionTower) -> dict[str, 
     """Give every tensor its published name, the tower's from where it was chosen."""
     named: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
-        if key.startswith(_TOWER):
+        if key.startswith(OWN_TOWER):
             continue
         begin, target = next(((b, t) for b, t in _NAMES if key.startswith(b)), ("", ""))
         if not begin:
@@ -155,7 +168,8 @@ def _named(stored: Mapping[str, StoredTensor], tower: VisionTower) -> dict[str, 
     return named | {prefix + key: tensor for key, tensor in tower.tensors.items()}
 
 
-def _llava_config(settings: OriginalSettings, tower: VisionTower) -> Any:
+def llava_config(settings: OriginalSettings, tower: VisionTower) -> Any:
+    """Make the configuration of the model as transformers knows it."""
     from transformers import LlavaConfig
 
     made: Any = LlavaConfig

@@ -1,0 +1,1 @@
+"""The commands of ``mrrag``, thin over the rooms of the package."""

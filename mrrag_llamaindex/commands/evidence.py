@@ -1,0 +1,176 @@
+"""Pairs in, answers out: ``demo``, ``ingest``, ``ask``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mrrag_llamaindex import console, defaults
+from mrrag_llamaindex.commands.options import (
+    NOTICE,
+    AllowPickle,
+    AsJson,
+    Device,
+    Quantization,
+    VisionTower,
+)
+from mrrag_llamaindex.errors import InputError
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the images, the store and the picture.")
+    ] = Path("mrrag-demo"),
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Seed of the studies; 3 is one in which steering shows."),
+    ] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole path on synthetic studies with the small shipped model, offline."""
+    from mrrag_llamaindex.phantom.demo import run_demo
+
+    result = run_demo(out, seed=seed, say=console.say_progress)
+    if as_json:
+        console.print_json(result.as_dict())
+    else:
+        console.print_demo(result)
+        typer.echo(f"\n{NOTICE}")
+
+
+def ingest(
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            help="Table (.csv or .jsonl) with columns pair_id, image, report and optional "
+            "patient_id; all others become metadata."
+        ),
+    ],
+    store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
+    towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
+    columns: Annotated[
+        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
+    ] = "",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
+    ] = None,
+    missing: Annotated[
+        Literal["skip", "keep"],
+        typer.Option(help="A pair without image or report: skip and list it, or keep it."),
+    ] = "skip",
+    strict: Annotated[bool, typer.Option(help="Stop at the first row that fails.")] = False,
+    replace: Annotated[
+        bool, typer.Option(help="Let a row replace a stored pair of another patient.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, max=2000)] = defaults.INGEST_BATCH,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Embed image/report pairs into a store; run it again to resume or to update."""
+    from mrrag_llamaindex.integration.ingest import ingest_pairs
+    from mrrag_llamaindex.retrieval.pair_table import read_pairs
+    from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.towers.loading import load_towers
+
+    rows = read_pairs(pairs, _renames(columns), images)
+    encoder = load_towers(towers, device=device)
+    target = PairStore.open_or_create(
+        store,
+        towers_identity=encoder.identity,
+        towers_source=encoder.source,
+        dimension=encoder.dimension,
+    )
+    with console.progress_bar("pairs") as advance:
+        report = ingest_pairs(
+            rows,
+            target,
+            encoder,
+            batch_size=batch_size,
+            missing=missing,
+            strict=strict,
+            replace=replace,
+            progress=advance,
+        )
+    if as_json:
+        console.print_json(console.report_dict(report))
+    else:
+        console.print_report(report, len(target))
+    if report.skipped and not report.added + report.updated:
+        first = report.skipped[0]
+        raise InputError(
+            f"none of the {len(report.skipped)} rows could be used; the first: {first}"
+        )
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask about the image.")],
+    store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
+    image: Annotated[Path, typer.Option(help="The query image.")],
+    model: Annotated[
+        str, typer.Option(help='"phantom", a folder, or a hub id.')
+    ] = defaults.DEFAULT_MODEL,
+    weights: Annotated[Path | None, typer.Option(help="Fusion weights (JSON).")] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents to retrieve.")] = (
+        defaults.MAX_DOCUMENTS
+    ),
+    exclude_patient: Annotated[
+        list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
+    ] = None,
+    ifa: Annotated[bool, typer.Option(help="Steer attention by the scores.")] = True,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about an image from a store of pairs; the store knows its towers."""
+    from mrrag_llamaindex.images import load_image
+    from mrrag_llamaindex.integration.ask import ask as ask_index
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+    from mrrag_llamaindex.retrieval.score import FusionWeights
+    from mrrag_llamaindex.retrieval.store import Exclusion
+    from mrrag_llamaindex.steering.ifa import IFA
+
+    started = time.perf_counter()
+    load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
+    index = MRRAGIndex.from_store(store, device=device)
+    if weights is not None:
+        index.weights = FusionWeights.load(weights, towers_identity=index.towers.identity)
+    llm = MRRAGLLaVA(
+        model=model,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        ifa=IFA() if ifa else None,
+    )
+    loaded = time.perf_counter()
+    asked = ask_index(
+        index,
+        llm,
+        image,
+        question,
+        similarity_top_k=documents,
+        exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
+    )
+    asked.seconds["load"] = loaded - started
+    if as_json:
+        console.print_json(asked.as_dict())
+    else:
+        console.print_asked(asked)
+        typer.echo(f"\n{NOTICE}")
+
+
+def _renames(columns: str) -> dict[str, str]:
+    """Parse ``image=filename,report=notes``."""
+    renames = {}
+    for item in filter(None, columns.split(",")):
+        name, equals, column = item.partition("=")
+        if not equals or not name.strip() or not column.strip():
+            raise InputError(f"--columns: {item!r} is not of the form name=column")
+        renames[name.strip()] = column.strip()
+    return renames

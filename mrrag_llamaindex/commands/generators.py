@@ -1,0 +1,95 @@
+"""Generators before they are used: ``doctor``, ``convert``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrrag_llamaindex import console, defaults
+from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.errors import ModelError
+
+
+def doctor(
+    model: Annotated[
+        str, typer.Argument(help='"phantom", a folder, or a hub id.')
+    ] = defaults.DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help='"auto" (as stored on a GPU, float32 on a CPU), float32, bfloat16 or float16.'
+        ),
+    ] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help='Spread over devices: "auto", as in transformers.')
+    ] = None,
+    quantization: Quantization = None,
+    documents: Annotated[int, typer.Option(min=0, help="Documents in a prompt.")] = (
+        defaults.MAX_DOCUMENTS
+    ),
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions at once.")
+    ] = defaults.BATCH_SIZE,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a model can be loaded here, and the memory it needs; load nothing."""
+    from mrrag_llamaindex.generation.doctor.examine import examine
+
+    found = examine(
+        model,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        max_documents=documents,
+        batch_size=batch_size,
+    )
+    if as_json:
+        console.print_json(found.as_dict())
+    else:
+        console.print_diagnosis(found)
+    if not found.loadable:
+        raise ModelError(found.verdict)
+    if not as_json:
+        typer.echo(found.verdict)
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder in LLaVA's original layout.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="Folder to write; must not hold anything.")
+    ],
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: as stored."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
+    from mrrag_llamaindex.generation.original.convert import convert_checkpoint
+
+    with console.byte_bar("weights") as advance:
+        made = convert_checkpoint(
+            source,
+            target,
+            vision_tower=vision_tower,
+            allow_pickle=allow_pickle,
+            dtype=dtype,
+            progress=advance,
+        )
+    if as_json:
+        console.print_json(asdict(made) | {"folder": str(made.folder)})
+    else:
+        console.print_converted(made)
