@@ -127,6 +127,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
+    from mrrag_llamaindex.generation.quantization import check_name
     from mrrag_llamaindex.images import load_image
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -136,6 +137,7 @@ def ask(
     from mrrag_llamaindex.steering.ifa import IFA
 
     started = time.perf_counter()
+    check_name(quantization)
     load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
     index = MRRAGIndex.from_store(store, device=device)
     if weights is not None:
@@ -143,7 +145,7 @@ def ask(
     llm = MRRAGLLaVA(
         model=model,
         device=device,
-        quantization=quantization,
+        quantization=quantization,  # type: ignore[arg-type]  # checked above
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,
         ifa=IFA() if ifa else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -25,6 +25,8 @@ Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')
 ]
 Quantization = Annotated[
-    Literal["int8", "int4"] | None,
-    typer.Option(help="Weights of the text model in 8 or 4 bits (bitsandbytes)."),
+    str | None,
+    typer.Option(
+        metavar="int8|int4", help="Weights of the text model in 8 or 4 bits (bitsandbytes)."
+    ),
 ]
