@@ -145,7 +145,7 @@ def ask(
     llm = MRRAGLLaVA(
         model=model,
         device=device,
-        quantization=quantization,  # type: ignore[arg-type]  # checked above
+        quantization=quantization,
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,
         ifa=IFA() if ifa else None,
