@@ -116,21 +116,24 @@ def batches(options: argparse.Namespace) -> None:
     requests = [trial.request for trial in trials]
     images = [trial.image for trial in trials]
 
-    def run(size: int) -> Callable[[], None]:
+    def run(size: int, shares: bool = True) -> Callable[[], None]:
         def ask() -> None:
-            engine.batch_size = size
+            engine.batch_size, engine.shares_prefix = size, shares
             for start in range(0, len(trials), size):
                 rows = slice(start, start + size)
                 engine.generate(requests[rows], images[rows], ifa=IFA())
 
         return ask
 
-    seconds = timed({f"batch {n}": run(n) for n in (1, 4, 8, 16)}, options.rounds, options.seed)
+    variants = {f"batch {n}": run(n) for n in (1, 4, 8, 16)}
+    # One forward pass for the prompt, not one for its prefix and one for its question.
+    variants["one, whole"] = run(1, shares=False)
+    seconds = timed(variants, options.rounds, options.seed)
     print("phantom, 32 questions about 32 patients, 4 documents each, steered")
     for name, values in seconds.items():
         gain = interval(ratios(seconds, "batch 1", name), options.seed)
         rate = len(trials) / np.median(values)
-        print(f"  {name:<10}{rate:>7.1f} questions/s   {gain} times one at a time")
+        print(f"  {name:<11}{rate:>7.1f} questions/s   {gain} times one at a time")
 
 
 def one_patient() -> tuple[list[PromptRequest], object]:
