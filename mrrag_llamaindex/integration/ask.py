@@ -64,6 +64,7 @@ class Asked:
             "p_no": self.answer.p_no,
             "sources": self.sources(),
             "dropped": list(self.answer.dropped),
+            "image_read": self.answer.image_read,
             "steering": {
                 "applied": self.answer.steering.applied,
                 "layers": list(self.answer.steering.layers),

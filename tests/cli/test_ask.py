@@ -155,3 +155,21 @@ def test_marker_text_inside_a_report_is_data(mrrag, corpus, tmp_path):
     result = ask(mrrag, other, "--json")
     assert result.code == 0, result.err
     assert len(json.loads(result.out)["sources"]) == 6
+
+
+def test_text_only_model_answers_and_says_that_it_did_not_see_the_image(mrrag, corpus, tmp_path):
+    from tests.generation.tiny_families import write
+
+    arguments = ("ask", "--store", corpus.store, "--image", corpus.image, "--device", "cpu")
+    folder = write("llama", tmp_path / "model")
+    result = mrrag(*arguments, "--model", folder, "--json", "Is there a nodule?")
+    assert result.code == 0, result.err
+    assert "reads the reports and not the query image" in result.err
+    answer = json.loads(result.out)
+    assert answer["image_read"] is False
+    assert answer["steering"]["applied"]
+
+
+def test_unknown_quantization_is_refused_before_anything_is_loaded(mrrag, corpus):
+    arguments = ("ask", "--store", corpus.store, "--image", corpus.image, "--quantization", "int3")
+    check_refused(mrrag(*arguments, "Is there a nodule?"), "int3", "int8 or int4")
