@@ -17,7 +17,6 @@ from tests.generation.original.original_checkpoint import (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    pytest.importorskip("sentencepiece")
     clip = tmp_path_factory.mktemp("clip")
     write_clip(clip)
     return make_original(clip, sentencepiece_model())

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-REQUIRED: Final = ("torch", "transformers", "llama-index-core", "chromadb")
+REQUIRED: Final = ("torch", "transformers", "llama-index-core", "chromadb", "accelerate")
 OPTIONAL: Final = {
     "bitsandbytes": "weights in 8 or 4 bits",
-    "accelerate": "a device map, weights in 8 or 4 bits",
     "pydicom": "DICOM images",
-    "sentencepiece": "tokenizers that are only there as tokenizer.model",
 }
 """Package to what it is needed for."""
 

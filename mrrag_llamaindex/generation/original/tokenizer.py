@@ -62,7 +62,7 @@ def _require_sentencepiece() -> None:
         if not found:
             raise ModelError(
                 "the tokenizer is there only as tokenizer.model, and reading it needs the package "
-                f'{package}; pip install "mrrag-llamaindex[convert]"'
+                f"{package}; pip install {package}"
             )
 
 

@@ -40,7 +40,6 @@ def make() -> ModuleType:
 @pytest.fixture(scope="session")
 def pieces(make: ModuleType) -> bytes:
     """A sentencepiece model."""
-    pytest.importorskip("sentencepiece")
     return make.sentencepiece_model()
 
 
