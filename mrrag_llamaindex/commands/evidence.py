@@ -16,6 +16,7 @@ from mrrag_llamaindex.commands.options import (
     Device,
     Quantization,
     VisionTower,
+    renames_of,
 )
 from mrrag_llamaindex.errors import InputError
 
@@ -75,7 +76,7 @@ def ingest(
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
-    rows = read_pairs(pairs, _renames(columns), images)
+    rows = read_pairs(pairs, renames_of(columns), images)
     encoder = load_towers(towers, device=device)
     target = PairStore.open_or_create(
         store,
@@ -165,14 +166,3 @@ def ask(
     else:
         console.print_asked(asked)
         typer.echo(f"\n{NOTICE}")
-
-
-def _renames(columns: str) -> dict[str, str]:
-    """Parse ``image=filename,report=notes``."""
-    renames = {}
-    for item in filter(None, columns.split(",")):
-        name, equals, column = item.partition("=")
-        if not equals or not name.strip() or not column.strip():
-            raise InputError(f"--columns: {item!r} is not of the form name=column")
-        renames[name.strip()] = column.strip()
-    return renames

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mrrag_llamaindex.errors import InputError
+
 NOTICE = "Research software, not a medical device."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -30,3 +32,14 @@ Quantization = Annotated[
         metavar="int8|int4", help="Weights of the text model in 8 or 4 bits (bitsandbytes)."
     ),
 ]
+
+
+def renames_of(columns: str) -> dict[str, str]:
+    """Parse ``--columns image=filename,report=notes``; raise `InputError` if it is not so."""
+    renames = {}
+    for item in filter(None, columns.split(",")):
+        name, equals, column = item.partition("=")
+        if not equals or not name.strip() or not column.strip():
+            raise InputError(f"--columns: {item!r} is not of the form name=column")
+        renames[name.strip()] = column.strip()
+    return renames

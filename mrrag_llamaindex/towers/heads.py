@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.towers.contrastive import info_nce
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
 
@@ -107,13 +107,8 @@ def symmetric_info_nce(
     -------
     Tensor, scalar
     """
-    logits = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T / temperature
-    if reports is not None:
-        same = reports[:, None] == reports[None, :]
-        own = torch.eye(len(reports), dtype=torch.bool, device=reports.device)
-        logits = logits.masked_fill(same & ~own, float("-inf"))
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    alike = None if reports is None else reports[:, None] == reports[None, :]
+    return info_nce(image, text, temperature, alike)
 
 
 def fit_heads(

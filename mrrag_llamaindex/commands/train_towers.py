@@ -1,0 +1,250 @@
+"""Towers from a table of pairs: ``train-towers``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrrag_llamaindex import console
+from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining
+    from mrrag_llamaindex.towers.recipes import Workplace
+    from mrrag_llamaindex.towers.training import Progress
+    from mrrag_llamaindex.towers.training_pairs import TrainingPairs
+
+
+def train_towers(
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            help="Table (.csv or .jsonl) with columns pair_id, image, report, patient_id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the towers, for ingest --towers.")],
+    regime: Annotated[
+        Literal["heads", "full"],
+        typer.Option(help="Two heads on frozen encoders, or every weight of a ResNet and a BERT."),
+    ] = "heads",
+    image_backbone: Annotated[
+        str, typer.Option(help="Folder or hub id of the image encoder.")
+    ] = "microsoft/resnet-50",
+    text_backbone: Annotated[
+        str, typer.Option(help="Folder or hub id of the text encoder.")
+    ] = "emilyalsentzer/Bio_ClinicalBERT",
+    columns: Annotated[
+        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
+    ] = "",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
+    ] = None,
+    one_patient_each: Annotated[
+        bool,
+        typer.Option(
+            "--one-patient-each", help="The table knows no patients: count each pair as one."
+        ),
+    ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=16, help="Pixels on each side; default: the encoder's own, full: 224."),
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="Of the common space; default 128, full: 512.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; default 200, full: 30.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Pairs that are each other's negatives.")
+    ] = 256,
+    chunk_size: Annotated[
+        int, typer.Option(min=1, help="full: pairs in the device's memory at once.")
+    ] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of AdamW; default 1e-3, full: 5e-5.")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="full: auto is bfloat16 on CUDA devices that have it, else float32."),
+    ] = "auto",
+    same_report: Annotated[
+        float,
+        typer.Option(help="Share of common word pairs from which reports are no negatives."),
+    ] = 0.9,
+    validation: Annotated[
+        float, typer.Option(help="Share of the patients held out for stopping.")
+    ] = 0.15,
+    test: Annotated[float, typer.Option(help="Share held out for the result; 0: none.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Of split, fresh weights and batches.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the first is kept.")
+    ] = 1,
+    checkpoint_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Between checkpoints; 0, the default for heads: every batch. full: 60."
+        ),
+    ] = None,
+    copy_backbones: Annotated[
+        bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train towers on image/report pairs; run it again to go on after an interruption."""
+    from mrrag_llamaindex.retrieval.pair_table import read_pairs
+    from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining, for_heads
+    from mrrag_llamaindex.towers.recipes import Workplace
+    from mrrag_llamaindex.towers.training_pairs import training_pairs
+
+    rows = read_pairs(pairs, renames_of(columns), images)
+    how = (
+        for_heads(batch_size=batch_size)
+        if regime == "heads"
+        else ContrastiveTraining(batch_size=batch_size, chunk_size=chunk_size, precision=precision)
+    )
+    given: dict[str, Any] = {"max_epochs": epochs, "learning_rate": learning_rate}
+    how = replace(
+        how,
+        same_report=same_report,
+        validation=validation,
+        test=test,
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    with console.progress_bar("pairs") as advance:
+        found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
+    place = Workplace(
+        out,
+        # A state of ResNet-50 and BERT has about 2 GB, one of two heads less than a megabyte.
+        checkpoint_seconds=(
+            {"heads": 0.0, "full": 60.0}[regime]
+            if checkpoint_seconds is None
+            else checkpoint_seconds
+        ),
+        repeats=repeats,
+        on_features=_say_features(len(found)),
+        on_epoch=_say_epoch,
+    )
+    encoders = (image_backbone, text_backbone)
+    results: dict[str, Any] | None
+    if regime == "heads":
+        results = _heads(
+            encoders, found, how, place, dimension or 128, image_size, copy_backbones, device
+        )
+    else:
+        results = _full(encoders, found, how, place, dimension or 512, image_size or 224, device)
+    if results is None:
+        return
+    if as_json:
+        skipped = [
+            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
+            for item in found.skipped
+        ]
+        console.print_json({**results, "folder": str(out), "skipped": skipped})
+    else:
+        _print_results(results, found, out)
+
+
+def _heads(
+    encoders: tuple[str, str],
+    pairs: TrainingPairs,
+    how: ContrastiveTraining,
+    place: Workplace,
+    dimension: int,
+    image_size: int | None,
+    copy_backbones: bool,
+    device: str,
+) -> dict[str, Any]:
+    from mrrag_llamaindex.towers.recipes import train_heads
+    from mrrag_llamaindex.towers.transformers_image import TransformersImageBackbone
+    from mrrag_llamaindex.towers.transformers_text import TransformersTextBackbone
+
+    if _started_processes() > 1:
+        raise InputError("heads are trained by one process; start it without accelerate")
+    image = TransformersImageBackbone.load(encoders[0], size=image_size).to(device)
+    text = TransformersTextBackbone.load(encoders[1]).to(device)
+    return train_heads(
+        image, text, pairs, how, place, dimension=dimension, copy_backbones=copy_backbones
+    )
+
+
+def _full(
+    encoders: tuple[str, str],
+    pairs: TrainingPairs,
+    how: ContrastiveTraining,
+    place: Workplace,
+    dimension: int,
+    image_size: int,
+    device: str,
+) -> dict[str, Any] | None:
+    from mrrag_llamaindex.towers.processes import Processes
+    from mrrag_llamaindex.towers.recipes import train_whole
+    from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+
+    accelerator = None
+    if _started_processes() > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=device == "cpu")
+        device = str(accelerator.device)
+    together = Processes(accelerator)
+
+    def make(seed: int) -> ResNetBertTower:
+        return ResNetBertTower.from_pretrained(
+            *encoders, dimension, image_size=image_size, seed=seed, device=device
+        )
+
+    results = train_whole(make, pairs, how, place, processes=together)
+    return results if together.main else None
+
+
+def _started_processes() -> int:
+    """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _say_features(pairs: int) -> Any:
+    def say(kind: str, done: int) -> None:
+        if done in (0, pairs) or done % 1024 < 32:
+            console.say_progress(f"{kind} features: {done} of {pairs}")
+
+    return say
+
+
+def _say_epoch(seed: int, told: Progress) -> None:
+    if told.best or told.epoch % 10 == 0:
+        console.say_progress(
+            f"seed {seed}, epoch {told.epoch}: loss {told.loss:.3f}, validation recall "
+            f"{told.recall:.3f}{' (best so far)' if told.best else ''}"
+        )
+
+
+def _print_results(results: dict[str, Any], pairs: TrainingPairs, out: Path) -> None:
+    print(
+        f"{results['towers_identity']} in {out}, of {results['pairs']} pairs of "
+        f"{results['patients']} patients ({results['different_reports']} different reports)"
+    )
+    for entry in results["seeds"]:
+        print(
+            f"seed {entry['seed']}: best of {entry['epochs']} epochs is {entry['best_epoch']}, "
+            f"validation recall {entry['validation_recall']:.3f}"
+        )
+        test = entry["test"]
+        if test is None:
+            continue
+        print(f"  test: {test['pairs']} pairs of {test['patients']} patients, 95% by patient")
+        for way in ("image_to_report", "report_to_image"):
+            for name, cell in test[way].items():
+                print(
+                    f"  {way.replace('_', ' '):<16}{name:<10}  {cell['value']:.3f} "
+                    f"[{cell['low']:.3f}, {cell['high']:.3f}]  chance {cell['chance']:.3f}"
+                )
+    for item in pairs.skipped:
+        print(f"  skipped {item}")
