@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__, console
-from mrrag_llamaindex.commands import evidence, generators, train_towers
+from mrrag_llamaindex.commands import evidence, generators, mine, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
 
 app = typer.Typer(
@@ -47,6 +47,9 @@ app.command(epilog="Example: mrrag doctor path/to/llava-med --quantization int4 
 app.command(epilog="Example: mrrag convert llava-med-v1.5-mistral-7b llava-med-hf")(
     generators.convert
 )
+app.command(
+    epilog="Example: mrrag mine questions.csv --store store --model phantom --out d_train.jsonl"
+)(mine.mine)
 app.command(
     epilog="Example: mrrag train-towers pairs.csv --out towers --columns patient_id=subject"
 )(train_towers.train_towers)

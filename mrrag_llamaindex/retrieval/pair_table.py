@@ -62,7 +62,7 @@ def read_pairs(
     if kind not in (".csv", ".jsonl"):
         raise InputError(f"{source.name}: pairs are read from .csv or .jsonl files, not {kind!r}")
     # Errors in the header should come now, not when the first row is asked for.
-    rows = _csv_rows(source) if kind == ".csv" else _jsonl_rows(source)
+    rows = csv_rows(source) if kind == ".csv" else jsonl_rows(source)
     try:
         names = next(rows)
     except StopIteration:
@@ -100,7 +100,7 @@ def _pair(
         if value is not None and not isinstance(value, str):
             raise InputError(f"the {role} is a {type(value).__name__}, not text")
     metadata = {name: value for name, value in row.items() if name not in roles.values() and name}
-    study = _identifier(row.get(roles[STUDY_KEY]))
+    study = identifier(row.get(roles[STUDY_KEY]))
     if study is not None:
         metadata[STUDY_KEY] = study
     image = image.strip() if image else None
@@ -108,13 +108,13 @@ def _pair(
         image=str(folder / image) if image else None,
         report=report,
         # An absent id is "", which the pair refuses in words that fit.
-        pair_id=_identifier(row[roles["pair_id"]]) or "",
-        patient_id=_identifier(row.get(roles["patient_id"])),
+        pair_id=identifier(row[roles["pair_id"]]) or "",
+        patient_id=identifier(row.get(roles["patient_id"])),
         metadata={name: value for name, value in metadata.items() if value != ""},
     )
 
 
-def _identifier(value: Any) -> str | None:
+def identifier(value: Any) -> str | None:
     """Return an id as text; a JSON integer is its digits, an empty cell is `None`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -151,7 +151,7 @@ def _check_columns(required: Mapping[str, str], names: list[str], file: str) -> 
         )
 
 
-def _csv_rows(source: Path) -> Iterator[Any]:
+def csv_rows(source: Path) -> Iterator[Any]:
     """Yield the header, then each row as a dict, or as the reason why it is none."""
     # Process-wide, and only ever raised: by default a cell of 131,072 characters ends the file.
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
@@ -187,7 +187,7 @@ def _csv_rows(source: Path) -> Iterator[Any]:
             raise _not_utf8(source, error) from None
 
 
-def _jsonl_rows(source: Path) -> Iterator[Any]:
+def jsonl_rows(source: Path) -> Iterator[Any]:
     """Yield the (unknown) header, then each row as a dict, or as the reason why it is none."""
     with _open(source) as handle:
         empty = True

@@ -118,7 +118,10 @@ class TextWindows:
         return windows
 
     def batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        """Pad windows into tensors of shape (len(windows), T), as the tokenizer prescribes.
+        """Pad windows on the right into tensors of shape (len(windows), T).
+
+        Whatever side the tokenizer prescribes: encoders count positions from the left, and a
+        window padded there would get another vector in every batch.
 
         Returns
         -------
@@ -133,6 +136,7 @@ class TextWindows:
                 rows,
                 padding=self.padding,
                 max_length=self.limit if self.padding == "max_length" else None,
+                padding_side="right",
                 return_tensors="pt",
             )
         return {key: padded[key] for key in ("input_ids", "attention_mask") if key in padded}
@@ -174,7 +178,7 @@ class TextWindows:
             "limit": self.limit,
             "long_text": self.long_text,
             "padding": self.padding,
-            "padding_side": self.tokenizer.padding_side,
+            "padding_side": "right",
             "pad_token_id": self.tokenizer.pad_token_id,
             "tokenizer_sha256": digest,
         }
