@@ -103,6 +103,51 @@ class BatchRunner:
             plan.require_applied()
         return output[:, inputs["input_ids"].shape[1] :]
 
+    def logits(
+        self,
+        sequences: Sequence[tuple[int, ...]],
+        images: Sequence[QueryImage | None],
+        *,
+        shared: int = 0,
+        keep: int = 1,
+    ) -> torch.Tensor:
+        """Run one batch forward, without generating.
+
+        Parameters
+        ----------
+        sequences : sequence of tuple of int
+            Token ids, all ending in the last column.
+        images : sequence of QueryImage or None
+        shared : int
+            Tokens at the start that all rows have in common, image included; prefilled once.
+        keep : int
+            Positions at the end whose logits are wanted.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 (rows, keep, vocabulary), on the model's device.
+
+        Raises
+        ------
+        ModelError
+            If the model fails.
+        """
+        with person_readable(), self._lock, torch.inference_mode():
+            inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
+            if self._marks != "mm_token_type_ids":  # such models place their images themselves
+                positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+                inputs["position_ids"] = positions[:, shared:]
+            if shared:
+                prefix = self._prefix(sequences[0][:shared], images[0])
+                inputs["past_key_values"] = fork(prefix, len(sequences), self.model.config)
+                inputs["input_ids"] = inputs["input_ids"][:, shared:]
+            else:
+                inputs |= self._seen(inputs["input_ids"], images)
+            output = self.model(**self._placed(inputs), use_cache=bool(shared), logits_to_keep=keep)
+        logits: torch.Tensor = output.logits.float()
+        return logits
+
     def _prefix(self, ids: tuple[int, ...], image: QueryImage | None) -> DynamicCache:
         """Keys and values of the tokens that a batch has in common."""
 

@@ -1,0 +1,218 @@
+"""Training data for the fusion from a generator's confidence: ``mine``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrrag_llamaindex import console, defaults
+from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.retrieval.mining import MiningReport
+    from mrrag_llamaindex.retrieval.pair import Skipped
+    from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+    from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_PHANTOM_QUESTIONS = 200
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def mine(
+    out: Annotated[Path, typer.Option(help="File of training records (.jsonl); made or resumed.")],
+    questions: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Table (.csv or .jsonl) with columns question_id, image, question, answer, and "
+            "patient_id, study_id or pair_id."
+        ),
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the store, or a URL.")] = None,
+    data: Annotated[
+        Literal["phantom"] | None,
+        typer.Option(help="In place of table and store: synthetic studies."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help='"phantom", a folder, or a hub id.')
+    ] = defaults.DEFAULT_MODEL,
+    weights: Annotated[
+        Path | None, typer.Option(help="Fusion weights that retrieve the candidates (JSON).")
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Documents tried per question.")
+    ] = defaults.CANDIDATES,
+    negatives: Annotated[
+        int, typer.Option(min=1, help="Most negatives per question.")
+    ] = defaults.NEGATIVES,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Least distance of a negative from the positive.")
+    ] = 0.05,
+    pool: Annotated[
+        str, typer.Option(metavar="fused|each_term", help="What retrieves the candidates.")
+    ] = "fused",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many of the questions, drawn by the seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    columns: Annotated[
+        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
+    ] = "",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Prompts per forward pass; fewer take less memory.")
+    ] = 32,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
+    from mrrag_llamaindex.generation.confidence import AnswerConfidence
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.loading import load_model
+    from mrrag_llamaindex.retrieval.mining import mine as mine_into
+    from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
+    from mrrag_llamaindex.retrieval.weights import FusionWeights
+
+    if data is not None:
+        if questions is not None or store is not None:
+            raise InputError("--data phantom brings its own questions and store; name no others")
+        asked, rejected, pairs, towers = _phantom(limit or _PHANTOM_QUESTIONS, seed, device)
+        limit = None
+    else:
+        if questions is None or store is None:
+            raise InputError("name a table of questions and --store, or --data phantom")
+        asked, rejected = _table(questions, columns, images)
+        pairs, towers = _opened(store, device)
+    learned = FusionWeights()
+    if weights is not None:
+        learned = FusionWeights.load(weights, towers_identity=towers.identity)
+    settings = MiningSettings(
+        weights=learned,
+        candidates=candidates,
+        pool=pool,  # type: ignore[arg-type]  # checked there
+        negatives=negatives,
+        margin=margin,
+        questions=limit,
+        seed=seed,
+    )
+    loaded = load_model(
+        model,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+    )
+    confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
+    with _progress() as advance:
+        report = mine_into(asked, pairs, towers, confidence, out, settings, advance)
+    skipped = (*rejected, *report.skipped)
+    if as_json:
+        console.print_json(_as_dict(report, skipped, out))
+    else:
+        _print(report, skipped, out)
+    if skipped and not report.mined + report.resumed:
+        raise InputError(
+            f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
+        )
+
+
+def _table(
+    table: Path, columns: str, images: Path | None
+) -> tuple[list[TrainingQuestion], list[Skipped]]:
+    from mrrag_llamaindex.commands.options import renames_of
+    from mrrag_llamaindex.retrieval.question_table import TrainingQuestion, read_questions
+
+    rows = list(read_questions(table, renames_of(columns), images))
+    asked = [row for row in rows if isinstance(row, TrainingQuestion)]
+    return asked, [row for row in rows if not isinstance(row, TrainingQuestion)]
+
+
+def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
+    from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.towers.loading import load_towers
+
+    pairs = PairStore.open(store)
+    if not pairs.towers_source:
+        raise InputError("this store's towers existed only in memory when it was made")
+    return pairs, load_towers(pairs.towers_source, device=device)
+
+
+def _phantom(
+    count: int, seed: int, device: str
+) -> tuple[list[TrainingQuestion], list[Skipped], PairStore, DualTower]:
+    from mrrag_llamaindex.phantom.corpus import make_corpus
+    from mrrag_llamaindex.phantom.questions import questions_of, store_of
+    from mrrag_llamaindex.towers.loading import load_towers
+
+    towers = load_towers(defaults.PHANTOM, device=device)
+    corpus = make_corpus(seed, queries=count)
+    return questions_of(corpus), [], store_of(corpus, towers), towers
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, int], None]]:
+    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    screen = Console(stderr=True)
+    time_column = TextColumn("{task.fields[left]}")
+    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), time_column)
+    started = told = time.monotonic()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("questions", total=None, left="")
+
+        def advance(done: int, total: int, resumed: int) -> None:
+            nonlocal told
+            left = time_left(time.monotonic() - started, done, total, resumed)
+            bar.update(task, completed=done, total=total, left=left)
+            if not screen.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                console.say_progress(f"{done} of {total} questions, {left}")
+
+        yield advance
+
+
+def time_left(seconds: float, done: int, total: int, resumed: int) -> str:
+    """Return an estimate in words; what was in the file already took no time.
+
+    Examples
+    --------
+    >>> time_left(60.0, done=30, total=90, resumed=10)
+    'about 3 min left'
+    """
+    fresh = done - resumed
+    if fresh < 1:
+        return "time left unknown"
+    rest = seconds / fresh * (total - done)
+    return f"about {rest / 60:.0f} min left" if rest >= 90 else f"about {rest:.0f} s left"
+
+
+def _as_dict(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> dict[str, Any]:
+    items = [
+        {"row": item.row, "question_id": item.pair_id, "reason": item.reason} for item in skipped
+    ]
+    return {**asdict(report), "skipped": items, "out": str(out)}
+
+
+def _print(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> None:
+    total = report.mined + report.resumed
+    print(
+        f"{report.mined} questions mined in {report.seconds:.1f} s, {report.resumed} were there; "
+        f"{report.usable} of {total} teach something, {len(skipped)} skipped: {out}"
+    )
+    for item in skipped:
+        name = "" if item.pair_id is None else f" (question_id {item.pair_id!r})"
+        print(f"  skipped row {item.row}{name}: {item.reason}")

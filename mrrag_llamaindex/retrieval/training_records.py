@@ -1,0 +1,266 @@
+"""D_train on disk: for each training question its candidates, and which of them helped.
+
+One JSON object per line. The first line is the header: what the rest depends on. Every further
+line is one question, written whole (flushed and synchronised) before the next one is begun, so a
+killed run leaves at most a torn last line, which is cut off when writing goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import InputError
+
+KIND = "d_train"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingHeader:
+    """What every record of a file depends on.
+
+    Parameters
+    ----------
+    towers_identity : str
+        Towers whose similarities the records hold.
+    model : str
+        The generator that was asked.
+    seed : int
+    negatives : int
+        m, the most negatives of one question.
+    settings : dict
+        Whatever else decides the records (weights, number of candidates, questions, store);
+        plain JSON values.
+
+    Raises
+    ------
+    ValueError
+        If `negatives` is not positive.
+    """
+
+    towers_identity: str
+    model: str
+    seed: int
+    negatives: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise ValueError(f"negatives is {self.negatives}; it must be at least 1")
+
+    def to_line(self) -> str:
+        """Return the header as one line of JSON."""
+        return json_line({"mrrag": KIND, "version": VERSION, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One training question: n candidates, best-ranked first, and their labels.
+
+    Parameters
+    ----------
+    question_id : str
+    patient_id : str or None
+    terms : tuple of (float, float, float)
+        n rows <q_i, d_t>, <q_i, d_i>, <q_t, d_t>, in the order of `weights.TERMS`.
+    terms_text_image : tuple of float
+        n values <q_t, d_i>, the fourth similarity.
+    pair_ids : tuple of str
+    confidence : tuple of float
+        n values: how confidently the generator gives the gold answer with that document alone,
+        a probability for yes/no questions, else a mean token log-probability.
+    positive : int
+        Index of the most confident candidate.
+    negatives : tuple of int
+        Indices of the least confident ones, least first; every one of them is below the positive.
+        Empty where no candidate is: then there is nothing to learn from.
+    unaided : float or None
+        The same confidence with no document at all; None where it was not asked for.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ, a number is not finite, or an index is out of place.
+    """
+
+    question_id: str
+    patient_id: str | None
+    terms: tuple[tuple[float, float, float], ...]
+    terms_text_image: tuple[float, ...]
+    pair_ids: tuple[str, ...]
+    confidence: tuple[float, ...]
+    positive: int
+    negatives: tuple[int, ...]
+    unaided: float | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.pair_ids)
+        lengths = {len(self.terms), len(self.terms_text_image), len(self.confidence)}
+        if count < 1 or lengths != {count} or any(len(row) != 3 for row in self.terms):
+            raise InputError(
+                f"question {self.question_id!r}: candidates, terms and confidences differ in "
+                "number, or there are none"
+            )
+        numbers = [value for row in self.terms for value in row]
+        numbers += [*self.terms_text_image, *self.confidence, self.unaided or 0.0]
+        if not all(map(_finite, numbers)):
+            raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
+        chosen = [self.positive, *self.negatives]
+        inside = all(_index(place, count) for place in chosen)
+        if not inside or len(set(chosen)) != len(chosen):
+            raise InputError(
+                f"question {self.question_id!r}: positive and negatives must be distinct places "
+                f"among its {count} candidates"
+            )
+
+    @property
+    def helps(self) -> bool:
+        """Whether the positive leads to the answer more confidently than no document does."""
+        return self.unaided is None or self.confidence[self.positive] > self.unaided
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to learn: a positive that helps, and a negative."""
+        return bool(self.negatives) and self.helps
+
+    def terms_array(self) -> NDArray[np.float64]:
+        """Return the similarities, shape (n, 4), float64: those of `terms`, then the fourth."""
+        return np.column_stack([np.array(self.terms), np.array(self.terms_text_image)])
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON."""
+        return json_line(asdict(self))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A file of training records.
+
+    Attributes
+    ----------
+    header : TrainingHeader
+    records : tuple of TrainingRecord
+        All questions; those with `TrainingRecord.trains` are the training set.
+    """
+
+    header: TrainingHeader
+    records: tuple[TrainingRecord, ...]
+
+    @property
+    def usable(self) -> tuple[TrainingRecord, ...]:
+        """The records that there is something to learn from."""
+        return tuple(record for record in self.records if record.trains)
+
+
+def read_training_set(
+    path: str | os.PathLike[str], *, towers_identity: str | None = None
+) -> TrainingSet:
+    """Read a file of training records; a torn last line, left by a kill, is not read.
+
+    Parameters
+    ----------
+    path
+        A file that `TrainingWriter` wrote.
+    towers_identity
+        The towers in use; a file of other towers is refused.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no such file, or was made with other towers.
+    """
+    source = Path(path)
+    header, records, _ = read_lines(source)
+    if towers_identity not in (None, header.towers_identity):
+        raise InputError(
+            f"{source.name} was mined with towers {header.towers_identity!r}, but "
+            f"{towers_identity!r} are in use: mine again with these, or load those"
+        )
+    return TrainingSet(header, tuple(records))
+
+
+def read_lines(source: Path) -> tuple[TrainingHeader, list[TrainingRecord], int]:
+    """Return header, records, and the length in bytes of the whole lines."""
+    content = read_bytes(source)
+    whole = content.rfind(b"\n") + 1
+    lines = _lines(content[:whole], source.name)
+    header = _header(next(lines, None), source.name)
+    records = []
+    for number, data in enumerate(lines, start=2):
+        try:
+            records.append(_record(data))
+        except (TypeError, ValueError, KeyError, InputError) as error:
+            raise InputError(
+                f"{source.name}, line {number} is not a training record ({error})"
+            ) from None
+    return header, records, whole
+
+
+def _lines(content: bytes, name: str) -> Iterator[Any]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise InputError(f"{name}, line {number} is not valid JSON") from None
+
+
+def _header(data: Any, name: str) -> TrainingHeader:
+    if not isinstance(data, dict) or data.get("mrrag") != KIND:
+        raise InputError(f"{name} holds no mined training questions; make it with mrrag mine")
+    if data.get("version") != VERSION:
+        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
+    try:
+        return TrainingHeader(**_known(data, TrainingHeader))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: the header is incomplete ({error})") from None
+
+
+def _record(data: Any) -> TrainingRecord:
+    if not isinstance(data, dict):
+        raise InputError("it is not an object")
+    values = _known(data, TrainingRecord)
+    rows = tuple(tuple(row) for row in values["terms"])
+    lists = ("terms_text_image", "pair_ids", "confidence", "negatives")
+    values.update({name: tuple(values[name]) for name in lists})
+    return TrainingRecord(**{**values, "terms": cast(Any, rows)})
+
+
+def _known(data: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
+
+
+def read_bytes(source: Path) -> bytes:
+    """Return the contents of a file; what the system says against it becomes an `InputError`."""
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise unusable(source, error, "read") from None
+
+
+def unusable(source: Path, error: OSError, what: str) -> InputError:
+    """Return the error for a file that cannot be read or written, named without its folder."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{source.name} cannot be {what}: {reason}")
+
+
+def json_line(data: Mapping[str, Any]) -> str:
+    """Return an object as one line of JSON; NaN is refused, because it is not JSON."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(cast(float, value))
+
+
+def _index(value: object, count: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
