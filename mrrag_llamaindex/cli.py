@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__, console
-from mrrag_llamaindex.commands import evidence, generators, mine, train_towers
+from mrrag_llamaindex.commands import evidence, generators, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
 
 app = typer.Typer(
@@ -53,6 +53,9 @@ app.command(
 app.command(
     epilog="Example: mrrag train-towers pairs.csv --out towers --columns patient_id=subject"
 )(train_towers.train_towers)
+app.command(epilog="Example: mrrag train-fusion d_train.jsonl --out fusion.json")(
+    train_fusion.train_fusion
+)
 
 
 def main() -> None:
