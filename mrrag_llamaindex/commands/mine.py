@@ -18,7 +18,7 @@ from mrrag_llamaindex.errors import InputError
 if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.mining import MiningReport
     from mrrag_llamaindex.retrieval.pair import Skipped
-    from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+    from mrrag_llamaindex.retrieval.question_table import GoldQuestion
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
@@ -130,13 +130,13 @@ def mine(
 
 def _table(
     table: Path, columns: str, images: Path | None
-) -> tuple[list[TrainingQuestion], list[Skipped]]:
+) -> tuple[list[GoldQuestion], list[Skipped]]:
     from mrrag_llamaindex.commands.options import renames_of
-    from mrrag_llamaindex.retrieval.question_table import TrainingQuestion, read_questions
+    from mrrag_llamaindex.retrieval.question_table import GoldQuestion, read_questions
 
     rows = list(read_questions(table, renames_of(columns), images))
-    asked = [row for row in rows if isinstance(row, TrainingQuestion)]
-    return asked, [row for row in rows if not isinstance(row, TrainingQuestion)]
+    asked = [row for row in rows if isinstance(row, GoldQuestion)]
+    return asked, [row for row in rows if not isinstance(row, GoldQuestion)]
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
@@ -151,7 +151,7 @@ def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
 
 def _phantom(
     count: int, seed: int, device: str
-) -> tuple[list[TrainingQuestion], list[Skipped], PairStore, DualTower]:
+) -> tuple[list[GoldQuestion], list[Skipped], PairStore, DualTower]:
     from mrrag_llamaindex.phantom.corpus import make_corpus
     from mrrag_llamaindex.phantom.questions import questions_of, store_of
     from mrrag_llamaindex.towers.loading import load_towers

@@ -98,7 +98,7 @@ class LlavaEngine:
         requests: Sequence[PromptRequest],
         images: Sequence[Image.Image | None],
         *,
-        ifa: IFA | None = None,
+        policy: IFA | None = None,
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
         """Answer any number of requests, greedily; each is steered by its own plan.
@@ -111,7 +111,7 @@ class LlavaEngine:
         requests : sequence of PromptRequest
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
-        ifa : IFA or None
+        policy : IFA or None
             None: plain attention.
         max_new_tokens : int, optional
 
@@ -139,7 +139,7 @@ class LlavaEngine:
         )
         for batch in batches:
             rows = [prompts[row] for row in batch.rows]
-            plan, layers = self.planner.plan(rows, ifa, batch.shared)
+            plan, layers = self.planner.plan(rows, policy, batch.shared)
             probe = FirstTokenProbe(self._yes, self._no)
             started = time.perf_counter()
             shown = [read[row] for row in batch.rows]
@@ -148,7 +148,7 @@ class LlavaEngine:
             seconds = time.perf_counter() - started
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for index, (row, prompt, text) in enumerate(zip(batch.rows, rows, texts, strict=True)):
-                outcome = steering_outcome(prompt, ifa, layers)
+                outcome = steering_outcome(prompt, policy, layers)
                 answers[row] = Answer.of(prompt, text, probe.row(index), outcome, seconds)
         return [answers[row] for row in range(len(requests))]
 
@@ -157,7 +157,7 @@ class LlavaEngine:
         request: PromptRequest,
         image: Image.Image | None,
         *,
-        ifa: IFA | None = None,
+        policy: IFA | None = None,
         max_new_tokens: int | None = None,
     ) -> TokenStream:
         """Answer one request piece by piece; see `TokenStream`.
@@ -174,7 +174,7 @@ class LlavaEngine:
             batch_size=1,
             shares_prefix=self.shares_prefix,
         )
-        plan, layers = self.planner.plan([prompt], ifa, batch.shared)
+        plan, layers = self.planner.plan([prompt], policy, batch.shared)
         probe = FirstTokenProbe(self._yes, self._no)
 
         def run(streamer: Any, stopping: Any) -> None:
@@ -182,7 +182,7 @@ class LlavaEngine:
             self.runner.run(batch, [prompt], [read], plan, probe, limit, streamer, stopping)
 
         def finish(text: str, seconds: float) -> Answer:
-            outcome = steering_outcome(prompt, ifa, layers)
+            outcome = steering_outcome(prompt, policy, layers)
             return Answer.of(prompt, text, probe.row(0), outcome, seconds)
 
         return TokenStream(self.tokenizer, run, finish)

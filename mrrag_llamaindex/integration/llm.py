@@ -195,7 +195,7 @@ class MRRAGLLaVA(EntryPoints):
             self._engine.generate(
                 [request for request, _ in prepared],
                 [image for _, image in prepared],
-                ifa=self.ifa,
+                policy=self.ifa,
                 max_new_tokens=limit,
             )
         )
@@ -216,7 +216,7 @@ class MRRAGLLaVA(EntryPoints):
         if self._passes_on(call):
             return iter([(call.follow_up, call.follow_up, {})])
         request, image = self._prepare(call)
-        stream = self._engine.stream(request, image, ifa=self.ifa, max_new_tokens=limit)
+        stream = self._engine.stream(request, image, policy=self.ifa, max_new_tokens=limit)
         return self._pieces(call, stream)
 
     def _pieces(self, call: Resolved, stream: TokenStream) -> Iterator[Piece]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.integration.ingest import ingest_pairs
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, as_pairs
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.store import PairStore
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def store_of(corpus: PhantomCorpus, towers: DualTower) -> PairStore:
     return store
 
 
-def questions_of(corpus: PhantomCorpus) -> list[TrainingQuestion]:
+def questions_of(corpus: PhantomCorpus) -> list[GoldQuestion]:
     """Return the questions of a corpus with their true answers, yes or no."""
     return [
-        TrainingQuestion(
+        GoldQuestion(
             query.study.pair_id,
             query.study.image,
             query.question,

@@ -88,7 +88,7 @@ def answered_right(
         answers = engine.generate(
             [trial.request for trial in batch],
             [trial.image for trial in batch],
-            ifa=ifa,
+            policy=ifa,
             max_new_tokens=2,
         )
         right += [

@@ -21,7 +21,7 @@ from mrrag_llamaindex.retrieval.candidates import candidates, terms_of
 from mrrag_llamaindex.retrieval.labels import label
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
 from mrrag_llamaindex.retrieval.pair import Skipped
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion, digest_of
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.retrieval.training_records import (
     TrainingHeader,
     TrainingRecord,
@@ -86,7 +86,7 @@ class MiningReport:
 
 
 def mine(
-    questions: Sequence[TrainingQuestion],
+    questions: Sequence[GoldQuestion],
     store: PairStore,
     towers: DualTower,
     confidence: Confidence,
@@ -161,7 +161,7 @@ def mine(
 
 
 def mine_question(
-    item: TrainingQuestion,
+    item: GoldQuestion,
     store: PairStore,
     towers: DualTower,
     confidence: Confidence,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.retrieval.labels import MARGIN
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.weights import FusionWeights
 
 
@@ -61,7 +61,7 @@ class MiningSettings:
             if value is not None and value < low:
                 raise ValueError(f"{name} is {value}; it must be at least {low}")
 
-    def drawn(self, questions: Sequence[TrainingQuestion]) -> list[TrainingQuestion]:
+    def drawn(self, questions: Sequence[GoldQuestion]) -> list[GoldQuestion]:
         """Return the questions to mine, in their order."""
         if self.questions is None or self.questions >= len(questions):
             return list(questions)

@@ -30,7 +30,7 @@ OPTIONAL = ("patient_id", "study_id", "pair_id")
 
 
 @dataclass(frozen=True)
-class TrainingQuestion:
+class GoldQuestion:
     """A question about an image, with its gold answer.
 
     Parameters
@@ -88,7 +88,7 @@ def read_questions(
     path: str | os.PathLike[str],
     columns: Mapping[str, str] | None = None,
     images: str | os.PathLike[str] | None = None,
-) -> Iterator[TrainingQuestion | Skipped]:
+) -> Iterator[GoldQuestion | Skipped]:
     """Yield the table's rows as questions, in order, one item for each data row.
 
     Parameters
@@ -102,7 +102,7 @@ def read_questions(
 
     Yields
     ------
-    TrainingQuestion or Skipped
+    GoldQuestion or Skipped
         `Skipped` for a row that cannot be one, with its 1-based number and the reason; its
         ``pair_id`` then holds the question's id.
 
@@ -133,7 +133,7 @@ def read_questions(
     return _questions(rows, roles, required, folder)
 
 
-def digest_of(questions: Iterable[TrainingQuestion]) -> str:
+def digest_of(questions: Iterable[GoldQuestion]) -> str:
     """Return 16 hex digits that change with any id, question, answer or patient."""
     digest = hashlib.sha256()
     for item in questions:
@@ -144,7 +144,7 @@ def digest_of(questions: Iterable[TrainingQuestion]) -> str:
 
 def _questions(
     rows: Iterator[Any], roles: Mapping[str, str], required: list[str], folder: Path
-) -> Iterator[TrainingQuestion | Skipped]:
+) -> Iterator[GoldQuestion | Skipped]:
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str):
@@ -163,7 +163,7 @@ def _questions(
 
 def _question(
     row: Mapping[str, Any], roles: Mapping[str, str], required: list[str], folder: Path
-) -> TrainingQuestion:
+) -> GoldQuestion:
     for role in required:
         if roles[role] not in row:
             raise InputError(f"has no field {roles[role]!r}; it has: {', '.join(map(str, row))}")
@@ -173,7 +173,7 @@ def _question(
         if value is not None and not isinstance(value, str):
             raise InputError(f"the {role} is a {type(value).__name__}, not text")
         texts[role] = (value or "").strip()
-    return TrainingQuestion(
+    return GoldQuestion(
         question_id=identifier(row[roles["question_id"]]) or "",
         image=str(folder / texts["image"]) if texts["image"] else "",
         question=texts["question"],

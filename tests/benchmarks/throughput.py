@@ -121,7 +121,7 @@ def batches(options: argparse.Namespace) -> None:
             engine.batch_size, engine.shares_prefix = size, shares
             for start in range(0, len(trials), size):
                 rows = slice(start, start + size)
-                engine.generate(requests[rows], images[rows], ifa=IFA())
+                engine.generate(requests[rows], images[rows], policy=IFA())
 
         return ask
 
@@ -161,23 +161,23 @@ def questions(options: argparse.Namespace, folder: Path) -> None:
     def ask(count: int) -> Callable[[], None]:
         def run() -> None:
             engine.runner.prefixes.clear()
-            engine.generate(requests[:count], [image] * count, ifa=ifa)
+            engine.generate(requests[:count], [image] * count, policy=ifa)
 
         return run
 
     def in_turn() -> None:
         engine.runner.prefixes.clear()
         for request in requests:
-            engine.generate([request], [image], ifa=ifa)
+            engine.generate([request], [image], policy=ifa)
 
     def apart() -> None:
         for request in requests:
             engine.runner.prefixes.clear()
-            engine.generate([request], [image], ifa=ifa)
+            engine.generate([request], [image], policy=ifa)
 
     variants = {"one": ask(1), "four at once": ask(4), "four in turn": in_turn, "no reuse": apart}
     seconds = timed(variants, options.rounds, options.seed)
-    (answer,) = engine.generate(requests[:1], [image], ifa=ifa)
+    (answer,) = engine.generate(requests[:1], [image], policy=ifa)
     print(f"random LLaVA, {size / 1e6:.0f}M parameters, {answer.prompt_tokens} tokens, steered")
     for name, values in seconds.items():
         cost = interval(ratios(seconds, name, "one"), options.seed)
@@ -190,7 +190,7 @@ def compilation(options: argparse.Namespace, folder: Path) -> None:
     engine.model.generation_config.min_new_tokens = 32
 
     def run() -> None:
-        engine.generate(requests[:1], [image], ifa=IFA(layers=(4, 5)))
+        engine.generate(requests[:1], [image], policy=IFA(layers=(4, 5)))
 
     run()  # fills the prefix cache: what follows is the question and 32 tokens
     plain, compiled = [], []

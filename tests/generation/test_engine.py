@@ -47,16 +47,16 @@ def image(seed: int) -> Image.Image:
 def test_batch_of_unequal_prompts_equals_one_at_a_time(engine, ifa):
     requests = [request(1), request(5), request(3)]
     images = [image(1), image(2), image(3)]
-    together = engine.generate(requests, images, ifa=ifa)
+    together = engine.generate(requests, images, policy=ifa)
     for one, single, picture in zip(together, requests, images, strict=True):
-        (alone,) = engine.generate([single], [picture], ifa=ifa)
+        (alone,) = engine.generate([single], [picture], policy=ifa)
         assert one.text == alone.text
         assert one.p_yes == pytest.approx(alone.p_yes, abs=1e-5)
 
 
 def test_stream_equals_generate(engine):
-    (whole,) = engine.generate([request(4)], [image(1)], ifa=IFA())
-    stream = engine.stream(request(4), image(1), ifa=IFA())
+    (whole,) = engine.generate([request(4)], [image(1)], policy=IFA())
+    stream = engine.stream(request(4), image(1), policy=IFA())
     assert "".join(stream).strip() == whole.text
     assert replace(stream.answer, seconds=0.0) == replace(whole, seconds=0.0)
 
@@ -64,7 +64,7 @@ def test_stream_equals_generate(engine):
 def test_steering_moves_the_answer_and_off_does_not(engine):
     plain = engine.generate([request(4)], [image(1)])[0]
     again = engine.generate([request(4)], [image(1)])[0]
-    steered = engine.generate([request(4)], [image(1)], ifa=IFA())[0]
+    steered = engine.generate([request(4)], [image(1)], policy=IFA())[0]
     assert plain.p_yes == again.p_yes
     assert abs(steered.p_yes - plain.p_yes) > 1e-6
     assert steered.steering.applied
@@ -74,8 +74,8 @@ def test_steering_moves_the_answer_and_off_does_not(engine):
 def test_both_backends_give_the_same_answer(engine):
     eager = LlavaEngine(load_model(defaults.PHANTOM, device="cpu", backend="eager"))
     eager.max_new_tokens = 4
-    (one,) = engine.generate([request(5)], [image(2)], ifa=IFA())
-    (two,) = eager.generate([request(5)], [image(2)], ifa=IFA())
+    (one,) = engine.generate([request(5)], [image(2)], policy=IFA())
+    (two,) = eager.generate([request(5)], [image(2)], policy=IFA())
     assert one.text == two.text
     assert one.p_yes == pytest.approx(two.p_yes, abs=1e-5)
 
@@ -85,7 +85,7 @@ def test_both_backends_give_the_same_answer(engine):
     [(0, (0.0,), "no document is"), (3, (0.0,), "relevance above zero")],
 )
 def test_reason_is_given_when_there_is_nothing_to_steer_to(engine, count, relevance, reason):
-    (answer,) = engine.generate([request(count, relevance)], [image(1)], ifa=IFA())
+    (answer,) = engine.generate([request(count, relevance)], [image(1)], policy=IFA())
     assert not answer.steering.applied
     assert reason in answer.steering.reason
 
@@ -118,7 +118,7 @@ def test_closing_a_stream_stops_the_generation():
 
 
 def test_failure_inside_a_stream_reaches_its_reader(engine):
-    stream = engine.stream(request(2), Image.new("RGB", (90, 96)), ifa=IFA(layers=(0,)))
+    stream = engine.stream(request(2), Image.new("RGB", (90, 96)), policy=IFA(layers=(0,)))
     projector = engine.model.model.multi_modal_projector
     engine.model.model.multi_modal_projector = None
     try:
@@ -130,7 +130,7 @@ def test_failure_inside_a_stream_reaches_its_reader(engine):
 
 def test_layer_beyond_the_model_is_refused(engine):
     with pytest.raises(SteeringError, match="layer 99"):
-        engine.generate([request(2)], [image(1)], ifa=IFA(layers=(99,)))
+        engine.generate([request(2)], [image(1)], policy=IFA(layers=(99,)))
 
 
 def test_unknown_critical_layers_warn_and_take_the_middle_third(engine, tmp_path):
@@ -140,7 +140,7 @@ def test_unknown_critical_layers_warn_and_take_the_middle_third(engine, tmp_path
     ModelProfile(profile.template, None, profile.conversational).save(folder)
     other = LlavaEngine(load_model(str(folder), device="cpu"), max_new_tokens=2)
     with pytest.warns(UserWarning, match="no critical layers are known"):
-        (answer,) = other.generate([request(3)], [image(1)], ifa=IFA())
+        (answer,) = other.generate([request(3)], [image(1)], policy=IFA())
     assert answer.steering.layers == middle_third(4)
 
 

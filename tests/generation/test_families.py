@@ -148,11 +148,11 @@ class TestFamily:
     @pytest.mark.parametrize("ifa", [None, STEERED])
     def test_padded_batch_equals_one_at_a_time(self, load, ifa):
         engine = load("rows")
-        together = engine.generate(REQUESTS, IMAGES, ifa=ifa)
+        together = engine.generate(REQUESTS, IMAGES, policy=ifa)
         lengths = {answer.prompt_tokens for answer in together}
         assert len(lengths) == 2  # one row is padded
         for answer, asked, image in zip(together, REQUESTS, IMAGES, strict=True):
-            (alone,) = engine.generate([asked], [image], ifa=ifa)
+            (alone,) = engine.generate([asked], [image], policy=ifa)
             assert alone.text == answer.text
             assert alone.p_yes == pytest.approx(answer.p_yes, abs=1e-6)
             assert alone.steering == answer.steering
@@ -181,15 +181,15 @@ class TestFamily:
         engine = load("rows")
         fresh = LlavaEngine(load_model(str(folder), device="cpu"), max_new_tokens=3)
         (expected,) = fresh.generate(REQUESTS[:1], [None])
-        engine.generate(REQUESTS, IMAGES, ifa=STEERED)
+        engine.generate(REQUESTS, IMAGES, policy=STEERED)
         (found,) = engine.generate(REQUESTS[:1], [None])
         assert found.p_yes == expected.p_yes
         assert not found.image_read
 
     def test_stream_equals_generate(self, load):
         engine = load("rows")
-        (whole,) = engine.generate(REQUESTS[:1], IMAGES[:1], ifa=STEERED)
-        stream = engine.stream(REQUESTS[0], IMAGES[0], ifa=STEERED)
+        (whole,) = engine.generate(REQUESTS[:1], IMAGES[:1], policy=STEERED)
+        stream = engine.stream(REQUESTS[0], IMAGES[0], policy=STEERED)
         assert "".join(stream).strip() == whole.text
         assert stream.answer.p_yes == whole.p_yes
 
@@ -273,10 +273,10 @@ def test_llava_of_an_unknown_text_model_needs_a_chat_template(tmp_path):
 def test_documents_out_of_a_sliding_window_are_told(tmp_path):
     engine = LlavaEngine(load_model(str(write("gemma3", tmp_path)), device="cpu"), max_new_tokens=3)
     with pytest.warns(UserWarning, match=r"layers \[3\] look back 48 tokens"):
-        engine.generate(REQUESTS[:1], IMAGES[:1], ifa=IFA(layers=(1, 3)))
+        engine.generate(REQUESTS[:1], IMAGES[:1], policy=IFA(layers=(1, 3)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        engine.generate(REQUESTS[:1], IMAGES[:1], ifa=IFA(layers=(1, 2)))
+        engine.generate(REQUESTS[:1], IMAGES[:1], policy=IFA(layers=(1, 2)))
     assert engine.loaded.critical_layers == (1, 2)
 
 
@@ -287,9 +287,9 @@ def test_prefix_is_not_shared_where_a_window_would_count_the_padding(tmp_path):
     tokenizer([]).save_pretrained(tmp_path)
     engine = LlavaEngine(load_model(str(tmp_path), device="cpu"), max_new_tokens=3)
     with pytest.warns(UserWarning, match="look back 64 tokens"):
-        together = engine.generate(REQUESTS, [None, None], ifa=STEERED)
+        together = engine.generate(REQUESTS, [None, None], policy=STEERED)
     with warnings.catch_warnings(action="ignore"):
-        apart = [engine.generate([one], [None], ifa=STEERED)[0] for one in REQUESTS]
+        apart = [engine.generate([one], [None], policy=STEERED)[0] for one in REQUESTS]
     assert engine.runner.prefixes.hits == 0
     for one, two in zip(together, apart, strict=True):
         assert one.p_yes == pytest.approx(two.p_yes, abs=1e-6)
@@ -298,4 +298,4 @@ def test_prefix_is_not_shared_where_a_window_would_count_the_padding(tmp_path):
 def test_steering_a_layer_beyond_the_model_is_refused(tmp_path):
     engine = LlavaEngine(load_model(str(write("llama", tmp_path)), device="cpu"), max_new_tokens=3)
     with pytest.raises(SteeringError, match="layer 4"):
-        engine.generate(REQUESTS[:1], IMAGES[:1], ifa=IFA(layers=(4,)))
+        engine.generate(REQUESTS[:1], IMAGES[:1], policy=IFA(layers=(4,)))

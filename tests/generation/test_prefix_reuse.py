@@ -61,8 +61,8 @@ def test_questions_on_one_image_equal_whole_prompts(engine, whole, trials, ifa):
     requests = [asked(trials[0], question) for question in QUESTIONS]
     images = [trials[0].image] * 3
     for found, expected in zip(
-        engine.generate(requests, images, ifa=ifa),
-        whole.generate(requests, images, ifa=ifa),
+        engine.generate(requests, images, policy=ifa),
+        whole.generate(requests, images, policy=ifa),
         strict=True,
     ):
         assert found.p_yes == pytest.approx(expected.p_yes, abs=TOLERANCE)
@@ -73,8 +73,8 @@ def test_questions_on_one_image_equal_whole_prompts(engine, whole, trials, ifa):
 def test_other_documents_on_one_image_equal_whole_prompts(engine, whole, trials):
     requests = [replace(t.request, question=QUESTIONS[0]) for t in trials]
     images = [trials[0].image] * len(trials)
-    found = engine.generate(requests, images, ifa=IFA())
-    expected = whole.generate(requests, images, ifa=IFA())
+    found = engine.generate(requests, images, policy=IFA())
+    expected = whole.generate(requests, images, policy=IFA())
     for one, two in zip(found, expected, strict=True):
         assert one.p_yes == pytest.approx(two.p_yes, abs=TOLERANCE)
         assert one.steering == two.steering
@@ -83,33 +83,33 @@ def test_other_documents_on_one_image_equal_whole_prompts(engine, whole, trials)
 def test_image_and_documents_are_prefilled_once_for_four_questions(engine, trials, monkeypatch):
     lengths = prefills(engine, monkeypatch)
     requests = [asked(trials[0], question) for question in (*QUESTIONS, QUESTIONS[0])]
-    engine.generate(requests, [trials[0].image] * 4, ifa=IFA())
+    engine.generate(requests, [trials[0].image] * 4, policy=IFA())
     assert len(lengths) == 1
 
 
 def test_answer_is_the_same_to_the_last_bit_whether_or_not_its_prefix_was_kept(engine, trials):
     """Otherwise a number would depend on what was asked before."""
     request, image = trials[0].request, trials[0].image
-    (first,) = engine.generate([request], [image], ifa=IFA())
-    (second,) = engine.generate([request], [image], ifa=IFA())
+    (first,) = engine.generate([request], [image], policy=IFA())
+    (second,) = engine.generate([request], [image], policy=IFA())
     assert engine.runner.prefixes.hits == 1
     assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
 
 
 def test_kept_prefix_is_not_written_to(engine, trials):
     request, image = trials[0].request, trials[0].image
-    engine.generate([request], [image], ifa=IFA())
+    engine.generate([request], [image], policy=IFA())
     (kept,) = engine.runner.prefixes._kept.values()
     before = [layer.keys.clone() for layer in kept.layers]
     length = kept.get_seq_length()
-    engine.generate([asked(trials[0], q) for q in QUESTIONS], [image] * 3, ifa=IFA(strength=3))
+    engine.generate([asked(trials[0], q) for q in QUESTIONS], [image] * 3, policy=IFA(strength=3))
     assert kept.get_seq_length() == length
     assert all(torch.equal(a, layer.keys) for a, layer in zip(before, kept.layers, strict=True))
 
 
 def test_steering_of_one_question_does_not_reach_the_next(engine, whole, trials):
     request, image = trials[0].request, trials[0].image
-    engine.generate([request], [image], ifa=IFA(strength=5))
+    engine.generate([request], [image], policy=IFA(strength=5))
     (plain,) = engine.generate([request], [image])
     (expected,) = whole.generate([request], [image])
     assert engine.runner.prefixes.hits == 1
@@ -157,8 +157,9 @@ def test_answers_come_in_the_order_of_the_requests(engine, trials):
             requests.append(asked(trial, question))
             images.append(trial.image)
     order = [5, 0, 7, 2, 1, 6, 3, 4]
-    straight = engine.generate(requests, images, ifa=IFA())
-    shuffled = engine.generate([requests[i] for i in order], [images[i] for i in order], ifa=IFA())
+    straight = engine.generate(requests, images, policy=IFA())
+    pictures = [images[i] for i in order]
+    shuffled = engine.generate([requests[i] for i in order], pictures, policy=IFA())
     for place, index in enumerate(order):
         assert shuffled[place].document_ids == straight[index].document_ids
         assert shuffled[place].p_yes == pytest.approx(straight[index].p_yes, abs=TOLERANCE)

@@ -140,8 +140,8 @@ def test_quantised_model_is_steered_alike_by_rows_and_eager(name):
     rows, eager = engine(name), engine(name, "eager")
     check_quantized(rows.model, name)
     (plain,) = rows.generate([request], [image])
-    (steered,) = rows.generate([request], [image], ifa=IFA())
-    (reference,) = eager.generate([request], [image], ifa=IFA())
+    (steered,) = rows.generate([request], [image], policy=IFA())
+    (reference,) = eager.generate([request], [image], policy=IFA())
     assert steered.steering.applied
     assert abs(steered.p_yes - plain.p_yes) > 1e-2
     assert steered.p_yes == pytest.approx(reference.p_yes, abs=1e-4)
@@ -152,8 +152,8 @@ def test_quantised_model_is_steered_alike_by_rows_and_eager(name):
 def test_quantised_answers_are_near_those_of_whole_weights(name, bound):
     request, image = steered_request()
     for ifa in (None, IFA()):
-        (whole,) = engine(None).generate([request], [image], ifa=ifa)
-        (small,) = engine(name).generate([request], [image], ifa=ifa)
+        (whole,) = engine(None).generate([request], [image], policy=ifa)
+        (small,) = engine(name).generate([request], [image], policy=ifa)
         assert 0 < abs(small.p_yes - whole.p_yes) < bound
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
 from mrrag_llamaindex.retrieval.pair import Pair
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.store import PairStore
 
 SIDE = 16
@@ -79,9 +79,7 @@ def run(out: str, seconds: float, progress: Any = None) -> Any:
     store = toy_store(
         pairs, [unit(f"image {n}") for n in range(20)], [unit(report) for report in reports]
     )
-    questions = [
-        TrainingQuestion(f"q{n}", film(n), f"question {n}", "yes", f"p{n}") for n in range(12)
-    ]
+    questions = [GoldQuestion(f"q{n}", film(n), f"question {n}", "yes", f"p{n}") for n in range(12)]
     towers = ToyTowers(
         {n: unit(f"film {n}") for n in range(12)},
         {f"question {n}": unit(f"question {n}") for n in range(12)},

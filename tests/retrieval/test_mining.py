@@ -15,13 +15,13 @@ from mrrag_llamaindex.retrieval.labels import label
 from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
 from mrrag_llamaindex.retrieval.pair import Pair
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.training_records import read_training_set
 from mrrag_llamaindex.retrieval.weights import FusionWeights
 from tests.retrieval import mining_worker
 from tests.retrieval.mining_worker import ToyConfidence, ToyTowers, film, toy_store
 
-QUESTION = TrainingQuestion("q", film(10), "what?", "yes", "asked")
+QUESTION = GoldQuestion("q", film(10), "what?", "yes", "asked")
 IMAGES = [(0.6, 0.8), (0.8, 0.6), (0.0, 1.0), (0.28, 0.96)]
 TEXTS = [(0.8, 0.6), (0.6, 0.8), (1.0, 0.0), (0.96, 0.28)]
 RATES = {None: 0.3, "report 0": 0.9, "report 1": 0.2, "report 2": 0.1, "report 3": 0.5}

@@ -10,7 +10,7 @@ import pytest
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.hits import Exclusion
 from mrrag_llamaindex.retrieval.pair import Skipped
-from mrrag_llamaindex.retrieval.question_table import TrainingQuestion, digest_of, read_questions
+from mrrag_llamaindex.retrieval.question_table import GoldQuestion, digest_of, read_questions
 
 HEAD = "question_id,image,question,answer,patient_id\n"
 
@@ -25,7 +25,7 @@ def test_row_becomes_a_question_with_all_that_is_its_own(tmp_path):
     text = "question_id,image,question,answer,patient_id,study_id,pair_id,age\n"
     [found] = read(tmp_path, text + " 01 ,a.png,Is there a nodule? ,Yes,007,s1,p1,50\n")
     expected = (str(tmp_path / "a.png"), "Is there a nodule?", "Yes", "007", "s1", "p1")
-    assert found == TrainingQuestion("01", *expected)
+    assert found == GoldQuestion("01", *expected)
     assert found.exclusion() == Exclusion({"p1"}, {"007"}, {"s1"})
 
 
@@ -33,7 +33,7 @@ def test_jsonl_with_other_names_and_another_image_folder(tmp_path):
     row = {"id": 12, "file": "a.png", "q": "Nodule?", "answer": "no", "subject": 7}
     columns = {"question_id": "id", "image": "file", "question": "q", "patient_id": "subject"}
     [found] = read(tmp_path, json.dumps(row), "q.jsonl", columns=columns, images="/data")
-    assert found == TrainingQuestion("12", "/data/a.png", "Nodule?", "no", "7")
+    assert found == GoldQuestion("12", "/data/a.png", "Nodule?", "no", "7")
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_column_can_be_named_only_for_a_role(tmp_path):
 
 def test_digest_changes_with_whatever_a_record_depends_on():
     base = ("q", "a.png", "Q?", "yes", "p", "s", "r")
-    digests = {digest_of([TrainingQuestion(*base)])}
+    digests = {digest_of([GoldQuestion(*base)])}
     for place in (0, 2, 3, 4, 5, 6):
         changed = [*base]
         changed[place] += "x"
-        digests.add(digest_of([TrainingQuestion(*changed)]))
+        digests.add(digest_of([GoldQuestion(*changed)]))
     assert len(digests) == 7
-    assert digest_of([TrainingQuestion(*base)]) in digests
+    assert digest_of([GoldQuestion(*base)]) in digests
