@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from mrrag_llamaindex.commands.options import (
     renames_of,
 )
 from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
 
 
 def demo(
@@ -113,10 +116,28 @@ def ask(
     model: Annotated[
         str, typer.Option(help='"phantom", a folder, or a hub id.')
     ] = defaults.DEFAULT_MODEL,
-    weights: Annotated[Path | None, typer.Option(help="Fusion weights (JSON).")] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Documents to retrieve.")] = (
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|none",
+            help="What turns scores into probabilities; default: calibration.json in the store.",
+        ),
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Most documents to retrieve.")] = (
         defaults.MAX_DOCUMENTS
     ),
+    minimum_probability: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out documents that are less probable; keep one."),
+    ] = None,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="Give no answer below the calibration's threshold."),
+    ] = False,
     exclude_patient: Annotated[
         list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
     ] = None,
@@ -133,16 +154,19 @@ def ask(
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-    from mrrag_llamaindex.retrieval.score import FusionWeights
+    from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
     from mrrag_llamaindex.retrieval.store import Exclusion
     from mrrag_llamaindex.steering.ifa import IFA
 
     started = time.perf_counter()
     check_name(quantization)
     load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
-    index = MRRAGIndex.from_store(store, device=device)
-    if weights is not None:
-        index.weights = FusionWeights.load(weights, towers_identity=index.towers.identity)
+    index = MRRAGIndex.from_store(
+        store,
+        weights=weights,
+        calibration=False if calibration == "none" else calibration,
+        device=device,
+    )
     llm = MRRAGLLaVA(
         model=model,
         device=device,
@@ -152,17 +176,43 @@ def ask(
         ifa=IFA() if ifa else None,
     )
     loaded = time.perf_counter()
-    asked = ask_index(
-        index,
-        llm,
-        image,
-        question,
-        similarity_top_k=documents,
-        exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
-    )
+    try:
+        asked = ask_index(
+            index,
+            llm,
+            image,
+            question,
+            similarity_top_k=documents,
+            exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
+            minimum_probability=minimum_probability,
+            abstain=abstain,
+        )
+    except NoRelevantCase as nothing:
+        _print_no_answer(question, nothing, as_json)
+        return
     asked.seconds["load"] = loaded - started
     if as_json:
         console.print_json(asked.as_dict())
-    else:
-        console.print_asked(asked)
-        typer.echo(f"\n{NOTICE}")
+        return
+    console.print_asked(asked)
+    if asked.left_out:
+        typer.echo(f"left out     {asked.left_out} documents below {minimum_probability:g}")
+    typer.echo(f"\n{NOTICE}")
+
+
+def _print_no_answer(question: str, nothing: NoRelevantCase, as_json: bool) -> None:
+    """Print that there is no answer; in JSON it is null, so that no text is taken for one."""
+    if as_json:
+        why = {
+            name: getattr(nothing, name)
+            for name in ("probability", "threshold", "error_rate", "confidence")
+        }
+        found = {"question": question, "answer": None, "abstained": True, **why, "sources": []}
+        console.print_json(found)
+        return
+    typer.echo(
+        "No relevant case was found, so there is no answer: the best document supports a right "
+        f"one with probability {nothing.probability:.3f}, below {nothing.threshold:.3f}, from "
+        f"which on at most {nothing.error_rate:.0%} of the best documents do not."
+    )
+    typer.echo(f"\n{NOTICE}")

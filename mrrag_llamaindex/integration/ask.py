@@ -42,7 +42,11 @@ class Asked:
     seconds: dict[str, float]
 
     def sources(self) -> list[dict[str, Any]]:
-        """Return pair id, score, the three terms and lambda of every source, best first."""
+        """Return what is known of every source, best first.
+
+        Pair id, score, similarity terms, lambda, whether the model read it, and the probability
+        that it supports a right answer (None without a calibration).
+        """
         rows = []
         for item in self.source_nodes:
             facts = item.node.metadata[METADATA_KEY]
@@ -50,10 +54,19 @@ class Asked:
                 {
                     "pair_id": item.node.node_id,
                     **{key: facts[key] for key in ("score", *_TERMS, "lambda")},
+                    "probability": facts.get("probability"),
                     "read": item.node.node_id in self.answer.document_ids,
                 }
             )
         return rows
+
+    @property
+    def left_out(self) -> int:
+        """How many documents were not shown because they were not probable enough."""
+        return max(
+            (item.node.metadata[METADATA_KEY].get("left_out", 0) for item in self.source_nodes),
+            default=0,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer and its sources as plain values for JSON."""
@@ -63,6 +76,8 @@ class Asked:
             "p_yes": self.answer.p_yes,
             "p_no": self.answer.p_no,
             "sources": self.sources(),
+            "abstained": False,
+            "left_out": self.left_out,
             "dropped": list(self.answer.dropped),
             "image_read": self.answer.image_read,
             "steering": {
@@ -75,7 +90,7 @@ class Asked:
         }
 
 
-_TERMS = ("image_text", "image_image", "text_text")
+_TERMS = ("image_text", "image_image", "text_text", "text_image")
 
 
 def ask(
@@ -94,8 +109,10 @@ def ask(
 
     Raises
     ------
+    NoRelevantCase
+        With ``abstain=True``, where no document is probable enough.
     MRRAGError
-        Whatever was wrong, in one line.
+        Whatever else was wrong, in one line.
     """
     engine = index.as_query_engine(llm=llm, **options)
     bundle = QueryBundle(question)

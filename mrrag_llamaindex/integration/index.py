@@ -20,13 +20,29 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
-from mrrag_llamaindex.retrieval.score import FusionWeights
+from mrrag_llamaindex.retrieval.beside_store import (
+    GivenCalibration,
+    GivenWeights,
+    calibration_of,
+    weights_of,
+)
 from mrrag_llamaindex.retrieval.store import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.pair import Pair
     from mrrag_llamaindex.towers.protocol import DualTower
+
+_RETRIEVER_OPTIONS = (
+    "similarity_top_k",
+    "candidates",
+    "exclude",
+    "on_missing_image",
+    "stamped",
+    "minimum_probability",
+    "minimum_documents",
+    "abstain",
+)
 
 _ADD_PAIRS = "an MRRAGIndex holds image/report pairs: add them with index.add_pairs([Pair(...)])"
 
@@ -41,11 +57,16 @@ class MRRAGIndex(BaseIndex[IndexDict]):
     store : PairStore
     towers : DualTower
         The towers that the store was made with.
-    weights : FusionWeights, optional
-        Default: `FUSION_FILE` beside a persistent store if it is there, else equal weights.
+    weights : FusionWeights, QueryGatedWeights or path, optional
+        Default: ``fusion_weights.json`` in the store's folder if it is there, else equal weights. A
+        store on a server, in memory or in a given client has no folder: give them.
+    calibration : Calibration, path or False, optional
+        Default: ``calibration.json`` in the store's folder if it is there. False: none.
 
     Attributes
     ----------
+    weights : FusionWeights or QueryGatedWeights
+    calibration : Calibration or None
     report : IngestReport or None
         What `from_pairs` or the last `add_pairs` added, updated and skipped.
 
@@ -53,6 +74,9 @@ class MRRAGIndex(BaseIndex[IndexDict]):
     ------
     StoreError
         If the store was made with other towers.
+    InputError
+        If the weights were learned on other towers, or the calibration belongs to other towers or
+        other weights.
     """
 
     index_struct_cls = IndexDict
@@ -61,13 +85,15 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         self,
         store: PairStore,
         towers: DualTower,
-        weights: FusionWeights | None = None,
+        weights: GivenWeights = None,
+        calibration: GivenCalibration = None,
         **kwargs: Any,
     ) -> None:
         store.check_towers(towers.identity)
         self.store = store
         self.towers = towers
-        self.weights = weights or FusionWeights()
+        self.weights = weights_of(store, weights)
+        self.calibration = calibration_of(store, self.weights, calibration)
         self.report: IngestReport | None = None
         super().__init__(index_struct=IndexDict(), **kwargs)
 
@@ -78,7 +104,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         towers: DualTower | str = defaults.PHANTOM,
         persist_dir: str | Path | None = None,
         *,
-        weights: FusionWeights | None = None,
+        weights: GivenWeights = None,
+        calibration: GivenCalibration = None,
         strict: bool = True,
         progress: Callable[[int], None] | None = None,
         **ingest_options: Any,
@@ -92,7 +119,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
             Towers, or what `load_towers` takes: ``"phantom"``, a folder, a hub id.
         persist_dir : path, optional
             Folder of the store; in memory without it.
-        weights : FusionWeights, optional
+        weights, calibration
+            As for the class.
         strict : bool
             Raise at the first pair that cannot be used; else go on and list it in ``report``.
         progress : callable, optional
@@ -109,7 +137,7 @@ class MRRAGIndex(BaseIndex[IndexDict]):
             towers_source=towers.source,
             dimension=towers.dimension,
         )
-        index = cls(store, towers, weights)
+        index = cls(store, towers, weights, calibration)
         index.add_pairs(pairs, strict=strict, progress=progress, **ingest_options)
         return index
 
@@ -119,7 +147,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         path_or_client: Any,
         *,
         towers: DualTower | str | None = None,
-        weights: FusionWeights | None = None,
+        weights: GivenWeights = None,
+        calibration: GivenCalibration = None,
         collection: str = "pairs",
         device: str = "cpu",
     ) -> MRRAGIndex:
@@ -130,7 +159,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         path_or_client : path, URL or chromadb client
         towers : DualTower or str, optional
             Only needed when the store's own towers cannot be found where they were.
-        weights : FusionWeights, optional
+        weights, calibration
+            As for the class.
         collection : str
         device : str
             Device of the towers.
@@ -141,6 +171,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
             If there is no such store, or it was made with other towers.
         TowerError
             If its towers cannot be loaded.
+        InputError
+            If weights or calibration, given or beside the store, belong to something else.
         """
         store = PairStore.open(path_or_client, collection=collection)
         if towers is None:
@@ -151,7 +183,7 @@ class MRRAGIndex(BaseIndex[IndexDict]):
                 )
             towers = store.towers_source
         towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
-        return cls(store, towers, weights)
+        return cls(store, towers, weights, calibration)
 
     def add_pairs(self, pairs: Iterable[Pair], **options: Any) -> IngestReport:
         """Embed and upsert pairs; see `ingest_pairs` for the options."""
@@ -159,15 +191,23 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         return self.report
 
     def as_retriever(self, **kwargs: Any) -> MRRAGRetriever:
-        """Build the retriever; takes `MRRAGRetriever`'s options, ignores those of an engine."""
-        names = ("similarity_top_k", "candidates", "exclude", "on_missing_image", "stamped")
-        options = {name: kwargs[name] for name in names if name in kwargs}
+        """Build the retriever; takes `MRRAGRetriever`'s options, ignores those of an engine.
+
+        Weights and calibration are the index's unless others are given; other weights need a
+        calibration of their own, or ``calibration=False``.
+        """
+        weights, calibration = self.weights, self.calibration
+        if kwargs.get("weights") is not None:
+            weights = weights_of(self.store, kwargs["weights"])
+        if kwargs.get("calibration") is not None:
+            calibration = calibration_of(self.store, weights, kwargs["calibration"])
         return MRRAGRetriever(
             self.store,
             self.towers,
-            kwargs.get("weights") or self.weights,
+            weights,
+            calibration=calibration,
             callback_manager=self._callback_manager,
-            **options,
+            **{name: kwargs[name] for name in _RETRIEVER_OPTIONS if name in kwargs},
         )
 
     def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeWithScore, TextNode
 
-from mrrag_llamaindex.integration.stamping import Evidence
+from mrrag_llamaindex.integration.stamping import METADATA_KEY, Evidence
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.store import Hit
@@ -36,9 +37,16 @@ def evidence_of(hit: Hit) -> Evidence:
 
 
 def terms_of(hit: Hit) -> dict[str, float]:
-    """Return the three similarity terms of a hit."""
+    """Return the four similarity terms of a hit; the last counts only where it has a weight."""
     return {
         "image_text": hit.image_text,
         "image_image": hit.image_image,
         "text_text": hit.text_text,
+        "text_image": hit.text_image,
     }
+
+
+def add_facts(nodes: Sequence[NodeWithScore], facts: Sequence[Mapping[str, Any]]) -> None:
+    """Add to what ``metadata["mrrag"]`` says of nodes that were made for this query."""
+    for item, more in zip(nodes, facts, strict=True):
+        item.node.metadata[METADATA_KEY].update(more)

@@ -15,10 +15,12 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.integration.pair_nodes import terms_of
+from mrrag_llamaindex.integration.pair_nodes import add_facts, terms_of
 from mrrag_llamaindex.integration.query_image import image_of
+from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.stamping import Evidence, stamp, unstamped
-from mrrag_llamaindex.retrieval.score import TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.retrieval.beside_store import GivenCalibration, calibration_of
+from mrrag_llamaindex.retrieval.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.retrieval.store import PairStore
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
 
 dispatcher = get_dispatcher(__name__)
@@ -42,9 +45,17 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     Parameters
     ----------
     index : MRRAGIndex, optional
-        Source of store, towers and weights; or give ``store``, ``towers`` and ``weights``.
+        Source of store, towers, weights and calibration; or give ``store``, ``towers`` and
+        ``weights``.
+    calibration : Calibration, path or False, optional
+        Gives every scored node a ``probability``. Without an index: none unless given. Other
+        weights than the index's need their own, or False.
     top_n : int
-        Documents kept.
+        Documents kept; with ``minimum_probability`` the most.
+    minimum_probability : float, optional
+        As for `MRRAGRetriever`. There is no ``abstain``: a threshold's error rate was shown for the
+        best document of the whole store, not for what another retriever brings.
+    minimum_documents : int
     unknown : {"embed", "keep", "error"}
         What to do with a node that the store does not hold: embed its text (and its
         ``image_path``, where it has one) on the fly; keep it without a score, last and
@@ -55,9 +66,16 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     ------
     StoreError
         At construction, if the store was made with other towers.
+    InputError
+        At construction, if the calibration belongs to other towers or weights, or there is none
+        where one is needed.
     """
 
     top_n: int = Field(default=defaults.MAX_DOCUMENTS, ge=1, description="Documents kept.")
+    minimum_probability: float | None = Field(
+        default=None, ge=0, le=1, description="Less probable documents are left out."
+    )
+    minimum_documents: int = Field(default=1, ge=1, description="So many are kept all the same.")
     unknown: Literal["embed", "keep", "error"] = Field(
         default="embed", description="What to do with nodes that the pair store does not hold."
     )
@@ -67,7 +85,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
 
     _store: PairStore = PrivateAttr()
     _towers: Any = PrivateAttr()
-    _weights: FusionWeights = PrivateAttr()
+    _weights: Any = PrivateAttr()
+    _calibration: Any = PrivateAttr()
 
     def __init__(
         self,
@@ -75,23 +94,34 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         *,
         store: PairStore | None = None,
         towers: DualTower | None = None,
-        weights: FusionWeights | None = None,
+        weights: AnyWeights | None = None,
+        calibration: GivenCalibration = None,
         **data: Any,
     ) -> None:
         super().__init__(**data)
         if index is not None:
             store, towers, weights = index.store, index.towers, weights or index.weights
+            calibration = index.calibration if calibration is None else calibration
         if store is None or towers is None:
             raise ValueError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
+        # None is false here: nothing is looked for beside the store of a postprocessor.
+        self._calibration = calibration_of(store, self._weights, calibration or False)
+        self._selection()
 
     @classmethod
     def class_name(cls) -> str:
         """Return the stable name of the class, for serialisation."""
         return "MRRAGPostprocessor"
+
+    def _selection(self) -> Selection:
+        """Build it anew each time: the fields may be assigned to."""
+        return Selection(
+            self.top_n, self._calibration, self.minimum_probability, self.minimum_documents
+        )
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -131,16 +161,17 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if image is not None:
             image_vector = self._towers.embed_images([load_image(image, what="query image")])[0]
         text_vector = self._towers.embed_texts([query.query_str])[0]
+        weights = self._weights.weights_for(image_vector, text_vector)
         plain = [unstamped(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in _pair_ids(node)))
-        known = self._store.score(ids, image_vector, text_vector, self._weights)
+        known = self._store.score(ids, image_vector, text_vector, weights)
         scored: dict[int, tuple[float, dict[str, float]]] = {}
         for position, node in enumerate(plain):
             hit = next((known[pair_id] for pair_id in _pair_ids(node) if pair_id in known), None)
             if hit is not None:
                 scored[position] = hit.score, terms_of(hit)
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
-        scored |= self._score_unknown(unknown, image_vector, text_vector)
+        scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
         evidence = [
             Evidence(node, score, terms, item.score)
             for position, (node, item) in enumerate(zip(plain, nodes, strict=True))
@@ -148,13 +179,18 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         ]
         # The sort is stable, so nodes without a score keep their order behind the others.
         evidence.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)
-        return stamp(evidence[: self.top_n], question=query.query_str, image=image)
+        scores = [item.score for item in evidence]
+        facts = self._selection().select(scores, whole=image is not None)
+        kept = stamp(evidence[: len(facts)], question=query.query_str, image=image)
+        add_facts(kept, [{"weights": weights.as_dict(), **more} for more in facts])
+        return kept
 
     def _score_unknown(
         self,
         nodes: dict[int, BaseNode],
         image_vector: NDArray[np.float32] | None,
         text_vector: NDArray[np.float32],
+        weights: FusionWeights,
     ) -> dict[int, tuple[float, dict[str, float]]]:
         if not nodes or self.unknown == "keep":
             return {}
@@ -175,10 +211,13 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
             text_half[[row[i] for i in texts]] = self._towers.embed_texts(list(texts.values()))
         if images:
             image_half[[row[i] for i in images]] = self._towers.embed_images(list(images.values()))
-        terms = similarity_terms(image_vector, text_vector, image_half, text_half)
-        scores = fuse(terms, self._weights)
+        terms = similarity_terms(image_vector, text_vector, image_half, text_half, terms=ALL_TERMS)
+        scores = fuse(terms, weights)
         return {
-            position: (float(scores[index]), dict(zip(TERMS, terms[index].tolist(), strict=True)))
+            position: (
+                float(scores[index]),
+                dict(zip(ALL_TERMS, terms[index].tolist(), strict=True)),
+            )
             for position, index in row.items()
         }
 

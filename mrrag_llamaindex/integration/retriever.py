@@ -12,15 +12,18 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.integration.pair_nodes import evidence_of
+from mrrag_llamaindex.integration.pair_nodes import add_facts, evidence_of
 from mrrag_llamaindex.integration.query_image import image_of
+from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.stamping import plain_nodes, stamp
 from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.retrieval.store import Exclusion, PairStore
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images import ImageSource
+    from mrrag_llamaindex.retrieval.calibration import Calibration
     from mrrag_llamaindex.retrieval.store import Hit
+    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -34,9 +37,11 @@ class MRRAGRetriever(BaseRetriever):
     store : PairStore
     towers : DualTower
         The towers that the store was made with; others are refused.
-    weights : FusionWeights
+    weights : FusionWeights or QueryGatedWeights
+        The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
+        which were used.
     similarity_top_k : int
-        Documents returned.
+        Documents returned; with ``minimum_probability`` the most.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -45,50 +50,88 @@ class MRRAGRetriever(BaseRetriever):
         What to do with a question without an image; "ignore" ranks by text alone.
     stamped : bool
         Whether nodes carry a ticket for `MRRAGLLaVA`. Turn it off for any other LLM.
+    calibration : Calibration, optional
+        Gives every node a ``probability`` that it supports a right answer, in its
+        ``metadata["mrrag"]``; the two options below need it.
+    minimum_probability : float, optional
+        Leave out documents that are less probable than this; ``left_out`` in the metadata says how
+        many of the ``similarity_top_k`` were.
+    minimum_documents : int
+        So many are kept all the same.
+    abstain : bool
+        Raise `NoRelevantCase` where the best document's probability is below the threshold for
+        which the calibration showed its error rate.
 
     Raises
     ------
     StoreError
         If the store was made with other towers.
+    InputError
+        If the calibration belongs to other towers or weights, or an option needs one, or needs a
+        threshold that it does not have.
     """
 
     def __init__(
         self,
         store: PairStore,
         towers: DualTower,
-        weights: FusionWeights | None = None,
+        weights: AnyWeights | None = None,
         *,
         similarity_top_k: int = defaults.MAX_DOCUMENTS,
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: Literal["error", "ignore"] = "error",
         stamped: bool = True,
+        calibration: Calibration | None = None,
+        minimum_probability: float | None = None,
+        minimum_documents: int = 1,
+        abstain: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        if similarity_top_k < 1:
-            raise ValueError(f"similarity_top_k must be at least 1, not {similarity_top_k}")
         store.check_towers(towers.identity)
         self.store = store
         self.towers = towers
+        self.selection = Selection(
+            similarity_top_k, calibration, minimum_probability, minimum_documents, abstain
+        )
         self.weights = weights or FusionWeights()
-        self.similarity_top_k = similarity_top_k
         self.candidates = max(candidates, similarity_top_k)
         self.exclude = exclude or Exclusion()
         self.on_missing_image = on_missing_image
         self.stamped = stamped
         super().__init__(callback_manager=callback_manager)
 
+    @property
+    def weights(self) -> AnyWeights:
+        """What the terms are fused by; a calibration that belongs to others refuses them."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: AnyWeights) -> None:
+        self.selection.check(self.towers.identity, weights)
+        self._weights = weights
+
+    @property
+    def similarity_top_k(self) -> int:
+        """Most documents returned."""
+        return self.selection.most
+
     def hits(self, question: str, image: ImageSource | None) -> list[Hit]:
-        """Return the candidates of a question with their three terms, best first."""
+        """Return the candidates of a question with their similarity terms, best first."""
+        return self._search(question, image)[0]
+
+    def _search(self, question: str, image: ImageSource | None) -> tuple[list[Hit], FusionWeights]:
         image_vector = text_vector = None
         if image is not None:
             loaded = load_image(image, what="query image")
             image_vector = self.towers.embed_images([loaded])[0]
         if question.strip():
             text_vector = self.towers.embed_texts([question])[0]
-        return self.store.query(
-            image_vector, text_vector, self.weights, self.candidates, exclude=self.exclude
+        weights = self.weights.weights_for(image_vector, text_vector)
+        found = self.store.query(
+            image_vector, text_vector, weights, self.candidates, exclude=self.exclude
         )
+        return found, weights
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         image = image_of(query_bundle)
@@ -101,16 +144,21 @@ class MRRAGRetriever(BaseRetriever):
             )
         if image is None and not question.strip():
             raise InputError("there is neither an image nor a question to search with")
-        hits = self.hits(question, image)[: self.similarity_top_k]
+        hits, weights = self._search(question, image)
         if not hits:
             raise EvidenceError(
                 f"no documents found: the store holds {len(self.store)} pairs and none of them is "
                 "left for this question; ingest pairs, or exclude fewer"
             )
-        evidence = [evidence_of(hit) for hit in hits]
-        if not self.stamped:
-            return plain_nodes(evidence)
-        return stamp(evidence, question=question, image=image)
+        whole = image is not None and bool(question.strip())
+        facts = self.selection.select([hit.score for hit in hits], whole=whole)
+        evidence = [evidence_of(hit) for hit in hits[: len(facts)]]
+        if self.stamped:
+            nodes = stamp(evidence, question=question, image=image)
+        else:
+            nodes = plain_nodes(evidence)
+        add_facts(nodes, [{"weights": weights.as_dict(), **more} for more in facts])
+        return nodes
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

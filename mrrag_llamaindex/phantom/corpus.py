@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
+from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.studies import (
+    MENTIONS,
     PhantomQuery,
     PhantomStudy,
     draw_findings,
@@ -16,6 +19,11 @@ from mrrag_llamaindex.phantom.studies import (
     draw_study,
 )
 from mrrag_llamaindex.retrieval.pair import Pair
+
+Regime = Literal["combination", "image", "text"]
+"""Which similarity tells whether a pair supports the answer, see `make_corpus`."""
+
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,12 @@ class PhantomCorpus:
 
 
 def make_corpus(
-    seed: int, *, patients: int = 500, queries: int = 100, profiles: int = 100
+    seed: int,
+    *,
+    patients: int = 500,
+    queries: int = 100,
+    profiles: int = 100,
+    regime: Regime = "combination",
 ) -> PhantomCorpus:
     """Draw a corpus and questions about new patients.
 
@@ -48,12 +61,22 @@ def make_corpus(
     patients, queries : int
     profiles : int
         Distinct combinations of findings, at most 256.
+    regime : {"combination", "image", "text"}
+        "combination": patients differ, and reports mention some findings; a pair supports the
+        answer if its patient is alike (the image tells) and its report mentions what is asked
+        (the question tells). "image": every report mentions every finding, so that only the
+        likeness of the patient counts. "text": all patients have the same findings, so that
+        only the mention counts; `profiles` is 1 then, whatever was given.
 
     Raises
     ------
     ValueError
-        If a number is out of range.
+        If a number is out of range, or the regime is not known.
     """
+    if regime not in REGIMES:
+        raise ValueError(f"regime={regime!r}: expected one of {', '.join(REGIMES)}")
+    mentions = (len(FINDINGS), len(FINDINGS)) if regime == "image" else MENTIONS
+    profiles = 1 if regime == "text" else profiles
     if not 1 <= profiles <= 256 or patients < 1 or queries < 0:
         raise ValueError(
             f"patients={patients}, queries={queries}, profiles={profiles}: out of range"
@@ -64,7 +87,12 @@ def make_corpus(
         kinds[draw_findings(rng)] = None
     known = list(kinds)
     studies = tuple(
-        draw_study(rng, f"synthetic-{number:04d}", known[int(rng.integers(profiles))])
+        draw_study(
+            rng,
+            f"synthetic-{number:04d}",
+            known[int(rng.integers(profiles))],
+            mentions=mentions,
+        )
         for number in range(patients)
     )
     asked = tuple(

@@ -11,6 +11,9 @@ from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.render import render
 from mrrag_llamaindex.phantom.wording import write_question, write_report
 
+MENTIONS = (4, 7)
+"""Fewest and most findings that a report speaks of."""
+
 
 @dataclass(frozen=True)
 class PhantomStudy:
@@ -82,7 +85,7 @@ def draw_study(
     name: str,
     findings: tuple[bool, ...],
     *,
-    mentions: tuple[int, int] = (4, 7),
+    mentions: tuple[int, int] = MENTIONS,
 ) -> PhantomStudy:
     """Draw image and report of one patient.
 

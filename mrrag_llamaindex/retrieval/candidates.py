@@ -69,6 +69,6 @@ def _allowed(
         exclude = Exclusion(exclude.pair_ids | unfit, exclude.patient_ids, exclude.study_ids)
 
 
-def terms_of(hit: Hit) -> tuple[float, float, float]:
-    """Return the three similarities of a hit, in the order of `TERMS`."""
-    return hit.image_text, hit.image_image, hit.text_text
+def terms_of(hit: Hit) -> tuple[float, float, float, float]:
+    """Return the four similarities of a hit, in the order of `ALL_TERMS`."""
+    return hit.image_text, hit.image_image, hit.text_text, hit.text_image

@@ -1,13 +1,19 @@
-"""Learning the fusion weights from cached similarities: InfoNCE over three numbers.
+"""Learning the fusion weights from cached similarities: InfoNCE over three numbers, or four.
 
-The towers are frozen, so a question's candidates are three similarities each, and Eq. 2 of the
-paper is a multinomial logistic regression: with s = a t_1 + b t_2 + c t_3,
+The towers are frozen, so a question's candidates are three similarities each (four with the one
+that the paper does not have), and Eq. 2 of the paper is a multinomial logistic regression: with
+s = a t_1 + b t_2 + c t_3,
 
     L = -log( exp(s_+ / tau) / (exp(s_+ / tau) + sum over the m negatives of exp(s_- / tau)) ).
 
 It is convex in (a, b, c); its gradient is (E_p[t] - t_+) / tau, with p the softmax over the
-positive and its negatives. Training starts at equal weights, draws nothing and takes seconds: a
-killed run is started again and gives the same numbers.
+positive and its negatives. A mined question has one positive, the candidate of highest confidence.
+Where the truth is known and several candidates are right, exp(s_+ / tau) is the sum over all of
+them (MIL-NCE, Miech et al., CVPR 2020), so that any of them may come first and none has to be
+chosen; t_+ in the gradient is then their mean under the softmax over the positives alone.
+
+Training starts at equal weights, draws nothing and takes seconds: a killed run is started again and
+gives the same numbers.
 """
 
 from __future__ import annotations
@@ -19,33 +25,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.weights import TERMS, FusionWeights
+from mrrag_llamaindex.retrieval.weights import ALL_TERMS, TERMS, FusionWeights
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FusionExample:
-    """One question's cached similarities: a positive, and negatives below it.
+    """One question's cached similarities: a positive or several, and negatives below them.
 
     Parameters
     ----------
     patient_id : str
     positive : ndarray
-        Shape (3,), in the order of `TERMS`.
+        Shape (t,), or (p, t) for p right candidates; t = 3 in the order of `TERMS`, or 4 in that
+        of `ALL_TERMS`.
     negatives : ndarray
-        Shape (m, 3), m at least 1.
+        Shape (m, t), m at least 1.
+    query : ndarray or None
+        Shape (2n,): q_i, then q_t, for weights that depend on the question; None if not known.
     """
 
     patient_id: str
     positive: Array
     negatives: Array
+    query: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         shapes = self.positive.shape, self.negatives.shape
-        width = len(TERMS)
-        if shapes != ((width,), (len(self.negatives), width)) or not len(self.negatives):
+        width = shapes[0][-1] if shapes[0] else 0
+        known = width in (len(TERMS), len(ALL_TERMS)) and len(shapes[0]) in (1, 2)
+        if not known or shapes[1] != (len(self.negatives), width) or not self.positive.size:
             raise InputError(f"a training example has shapes {shapes}; expected (3,) and (m, 3)")
+        if not len(self.negatives):
+            raise InputError("a training example has no negatives")
+
+    @property
+    def positives(self) -> Array:
+        """The positives, shape (p, t)."""
+        return np.atleast_2d(self.positive)
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,8 @@ class FusionSettings:
     epochs : int
         Most passes; each is one step on all examples.
     patience : int
-        Passes without a better validation recall, loss deciding ties, before training stops.
+        Passes without a lower validation loss before training stops. The loss, because recall on
+        a few dozen questions moves in steps of a question and is at its best by luck.
     """
 
     temperature: float = 0.07
@@ -80,7 +100,19 @@ class FusionSettings:
 
 @dataclass(frozen=True)
 class LearnedFusion:
-    """The weights, the temperature that belongs to them, and how they were reached."""
+    """The weights, the temperature that belongs to them, and how they were reached.
+
+    Attributes
+    ----------
+    weights : FusionWeights
+    temperature : float
+    epoch : int
+        Steps to them.
+    loss : float
+        On the validation examples; nothing had a lower one.
+    validation_recall : float
+        How often a positive was strictly first of a validation example.
+    """
 
     weights: FusionWeights
     temperature: float
@@ -89,11 +121,56 @@ class LearnedFusion:
     validation_recall: float
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples of different lengths as arrays, padded to the longest.
+
+    Attributes
+    ----------
+    terms : ndarray
+        Shape (n, c, t), the positives first.
+    right, real : ndarray of bool
+        Shape (n, c): which are positives, and which are candidates at all.
+    """
+
+    terms: Array
+    right: Mask
+    real: Mask
+
+    @classmethod
+    def of(cls, examples: Sequence[FusionExample], terms: tuple[str, ...] = TERMS) -> Batch:
+        """Pad the examples; of their similarities those of `terms` are kept.
+
+        Raises
+        ------
+        InputError
+            If an example lacks one of `terms`.
+        """
+        width = len(terms)
+        if any(example.negatives.shape[1] < width for example in examples):
+            raise InputError(f"the training examples lack a similarity of {', '.join(terms)}")
+        most = max(len(item.positives) + len(item.negatives) for item in examples)
+        values = np.zeros((len(examples), most, width))
+        right, real = (np.zeros((len(examples), most), dtype=bool) for _ in range(2))
+        for row, item in enumerate(examples):
+            rows = np.concatenate([item.positives, item.negatives])
+            values[row, : len(rows)] = rows[:, :width]
+            right[row, : len(item.positives)] = True
+            real[row, : len(rows)] = True
+        return cls(values, right, real)
+
+    def recall(self, weights: Array) -> float:
+        """Return how often a positive is strictly first: a tie with a negative is no success."""
+        scores = self.terms @ weights
+        best = np.where(self.right, scores, -np.inf).max(axis=1)
+        return float((best > np.where(self.real & ~self.right, scores, -np.inf).max(axis=1)).mean())
+
+
 def infonce(
     weights: Array, examples: Sequence[FusionExample], temperature: float
 ) -> tuple[float, Array]:
-    """Return the mean loss of Eq. 2 and its gradient in the weights, shape (3,)."""
-    return _infonce(weights, *_padded(examples), temperature)
+    """Return the mean loss of Eq. 2 and its gradient in the weights, both of shape (3,) or (4,)."""
+    return _infonce(weights, Batch.of(examples, ALL_TERMS[: len(weights)]), temperature)
 
 
 def split_by_patient(
@@ -120,28 +197,39 @@ def train_fusion(
     training: Sequence[FusionExample],
     validation: Sequence[FusionExample],
     settings: FusionSettings | None = None,
+    *,
+    terms: tuple[str, ...] = TERMS,
 ) -> LearnedFusion:
-    """Learn the weights with Adam from equal weights; keep those best on `validation`.
+    """Learn the weights with Adam from equal weights; keep those of least loss on `validation`.
+
+    Parameters
+    ----------
+    training, validation
+        Examples of different patients.
+    settings
+        Default: `FusionSettings()`.
+    terms
+        `TERMS`, or `ALL_TERMS` to learn the fourth weight, too (it starts at 0).
 
     Raises
     ------
     InputError
-        If either part is empty.
+        If either part is empty, or lacks a similarity.
     """
     settings = settings or FusionSettings()
     if not training or not validation:
         raise InputError("the fusion needs examples to learn from and examples to validate on")
-    padded, held = _padded(training), _padded(validation)
-    weights, tau = np.ones(len(TERMS)), settings.temperature
+    batch, held = Batch.of(training, terms), Batch.of(validation, terms)
+    weights, tau = FusionWeights().as_array(terms), settings.temperature
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
-    best: tuple[tuple[float, float], Array, int] | None = None
+    best: tuple[float, Array, int] | None = None
     for epoch in range(settings.epochs + 1):
-        standing = (_recall(weights, *held), -_infonce(weights, *held, tau)[0])
-        if best is None or standing > best[0]:
-            best = (standing, weights.copy(), epoch)
+        loss = _infonce(weights, held, tau)[0]
+        if best is None or loss < best[0]:
+            best = (loss, weights.copy(), epoch)
         elif epoch - best[2] >= settings.patience:
             break
-        gradient = _infonce(weights, *padded, tau)[1]
+        gradient = _infonce(weights, batch, tau)[1]
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.999 * square + 0.001 * gradient**2
         step = mean / (1 - 0.9 ** (epoch + 1))
@@ -149,38 +237,26 @@ def train_fusion(
             settings.learning_rate * step / (np.sqrt(square / (1 - 0.999 ** (epoch + 1))) + 1e-8)
         )
     assert best is not None
-    (recall, loss), weights, epoch = best
+    loss, weights, epoch = best
+    recall = held.recall(weights)
     if settings.learn_temperature:
-        scale = np.sqrt(len(TERMS)) / np.linalg.norm(weights)
-        weights, tau = weights * scale, tau * float(scale)
-    return LearnedFusion(FusionWeights(*weights.tolist()), tau, epoch, -loss, recall)
+        scale = float(np.sqrt(len(TERMS)) / np.linalg.norm(weights))
+        weights, tau = weights * scale, tau * scale
+    named = dict(zip(terms, weights.tolist(), strict=True))
+    return LearnedFusion(FusionWeights(**named), tau, epoch, loss, recall)
 
 
-def _padded(examples: Sequence[FusionExample]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return terms (n, 1 + most negatives, 3), the positive first, and which are real."""
-    most = 1 + max(len(example.negatives) for example in examples)
-    terms = np.zeros((len(examples), most, len(TERMS)))
-    real = np.zeros((len(examples), most), dtype=bool)
-    for row, example in enumerate(examples):
-        count = 1 + len(example.negatives)
-        terms[row, :count] = np.concatenate([example.positive[None], example.negatives])
-        real[row, :count] = True
-    return terms, real
+def _infonce(weights: Array, batch: Batch, temperature: float) -> tuple[float, Array]:
+    scores = np.where(batch.real, batch.terms @ weights / temperature, -np.inf)
+    every, of_all = _softmax(scores)
+    right, of_right = _softmax(np.where(batch.right, scores, -np.inf))
+    gradient = ((every - right)[..., None] * batch.terms).sum(axis=1).mean(axis=0) / temperature
+    return float((of_all - of_right).mean()), gradient
 
 
-def _infonce(
-    weights: Array, terms: Array, real: NDArray[np.bool_], temperature: float
-) -> tuple[float, Array]:
-    scores = np.where(real, terms @ weights / temperature, -np.inf)
-    top = scores.max(axis=1, keepdims=True)
-    total = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
-    chance = np.exp(scores - total)
-    expected = (chance[..., None] * terms).sum(axis=1)
-    gradient = (expected - terms[:, 0]).mean(axis=0) / temperature
-    return float((total[:, 0] - scores[:, 0]).mean()), gradient
-
-
-def _recall(weights: Array, terms: Array, real: NDArray[np.bool_]) -> float:
-    """Return how often the positive is strictly first: a tie with a negative is no success."""
-    scores = np.where(real, terms @ weights, -np.inf)
-    return float((scores[:, 0] > scores[:, 1:].max(axis=1)).mean())
+def _softmax(scores: Array) -> tuple[Array, Array]:
+    """Return softmax and log-sum-exp over the last axis."""
+    top = scores.max(axis=-1, keepdims=True)
+    powers = np.exp(scores - top)
+    total = powers.sum(axis=-1, keepdims=True)
+    return powers / total, (np.log(total) + top)[..., 0]

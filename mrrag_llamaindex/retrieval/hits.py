@@ -44,9 +44,9 @@ class Hit:
         The pair.
     score
         The fused score f(q, d): ``1 - distance`` as Chroma returns it (float32 precision).
-    image_text, image_image, text_text
-        The three cosine similarities that `score` weighs, from the stored vectors; exactly 0.0
-        where the question or the pair lacks that half.
+    image_text, image_image, text_text, text_image
+        The cosine similarities that `score` weighs, from the stored vectors; exactly 0.0 where the
+        question or the pair lacks that half. The last is told even where its weight is 0.
     report
         The report's text, ``""`` when the pair has none.
     patient_id, study_id
@@ -65,6 +65,7 @@ class Hit:
     image_text: float
     image_image: float
     text_text: float
+    text_image: float
     report: str
     patient_id: str | None = None
     study_id: str | None = None
@@ -81,17 +82,18 @@ class Hit:
         stored
             The pair.
         terms
-            Shape (3,): its similarities to the question, as `similarity_terms` returns them.
+            Shape (4,): its similarities to the question, in the order of `ALL_TERMS`.
         score
             Its fused score.
         """
-        image_text, image_image, text_text = terms.tolist()
+        image_text, image_image, text_text, text_image = terms.tolist()
         return cls(
             pair_id=stored.pair_id,
             score=score,
             image_text=image_text,
             image_image=image_image,
             text_text=text_text,
+            text_image=text_image,
             report=stored.report,
             patient_id=stored.patient_id,
             study_id=stored.study_id,

@@ -12,8 +12,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.images import load_image
@@ -29,6 +29,8 @@ from mrrag_llamaindex.retrieval.training_records import (
 from mrrag_llamaindex.retrieval.training_writer import TrainingWriter
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from mrrag_llamaindex.retrieval.store import PairStore
@@ -132,7 +134,7 @@ def mine(
     if len({item.question_id for item in asked}) != len(asked):
         raise InputError("two training questions have the same question_id")
     about: dict[str, Any] = {
-        "weights": asdict(settings.weights),
+        "weights": settings.weights.as_dict(),
         "candidates": settings.candidates,
         "pool": settings.pool,
         "margin": settings.margin,
@@ -187,20 +189,21 @@ def mine_question(
     if not all(map(math.isfinite, [*values, unaided])):
         raise InputError("the model's confidence is not a finite number")
     positive, negatives = label(values, settings.negatives, settings.margin)
-    stored = store.get([hit.pair_id for hit, _ in read])
+    terms = [tuple(round(value, DIGITS) for value in terms_of(hit)) for hit, _ in read]
     return TrainingRecord(
         question_id=item.question_id,
         patient_id=item.patient_id,
-        terms=tuple(
-            cast("tuple[float, float, float]", tuple(round(v, DIGITS) for v in terms_of(hit)))
-            for hit, _ in read
-        ),
-        terms_text_image=tuple(
-            round(float(q_text @ stored[hit.pair_id].image_vector), DIGITS) for hit, _ in read
-        ),
+        terms=tuple((row[0], row[1], row[2]) for row in terms),
+        terms_text_image=tuple(row[3] for row in terms),
         pair_ids=tuple(hit.pair_id for hit, _ in read),
         confidence=tuple(values),
         positive=positive,
         negatives=negatives,
         unaided=round(unaided, DIGITS),
+        query_image=_rounded(q_image),
+        query_text=_rounded(q_text),
     )
+
+
+def _rounded(vector: NDArray[np.float32]) -> tuple[float, ...]:
+    return tuple(round(value, DIGITS) for value in vector.tolist())

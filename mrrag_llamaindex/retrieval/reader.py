@@ -18,10 +18,18 @@ from mrrag_llamaindex.retrieval.connection import Connection
 from mrrag_llamaindex.retrieval.hits import Exclusion, Hit, Stamp, StoredPair
 from mrrag_llamaindex.retrieval.location import store_errors
 from mrrag_llamaindex.retrieval.schema import StoreSchema
-from mrrag_llamaindex.retrieval.score import FusionWeights, fuse, fused_query, similarity_terms
+from mrrag_llamaindex.retrieval.score import (
+    ALL_TERMS,
+    FusionWeights,
+    fuse,
+    fused_query,
+    similarity_terms,
+)
 from mrrag_llamaindex.retrieval.vectors import check_query
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from chromadb.api.models.Collection import Collection
 
 
@@ -63,6 +71,11 @@ class PairReader:
     def collection(self) -> Collection:
         """The raw Chroma collection, e.g. for LlamaIndex's ``ChromaVectorStore``."""
         return self._connection.collection
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the store; None for one in memory or on a server."""
+        return self._connection.location.folder
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -169,6 +182,8 @@ class PairReader:
         q_text: NDArray[np.float32] | None,
         score: float | FusionWeights,
     ) -> Hit:
-        terms = similarity_terms(q_image, q_text, stored.image_vector, stored.text_vector)
+        terms = similarity_terms(
+            q_image, q_text, stored.image_vector, stored.text_vector, terms=ALL_TERMS
+        )
         fused = float(fuse(terms, score)) if isinstance(score, FusionWeights) else score
         return Hit.of(stored, terms, fused)

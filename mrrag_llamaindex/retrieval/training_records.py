@@ -85,6 +85,8 @@ class TrainingRecord:
         Empty where no candidate is: then there is nothing to learn from.
     unaided : float or None
         The same confidence with no document at all; None where it was not asked for.
+    query_image, query_text : tuple of float, or None
+        q_i and q_t, for weights that depend on the question; None in files of earlier versions.
 
     Raises
     ------
@@ -101,6 +103,8 @@ class TrainingRecord:
     positive: int
     negatives: tuple[int, ...]
     unaided: float | None = None
+    query_image: tuple[float, ...] | None = None
+    query_text: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pair_ids)
@@ -111,7 +115,11 @@ class TrainingRecord:
                 "number, or there are none"
             )
         numbers = [value for row in self.terms for value in row]
+        halves = self.query_image or (), self.query_text or ()
+        if len(halves[0]) != len(halves[1]):
+            raise InputError(f"question {self.question_id!r}: its two vectors differ in length")
         numbers += [*self.terms_text_image, *self.confidence, self.unaided or 0.0]
+        numbers += [*halves[0], *halves[1]]
         if not all(map(_finite, numbers)):
             raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
         chosen = [self.positive, *self.negatives]
@@ -135,6 +143,12 @@ class TrainingRecord:
     def terms_array(self) -> NDArray[np.float64]:
         """Return the similarities, shape (n, 4), float64: those of `terms`, then the fourth."""
         return np.column_stack([np.array(self.terms), np.array(self.terms_text_image)])
+
+    def query_array(self) -> NDArray[np.float32] | None:
+        """Return q_i, then q_t, shape (2n,), float32; None where the file has none."""
+        if self.query_image is None or self.query_text is None:
+            return None
+        return np.array([*self.query_image, *self.query_text], dtype=np.float32)
 
     def to_line(self) -> str:
         """Return the record as one line of JSON."""
@@ -231,6 +245,8 @@ def _record(data: Any) -> TrainingRecord:
     rows = tuple(tuple(row) for row in values["terms"])
     lists = ("terms_text_image", "pair_ids", "confidence", "negatives")
     values.update({name: tuple(values[name]) for name in lists})
+    halves = [name for name in ("query_image", "query_text") if values.get(name) is not None]
+    values.update({name: tuple(values[name]) for name in halves})
     return TrainingRecord(**{**values, "terms": cast(Any, rows)})
 
 

@@ -1,30 +1,39 @@
-"""The fusion weights: three numbers, their file, and the towers that they belong to."""
+"""The fusion weights: three numbers or four, their file, and the towers that they belong to."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.weights_json import (
+    check_towers,
+    parse_object,
+    read_text,
+    write_text_atomically,
+)
 
 TERMS = ("image_text", "image_image", "text_text")
-"""Names of the three similarity terms, in the order of every array of terms."""
+"""Names of the paper's three similarity terms, in the order of every array of terms."""
 
-_FORMAT = "mrrag-fusion-weights-1"
+ALL_TERMS = (*TERMS, "text_image")
+"""The three, and <question text, pair image>, which the same stored vector holds."""
+
+FORMAT = "mrrag-fusion-weights-1"
+"""What a file of these weights says that it is."""
+
 _NOTES = frozenset({"format", "towers_identity", "note"})
 
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """The weights a, b, c of the three similarity terms.
+    """The weights a, b, c of the three similarity terms, and d of a fourth.
 
     Parameters
     ----------
@@ -34,12 +43,14 @@ class FusionWeights:
         b, on <question image, pair image>.
     text_text
         c, on <question text, report>.
+    text_image
+        d, on <question text, pair image>. The paper has no such term: at 0 the score is Eq. 1.
 
     Raises
     ------
     ValueError
-        If a weight is not a finite number, or all three are zero. Negative weights are allowed:
-        training may find them. Mind that a negative `image_image` favours pairs without an image.
+        If a weight is not a finite number, or all are zero. Negative weights are allowed: training
+        may find them. Mind that a negative `image_image` favours pairs without an image.
 
     Examples
     --------
@@ -50,6 +61,7 @@ class FusionWeights:
     image_text: float = 1.0
     image_image: float = 1.0
     text_text: float = 1.0
+    text_image: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -59,17 +71,27 @@ class FusionWeights:
             if not math.isfinite(value):
                 raise ValueError(f"weight {item.name} is {value!r}; it must be finite")
             object.__setattr__(self, item.name, float(value))
-        if not any(self.as_array()):
-            raise ValueError("all three fusion weights are zero: every score would be zero")
+        if not any(self.as_array(ALL_TERMS)):
+            raise ValueError("all fusion weights are zero: every score would be zero")
 
-    def as_array(self) -> NDArray[np.float64]:
-        """Return ``[a, b, c]``, shape (3,), in the order of `TERMS`."""
-        return np.array([self.image_text, self.image_image, self.text_text], dtype=np.float64)
+    def as_array(self, terms: tuple[str, ...] = TERMS) -> NDArray[np.float64]:
+        """Return the weights in the order of `terms`: ``[a, b, c]``, shape (3,), if not told."""
+        return np.array([getattr(self, name) for name in terms], dtype=np.float64)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the weights by name; the fourth only where it is not zero."""
+        terms = ALL_TERMS if self.text_image else TERMS
+        return {name: getattr(self, name) for name in terms}
+
+    def weights_for(
+        self, query_image: ArrayLike | None, query_text: ArrayLike | None
+    ) -> FusionWeights:
+        """Return these weights: they are the same for every question."""
+        return self
 
     def to_json(self, *, towers_identity: str | None = None) -> str:
         """Return the weights as a JSON object, with the towers they were learned on if given."""
-        data: dict[str, Any] = {"format": _FORMAT}
-        data.update(zip(TERMS, self.as_array().tolist(), strict=True))
+        data: dict[str, Any] = {"format": FORMAT, **self.as_dict()}
         if towers_identity is not None:
             data["towers_identity"] = towers_identity
         return json.dumps(data, indent=2) + "\n"
@@ -81,7 +103,7 @@ class FusionWeights:
         Parameters
         ----------
         text
-            A JSON object with the keys of `TERMS`.
+            A JSON object with the keys of `TERMS`; ``text_image`` may be left out.
         towers_identity
             The towers in use. Weights that record other towers are refused; weights that record
             none (hand-written) are taken.
@@ -91,53 +113,34 @@ class FusionWeights:
         InputError
             If the text is not such an object, or was learned on other towers.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"fusion weights: not valid JSON ({error})") from None
-        if not isinstance(data, dict):
-            raise InputError("fusion weights: expected a JSON object")
-        if data.get("format", _FORMAT) != _FORMAT:
+        data = parse_object(text)
+        if data.get("format", FORMAT) != FORMAT:
             raise InputError(
-                f"fusion weights: format {data['format']!r} is not one this version reads "
-                f"({_FORMAT})"
+                f"fusion weights: format {data['format']!r} is not that of weights for all "
+                f"questions ({FORMAT})"
             )
-        unknown = sorted(data.keys() - _NOTES - set(TERMS))
+        unknown = sorted(data.keys() - _NOTES - set(ALL_TERMS))
         absent = [name for name in TERMS if name not in data]
         if unknown or absent:
             raise InputError(
                 f"fusion weights: expected {', '.join(TERMS)}; missing {absent}, unknown {unknown}"
             )
-        learned_on = data.get("towers_identity")
-        if None not in (towers_identity, learned_on) and learned_on != towers_identity:
-            raise InputError(
-                f"fusion weights were learned on towers {learned_on!r}, but {towers_identity!r} "
-                "are in use: train the fusion again on these towers, or load those"
-            )
+        check_towers(data, towers_identity)
         try:
-            return cls(*(data[name] for name in TERMS))
+            return cls(**{name: data[name] for name in ALL_TERMS if name in data})
         except ValueError as error:
             raise InputError(f"fusion weights: {error}") from None
 
     def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        target = Path(path)
-        text = self.to_json(towers_identity=towers_identity)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=target.name, delete=False
-        ) as handle:
-            handle.write(text)
-        Path(handle.name).replace(target)
+        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
 
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, towers_identity: str | None = None
     ) -> FusionWeights:
-        """Read a file written by `save`; see `from_json` for what is refused."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"fusion weights: cannot read {Path(path).name!r} ({type(error).__name__})"
-            ) from None
-        return cls.from_json(text, towers_identity=towers_identity)
+        """Read a file written by `save`; see `from_json` for what is refused.
+
+        Where weights of either kind will do, see `weights_file.load_weights`.
+        """
+        return cls.from_json(read_text(path), towers_identity=towers_identity)

@@ -111,3 +111,21 @@ def test_pairs_in_memory_carry_image_report_and_patient(corpus):
 def test_numbers_out_of_range_are_refused(numbers):
     with pytest.raises(ValueError, match="out of range"):
         make_corpus(0, **numbers)
+
+
+def test_regime_decides_what_tells_a_supporting_pair_from_another():
+    """In "image" no mention, and in "text" no likeness, separates pairs that support."""
+    image = make_corpus(11, patients=60, queries=10, profiles=10, regime="image")
+    assert all(len(study.mentioned) == len(FINDINGS) for study in image.studies)
+    assert len({study.findings for study in image.studies}) > 1
+    text = make_corpus(11, patients=60, queries=10, profiles=10, regime="text")
+    assert len({study.findings for study in text.studies}) == 1
+    for query in text.queries:
+        supports = [study.supports(query.finding, query.answer) for study in text.studies]
+        assert supports == [query.finding in study.mentioned for study in text.studies]
+        assert 0 < sum(supports) < len(supports)
+
+
+def test_unknown_regime_is_an_error():
+    with pytest.raises(ValueError, match="combination, image, text"):
+        make_corpus(11, regime="both")

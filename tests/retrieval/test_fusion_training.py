@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.fusion_pool import PooledComparison
 from mrrag_llamaindex.retrieval.fusion_recall import (
     Candidates,
+    RecallTable,
     bootstrap_by_patient,
     learn_and_compare,
 )
@@ -20,7 +22,7 @@ from mrrag_llamaindex.retrieval.fusion_training import (
     split_by_patient,
     train_fusion,
 )
-from mrrag_llamaindex.retrieval.weights import FusionWeights
+from mrrag_llamaindex.retrieval.weights import ALL_TERMS, FusionWeights
 
 
 def example(positive, negatives, patient="p"):
@@ -37,6 +39,54 @@ def test_loss_and_gradient_of_one_negative_by_hand():
     assert gradient == pytest.approx([-wrong / 2, -wrong, wrong / 2])
 
 
+def test_loss_and_gradient_of_four_terms_by_hand():
+    # s_+ = .5*2 = 1, s_- = 0; temperature 1. t_- - t_+ = (0, 0, 0, -2), wrong = 1 / (1 + e)
+    one = example([0.0, 0.0, 0.0, 2.0], [[0.0, 0.0, 0.0, 0.0]])
+    loss, gradient = infonce(np.array([1.0, 1.0, 1.0, 0.5]), [one], 1.0)
+    assert loss == pytest.approx(math.log(1 + math.exp(-1)))
+    assert gradient == pytest.approx([0, 0, 0, -2 / (1 + math.e)])
+    # With three weights the fourth column is not looked at: both score 0.
+    assert infonce(np.ones(3), [one], 1.0)[0] == pytest.approx(math.log(2))
+
+
+def test_any_of_several_positives_counts_by_hand():
+    # Scores: positives ln 2 and 0, negative ln 3: L = -log((2 + 1) / (2 + 1 + 3)) = ln 2.
+    # E over all of t_1: (2 ln 2 + 0 + 3 ln 3) / 6; over the positives: (2 ln 2 + 0) / 3.
+    two, three = math.log(2), math.log(3)
+    one = example([[two, 0, 0], [0.0, 0, 0]], [[three, 0, 0]])
+    loss, gradient = infonce(np.ones(3), [one], 1.0)
+    assert loss == pytest.approx(two)
+    assert gradient == pytest.approx([(2 * two + 3 * three) / 6 - 2 * two / 3, 0, 0])
+
+
+@pytest.mark.parametrize("terms", [3, 4])
+def test_gradient_is_the_slope_of_the_loss(terms):
+    rng = np.random.default_rng(1)
+    some = [
+        example(rng.normal(size=(p, terms)), rng.normal(size=(m, terms)))
+        for p, m in ((1, 3), (4, 1), (2, 6))
+    ]
+    weights, step = rng.normal(size=terms), 1e-6
+    _, gradient = infonce(weights, some, 0.3)
+    for place, row in enumerate(np.eye(terms) * step):
+        higher, lower = (infonce(weights + sign * row, some, 0.3)[0] for sign in (1, -1))
+        assert gradient[place] == pytest.approx((higher - lower) / (2 * step), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negatives"),
+    [
+        ([1.0, 0.0], [[0.0, 1.0]]),
+        ([1.0, 0.0, 0.0], [[0.0, 1.0, 0.0, 0.0]]),
+        ([1.0, 0.0, 0.0], np.zeros((0, 3))),
+        (np.zeros((0, 3)), [[0.0, 1.0, 0.0]]),
+    ],
+)
+def test_example_without_positive_negative_or_fitting_shapes_is_refused(positive, negatives):
+    with pytest.raises(InputError, match="a training example"):
+        example(positive, negatives)
+
+
 def test_padding_of_fewer_negatives_counts_for_nothing():
     short = example([0.2, 0.1, 0.0], [[-0.5, -0.1, -0.3]])
     long = example([0.1, 0.0, 0.4], [[0.0, 0.3, 0.1], [0.2, 0.2, 0.2], [-0.1, 0.5, 0.0]])
@@ -47,12 +97,12 @@ def test_padding_of_fewer_negatives_counts_for_nothing():
     assert gradient == pytest.approx((apart[0][1] + apart[1][1]) / 2)
 
 
-def drawn(count, signal, seed=0):
+def drawn(count, signal, seed=0, width=3):
     """Questions of one patient each, whose right candidate stands out in the term `signal`."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
-        terms = rng.normal(0, 0.3, (10, 3))
+        terms = rng.normal(0, 0.3, (10, width))
         terms[0, signal] += 0.6
         made = example(terms[0], terms[1:], f"p{number}")
         found.append(Candidates(f"p{number}", terms, np.arange(10) == 0, made))
@@ -65,7 +115,51 @@ def test_the_weights_follow_the_term_that_carries_the_signal(signal):
     weights = made.learned.weights.as_array()
     assert np.argmax(weights) == signal
     assert weights[signal] > 3 * np.delete(np.abs(weights), signal).max()
-    assert made.ci["learned-equal"][0] > 0
+    assert made.table.ci["learned-equal"][0] > 0
+    assert max(made.shares, key=made.shares.get) == ALL_TERMS[signal]
+    assert sum(made.shares.values()) == pytest.approx(1)
+
+
+def test_fourth_weight_earns_its_place_only_where_it_carries_the_signal():
+    helpful = learn_and_compare(drawn(300, 3, width=4))
+    assert np.argmax(helpful.four_terms.weights.as_array(ALL_TERMS)) == 3
+    found = helpful.as_dict()["four_terms"]
+    assert (found["verdict"], found["minus_learned"] > 0.2) == ("more than noise", True)
+    useless = learn_and_compare(drawn(300, 0, width=4)).as_dict()["four_terms"]
+    assert useless["verdict"] == "not more than noise"
+    low, high = useless["minus_learned_ci"]
+    assert low <= 0 <= high
+    assert learn_and_compare(drawn(60, 0)).four_terms is None
+    with pytest.raises(InputError, match="fourth"):
+        learn_and_compare(drawn(60, 0), gate_terms=ALL_TERMS)
+
+
+def test_three_weights_do_not_depend_on_whether_the_fourth_term_is_known():
+    four = drawn(60, 1, width=4)
+    three = [
+        Candidates(
+            item.patient_id,
+            item.terms[:, :3],
+            item.right,
+            example(item.example.positive[:3], item.example.negatives[:, :3], item.patient_id),
+        )
+        for item in four
+    ]
+    one, other = learn_and_compare(four), learn_and_compare(three)
+    assert one.learned.weights == other.learned.weights
+    assert np.array_equal(one.hits["learned"], other.hits["learned"])
+
+
+def test_training_stops_at_the_least_validation_loss():
+    few = [item.example for item in drawn(6, 1)]  # so few that their weights would grow and grow
+    held = [item.example for item in drawn(40, 1, seed=1)]
+    made = train_fusion(few, held)
+    assert 0 < made.epoch < 1000
+    assert made.loss == pytest.approx(infonce(made.weights.as_array(), held, 0.07)[0])
+    for epochs in (made.epoch - 1, made.epoch + 20):
+        other = train_fusion(few, held, FusionSettings(epochs=epochs, patience=epochs))
+        assert other.loss > made.loss if epochs < made.epoch else other.loss == made.loss
+    assert made.loss < infonce(np.ones(3), held, 0.07)[0]
 
 
 def test_a_learned_temperature_is_a_scale_and_changes_no_ranking():
@@ -90,6 +184,43 @@ def test_no_patient_is_on_both_sides_and_the_split_is_repeatable():
 
 def test_a_second_run_gives_the_same_numbers():
     assert learn_and_compare(drawn(60, 0)).as_dict() == learn_and_compare(drawn(60, 0)).as_dict()
+
+
+def test_json_has_the_keys_of_the_paper_and_others_beside():
+    found = learn_and_compare(drawn(60, 0, width=4)).as_dict()
+    assert {"weights", "recall_at_1", "ci", "n"} <= set(found)
+    assert set(found["weights"]) == {"image_text", "image_image", "text_text"}
+    names = {"image_text", "image_image", "text_text", "equal", "learned"}
+    assert set(found["recall_at_1"]) == names
+    assert names <= set(found["ci"])
+    assert not any("four" in name or "gated" in name for name in found["ci"])
+    assert found["n"] == 30
+
+
+def test_pooling_draws_patients_of_all_seeds_and_averages_weights():
+    apart = [learn_and_compare(drawn(60, 1, seed=n, width=4), seed=n) for n in range(3)]
+    pooled = PooledComparison.of(apart)
+    assert pooled.table.n == 90
+    for name in ("learned", "equal", "four_terms"):
+        parts = [made.table.recall[name] for made in apart]
+        assert pooled.table.recall[name] == pytest.approx(np.mean(parts))
+    weights = [made.learned.weights.image_image for made in apart]
+    assert pooled.weights["image_image"] == pytest.approx(np.mean(weights))
+    assert pooled.spread["image_image"] == pytest.approx(np.std(weights))
+    # The same names in two seeds are two patients: 90 are drawn, so the interval is narrower.
+    widths = [np.diff(made.table.ci["image_text"])[0] for made in (pooled, *apart)]
+    assert widths[0] < 0.75 * np.mean(widths[1:])
+    with pytest.raises(InputError, match="pooled"):
+        PooledComparison.of([])
+
+
+def test_intervals_that_touch_are_not_apart():
+    ci = {"learned": (0.5, 0.7), "equal": (0.3, 0.5), "image_text": (0.2, 0.49)}
+    table = RecallTable({}, {**ci, "learned-equal": (0.0, 0.2)}, "image_text", 10)
+    assert not table.apart("learned", "equal")
+    assert table.apart("learned", "image_text")
+    assert table.apart("image_text", "learned")
+    assert table.verdict("learned-equal") == "not more than noise"
 
 
 def test_a_tie_at_rank_one_is_shared():

@@ -16,6 +16,7 @@ from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
 from mrrag_llamaindex.retrieval.pair import Pair
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
+from mrrag_llamaindex.retrieval.store import PairStore
 from mrrag_llamaindex.retrieval.training_records import read_training_set
 from mrrag_llamaindex.retrieval.weights import FusionWeights
 from tests.retrieval import mining_worker
@@ -67,6 +68,7 @@ def test_a_whole_record_by_hand(run):
     assert record.confidence == (0.2, 0.9, 0.5, 0.1)
     assert (record.positive, record.negatives, record.unaided) == (1, (3, 0), 0.3)
     assert (record.question_id, record.patient_id) == ("q", "asked")
+    assert (record.query_image, record.query_text) == ((1.0, 0.0), (0.0, 1.0))
     assert confidence.asked == [
         ("what?", "yes", (None, "report 1", "report 0", "report 3", "report 2"))
     ]
@@ -74,6 +76,25 @@ def test_a_whole_record_by_hand(run):
     assert found.header.model == "generator@1"
     assert (found.header.seed, found.header.negatives) == (7, 2)
     assert (report.mined, report.resumed, report.usable, report.skipped) == (1, 0, 1, ())
+
+
+def test_records_of_a_question_need_no_second_look_at_the_store(run, monkeypatch):
+    monkeypatch.setattr(PairStore, "get", lambda *_: pytest.fail("the hits hold all four"))
+    _, found, _ = run(candidates=4)
+    assert found.records[0].terms_text_image == pytest.approx([0.6, 0.8, 0.96, 1.0], abs=1e-6)
+
+
+def test_header_of_three_weights_is_that_of_earlier_versions(run):
+    _, found, _ = run(candidates=4)
+    equal = {"image_text": 1.0, "image_image": 1.0, "text_text": 1.0}
+    assert found.header.settings["weights"] == equal
+
+
+def test_four_weights_choose_the_candidates_and_stand_in_the_header(run):
+    weights = FusionWeights(0.0, 0.0, 0.0, 1.0)
+    _, found, _ = run(candidates=2, weights=weights)
+    assert found.records[0].pair_ids == ("p2", "p3")
+    assert found.header.settings["weights"]["text_image"] == 1.0
 
 
 def test_weights_choose_the_candidates(run):

@@ -7,6 +7,7 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.score import (
+    ALL_TERMS,
     FusionWeights,
     document_vector,
     fuse,
@@ -29,9 +30,47 @@ def test_fused_score_is_the_weighted_sum() -> None:
     assert fuse([0.8, 0.6, 0.0], FusionWeights(2.0, -0.5, 3.0)) == pytest.approx(1.3)
 
 
+def test_fourth_term_is_question_text_with_pair_image() -> None:
+    # q_t . d_i = -1*1 + 0*0 = -1; 2*.8 - .5*.6 + 3*0 + .25*-1 = 1.05
+    terms = similarity_terms(Q_IMAGE, Q_TEXT, D_IMAGE, D_TEXT, terms=ALL_TERMS)
+    np.testing.assert_allclose(terms, [0.8, 0.6, 0.0, -1.0])
+    assert fuse(terms, FusionWeights(2.0, -0.5, 3.0, 0.25)) == pytest.approx(1.05)
+
+
+def test_without_the_fourth_weight_nothing_changes_to_the_last_bit(units) -> None:
+    q_image, q_text = units(2, 64, seed=1)
+    documents = units(50, 64, seed=2), units(50, 64, seed=3)
+    three = similarity_terms(q_image, q_text, *documents)
+    four = similarity_terms(q_image, q_text, *documents, terms=ALL_TERMS)
+    weights = FusionWeights(0.9, -0.3, 2.2)
+    assert np.array_equal(three, four[:, :3])
+    plain = three @ np.array([0.9, -0.3, 2.2])
+    assert np.array_equal(fuse(three, weights), plain)
+    assert np.array_equal(fuse(four, weights), plain)
+    fused = fused_query(q_image, q_text, weights)
+    image, text = q_image.astype(float), q_text.astype(float)
+    lower = 0.9 * image + 2.2 * text
+    assert np.array_equal(fused, np.concatenate([-0.3 * image, lower]).astype(np.float32))
+
+
+def test_weight_on_a_term_that_was_not_computed_is_refused() -> None:
+    with pytest.raises(InputError, match="ALL_TERMS"):
+        fuse([0.8, 0.6, 0.0], FusionWeights(1, 1, 1, 0.5))
+
+
 @pytest.mark.parametrize(
     "weights",
-    [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0.9, 0.05, 2.2), (1, -0.3, 1), (-2, -1, -0.5)],
+    [
+        (1, 1, 1),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (0.9, 0.05, 2.2),
+        (1, -0.3, 1),
+        (-2, -1, -0.5),
+        (0, 0, 0, 1),
+        (0.9, 0.05, 2.2, -0.7),
+    ],
 )
 def test_one_inner_product_equals_the_sum_of_terms(weights, units) -> None:
     q_image, q_text = units(2, 64, seed=1)
@@ -40,7 +79,8 @@ def test_one_inner_product_equals_the_sum_of_terms(weights, units) -> None:
     d_text[8] = 0  # no report
     fusion = FusionWeights(*weights)
     inner = document_vector(d_image, d_text) @ fused_query(q_image, q_text, fusion)
-    summed = fuse(similarity_terms(q_image, q_text, d_image, d_text), fusion)
+    terms = similarity_terms(q_image, q_text, d_image, d_text, terms=ALL_TERMS)
+    summed = fuse(terms, fusion)
     np.testing.assert_allclose(inner, summed, atol=1e-5)
 
 

@@ -67,6 +67,18 @@ def test_terms_array_holds_the_four_similarities():
     assert record().terms_array().tolist() == expected
 
 
+def test_vectors_of_the_question_are_read_back_and_may_be_absent(tmp_path):
+    path = tmp_path / "d.jsonl"
+    known = record(query_image=(0.6, 0.8), query_text=(1.0, 0.0))
+    before = json.loads(record("old").to_line())
+    assert before.pop("query_image") is before.pop("query_text") is None
+    path.write_bytes(write(path, known) + json.dumps(before).encode() + b"\n")
+    found = read_training_set(path).records
+    assert found == (known, record("old"))
+    assert found[0].query_array().tolist() == pytest.approx([0.6, 0.8, 1.0, 0.0])
+    assert found[1].query_array() is None
+
+
 def test_only_records_that_teach_something_are_usable(tmp_path):
     path = tmp_path / "d.jsonl"
     useless = [
@@ -178,6 +190,9 @@ def test_broken_line_is_named_without_its_contents(tmp_path):
         {"negatives": (1, 1)},
         {"negatives": (0, 1)},
         {"negatives": (3,)},
+        {"query_image": (1.0, 0.0)},
+        {"query_image": (1.0, 0.0), "query_text": (1.0,)},
+        {"query_image": (1.0, float("nan")), "query_text": (1.0, 0.0)},
     ],
 )
 def test_record_that_contradicts_itself_is_refused(change):

@@ -1,0 +1,281 @@
+"""Fitting a calibration on some patients, and measuring and testing it on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.calibration import Calibration, Method, weights_digest
+from mrrag_llamaindex.retrieval.calibration_quality import Quality, measure
+from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+from mrrag_llamaindex.retrieval.risk_control import (
+    Abstention,
+    certify,
+    check_rates,
+    questions_needed,
+)
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.retrieval.calibration_data import ScoredQuestion
+    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
+
+Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How a calibration is fitted.
+
+    Parameters
+    ----------
+    method : {"isotonic", "platt"}
+        Any rising curve, or a logistic one: two numbers, which few questions suffice for.
+    error_rate : float
+        Of the answered questions, at most this share may have a best document that does not
+        support a right answer; see `Abstention`.
+    confidence : float
+        With which probability that must hold.
+    held_out : float
+        Share of the patients to measure and to test the threshold on.
+    seed : int
+        Of the split, of the question drawn from each patient, and of the intervals.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    method: Method = "isotonic"
+    error_rate: float = 0.1
+    confidence: float = 0.95
+    held_out: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_rates(self.error_rate, self.confidence)
+        if self.method not in ("isotonic", "platt"):
+            raise ValueError(f'method is {self.method!r}; it must be "isotonic" or "platt"')
+        if not 0 < self.held_out < 1 or self.seed < 0:
+            raise ValueError("held_out must be between 0 and 1, and seed not negative")
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """A calibration, and what it is worth on patients that it was not fitted on.
+
+    Attributes
+    ----------
+    calibration : Calibration
+    quality, base_rate : Quality
+        Of the curve, and of one probability for all: the share in the fitting part.
+    documents, questions, patients : int
+        Held out.
+    coverage_ci : (float, float) or None
+        95% interval of the share of questions that are answered (Clopper-Pearson).
+    why_not : str
+        Why there is no threshold, if there is none.
+    """
+
+    calibration: Calibration
+    quality: Quality
+    base_rate: Quality
+    documents: int
+    questions: int
+    patients: int
+    coverage_ci: tuple[float, float] | None
+    why_not: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``mrrag calibrate --json`` prints."""
+        abstention = self.calibration.abstention
+        threshold: dict[str, Any] | None = None
+        if abstention is not None:
+            threshold = {**asdict(abstention), "coverage": abstention.coverage}
+            threshold["coverage_ci"] = self.coverage_ci
+        return {
+            "method": self.calibration.method,
+            "weights": self.calibration.weights,
+            "quality": asdict(self.quality),
+            "base_rate": asdict(self.base_rate),
+            "abstention": threshold,
+            "why_no_threshold": self.why_not or None,
+            "n": {
+                "documents": self.documents,
+                "questions": self.questions,
+                "patients": self.patients,
+            },
+        }
+
+
+def fit_calibration(
+    questions: Sequence[ScoredQuestion],
+    *,
+    towers_identity: str,
+    weights: AnyWeights,
+    settings: CalibrationSettings | None = None,
+    about: dict[str, Any] | None = None,
+) -> CalibrationReport:
+    """Fit the curve on one part of the patients; measure it and find a threshold on the other.
+
+    Parameters
+    ----------
+    questions : sequence of ScoredQuestion
+        All scored by `weights`.
+    towers_identity : str
+    weights : FusionWeights or QueryGatedWeights
+    settings : CalibrationSettings, optional
+    about : dict, optional
+        What else the file should say of where it comes from; plain JSON values.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than four patients, all documents of the fitting part support or none
+        does, or a higher score does not go with support.
+    """
+    settings = settings or CalibrationSettings()
+    names = [item.patient_id for item in questions]
+    if len(set(names)) < 4:
+        raise InputError(
+            f"a calibration needs questions of at least four patients, and there are "
+            f"{len(set(names))}: part of them is held out"
+        )
+    fit, held = (
+        [questions[place] for place in part]
+        for part in split_by_patient(names, settings.held_out, settings.seed)
+    )
+    scores, right, _ = _documents(fit)
+    if right.all() or not right.any():
+        raise InputError(
+            f"of the {len(right)} documents to fit on {'all' if right.all() else 'none'} support "
+            "a right answer, so a score cannot tell them apart; take more questions"
+        )
+    curve = _isotonic(scores, right) if settings.method == "isotonic" else _platt(scores, right)
+    calibration = Calibration(settings.method, curve, towers_identity, weights_digest(weights))
+    held_scores, held_right, patients = _documents(held)
+    probability = calibration.probability(held_scores)
+    share = np.full_like(probability, right.mean())
+    quality = measure(probability, held_right, patients, seed=settings.seed)
+    base_rate = measure(share, held_right, patients, seed=settings.seed)
+    abstention, ci, why_not = _threshold(calibration, fit, held, settings)
+    facts = {
+        **asdict(settings),
+        "fitted_on": {"documents": len(right), "questions": len(fit), "supporting": right.mean()},
+        "brier": quality.brier,
+        "ece": quality.ece,
+        **(about or {}),
+    }
+    final = Calibration(
+        settings.method, curve, towers_identity, calibration.weights, abstention, facts
+    )
+    return CalibrationReport(
+        final,
+        quality,
+        base_rate,
+        len(held_right),
+        len(held),
+        len({item.patient_id for item in held}),
+        ci,
+        why_not,
+    )
+
+
+def _documents(
+    questions: Sequence[ScoredQuestion],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+    scores = np.concatenate([item.scores for item in questions])
+    right = np.concatenate([item.right for item in questions])
+    return scores, right, [item.patient_id for item in questions for _ in item.scores]
+
+
+def _isotonic(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
+    """Return the knots of the rising curve of least squares.
+
+    Where only supporting documents are left the curve would reach 1, which no finite number of
+    them shows: both ends stay within 1 / (n + 2), Laplace's rule of succession.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    least = 1 / (len(scores) + 2)
+    model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    model.fit(scores, right.astype(np.float64))
+    curve = tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
+    if curve[0][1] == curve[-1][1]:
+        raise InputError(_SAYS_NOTHING)
+    return curve
+
+
+def _platt(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
+    """Return slope and intercept, fitted without penalty to Platt's (1999) smoothed targets.
+
+    A target t strictly between 0 and 1 is a document that counts t times as supporting and 1 - t
+    times as not.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    yes = int(right.sum())
+    no = len(right) - yes
+    target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
+    centre, spread = float(scores.mean()), float(scores.std())
+    if not spread:
+        raise InputError(_SAYS_NOTHING)
+    column = (np.concatenate([scores, scores])[:, None] - centre) / spread
+    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    model.fit(
+        column,
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
+    slope = float(model.coef_[0, 0]) / spread
+    if slope <= 0:
+        raise InputError(_SAYS_NOTHING)
+    return ((slope, float(model.intercept_[0]) - slope * centre),)
+
+
+def _threshold(
+    calibration: Calibration,
+    fit: Sequence[ScoredQuestion],
+    held: Sequence[ScoredQuestion],
+    settings: CalibrationSettings,
+) -> tuple[Abstention | None, tuple[float, float] | None, str]:
+    """Find the threshold on one question of each held-out patient.
+
+    Questions about one patient are not independent, and the binomial test needs that they are.
+    """
+    from scipy.stats import binomtest
+
+    design = calibration.probability([item.scores[0] for item in fit])
+    rng = np.random.default_rng(settings.seed)
+    drawn: dict[str, ScoredQuestion] = {}
+    for place in rng.permutation(len(held)).tolist():
+        drawn.setdefault(held[place].patient_id, held[place])
+    asked = list(drawn.values())
+    best = calibration.probability([item.scores[0] for item in asked])
+    right = np.array([item.best_is_right for item in asked])
+    found = certify(
+        design, best, right, error_rate=settings.error_rate, confidence=settings.confidence
+    )
+    if found is not None:
+        interval = binomtest(found.answered, found.questions).proportion_ci()
+        return found, (float(interval.low), float(interval.high)), ""
+    least = questions_needed(settings.error_rate, settings.confidence)
+    wrong = 1 - float(right.mean())
+    why = (
+        f"no threshold keeps an error rate of {settings.error_rate:g} with confidence "
+        f"{settings.confidence:g}: it takes {least} answered patients even without an error, and "
+        f"of the {len(asked)} held out {wrong:.0%} are wrong if all are answered; take more "
+        "questions, or a higher rate"
+    )
+    return None, None, why
+
+
+_SAYS_NOTHING = (
+    "a higher score does not go with support in these questions, so the score says nothing that "
+    "could be calibrated: learn the weights first (mrrag train-fusion), or take more questions"
+)
