@@ -28,6 +28,7 @@ from mrrag_llamaindex.errors import MRRAGError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.doctor.diagnosis import Diagnosis
+    from mrrag_llamaindex.generation.explanation import Influence
     from mrrag_llamaindex.generation.original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.ask import Asked
     from mrrag_llamaindex.integration.ingest import IngestReport
@@ -126,13 +127,29 @@ def print_asked(asked: Asked) -> None:
     console.print(f"{'steering':<13}{what}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("source", overflow="fold")
-    for name in _COLUMNS:
+    sources = asked.sources()
+    calibrated = any(row["probability"] is not None for row in sources)
+    columns = (*_COLUMNS, "probability") if calibrated else _COLUMNS
+    for name in columns:
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("read")
-    for row in asked.sources():
-        numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in _COLUMNS)
-        table.add_row(row["pair_id"], *numbers, "yes" if row["read"] else "no")
+    influence = asked.answer.influence
+    if influence is not None:
+        table.add_column("moved", justify="right")
+    for row in sources:
+        numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
+        cells = [row["pair_id"], *numbers, "yes" if row["read"] else "no"]
+        if influence is not None:
+            cells.append(_moved(influence.get(row["pair_id"])))
+        table.add_row(*cells)
     console.print(table)
+    if influence is not None:
+        console.print(
+            "moved: points of the answer's probability that come from this document alone; "
+            "! the answer would be another without it",
+            style="dim",
+            markup=False,
+        )
 
 
 def print_demo(result: DemoResult) -> None:
@@ -203,6 +220,12 @@ def _print_answer(console: Console, name: str, asked: Asked) -> None:
         f"{name:<13}{asked.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
         markup=False,
     )
+
+
+def _moved(influence: Influence | None) -> str:
+    if influence is None:
+        return "-"
+    return f"{influence.points:+.1f}{'!' if influence.flips else ''}"
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

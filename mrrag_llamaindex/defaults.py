@@ -81,3 +81,31 @@ PHANTOM = "phantom"
 
 PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
 """Folder of the shipped weights: ``llava`` and ``towers``."""
+
+RELEVANCE_THRESHOLD = 0.5
+"""Lambda from which on `HardMask` keeps a document and `PASTA` highlights it: the middle of the
+range, so that neither is tuned in its favour."""
+
+PASTA_ALPHA = 0.01
+"""PASTA's factor on attention to what is not highlighted, the original's default."""
+
+PAI_ALPHA = 0.2
+"""PAI's factor on image logits, from the original's read-me."""
+
+PAI_GUIDANCE = 1.1
+"""PAI's guidance factor, the original's default."""
+
+PAI_CUTOFF = 0.1
+"""PAI's guidance keeps tokens with at least this share of the likeliest token's probability."""
+
+KNOCKOUT_WINDOW_SHARE = 9 / 32
+"""Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window
+of Zhang et al. (CVPR 2025; Geva et al. take 10). One layer alone is too little in a deep model,
+whose next layers read the same again."""
+
+CRITICAL_SHARE = 0.5
+"""A layer is critical if blocking around it moves the answer at least half as much as blocking
+around the layer that moves it most. The paper names no threshold."""
+
+CRITICAL_CAP = 1 / 3
+"""Most critical layers, as a share of all: steering every layer is destructive on real models."""

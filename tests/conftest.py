@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_kept_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Critical layers that a user once found and kept must not steer the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRRAG_PROFILES", str(tmp_path_factory.mktemp("profiles")))
+        yield
 
 
 @pytest.fixture(scope="session")

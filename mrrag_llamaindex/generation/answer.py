@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.explanation import Influence
     from mrrag_llamaindex.generation.request import Prompt
-    from mrrag_llamaindex.steering.ifa import IFA
+    from mrrag_llamaindex.steering.policy import PromptPolicy
 
 
 @dataclass(frozen=True)
 class SteeringOutcome:
-    """Whether steering changed this answer's prefill, and where.
+    """Whether steering changed attention for this answer, and where.
 
     Attributes
     ----------
@@ -21,7 +22,9 @@ class SteeringOutcome:
     layers : tuple of int
         Critical layers in which attention was changed.
     question_tokens, document_tokens : int
-        Rows changed, and columns with a lambda above zero.
+        Rows of the prompt that were changed, and columns in which they were: for IFA those of the
+        question, and of the documents with a lambda above zero. Other policies have other rows
+        and columns (PAI those of the image), and some steer the decode steps as well.
     reason : str
         Why it was not applied; empty when it was.
     """
@@ -58,6 +61,8 @@ class Answer:
         Words of the prompt's data that the model's vocabulary does not hold.
     seconds : float
         Wall-clock time of the batch that this answer was part of.
+    influence : mapping of str to Influence or None
+        How much each document moved the answer, see `explain`; None if that was not asked for.
     """
 
     text: str
@@ -71,6 +76,7 @@ class Answer:
     prompt_tokens: int
     unknown_tokens: int
     seconds: float
+    influence: Mapping[str, Influence] | None = None
 
     @classmethod
     def of(
@@ -97,20 +103,16 @@ class Answer:
         )
 
 
-def steering_outcome(prompt: Prompt, ifa: IFA | None, layers: tuple[int, ...]) -> SteeringOutcome:
+def steering_outcome(
+    prompt: Prompt, policy: PromptPolicy | None, layers: tuple[int, ...]
+) -> SteeringOutcome:
     """Say where one prompt was steered, or why it was not."""
-    if ifa is None or ifa.strength == 0:
+    if policy is None or policy.is_off:
         return SteeringOutcome(False, reason="steering is off")
-    if not prompt.documents:
-        return SteeringOutcome(False, reason="no document is in the prompt")
-    columns = sum(
-        stop - start
-        for (start, stop), document in zip(prompt.document_spans, prompt.documents, strict=True)
-        if document.relevance > 0
-    )
+    spans = prompt.spans
+    columns = sum(stop - start for (start, stop), _ in policy.columns(spans, prompt.lambdas))
     if columns == 0:
-        return SteeringOutcome(False, reason="no document has a relevance above zero")
-    start, stop = prompt.question_span
-    if ifa.question_rows == "to_end":
-        stop = len(prompt.input_ids)
+        empty = "no document is in the prompt"
+        return SteeringOutcome(False, reason=policy.idle if prompt.documents else empty)
+    start, stop = policy.rows(spans)
     return SteeringOutcome(True, layers, stop - start, columns)

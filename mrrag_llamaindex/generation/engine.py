@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError, ModelError
+from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
-from mrrag_llamaindex.generation.batching import make_batches
+from mrrag_llamaindex.generation.batching import Batch, make_batches
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
 from mrrag_llamaindex.generation.guards import person_readable
+from mrrag_llamaindex.generation.guidance import GuidedProbe, ImageGuidance
 from mrrag_llamaindex.generation.loading import LoadedModel
+from mrrag_llamaindex.generation.opera import OPERA
+from mrrag_llamaindex.generation.opera_search import OperaRunner
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt import PromptBuilder
@@ -23,7 +27,8 @@ from mrrag_llamaindex.generation.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.checks import sliding_window
-from mrrag_llamaindex.steering.plan import IFA
+from mrrag_llamaindex.steering.policies import PAI, HardMask
+from mrrag_llamaindex.steering.policy import PromptPolicy
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
 _USUAL_SIDE = 1024  # pixels
@@ -98,10 +103,11 @@ class LlavaEngine:
         requests: Sequence[PromptRequest],
         images: Sequence[Image.Image | None],
         *,
-        policy: IFA | None = None,
+        policy: PromptPolicy | None = None,
+        decoding: OPERA | None = None,
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
-        """Answer any number of requests, greedily; each is steered by its own plan.
+        """Answer any number of requests; each is steered by its own plan.
 
         They run in batches: requests on one image and the same documents share the work up to
         the question, others run with requests of about their length.
@@ -111,8 +117,10 @@ class LlavaEngine:
         requests : sequence of PromptRequest
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
-        policy : IFA or None
-            None: plain attention.
+        policy : PromptPolicy or None
+            `IFA` or one of `mrrag_llamaindex.steering.policies`. None: plain attention.
+        decoding : OPERA or None
+            None: greedy. OPERA answers one question at a time, and is not combined with a policy.
         max_new_tokens : int, optional
 
         Returns
@@ -124,27 +132,116 @@ class LlavaEngine:
         ------
         InputError, PromptError, SteeringError, ModelError
         """
+        read = self._read(requests, images)
+        limit = max_new_tokens or self.max_new_tokens
+        return self._answer(requests, read, policy, decoding, limit)
+
+    def sweep(
+        self,
+        requests: Sequence[PromptRequest],
+        images: Sequence[Image.Image | None],
+        policies: Collection[PromptPolicy | None],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> dict[PromptPolicy | None, list[Answer]]:
+        """Answer the same requests under several policies; image and documents are read once.
+
+        No policy changes anything before the question, so the keys and values of what stands
+        there serve all of them, strengths and layer sets included. The answers are those of
+        `generate`, policy by policy, up to rounding. It needs a ``prefix_cache`` of at least 1,
+        and a model that shares prefixes: without them every policy reads the prompt anew.
+
+        Parameters
+        ----------
+        requests, images
+            As for `generate`.
+        policies : collection of PromptPolicy or None
+            Each once; they are the keys of the result.
+        max_new_tokens : int, optional
+
+        Returns
+        -------
+        dict of PromptPolicy or None to list of Answer
+            In the order of `policies`, each list in the order of the requests.
+
+        Raises
+        ------
+        InputError, PromptError, SteeringError, ModelError
+        """
+        if len(set(policies)) != len(policies):
+            raise InputError("the same policy was given twice; name each once")
+        read = self._read(requests, images)
+        limit = max_new_tokens or self.max_new_tokens
+        prompts = [self.prompt(*pair) for pair in zip(requests, read, strict=True)]
+        # A policy that leaves documents out has prefixes of its own, which would push the shared
+        # one out of the cache: it comes last.
+        order = sorted(policies, key=_leaves_out)
+        found: dict[PromptPolicy | None, dict[int, Answer]] = {policy: {} for policy in policies}
+        for batch in self._batches(prompts, read):
+            # Prompts that share nothing are answered one by one: the prefix of each is kept.
+            groups = [batch.rows] if batch.shared else [(row,) for row in batch.rows]
+            for rows in groups:
+                asked, shown = [requests[row] for row in rows], [read[row] for row in rows]
+                for policy in order:
+                    answers = self._answer(asked, shown, policy, None, limit)
+                    found[policy] |= dict(zip(rows, answers, strict=True))
+        return {
+            policy: [answers[row] for row in range(len(requests))]
+            for policy, answers in found.items()
+        }
+
+    def _read(
+        self, requests: Sequence[PromptRequest], images: Sequence[Image.Image | None]
+    ) -> list[QueryImage | None]:
         if len(requests) != len(images):
             raise InputError(f"{len(requests)} requests and {len(images)} images")
         with person_readable():
             seen = {id(image): self.read_image(image) for image in images if image is not None}
-        read = [None if image is None else seen[id(image)] for image in images]
-        prompts = [self.prompt(*pair) for pair in zip(requests, read, strict=True)]
-        answers: dict[int, Answer] = {}
-        batches = make_batches(
+        return [None if image is None else seen[id(image)] for image in images]
+
+    def _batches(
+        self,
+        prompts: Sequence[Prompt],
+        read: Sequence[QueryImage | None],
+        batch_size: int | None = None,
+    ) -> list[Batch]:
+        return make_batches(
             prompts,
             [image.digest if image else None for image in read],
-            batch_size=self.batch_size,
+            batch_size=batch_size or self.batch_size,
             shares_prefix=self.shares_prefix,
         )
-        for batch in batches:
+
+    def _answer(
+        self,
+        requests: Sequence[PromptRequest],
+        read: Sequence[QueryImage | None],
+        policy: PromptPolicy | None,
+        decoding: OPERA | None,
+        limit: int,
+    ) -> list[Answer]:
+        """Answer requests whose images have been read."""
+        if decoding is not None and policy is not None:
+            raise SteeringError(
+                f"OPERA is not combined with {type(policy).__name__}: give policy=None with a "
+                "decoding, or leave the decoding out"
+            )
+        opera = None if decoding is None else OperaRunner(self.loaded, self.runner)
+        prompts = [
+            self.prompt(request, image, policy)
+            for request, image in zip(requests, read, strict=True)
+        ]
+        answers: dict[int, Answer] = {}
+        for batch in self._batches(prompts, read, 1 if opera else None):
             rows = [prompts[row] for row in batch.rows]
             plan, layers = self.planner.plan(rows, policy, batch.shared)
-            probe = FirstTokenProbe(self._yes, self._no)
+            probe = self._probe([requests[row] for row in batch.rows], rows, policy)
             started = time.perf_counter()
             shown = [read[row] for row in batch.rows]
-            limit = max_new_tokens or self.max_new_tokens
-            tokens = self.runner.run(batch, rows, shown, plan, probe, limit)
+            if opera is not None and decoding is not None:
+                tokens = opera.search(decoding, batch, rows[0], shown[0], probe, limit)
+            else:
+                tokens = self.runner.run(batch, rows, shown, plan, probe, limit)
             seconds = time.perf_counter() - started
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for index, (row, prompt, text) in enumerate(zip(batch.rows, rows, texts, strict=True)):
@@ -157,7 +254,7 @@ class LlavaEngine:
         request: PromptRequest,
         image: Image.Image | None,
         *,
-        policy: IFA | None = None,
+        policy: PromptPolicy | None = None,
         max_new_tokens: int | None = None,
     ) -> TokenStream:
         """Answer one request piece by piece; see `TokenStream`.
@@ -167,15 +264,10 @@ class LlavaEngine:
         """
         with person_readable():
             read = None if image is None else self.read_image(image)
-        prompt = self.prompt(request, read)
-        (batch,) = make_batches(
-            [prompt],
-            [read.digest if read else None],
-            batch_size=1,
-            shares_prefix=self.shares_prefix,
-        )
+        prompt = self.prompt(request, read, policy)
+        (batch,) = self._batches([prompt], [read])
         plan, layers = self.planner.plan([prompt], policy, batch.shared)
-        probe = FirstTokenProbe(self._yes, self._no)
+        probe = self._probe([request], [prompt], policy)
 
         def run(streamer: Any, stopping: Any) -> None:
             limit = max_new_tokens or self.max_new_tokens
@@ -191,6 +283,43 @@ class LlavaEngine:
         """Prepare an RGB image for this model; None if it reads text only."""
         return self.loaded.images.read(image) if self.loaded.images else None
 
-    def prompt(self, request: PromptRequest, image: QueryImage | None) -> Prompt:
-        """Build the prompt of a request; see `PromptBuilder.build`."""
-        return self.prompts.build(request, image.text if image else "")
+    def prompt(
+        self,
+        request: PromptRequest,
+        image: QueryImage | None,
+        policy: PromptPolicy | None = None,
+    ) -> Prompt:
+        """Build the prompt of a request; see `PromptBuilder.build`.
+
+        ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
+        """
+        text = image.text if image else ""
+        if not isinstance(policy, HardMask) or not _leaves_out(policy):
+            return self.prompts.build(request, text)
+        readable = [document for document in request.documents if document.text.strip()]
+        hidden = policy.hidden([document.relevance for document in readable])
+        left = [document for document, gone in zip(readable, hidden, strict=True) if gone]
+        kept = [document for document in request.documents if document not in left]
+        prompt = self.prompts.build(replace(request, documents=kept), text)
+        return replace(prompt, dropped=(*left, *prompt.dropped))
+
+    def _probe(
+        self,
+        requests: Sequence[PromptRequest],
+        prompts: Sequence[Prompt],
+        policy: PromptPolicy | None,
+    ) -> FirstTokenProbe:
+        """Make what sees the first token's probabilities, and guides them where that is asked."""
+        if not isinstance(policy, PAI) or policy.guidance == 1:
+            return FirstTokenProbe(self._yes, self._no)
+        imageless = [
+            self.prompts.build(replace(request, documents=prompt.documents)).input_ids
+            for request, prompt in zip(requests, prompts, strict=True)
+        ]
+        pad = self.tokenizer.pad_token_id or 0
+        guidance = ImageGuidance(self.model, imageless, pad, policy.guidance)
+        return GuidedProbe(self._yes, self._no, guidance)
+
+
+def _leaves_out(policy: PromptPolicy | None) -> bool:
+    return isinstance(policy, HardMask) and policy.mode == "drop"

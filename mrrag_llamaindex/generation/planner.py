@@ -9,7 +9,10 @@ from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.request import Prompt
 from mrrag_llamaindex.steering.checks import sliding_window
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policies import PAI
+from mrrag_llamaindex.steering.policy import PromptPolicy
 
 
 class Planner:
@@ -29,14 +32,14 @@ class Planner:
         self._near_sighted = [n for n, kind in enumerate(kinds) if kind != "full_attention"]
 
     def plan(
-        self, prompts: Sequence[Prompt], ifa: IFA | None, shared: int = 0
+        self, prompts: Sequence[Prompt], policy: PromptPolicy | None, shared: int = 0
     ) -> tuple[SteeringPlan | None, tuple[int, ...]]:
         """Lay the steering of several prompts over one batch.
 
         Parameters
         ----------
         prompts : sequence of Prompt
-        ifa : IFA or None
+        policy : PromptPolicy or None
         shared : int
             Tokens at the start that the prompts have in common and that stay unpadded.
 
@@ -46,20 +49,29 @@ class Planner:
             None if there is nothing to steer.
         layers : tuple of int
             The layers that were meant.
+
+        Raises
+        ------
+        SteeringError
+            If the policy steers towards the image and a prompt has none, or names a layer that
+            the model does not have.
         """
-        if ifa is None:
+        if policy is None:
             return None, ()
-        if not any(document.relevance for prompt in prompts for document in prompt.documents):
+        if isinstance(policy, PAI) and any(prompt.image_span is None for prompt in prompts):
+            raise SteeringError(
+                "PAI raises the attention to the query image, and this prompt holds none; give the "
+                "request an image and use a model that reads images, or choose another policy"
+            )
+        if not any(policy.columns(prompt.spans, prompt.lambdas) for prompt in prompts):
             return None, ()
-        layers = self.layers_for(ifa)
-        self._check_reach(prompts, layers)
+        layers = self.layers_for(policy)
+        if isinstance(policy, IFA):
+            self._check_reach(prompts, layers, policy)
         plan = SteeringPlan.build(
-            [
-                PromptSpans(prompt.document_spans, prompt.question_span, len(prompt.input_ids))
-                for prompt in prompts
-            ],
-            [[document.relevance for document in prompt.documents] for prompt in prompts],
-            ifa,
+            [prompt.spans for prompt in prompts],
+            [prompt.lambdas for prompt in prompts],
+            policy,
             layers,
             max(len(prompt.input_ids) for prompt in prompts),
             self.loaded.model.device,
@@ -67,31 +79,37 @@ class Planner:
         )
         return (plan if plan.is_active else None), layers
 
-    def layers_for(self, ifa: IFA) -> tuple[int, ...]:
-        """Return the layers that ``ifa`` steers in this model.
+    def layers_for(self, policy: PromptPolicy) -> tuple[int, ...]:
+        """Return the layers that ``policy`` steers in this model.
 
         Raises
         ------
         SteeringError
             If it names a layer that the model does not have.
         """
-        if ifa.layers is None:
+        name = type(policy).__name__
+        if policy.layers is None:
+            of_its_own = policy.default_layers(self.layers)
+            if of_its_own is not None:
+                return of_its_own
             if not self.loaded.layers_are_known:
                 warnings.warn(
                     f"no critical layers are known for model {self.loaded.source!r}: steering the "
                     f"middle third, {list(self.loaded.critical_layers)}; name others with "
-                    "IFA(layers=...)",
+                    f"{name}(layers=...)",
                     stacklevel=2,
                 )
             return self.loaded.critical_layers
-        beyond = [layer for layer in ifa.layers if layer >= self.layers]
+        beyond = [layer for layer in policy.layers if layer >= self.layers]
         if beyond:
             raise SteeringError(
-                f"IFA names layer {beyond[0]}, and the model has {self.layers} layers"
+                f"{name} names layer {beyond[0]}, and the model has {self.layers} layers"
             )
-        return ifa.layers
+        return policy.layers
 
-    def _check_reach(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> None:
+    def _check_reach(
+        self, prompts: Sequence[Prompt], layers: Sequence[int], policy: PromptPolicy
+    ) -> None:
         """Say so where a sliding window keeps the question from seeing the documents."""
         window = self.sliding_window
         if window is None:
@@ -106,6 +124,6 @@ class Planner:
             warnings.warn(
                 f"layers {blind} look back {window} tokens, and some documents stand farther from "
                 "the question: steering does not reach those there; name other layers with "
-                "IFA(layers=...)",
+                f"{type(policy).__name__}(layers=...)",
                 stacklevel=3,
             )

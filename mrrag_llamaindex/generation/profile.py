@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,12 +92,16 @@ class ModelProfile:
         Whether the model understands earlier turns and can rephrase a follow-up question.
     note : str
         How the layers were found.
+    identity : str
+        Of the model that they were found on, see `profile_identity`; empty for a profile that was
+        written by hand.
     """
 
     template: PromptTemplate = field(default_factory=PromptTemplate)
     critical_layers: tuple[int, ...] | None = None
     conversational: bool = True
     note: str = ""
+    identity: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> ModelProfile:
@@ -108,8 +113,17 @@ class ModelProfile:
             If the file is there and is not a profile.
         """
         path = folder / PROFILE_FILE
-        if not path.is_file():
-            return cls()
+        return cls.read(path, f"{PROFILE_FILE} in the model folder") if path.is_file() else cls()
+
+    @classmethod
+    def read(cls, path: Path, name: str = "") -> ModelProfile:
+        """Read a profile file, called ``name`` in messages.
+
+        Raises
+        ------
+        ModelError
+            If it is not a profile.
+        """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             layers = data.get("critical_layers")
@@ -118,10 +132,11 @@ class ModelProfile:
                 critical_layers=None if layers is None else tuple(int(layer) for layer in layers),
                 conversational=bool(data.get("conversational", True)),
                 note=str(data.get("note", "")),
+                identity=str(data.get("identity", "")),
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{PROFILE_FILE} in the model folder is not a model profile ({error}); "
+                f"{name or path.name} is not a model profile ({error}); "
                 "correct it, or remove it to use the defaults"
             ) from error
 
@@ -152,8 +167,16 @@ class ModelProfile:
 
     def save(self, folder: Path) -> None:
         """Write `PROFILE_FILE` into ``folder``."""
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        (folder / PROFILE_FILE).write_text(text, encoding="utf-8")
+        self.write(folder / PROFILE_FILE)
+
+    def write(self, path: Path) -> None:
+        """Write the profile to a file, whole or not at all."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            beside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def middle_third(layers: int, sliding: Collection[int] = ()) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mrrag_llamaindex.steering.spans import PromptSpans
+
 Span = tuple[int, int]
 """Half-open range [start, stop) of tokens or characters."""
 
@@ -85,3 +87,15 @@ class Prompt:
     image_span: Span | None
     dropped: tuple[PromptDocument, ...]
     unknown_tokens: int
+
+    @property
+    def spans(self) -> PromptSpans:
+        """The spans as steering takes them."""
+        return PromptSpans(
+            self.document_spans, self.question_span, len(self.input_ids), self.image_span
+        )
+
+    @property
+    def lambdas(self) -> tuple[float, ...]:
+        """Lambda of each document in the prompt."""
+        return tuple(document.relevance for document in self.documents)

@@ -17,6 +17,7 @@ from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
 from mrrag_llamaindex.generation.query_images import QueryImage, stack
 from mrrag_llamaindex.generation.request import Prompt
+from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 
@@ -110,6 +111,8 @@ class BatchRunner:
         *,
         shared: int = 0,
         keep: int = 1,
+        steering: SteeringPlan | None = None,
+        hidden: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run one batch forward, without generating.
 
@@ -122,6 +125,10 @@ class BatchRunner:
             Tokens at the start that all rows have in common, image included; prefilled once.
         keep : int
             Positions at the end whose logits are wanted.
+        steering : SteeringPlan, optional
+        hidden : torch.Tensor, optional
+            bool (rows, length): columns of the shared prefix that a row's own part does not see,
+            see `hiding_mask`; for sequences of equal length, and not for the flex backend.
 
         Returns
         -------
@@ -132,6 +139,8 @@ class BatchRunner:
         ------
         ModelError
             If the model fails.
+        SteeringError
+            If the plan was not applied as it was meant.
         """
         with person_readable(), self._lock, torch.inference_mode():
             inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
@@ -144,7 +153,16 @@ class BatchRunner:
                 inputs["input_ids"] = inputs["input_ids"][:, shared:]
             else:
                 inputs |= self._seen(inputs["input_ids"], images)
-            output = self.model(**self._placed(inputs), use_cache=bool(shared), logits_to_keep=keep)
+            if hidden is not None:
+                inputs["attention_mask"] = hiding_mask(hidden, shared)
+            output = self.model(
+                **self._placed(inputs),
+                steering=steering,
+                use_cache=bool(shared),
+                logits_to_keep=keep,
+            )
+        if steering is not None:
+            steering.require_applied()
         logits: torch.Tensor = output.logits.float()
         return logits
 

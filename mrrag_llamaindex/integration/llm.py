@@ -14,7 +14,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.explanation import explain, require_explainable
 from mrrag_llamaindex.generation.loading import load_model
+from mrrag_llamaindex.generation.profile_store import with_known_layers
 from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images import load_image
@@ -48,11 +50,19 @@ class MRRAGLLaVA(EntryPoints):
         A torch device, or ``"auto"``: CUDA where present, else CPU.
     ifa : IFA or None
         Steering; None turns it off.
+    profile : str or None
+        A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
+        taken, if there is one; a profile of another model is refused.
+    explain : bool
+        Tell for each document how much it moved the answer (`Answer.influence`, and the metadata
+        of responses). Costs one more pass over the tokens of the question, with a row for each
+        document; the answer stays what it is.
 
     Raises
     ------
     ModelError
-        At construction, if the model cannot be found or loaded.
+        At construction, if the model cannot be found or loaded, if its profile is another
+        model's, or if its answers cannot be explained and that was asked for.
 
     Notes
     -----
@@ -104,6 +114,12 @@ class MRRAGLLaVA(EntryPoints):
         ge=0,
         description="Images with documents kept in memory for further questions on them.",
     )
+    profile: str | None = Field(
+        default=None, description="Profile file of this model, with its critical layers."
+    )
+    explain: bool = Field(
+        default=False, description="Tell how much each document moved the answer."
+    )
     on_missing_context: MissingContext = Field(
         default="error", description="What to do when no evidence reaches a call."
     )
@@ -114,21 +130,26 @@ class MRRAGLLaVA(EntryPoints):
         engine = data.pop("engine", None)
         super().__init__(**data)
         self._engine = engine or LlavaEngine(
-            load_model(
-                self.model,
-                device=self.device,
-                dtype=self.dtype,
-                backend=self.steering_backend,
-                device_map=self.device_map,
-                quantization=self.quantization,
-                vision_tower=self.vision_tower,
-                allow_pickle=self.allow_pickle,
+            with_known_layers(
+                load_model(
+                    self.model,
+                    device=self.device,
+                    dtype=self.dtype,
+                    backend=self.steering_backend,
+                    device_map=self.device_map,
+                    quantization=self.quantization,
+                    vision_tower=self.vision_tower,
+                    allow_pickle=self.allow_pickle,
+                ),
+                self.profile,
             ),
             max_documents=self.max_documents,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             prefix_cache=self.prefix_cache,
         )
+        if self.explain:
+            require_explainable(self._engine)
         if not self._engine.loaded.family.sees_images:
             warnings.warn(
                 f"model {self.model!r} is text-only: it reads the reports and not the query image",
@@ -199,10 +220,11 @@ class MRRAGLLaVA(EntryPoints):
                 max_new_tokens=limit,
             )
         )
+        readings = iter(prepared)
         return [
             verbatim(call.follow_up)
             if self._passes_on(call)
-            else self._record(call, next(generated))
+            else self._record(call, next(generated), *next(readings))
             for call in calls
         ]
 
@@ -217,9 +239,11 @@ class MRRAGLLaVA(EntryPoints):
             return iter([(call.follow_up, call.follow_up, {})])
         request, image = self._prepare(call)
         stream = self._engine.stream(request, image, policy=self.ifa, max_new_tokens=limit)
-        return self._pieces(call, stream)
+        return self._pieces(call, stream, request, image)
 
-    def _pieces(self, call: Resolved, stream: TokenStream) -> Iterator[Piece]:
+    def _pieces(
+        self, call: Resolved, stream: TokenStream, request: PromptRequest, image: Image | None
+    ) -> Iterator[Piece]:
         text = ""
         try:
             for piece in stream:
@@ -228,7 +252,7 @@ class MRRAGLLaVA(EntryPoints):
         finally:
             stream.close()
         if stream.answer is not None:
-            yield text, "", answer_facts(self._record(call, stream.answer))
+            yield text, "", answer_facts(self._record(call, stream.answer, request, image))
 
     def _prepare(self, call: Resolved) -> tuple[PromptRequest, Image | None]:
         request = call.request
@@ -237,7 +261,9 @@ class MRRAGLLaVA(EntryPoints):
         image = None if call.image is None else load_image(call.image, what="query image")
         return request, image
 
-    def _record(self, call: Resolved, answer: Answer) -> Answer:
+    def _record(
+        self, call: Resolved, answer: Answer, request: PromptRequest, image: Image | None
+    ) -> Answer:
         answer = replace(answer, text=strip(answer.text))
         if not answer.text:
             raise ModelError(
@@ -250,6 +276,8 @@ class MRRAGLLaVA(EntryPoints):
                 f"{self.model!r}: it did not read them, and its answer is worth little",
                 stacklevel=4,
             )
+        if self.explain:
+            answer = replace(answer, influence=explain(self._engine, request, image, self.ifa))
         if call.ticket is not None:
             call.ticket.answers.append(answer)
         return answer

@@ -15,7 +15,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.stamping import METADATA_KEY, ticket_of
-from mrrag_llamaindex.integration.trace import answer_facts, answer_trace
+from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
 
 
 class MRRAGSynthesizer(BaseSynthesizer):
@@ -24,7 +24,9 @@ class MRRAGSynthesizer(BaseSynthesizer):
     The stock synthesizers split long evidence over several calls and answer "Empty Response"
     when there is none. This one asks once with all documents (those that do not fit leave,
     lowest score first, and are named), and raises `EvidenceError` when evidence is absent or
-    carries no ticket. ``response.metadata["mrrag"]`` says what was read and steered.
+    carries no ticket. ``response.metadata["mrrag"]`` says what was read and steered; with
+    ``MRRAGLLaVA(explain=True)`` also how much each document moved the answer, which every source
+    node then says of its own in its metadata.
 
     Parameters
     ----------
@@ -95,6 +97,7 @@ class MRRAGSynthesizer(BaseSynthesizer):
         response = super()._prepare_response_output(response_str, source_nodes)
         answers = answer_trace(source_nodes)
         if isinstance(response_str, str) and answers:
+            note_influence(source_nodes, answers[-1])
             response.metadata = {**(response.metadata or {}), **answer_facts(answers[-1])}
         return response
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.integration.stamping import ticket_of
+from mrrag_llamaindex.integration.stamping import METADATA_KEY, ticket_of
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -55,6 +56,27 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     facts = asdict(answer)
     del facts["text"]
     return {"mrrag": facts}
+
+
+def note_influence(source_nodes: Sequence[NodeWithScore], answer: Answer) -> None:
+    """Write into each node's ``metadata["mrrag"]`` how much its document moved an answer.
+
+    The key is ``influence``, with ``points`` and ``flips`` of `Influence`; None for a document
+    that the prompt did not hold. Without `Answer.influence` nothing is written.
+
+    Parameters
+    ----------
+    source_nodes : sequence of NodeWithScore
+        Stamped nodes: copies that belong to one query.
+    answer : Answer
+    """
+    if answer.influence is None:
+        return
+    for item in source_nodes:
+        moved = answer.influence.get(item.node.node_id)
+        facts = item.node.metadata.get(METADATA_KEY)
+        if isinstance(facts, dict):
+            facts["influence"] = None if moved is None else asdict(moved)
 
 
 def verbatim(text: str) -> Answer:

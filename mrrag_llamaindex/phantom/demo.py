@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from mrrag_llamaindex.integration.picture import draw_answer
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.retrieval.pair_table import read_pairs
 from mrrag_llamaindex.retrieval.store import PairStore
-from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:
@@ -57,8 +56,10 @@ class DemoResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
+        influence = self.asked.answer.influence or {}
         return {
             **self.asked.as_dict(),
+            "influence": {name: asdict(moved) for name, moved in influence.items()},
             "truth": self.truth,
             "unsteered": {
                 "answer": self.unsteered.text,
@@ -103,11 +104,10 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     index = MRRAGIndex(store, towers)
     built = time.perf_counter()
     say("asking")
-    llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4)
+    llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4, explain=True)
     asked = ask(index, llm, str(image), query.question)
-    llm.ifa = None
+    llm.ifa, llm.explain = None, False
     unsteered = ask(index, llm, str(image), query.question)
-    llm.ifa = IFA()
     answered = time.perf_counter()
     picture, reason = _draw(folder / "answer.png", image, asked, unsteered)
     seconds = {

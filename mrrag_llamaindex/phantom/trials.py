@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.steering.ifa import IFA
+    from mrrag_llamaindex.steering.policy import PromptPolicy
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Tr
 
 
 def answered_right(
-    engine: LlavaEngine, trials: Sequence[Trial], ifa: IFA | None = None, batch_size: int = 64
+    engine: LlavaEngine,
+    trials: Sequence[Trial],
+    policy: PromptPolicy | None = None,
+    batch_size: int = 64,
 ) -> list[bool]:
     """Ask every trial; right is the first word being the truth, anything else is wrong."""
     right: list[bool] = []
@@ -88,7 +91,7 @@ def answered_right(
         answers = engine.generate(
             [trial.request for trial in batch],
             [trial.image for trial in batch],
-            policy=ifa,
+            policy=policy,
             max_new_tokens=2,
         )
         right += [

@@ -49,8 +49,9 @@ def ifa_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Attend with the stock SDPA function, then write the steered rows over its output.
 
-    Without a plan, in a layer that is not critical, and in a call without question rows (every
-    decode step), the result is that of ``sdpa_attention_forward``, bit for bit.
+    Without a plan, in a layer that is not critical, and in a call without rows to steer (every
+    decode step, unless the policy acts there), the result is that of
+    ``sdpa_attention_forward``, bit for bit.
 
     Parameters
     ----------
@@ -93,9 +94,10 @@ def ifa_attention_forward(
             window,
             is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
             dropout=dropout,
+            heads=steering.heads[layer_index(module)] if steering.heads else None,
         )
         write_rows(output, steered, window)
-        steering.report.record(layer_index(module), window.count)
+        steering.record(layer_index(module), window)
     return output, None
 
 
@@ -127,5 +129,5 @@ def ifa_eager_attention_forward(
         module, query, key, value, attention_mask, scaling, dropout, steering, window
     )
     if steering is not None and window is not None:
-        steering.report.record(layer_index(module), window.count)
+        steering.record(layer_index(module), window)
     return result

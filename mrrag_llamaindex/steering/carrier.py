@@ -67,9 +67,12 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
         arguments = original.bind(self, *args, **kwargs).arguments
         check_call(self, steering, arguments)
         if past_tokens(arguments) >= steering.prompt_length:
-            # A sliding cache holds fewer keys than the text has tokens, so in its decode steps
-            # the number of keys no longer tells the layers that the prompt is behind them.
-            return base.forward(self, *args, **kwargs)
+            if not steering.every_step:
+                # A sliding cache holds fewer keys than the text has tokens, so in its decode
+                # steps the number of keys no longer tells the layers that the prompt is behind
+                # them.
+                return base.forward(self, *args, **kwargs)
+            steering.report.expect_step()
         return base.forward(self, *args, steering=steering, **kwargs)
 
     extra = inspect.Parameter(

@@ -27,8 +27,8 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
     Raises
     ------
     SteeringError
-        If the text layers do not use our attention functions, a critical layer does not exist,
-        the cache hides where rows stand, or the padding is not the plan's.
+        If the text layers do not use our attention functions, a critical layer or a head does not
+        exist, the cache hides where rows stand, or the padding is not the plan's.
     """
     text = model.config.get_text_config(decoder=True)
     if text._attn_implementation not in BACKENDS.values():
@@ -48,6 +48,13 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
             "steering needs a dynamic cache: a static one hides where the rows of a call "
             "stand; leave cache_implementation unset"
         )
+    if plan.heads is not None:
+        count = text.num_attention_heads
+        wrong = sorted({head for heads in plan.heads.values() for head in heads if head >= count})
+        if wrong:
+            raise SteeringError(
+                f"heads {wrong} do not exist: each layer has {count} heads, numbered from 0"
+            )
     past = past_tokens(arguments)
     for layer in cache.layers if cache is not None and past < plan.prompt_length else ():
         if getattr(layer, "is_sliding", False) and past >= layer.sliding_window:
@@ -56,6 +63,12 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
                 f"{layer.sliding_window} tokens; prefill the prompt in one call"
             )
     window = sliding_window(text)
+    if plan.every_step and window and past + 1 > window:
+        raise SteeringError(
+            f"steering: {type(plan.policy).__name__} steers every decode step, and the model looks "
+            f"back {window} tokens only, so its columns move out of sight; use a model without a "
+            "sliding window, or shorter prompts and answers"
+        )
     if plan.shared_prefix and any(plan.padding) and window and window < plan.prompt_length:
         raise SteeringError(
             f"steering: the model looks back {window} tokens and would count the padding behind "

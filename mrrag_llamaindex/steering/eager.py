@@ -1,4 +1,4 @@
-"""IFA by its definition, on the full matrix of logits: what every other backend must equal."""
+"""Steering by its definition, on the full matrix of logits: what every other backend must equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.plan import Policy, SteeringPlan
+from mrrag_llamaindex.steering.gate import layer_index
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policy import Policy
+from mrrag_llamaindex.steering.rows import head_mask
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -23,6 +26,7 @@ def steered_attention(
     rows: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
     dropout: float = 0.0,
+    heads: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend as the transformers eager function does, with one step put in.
 
@@ -41,6 +45,8 @@ def steered_attention(
         column weights; all None for plain attention.
     dropout
         Probability of dropping an attention weight.
+    heads
+        bool (heads,) of steered heads; None for all.
 
     Returns
     -------
@@ -68,6 +74,8 @@ def steered_attention(
     if policy is not None and rows is not None and weights is not None:
         # Before the mask: at lambda 1 the formula would turn a masked cell, the most negative
         # finite number, into 0 and un-mask it (and -inf into NaN).
+        if heads is not None:
+            rows = rows & heads[:, None, None]
         logits = torch.where(rows, policy.steer(logits, weights), logits)
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
@@ -139,6 +147,9 @@ def eager_attention(
             )
         rows, weights = full_rows(plan, window, query.shape[2], key.shape[2])
         arguments = {"policy": plan.policy, "rows": rows, "weights": weights}
+        if plan.heads is not None:
+            chosen = plan.heads[layer_index(module)]
+            arguments["heads"] = head_mask(chosen, query.shape[1], query.device)
     output, attention = steered_attention(
         query,
         repeat_kv(key, groups),

@@ -15,6 +15,7 @@ from transformers.integrations.flex_attention import (
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.gate import layer_index, steered_window
 from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.rows import head_mask
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -31,8 +32,9 @@ def ifa_flex_attention_forward(
     """Attend with FlexAttention; in critical layers its score function is the policy.
 
     FlexAttention applies the mask after the score function, so steering cannot un-mask a cell.
-    Without a plan, in a layer that is not critical, and in a call without question rows (every
-    decode step), the result is that of ``flex_attention_forward``, bit for bit.
+    Without a plan, in a layer that is not critical, and in a call without rows to steer (every
+    decode step, unless the policy acts there), the result is that of
+    ``flex_attention_forward``, bit for bit.
 
     Compared on a CPU with the eager definition, uncompiled and compiled. On a GPU it has not been
     run. It is compiled anew when the kind of call changes (batch, lengths, steered or not), which
@@ -100,6 +102,21 @@ def ifa_flex_attention_forward(
         steered = policy.steer(score, weights[batch, column])
         return torch.where(rows[batch, row], steered, score)
 
+    formula = steer
+    if steering.heads is not None:
+        chosen = head_mask(steering.heads[layer_index(module)], query.shape[1], query.device)
+
+        def steer_heads(
+            score: torch.Tensor,
+            batch: torch.Tensor,
+            head: torch.Tensor,
+            row: torch.Tensor,
+            column: torch.Tensor,
+        ) -> torch.Tensor:
+            return torch.where(chosen[head], steer(score, batch, head, row, column), score)
+
+        formula = steer_heads
+
     heads, key_heads = query.shape[1], key.shape[1]
     grouped = heads & (heads - 1) == 0  # Otherwise repeated, as by the stock function.
     if not grouped:
@@ -110,13 +127,13 @@ def ifa_flex_attention_forward(
         key,
         value,
         training=module.training,
-        score_mod=steer,
+        score_mod=formula,
         block_mask=attention_mask,
         enable_gqa=grouped,
         scale=scaling,
         kernel_options=kwargs.get("kernel_options"),
     )
-    steering.report.record(layer_index(module), window.count)
+    steering.record(layer_index(module), window)
     result: torch.Tensor = output.transpose(1, 2).contiguous()
     return result, None
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 def relevance_lambda(scores: Sequence[float | None]) -> tuple[float, ...]:
@@ -83,16 +85,14 @@ class IFA:
     layers: tuple[int, ...] | None = None
     question_rows: Literal["question", "to_end"] = "question"
 
+    heads: ClassVar[None] = None
+    every_step: ClassVar[bool] = False
+    idle: ClassVar[str] = "no document has a relevance above zero"
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"strength must be a finite number >= 0, got {self.strength!r}")
-        if self.layers is not None:
-            layers = tuple(self.layers)
-            if not layers or any(isinstance(i, bool) or not isinstance(i, int) for i in layers):
-                raise ValueError(f"layers must be None or a non-empty tuple of int, got {layers!r}")
-            if min(layers) < 0 or len(set(layers)) != len(layers):
-                raise ValueError(f"layers must be distinct and >= 0, got {layers!r}")
-            object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", checked_layers(self.layers))
         if self.question_rows not in ("question", "to_end"):
             raise ValueError(
                 f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
@@ -119,3 +119,22 @@ class IFA:
         [3.0, -1.0, 4.0]
         """
         return torch.addcmul(logits, weights, logits.abs())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the strength is 0."""
+        return self.strength == 0
+
+    def default_layers(self, depth: int) -> None:
+        """Take the critical layers of the model's profile."""
+        return None
+
+    def rows(self, spans: PromptSpans) -> tuple[int, int]:
+        """Rows of the question, or from its start to the end of the prompt."""
+        start, stop = spans.question
+        return start, spans.length if self.question_rows == "to_end" else stop
+
+    def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
+        """Columns of every document with a lambda above 0, weighted strength times lambda."""
+        pairs = zip(spans.documents, lambdas, strict=True)
+        return [(span, self.strength * value) for span, value in pairs if value > 0]

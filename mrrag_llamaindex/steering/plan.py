@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.ifa import IFA, relevance_lambda
 from mrrag_llamaindex.steering.layout import place, row_padding
+from mrrag_llamaindex.steering.policy import Policy, PromptPolicy
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
 from mrrag_llamaindex.steering.window import RowWindow
 
 __all__ = ["IFA", "Policy", "PromptSpans", "SteeringPlan", "SteeringReport", "relevance_lambda"]
-
-
-class Policy(Protocol):
-    """A steering formula. The plan says where it acts, the backend does the rest."""
-
-    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Turn raw logits (..., rows, columns) into new ones; `weights` broadcasts to them."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +32,10 @@ class SteeringPlan:
     Attributes
     ----------
     document_lambda
-        float32 (batch, prompt_length): strength times lambda on document tokens, else 0.
+        float32 (batch, prompt_length): the policy's weight of each column, else 0. For IFA it is
+        strength times lambda on document tokens.
     question_rows
-        bool (batch, prompt_length): rows to steer.
+        bool (batch, prompt_length): rows to steer. For IFA they are those of the question.
     layers
         Indices of the critical decoder layers.
     padding
@@ -51,6 +44,10 @@ class SteeringPlan:
         Tokens at the left of every row that stand before its padding; 0 is left padding.
     policy
         The formula, by default that of `IFA`.
+    heads
+        Query heads to steer, by layer; None for all heads of every layer.
+    every_step
+        Whether the rows of generated tokens are steered, too.
     report
         Filled in while the model runs.
 
@@ -66,6 +63,8 @@ class SteeringPlan:
     padding: tuple[int, ...] = ()
     shared_prefix: int = 0
     policy: Policy = field(default_factory=IFA)
+    heads: Mapping[int, tuple[int, ...]] | None = None
+    every_step: bool = False
     report: SteeringReport = field(default_factory=SteeringReport)
     _rows: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
     _windows: dict[tuple[int, int, torch.device], RowWindow | None] = field(
@@ -95,6 +94,11 @@ class SteeringPlan:
                 f"a shared prefix of {self.shared_prefix} tokens does not fit into prompts of "
                 f"{self.prompt_length}"
             )
+        if self.heads is not None and set(self.heads) != self.layers:
+            raise SteeringError(
+                f"heads are named for layers {sorted(self.heads)}, and layers "
+                f"{sorted(self.layers)} are to be steered; name heads for each of them and no other"
+            )
         # Rows without any lambda are left to the stock kernel: lambda 0 must equal it exactly.
         # Read to the host once here, so that no layer has to wait for the device.
         steered = (rows & (lam != 0).any(dim=1, keepdim=True)).cpu()
@@ -106,7 +110,7 @@ class SteeringPlan:
         cls,
         spans: Sequence[PromptSpans],
         lambdas: Sequence[Sequence[float]],
-        ifa: IFA,
+        policy: PromptPolicy,
         layers: Collection[int],
         padded_length: int,
         device: torch.device | str | None = None,
@@ -120,10 +124,10 @@ class SteeringPlan:
             One per row of the batch, of the whole prompt, a shared prefix included.
         lambdas
             For each row, one value in [0, 1] per document, see `relevance_lambda`.
-        ifa
+        policy
             The method; its `layers`, where given, take the place of `layers`.
         layers
-            The model's own critical layers.
+            The layers to steer otherwise.
         padded_length
             Tokens per row of the batch: the length of ``input_ids``.
         device
@@ -145,10 +149,11 @@ class SteeringPlan:
                 f"a plan needs one list of lambdas per prompt, got {len(lambdas)} for "
                 f"{len(spans)} prompts"
             )
-        chosen = frozenset(layers if ifa.layers is None else ifa.layers)
+        chosen = frozenset(layers if policy.layers is None else policy.layers)
         if not chosen or min(chosen) < 0:
             raise SteeringError(
-                f"no valid layers to steer ({sorted(chosen)}): name them in IFA(layers=...) or "
+                f"no valid layers to steer ({sorted(chosen)}): name them in "
+                f"{type(policy).__name__}(layers=...) or "
                 "find the model's critical layers first"
             )
         document_lambda = torch.zeros(len(spans), padded_length, dtype=torch.float32)
@@ -160,14 +165,14 @@ class SteeringPlan:
                 raise SteeringError(
                     f"row {row}: {len(values)} lambdas for {len(prompt.documents)} documents"
                 )
-            for span, value in zip(prompt.documents, values, strict=True):
+            for value in values:
                 if not 0.0 <= value <= 1.0:
                     raise SteeringError(f"row {row}: lambda {value} is outside [0, 1]")
+            for span, weight in policy.columns(prompt, values):
                 for columns in place(span, pad, shared_prefix):
-                    document_lambda[row, columns] = ifa.strength * value
-            start, stop = prompt.question
-            end = prompt.length if ifa.question_rows == "to_end" else stop
-            question_rows[row, pad + start : pad + end] = True
+                    document_lambda[row, columns] = weight
+            start, stop = policy.rows(prompt)
+            question_rows[row, pad + start : pad + stop] = True
             padding.append(pad)
         return cls(
             document_lambda.to(device),
@@ -175,7 +180,9 @@ class SteeringPlan:
             chosen,
             padding=tuple(padding),
             shared_prefix=shared_prefix,
-            policy=ifa,
+            policy=policy,
+            heads=policy.heads,
+            every_step=policy.every_step,
         )
 
     @property
@@ -207,7 +214,8 @@ class SteeringPlan:
         Returns
         -------
         RowWindow or None
-            None if the call holds no steered row, as in every decode step.
+            None if the call holds no steered row, as in every decode step of a policy that acts on
+            the prompt only.
 
         Raises
         ------
@@ -217,6 +225,8 @@ class SteeringPlan:
         """
         key = (query_length, key_length, device)
         if key not in self._windows:
+            if key_length > self.prompt_length:
+                self._windows.clear()  # Each decode step has a window of its own.
             self._windows[key] = self._find_window(*key)
         return self._windows[key]
 
@@ -224,8 +234,15 @@ class SteeringPlan:
         self, query_length: int, key_length: int, device: torch.device
     ) -> RowWindow | None:
         offset = key_length - query_length
-        if offset >= self.prompt_length or not self.is_active:
+        if not self.is_active:
             return None
+        if offset >= self.prompt_length:
+            if not self.every_step:
+                return None
+            new = range(query_length)
+            return RowWindow.build(
+                [new if row else () for row in self._rows], offset, self.document_lambda, device
+            )
         if key_length > self.prompt_length:
             raise SteeringError(
                 f"steering: {query_length} query rows meet {key_length} keys, but the plan covers "
@@ -237,13 +254,21 @@ class SteeringPlan:
             return None
         return RowWindow.build(rows, offset, self.document_lambda, device)
 
+    def record(self, layer: int, window: RowWindow) -> None:
+        """Note that `layer` has steered the rows of `window`."""
+        if window.offset < self.prompt_length:
+            self.report.record(layer, window.count)
+        else:
+            self.report.record_step(layer)
+
     def require_applied(self) -> None:
         """Check, after the call, that every critical layer steered every row it should have.
 
         Raises
         ------
         SteeringError
-            If a layer steered fewer rows. A plan that is not active asks for nothing.
+            If a layer steered fewer rows, or fewer decode steps. A plan that is not active asks
+            for nothing.
         """
         wanted = sum(len(row) for row in self._rows)
         done = self.report.rows
@@ -254,4 +279,11 @@ class SteeringPlan:
                 f"steering was not applied in layers {missing} (rows steered: {counts}). Load the "
                 "model with its text layers on one of this package's attention functions, name "
                 "only layers that it has, and let the call see all of the question"
+            )
+        steps, expected = self.report.steps, self.report.expected_steps
+        short = sorted(layer for layer in self.layers if steps.get(layer, 0) < expected)
+        if wanted and short:
+            raise SteeringError(
+                f"steering was not applied in every decode step in layers {short}: "
+                f"{', '.join(f'{layer}: {steps.get(layer, 0)} of {expected}' for layer in short)}"
             )

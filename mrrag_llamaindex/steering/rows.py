@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
-from mrrag_llamaindex.steering.plan import Policy
+from mrrag_llamaindex.steering.policy import Policy
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -19,6 +21,7 @@ def steer_rows(
     window: RowWindow,
     is_causal: bool = True,
     dropout: float = 0.0,
+    heads: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Attend for the rows of a window only: boost, then mask, then softmax, then times V.
 
@@ -43,6 +46,8 @@ def steer_rows(
         What a mask of None means.
     dropout
         Probability of dropping an attention weight.
+    heads
+        Query heads to steer; None for all. The others attend plainly.
 
     Returns
     -------
@@ -50,10 +55,10 @@ def steer_rows(
         (b, r, heads, dim) in the dtype of `query`.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    heads, dim = query.shape[1], query.shape[3]
+    head_count, dim = query.shape[1], query.shape[3]
     key_heads = key.shape[1]
     count, width = window.rows.shape
-    grouped = (count, key_heads, heads // key_heads, width)
+    grouped = (count, key_heads, head_count // key_heads, width)
 
     at = (window.batch[:, None], slice(None), window.rows)
     rows = query[at].to(dtype).transpose(1, 2).reshape(count, key_heads, -1, dim)
@@ -63,7 +68,11 @@ def steer_rows(
 
     logits = torch.matmul(rows * scaling, keys.to(dtype).transpose(2, 3))
     logits = logits.view(*grouped, window.columns)
-    logits = policy.steer(logits, window.weights[:, None, None].to(dtype))
+    steered = policy.steer(logits, window.weights[:, None, None].to(dtype))
+    if heads is not None:
+        chosen = head_mask(heads, head_count, query.device).view(grouped[1], grouped[2], 1, 1)
+        steered = torch.where(chosen, steered, logits)
+    logits = steered
 
     if attention_mask is not None:
         mask = attention_mask[..., : window.columns].expand(query.shape[0], -1, -1, -1)
@@ -81,7 +90,12 @@ def steer_rows(
     attention = F.dropout(F.softmax(logits, dim=-1), p=dropout, training=dropout > 0)
     attention = attention.view(count, key_heads, -1, window.columns)
     output = torch.matmul(attention, values.to(dtype))
-    return output.reshape(count, heads, width, value.shape[3]).transpose(1, 2).to(query.dtype)
+    return output.reshape(count, head_count, width, value.shape[3]).transpose(1, 2).to(query.dtype)
+
+
+def head_mask(heads: Sequence[int], count: int, device: torch.device) -> torch.Tensor:
+    """Mark the chosen ones of `count` query heads: bool (count,)."""
+    return torch.tensor([head in heads for head in range(count)], device=device)
 
 
 def write_rows(output: torch.Tensor, steered: torch.Tensor, window: RowWindow) -> None:

@@ -19,18 +19,21 @@ class PromptSpans:
         ``(start, stop)`` of the question; at least one token, after every document.
     length
         Tokens in the prompt.
+    image
+        ``(start, stop)`` from the first to the last image token; None without an image.
 
     Raises
     ------
     SteeringError
-        If a span leaves the prompt, documents overlap, or the question does not come after the
-        documents: attention is causal, so a question that stands before a document cannot see
-        it, and steering would be an exact no-op.
+        If a span leaves the prompt, the image is empty, documents overlap, or the question does
+        not come after the documents: attention is causal, so a question that stands before a
+        document cannot see it, and steering would be an exact no-op.
     """
 
     documents: tuple[tuple[int, int], ...]
     question: tuple[int, int]
     length: int
+    image: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         start, stop = self.question
@@ -38,6 +41,11 @@ class PromptSpans:
             raise SteeringError(
                 f"question: token span {start}..{stop} is empty or outside a prompt of "
                 f"{self.length} tokens; take the spans from the tokens after image expansion"
+            )
+        if self.image is not None and not 0 <= self.image[0] < self.image[1] <= self.length:
+            raise SteeringError(
+                f"image: token span {self.image[0]}..{self.image[1]} is empty or outside a prompt "
+                f"of {self.length} tokens; take the spans from the tokens after image expansion"
             )
         end = 0
         for position, (first, last) in enumerate(self.documents):

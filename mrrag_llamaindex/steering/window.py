@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class RowWindow:
     flat
         int64 (n,): entries of the flattened (b, r) rectangle that are not such repeats.
     weights
-        float32 (b, 1, columns): the policy's weight of each key column.
+        float32 (b, 1, columns): the policy's weight of each key column; 0 for generated tokens.
     offset
         Position of the call's first row among the keys.
     columns
@@ -56,7 +57,7 @@ class RowWindow:
         offset
             Position of the call's first row among the keys.
         column_weights
-            float32 (batch, keys).
+            float32 (batch, prompt tokens).
         device
             Where the tensors are placed.
         """
@@ -65,11 +66,12 @@ class RowWindow:
         padded = [[*rows[b], *[rows[b][-1]] * (width - len(rows[b]))] for b in batch]
         flat = [i * width + j for i, b in enumerate(batch) for j in range(len(rows[b]))]
         columns = offset + max(rows[b][-1] for b in batch) + 1
+        weights = column_weights[batch, None, :columns]
         return cls(
             batch=torch.tensor(batch, device=device),
             rows=torch.tensor(padded, device=device),
             flat=torch.tensor(flat, device=device),
-            weights=column_weights[batch, None, :columns].to(device),
+            weights=F.pad(weights, (0, columns - weights.shape[-1])).to(device),
             offset=offset,
             columns=columns,
             whole_batch=len(batch) == len(rows),

@@ -1,0 +1,138 @@
+"""How much each document moved an answer: the answer again, blind to one document at a time.
+
+A score says what retrieval expected of a document, and attention where the model looked; neither
+says what the answer rests on. Here each document in turn is hidden from the question and from
+everything after it, in every layer, under the same steering as the answer itself. Image and
+documents come from the cache, so that the price is one short pass with a row per document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.first_token import spellings
+from mrrag_llamaindex.generation.request import PromptRequest
+from mrrag_llamaindex.steering.policies import PAI
+from mrrag_llamaindex.steering.policy import PromptPolicy
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What one document did to one answer.
+
+    Attributes
+    ----------
+    points : float
+        Percentage points that the probability of the answer's first token has with the document
+        and would not have without it: above 0 the document speaks for the answer, below 0 against.
+    flips : bool
+        Whether the first token would be another one without it; spellings of yes count as one
+        token, and so do those of no.
+    """
+
+    points: float
+    flips: bool
+
+
+def require_explainable(engine: LlavaEngine) -> None:
+    """Check that answers of this model can be explained.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot share the prefix of a prompt, or steers with the flex backend, which
+        takes no mask of ours.
+    """
+    if not engine.shares_prefix:
+        raise ModelError(
+            f"explain=True hides documents behind a shared prefix, and model "
+            f"{engine.loaded.source!r} cannot share one (its positions depend on the image, or it "
+            "looks back a limited number of tokens); use explain=False"
+        )
+    text = engine.model.config.get_text_config(decoder=True)
+    if "flex" in text._attn_implementation:
+        raise ModelError(
+            "explain=True needs the steering backend 'rows' or 'eager'; 'flex' takes no mask that "
+            "hides a document"
+        )
+
+
+def explain(
+    engine: LlavaEngine,
+    request: PromptRequest,
+    image: Image.Image | None,
+    policy: PromptPolicy | None = None,
+) -> dict[str, Influence]:
+    """Tell how much each document of a prompt moved the answer.
+
+    Call it after the answer: the cache then holds image and documents (if the engine keeps a
+    prefix), and the answer cannot be touched by it. It costs one pass over the tokens from the
+    question on, with a row for each document and one to compare with; more documents than the
+    engine's ``batch_size`` less one take several passes.
+
+    Other documents have read a hidden one before the question stood there, and so have the words
+    between documents and question. What they took over is not taken back: this is what flows
+    from a document directly.
+
+    Parameters
+    ----------
+    engine : LlavaEngine
+    request : PromptRequest
+    image : PIL.Image.Image or None
+        Mode RGB.
+    policy : PromptPolicy, optional
+        As for the answer.
+
+    Returns
+    -------
+    dict of str to Influence
+        By document id, of the documents in the prompt, in its order; ids that occur twice are
+        hidden together.
+
+    Raises
+    ------
+    ModelError
+        See `require_explainable`.
+    SteeringError
+        If the policy guides the decoding: the first token is then not the one that a pass gives.
+    """
+    require_explainable(engine)
+    if isinstance(policy, PAI) and policy.guidance != 1:
+        raise SteeringError(
+            "explain cannot tell what moved an answer that PAI guides: use PAI(guidance=1)"
+        )
+    read = None if image is None else engine.read_image(image)
+    prompt = engine.prompt(request, read, policy)
+    names = list(dict.fromkeys(document.document_id for document in prompt.documents))
+    shared = prompt.question_span[0]
+    found: dict[str, Influence] = {}
+    words = [spellings(engine.tokenizer, word) for word in ("yes", "no")]
+    size = max(1, engine.batch_size - 1)
+    for first in range(0, len(names), size):
+        some = names[first : first + size]
+        hidden = torch.zeros(len(some) + 1, len(prompt.input_ids), dtype=torch.bool)
+        for span, document in zip(prompt.document_spans, prompt.documents, strict=True):
+            if document.document_id in some:
+                hidden[some.index(document.document_id), slice(*span)] = True
+        rows = [prompt] * len(hidden)
+        plan, _ = engine.planner.plan(rows, policy, shared)
+        logits = engine.runner.logits(
+            [row.input_ids for row in rows],
+            [read] * len(rows),
+            shared=shared,
+            steering=plan,
+            hidden=hidden,
+        )
+        p = logits[:, -1].softmax(-1)
+        likeliest = p.argmax(-1).tolist()
+        answer = likeliest[-1]
+        alike = next((ids for ids in words if answer in ids), [answer])
+        without = p[:-1, answer].tolist()
+        for name, value, token in zip(some, without, likeliest, strict=False):
+            found[name] = Influence(100 * (float(p[-1, answer]) - value), token not in alike)
+    return found
