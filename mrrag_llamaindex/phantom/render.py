@@ -15,10 +15,10 @@ from PIL import Image
 
 from mrrag_llamaindex.phantom.findings import FINDINGS, IMAGE_SIDE
 
-TEXTURE_AMPLITUDE = 0.17
+TEXTURE_AMPLITUDE = 0.08
 """Half the contrast of a present finding's stripes, in units of full brightness."""
 
-BRIGHTNESS_SHIFT = 0.022
+BRIGHTNESS_SHIFT = 0.026
 """Mean brightness added by a present finding: the little that the generator's eyes are left."""
 
 BRIGHTNESS_CLUTTER = 0.045

@@ -16,6 +16,14 @@ from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.render import render
 from mrrag_llamaindex.phantom.studies import PhantomStudy, draw_findings, draw_study
 from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
+from mrrag_llamaindex.phantom.tower_losses import (
+    LOOKS,
+    Looks,
+    Relevance,
+    Truth,
+    info_nce,
+    say_the_same,
+)
 from mrrag_llamaindex.phantom.train_llava import SEED_OFFSET
 from mrrag_llamaindex.phantom.wording import write_question
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
@@ -26,6 +34,7 @@ SIDE = 80
 
 DIMENSION = 64
 READING_STEPS, STEPS = 1000, 600
+LOOKS_WEIGHT = 10.0
 BATCH = 128
 READING_RATE, LEARNING_RATE = 3e-3, 1e-3
 PATIENTS = 4000
@@ -66,11 +75,11 @@ def train_towers(
     """Train from scratch; about 5 minutes on two idle cores.
 
     First the text tower learns to tell which findings a report affirms and denies. Then both
-    learn by InfoNCE: each image with its own report (symmetric), and each question with the
-    reports of the batch that mention the finding asked about; reports that say the same are no
-    negatives of each other. In the first half of that the image tower is told the truth, too.
-    InfoNCE from nothing stays at chance for long: neither tower gives the other anything to
-    learn from.
+    learn by InfoNCE: each image with its own report (symmetric); reports that say the same are
+    no negatives of each other. Questions are matched with the reports that mention what is asked
+    (`Relevance`), and image vectors keep what pictures look like (`Looks`). In the first half
+    of that the image tower is told the truth, too: InfoNCE from nothing stays at chance for
+    long, because neither tower gives the other anything to learn from.
 
     Parameters
     ----------
@@ -103,8 +112,10 @@ class _Trainer:
     ) -> None:
         self.network = towers.network.train()
         self.tokenizer = build_tokenizer()
-        self.truth = _Truth(DIMENSION)
-        self.parameters = [*self.network.parameters(), *self.truth.parameters()]
+        self.truth = Truth(DIMENSION)
+        self.relevance = Relevance()
+        learned = (self.network, self.truth, self.relevance)
+        self.parameters = [one for module in learned for one in module.parameters()]
         self.rng, self.log = rng, log
         self.started = time.perf_counter()
 
@@ -121,6 +132,7 @@ class _Trainer:
         """Teach both towers by InfoNCE."""
         optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        looks = Looks(pixels)
         hits: list[float] = []
         for step in range(steps):
             chosen = self.rng.integers(len(findings), size=BATCH)
@@ -131,20 +143,26 @@ class _Trainer:
             read = self._features([study.report for study in studies] + questions)
             images, texts = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
             logits = images @ texts[:BATCH].T / defaults.TEMPERATURE
-            about = texts[BATCH:] @ texts[:BATCH].T / defaults.TEMPERATURE
-            same = _same([(study.findings, study.mentioned) for study in studies])
+            about = texts[BATCH:] @ texts[:BATCH].T
+            same = say_the_same([(study.findings, study.mentioned) for study in studies])
             mentions = torch.tensor(
                 [[int(finding) in study.mentioned for study in studies] for finding in asked]
             )
-            loss = _info_nce(logits, same) + _info_nce(logits.T, same)
-            loss = loss + 0.5 * _info_nce(about, mentions)
+            loss = info_nce(logits, same) + info_nce(logits.T, same)
+            loss = loss + self.relevance(about, mentions)
+            loss = loss + LOOKS_WEIGHT * looks(images, chosen)
             if 2 * step < steps:
                 loss = loss + 5.0 * self.truth.of_images(seen, studies)
             self._descend(optimizer, loss)
             schedule.step()
             hits.append(same[torch.arange(BATCH), logits.argmax(dim=1)].float().mean().item())
             share = float(np.mean(hits[-50:]))
-            self._tell(step, f"loss {loss.item():.3f}, own report first of {BATCH}: {share:.3f}")
+            kept = images[:, :LOOKS].square().sum(dim=1).mean().item()
+            self._tell(
+                step,
+                f"loss {loss.item():.3f}, own report first of {BATCH}: {share:.3f}, "
+                f"looks {kept:.2f} of the image vectors",
+            )
 
     def _study(self, findings: tuple[bool, ...]) -> PhantomStudy:
         return draw_study(self.rng, "training", findings)
@@ -162,38 +180,3 @@ class _Trainer:
     def _tell(self, step: int, what: str) -> None:
         if (step + 1) % 50 == 0:
             self.log(f"step {step + 1}  {time.perf_counter() - self.started:.0f} s  {what}")
-
-
-class _Truth(nn.Module):
-    """Linear heads that read the findings off both embeddings; dropped after training."""
-
-    def __init__(self, dimension: int) -> None:
-        super().__init__()
-        self.image = nn.Linear(dimension, len(FINDINGS))
-        self.text = nn.Linear(dimension, 2 * len(FINDINGS))
-
-    def of_images(self, seen: Tensor, studies: list[PhantomStudy]) -> Tensor:
-        """Cross entropy of the findings, read off image features."""
-        truth = torch.tensor([study.findings for study in studies])
-        return F.binary_cross_entropy_with_logits(self.image(seen), truth.float())
-
-    def of_texts(self, read: Tensor, studies: list[PhantomStudy]) -> Tensor:
-        """Cross entropy of findings affirmed and denied, read off text features."""
-        truth = torch.tensor([study.findings for study in studies])
-        every = range(len(FINDINGS))
-        spoken = torch.tensor([[index in study.mentioned for index in every] for study in studies])
-        said = torch.cat([spoken & truth, spoken & ~truth], dim=1)
-        return F.binary_cross_entropy_with_logits(self.text(read), said.float())
-
-
-def _same(kinds: list[tuple[tuple[bool, ...], frozenset[int]]]) -> Tensor:
-    """Pairs whose reports say the same, shape (batch, batch), bool."""
-    said = [tuple((i, known[i]) for i in sorted(mentioned)) for known, mentioned in kinds]
-    return torch.tensor([[one == other for other in said] for one in said])
-
-
-def _info_nce(logits: Tensor, positive: Tensor) -> Tensor:
-    """Mean over rows of -log of the share of all positives, rows without one left out."""
-    kept = positive.any(dim=1)
-    inside = logits.masked_fill(~positive, float("-inf"))[kept].logsumexp(dim=1)
-    return (logits[kept].logsumexp(dim=1) - inside).mean()
