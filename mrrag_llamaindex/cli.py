@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__, console
-from mrrag_llamaindex.commands import evidence, generators, mine, train_fusion, train_towers
+from mrrag_llamaindex.commands import (
+    calibrate,
+    eval,
+    evidence,
+    find_layers,
+    generators,
+    mine,
+    noise,
+    train_fusion,
+    train_towers,
+)
 from mrrag_llamaindex.commands.options import NOTICE
 
 app = typer.Typer(
@@ -56,6 +66,15 @@ app.command(
 app.command(epilog="Example: mrrag train-fusion d_train.jsonl --out fusion.json")(
     train_fusion.train_fusion
 )
+app.command(
+    epilog="Example: mrrag calibrate d_train.jsonl --weights fusion_weights.json "
+    "--out store/calibration.json"
+)(calibrate.calibrate)
+app.command(epilog="Example: mrrag find-layers --model phantom --data phantom --out layers")(
+    find_layers.find_layers
+)
+app.command(name="eval", epilog="Example: mrrag eval --data phantom --out run")(eval.evaluate)
+app.command(epilog="Example: mrrag noise --data phantom --policies off,ifa,hard-mask")(noise.noise)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Data sets, answer parsing, metrics, the harness, the noise study, baselines."""

@@ -1,0 +1,147 @@
+"""The table in its formats, and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.evaluation.plots import Point, line_plot, table_plot
+from mrrag_llamaindex.evaluation.prediction import Prediction
+from mrrag_llamaindex.evaluation.table import build_table
+from mrrag_llamaindex.evaluation.table_formats import (
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_rich,
+    write_table,
+)
+
+ODD = "a_b & [x]|50%"
+
+
+def run(method: str, right: int) -> list[Prediction]:
+    """Eight of twelve are no; the first `right` answers are right, the others say nothing."""
+    golds = ["no", "no", "yes"] * 4
+    return [
+        Prediction(method, f"q{n}", f"p{n // 2}", gold, gold if n < right else "hm")
+        for n, gold in enumerate(golds)
+    ]
+
+
+@pytest.fixture
+def table():
+    runs = {name: run(name, right) for name, right in (("naive-rag", 6), (ODD, 9))}
+    return build_table("phantom", runs, baseline="naive-rag")
+
+
+def test_json_has_the_promised_keys_and_survives_a_round_trip(table):
+    data = json.loads(json.dumps(table.as_dict(), allow_nan=False))
+    assert data["data"] == "phantom"
+    assert data["n"] == 12
+    assert data["majority"]["label"] == "no"
+    assert data["majority"]["accuracy"] == pytest.approx(8 / 12)
+    first, second = data["rows"]
+    promised = ("method", "accuracy", "accuracy_ci", "macro_f1", "precision", "recall")
+    assert {*promised, "invalid_rate", "positive_f1"} <= set(first)
+    assert first["accuracy"] == pytest.approx(0.5)
+    assert first["invalid_rate"] == pytest.approx(0.5)
+    assert len(first["accuracy_ci"]) == 2
+    assert "versus" not in first
+    assert second["versus"]["baseline"] == "naive-rag"
+    assert second["versus"]["difference"] == pytest.approx(0.25)
+
+
+def test_majority_stands_in_every_format(table):
+    screen = Console(width=200, file=io.StringIO())
+    screen.print(to_rich(table))
+    texts = (to_markdown(table), to_csv(table), to_latex(table), screen.file.getvalue())
+    for text in texts:
+        assert "always no" in text
+        assert "66.7" in text or "0.6666" in text
+
+
+def test_markdown_cells_line_up_whatever_a_method_is_named(table):
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    assert len(lines) == 5
+    assert r"a\_b & \[x\]\|50%" in lines[-1]
+
+
+def test_latex_is_escaped(table):
+    text = to_latex(table)
+    assert r"a\_b \& [x]\textbar{}50\%" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+    assert text.count(r"\begin{tabular}{lrrrrrrrr}") == 1
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_csv_holds_every_number_unrounded(table):
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["method"] for row in rows] == ["always no", "naive-rag", ODD]
+    assert float(rows[0]["accuracy"]) == 8 / 12
+    assert float(rows[2]["accuracy"]) == 0.75
+    assert float(rows[2]["accuracy_low"]) == table.rows[1].accuracy_ci[0]
+    assert (rows[2]["gained"], rows[2]["lost"]) == ("3", "0")
+
+
+def test_narrow_console_keeps_names_whole_and_says_what_it_leaves_out(table):
+    screen = Console(width=100, file=io.StringIO())
+    screen.print(to_rich(table, 100))
+    text = screen.file.getvalue()
+    assert ODD in text
+    assert "precision, recall, yes F1" in " ".join(text.split())
+
+
+def test_single_patient_gives_no_intervals_and_says_so():
+    alone = [Prediction("m", f"q{n}", "p", "yes", "Yes") for n in range(3)]
+    table = build_table("x", {"m": alone})
+    assert table.as_dict()["rows"][0]["accuracy_ci"] is None
+    assert "No intervals" in to_markdown(table)
+
+
+def test_methods_must_have_answered_the_same(tmp_path):
+    with pytest.raises(InputError, match="same questions"):
+        build_table("x", {"a": run("a", 5), "b": run("b", 5)[1:]})
+    with pytest.raises(InputError, match="are of 'a'"):
+        build_table("x", {"b": run("a", 5)})
+    with pytest.raises(InputError, match="baseline"):
+        build_table("x", {"a": run("a", 5)}, baseline="b")
+    with pytest.raises(InputError, match="no method"):
+        build_table("x", {})
+
+
+def test_files_are_written(table, tmp_path):
+    made = write_table(table, tmp_path / "out")
+    assert [path.name for path in made] == ["table.md", "table.csv", "table.tex"]
+    assert made[0].read_text(encoding="utf-8") == to_markdown(table)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_same_numbers_give_the_same_picture(table, tmp_path, suffix):
+    series = {"ifa $x": [Point(0.5, 0.8, 0.7, 0.9), Point(0, 0.9, 0.8, 1.0)], "b": [Point(0, 0.5)]}
+    pictures = []
+    for name in ("one", "two"):
+        bars = table_plot(table, tmp_path / f"{name}-bars{suffix}")
+        lines = line_plot(series, "noise", "accuracy", tmp_path / f"{name}{suffix}")
+        pictures.append((bars.read_bytes(), lines.read_bytes()))
+    assert pictures[0] == pictures[1]
+    other = line_plot({"b": [Point(0, 0.6)]}, "n", "a", tmp_path / f"c{suffix}")
+    assert other.read_bytes() != pictures[0][1]
+
+
+def test_pictures_without_matplotlib_or_points_are_errors(table, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no points"):
+        line_plot({"a": []}, "x", "y", tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"\.png"):
+        table_plot(table, tmp_path / "a.bmp")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MRRAGError, match=r"mrrag-llamaindex\[plot\]"):
+        table_plot(table, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
