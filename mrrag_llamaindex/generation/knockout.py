@@ -166,9 +166,16 @@ class Knockout:
         logits = self.engine.runner.logits(pair, [asked.image] * 2, shared=shared)
         plain = logits[:, -1].softmax(-1)[:, asked.token].tolist()
         nothing = self._probabilities(asked, [None, None], range(self.depth))
-        # Beside a row that is blocked, a row that is not must stay what it was, too.
         full, free = self._probabilities(asked, [everything(asked.spans), None], range(self.depth))
-        off = max((abs(p - plain[0]) for p in (*nothing, free)), default=0.0)
+        # Beside a row that is blocked, a row that is not must stay what it was, too; up to
+        # rounding, which may depend on the other rows of a batch.
+        if abs(free - plain[0]) > _SAME * plain[0]:
+            raise SteeringError(
+                f"control failed: beside a blocked row, one in which nothing is blocked answers "
+                f"with {free:.6f} instead of {plain[0]:.6f}"
+            )
+        # Row by row: two equal rows of one batch may differ in their last digits.
+        off = max(abs(p - q) for p, q in zip(nothing, plain, strict=True))
         return 100 * off / plain[0], 100 * (full - free) / free
 
     def naive(self, asked: Asked, edge: Edge, centre: int) -> float:

@@ -60,11 +60,15 @@ def check_generator(seed: int, count: int) -> list[Figure]:
         load_model(defaults.PHANTOM, device="cpu"), max_documents=8, max_new_tokens=4
     )
 
-    def figure(name: str, documents: int, irrelevant: int, ifa: IFA | None = None) -> Figure:
-        trials = draw_trials(seed, count, documents=documents, irrelevant=irrelevant)
+    def figure(
+        name: str, documents: int, irrelevant: int, ifa: IFA | None = None, times: int = 1
+    ) -> Figure:
+        trials = draw_trials(seed, times * count, documents=documents, irrelevant=irrelevant)
         return Figure.of(name, answered_right(engine, trials, ifa))
 
-    figures = [figure("no document, image only", 0, 0), figure("1 matching document", 1, 0)]
+    # So little is to be seen that it takes more questions to tell it from nothing.
+    figures = [figure("no document, image only", 0, 0, times=4)]
+    figures.append(figure("1 matching document", 1, 0))
     for documents in (4, 6):
         for irrelevant in range(0, documents, documents // 2 if documents == 6 else 1):
             noise = f"{documents} documents, {irrelevant} irrelevant"
