@@ -80,7 +80,7 @@ PHANTOM = "phantom"
 """Name of the small synthetic towers and model shipped in the wheel."""
 
 PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
-"""Folder of the shipped weights: ``llava`` and ``towers``."""
+"""Folder of the shipped weights: ``llava``, ``towers`` and the towers' ``fusion_weights.json``."""
 
 RELEVANCE_THRESHOLD = 0.5
 """Lambda from which on `HardMask` keeps a document and `PASTA` highlights it: the middle of the

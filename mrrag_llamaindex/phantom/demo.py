@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from mrrag_llamaindex.integration.ingest import ingest_pairs
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.picture import draw_answer
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
+from mrrag_llamaindex.retrieval.beside_store import FUSION_FILE
 from mrrag_llamaindex.retrieval.pair_table import read_pairs
 from mrrag_llamaindex.retrieval.store import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
@@ -101,6 +103,8 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
         dimension=towers.dimension,
     )
     ingest_pairs(read_pairs(table), store, towers, strict=True)
+    # Learned on other synthetic patients (mrrag train-fusion --data phantom --seed 5000).
+    shutil.copyfile(defaults.PHANTOM_FOLDER / FUSION_FILE, folder / "store" / FUSION_FILE)
     index = MRRAGIndex(store, towers)
     built = time.perf_counter()
     say("asking")

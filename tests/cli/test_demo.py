@@ -41,7 +41,7 @@ def test_picture_is_an_image_with_something_on_it(demo):
 def test_store_persists_and_can_be_asked(mrrag, demo):
     out, shown = demo
     result = mrrag(
-        *("ask", "--store", shown["store"], "--image", out / "seed-8" / "query.png"),
+        *("ask", "--store", shown["store"], "--image", out / "seed-1" / "query.png"),
         *("--model", "phantom", "--json", shown["question"]),
     )
     again = json.loads(result.out)

@@ -44,7 +44,7 @@ def arguments(encoders, table) -> list[object]:
 
 HEADS = ("--epochs", 30)
 FULL = ("--regime", "full", "--image-size", 80, "--dimension", 32, "--learning-rate", 2e-3)
-QUICK = (*FULL, "--batch-size", 48, "--chunk-size", 24, "--epochs", 4)
+QUICK = (*FULL, "--batch-size", 48, "--chunk-size", 24, "--epochs", 12)
 
 
 def recall(results: dict[str, Any], name: str = "recall@5") -> dict[str, float]:
