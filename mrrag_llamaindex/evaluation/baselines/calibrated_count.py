@@ -101,7 +101,7 @@ def p_value(risk: float, questions: int, alpha: float) -> float:
     Examples
     --------
     >>> round(p_value(0.1, 100, 0.25), 6), p_value(0.3, 100, 0.25)
-    (0.000377, 1.0)
+    (0.000373, 1.0)
     """
     from scipy.stats import binom
 
