@@ -142,6 +142,10 @@ def ask(
         list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
     ] = None,
     ifa: Annotated[bool, typer.Option(help="Steer attention by the scores.")] = True,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show how much each document moved the answer."),
+    ] = False,
     quantization: Quantization = None,
     vision_tower: VisionTower = "checkpoint",
     allow_pickle: AllowPickle = False,
@@ -174,6 +178,7 @@ def ask(
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,
         ifa=IFA() if ifa else None,
+        explain=explain,
     )
     loaded = time.perf_counter()
     try:

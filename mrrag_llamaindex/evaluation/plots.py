@@ -25,6 +25,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 _MARKERS = "osD^vP*X"
 
+_MOST_TICKS = 16
+"""More points along x than these get matplotlib's own ticks."""
+
 _UNDATED: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -97,7 +100,17 @@ def line_plot(
         colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)]
         x, y = [point.x for point in order], [point.y for point in order]
-        axes.plot(x, y, color=colour, marker=marker, markersize=5, label=_plain(name))
+        # Earlier lines are wider, so that one still shows under another that covers it.
+        beneath = len(series) - 1 - number
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            marker=marker,
+            linewidth=1.2 + 0.6 * beneath,
+            markersize=4 + 1.2 * beneath,
+            label=_plain(name),
+        )
         banded = [point for point in order if point.low is not None]
         axes.fill_between(
             [point.x for point in banded],
@@ -107,6 +120,9 @@ def line_plot(
             alpha=0.15,
             linewidth=0,
         )
+    measured = sorted({point.x for points in series.values() for point in points})
+    if len(measured) <= _MOST_TICKS:
+        axes.set_xticks(measured)
     axes.set_xlabel(_plain(xlabel))
     axes.set_ylabel(_plain(ylabel))
     axes.set_title(_plain(title))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -44,10 +44,12 @@ class Asked:
     def sources(self) -> list[dict[str, Any]]:
         """Return what is known of every source, best first.
 
-        Pair id, score, similarity terms, lambda, whether the model read it, and the probability
-        that it supports a right answer (None without a calibration).
+        Pair id, score, similarity terms, lambda, whether the model read it, the probability that
+        it supports a right answer (None without a calibration), and, of an LLM that explains, its
+        ``influence`` (None if the prompt did not hold it).
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
+        moved = self.answer.influence
         for item in self.source_nodes:
             facts = item.node.metadata[METADATA_KEY]
             rows.append(
@@ -58,6 +60,9 @@ class Asked:
                     "read": item.node.node_id in self.answer.document_ids,
                 }
             )
+            if moved is not None:
+                own = moved.get(item.node.node_id)
+                rows[-1]["influence"] = None if own is None else asdict(own)
         return rows
 
     @property

@@ -12,8 +12,9 @@ q_t is a question, never the query's own report, which would give the answer awa
 can only say how typical its favourite report is; "patient" adds age and sex, which are known
 before reading. Neither holds finding, view or modality.
 
-"learned" weights come from InfoNCE (tau .07, positives: pairs with the query's finding) on the
-held-out scores of all other patients, the left-out patient's pairs removed; each of those scores
+"learned" weights come from `train_fusion` (positives: all pairs with the query's finding; a
+quarter of the patients decides when to stop) on the held-out scores of all other patients, the
+left-out patient's pairs removed; each of those scores
 was made by heads that did see the left-out patient's pairs, a leak into three numbers that is
 taken to be negligible. "no heads" compares the image encoder's own features (centred), to show
 what the heads add to image_image.
@@ -42,6 +43,11 @@ import torch
 from covid_data import CovidData, fixed_question, patient_question
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.retrieval.fusion_training import (
+    FusionExample,
+    split_by_patient,
+    train_fusion,
+)
 from mrrag_llamaindex.retrieval.pair import Pair
 from mrrag_llamaindex.retrieval.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.retrieval.store import Exclusion, PairStore
@@ -72,22 +78,6 @@ def top_of_store(
 ) -> list[int]:
     hits = store.query(image, text, weights, K, Exclusion(patient_ids=frozenset({patient})))
     return [int(hit.pair_id) for hit in hits]
-
-
-def learn(terms: torch.Tensor, positive: torch.Tensor, allowed: torch.Tensor) -> FusionWeights:
-    """Three weights by InfoNCE; all of shape (queries, pairs[, 3])."""
-    weights = torch.ones(3, requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=1e-2)
-    some = (positive & allowed).any(dim=1)
-    terms, positive, allowed = terms[some], positive[some], allowed[some]
-    for _ in range(150):
-        optimizer.zero_grad()
-        score = (terms @ weights / 0.07).masked_fill(~allowed, -torch.inf)
-        right = score.masked_fill(~positive, -torch.inf)
-        loss = (score.logsumexp(dim=1) - right.logsumexp(dim=1)).mean()
-        loss.backward()
-        optimizer.step()
-    return FusionWeights(*weights.detach().tolist())
 
 
 class Study:
@@ -163,14 +153,24 @@ class Study:
     def _learned(
         self, terms: NDArray[np.float32], tops: list[list[int]]
     ) -> list[NDArray[np.float64]]:
-        finding = self.labels["finding"]
-        positive = torch.from_numpy(finding[:, None] == finding[None, :])
-        other = torch.from_numpy(self.patients[:, None] != self.patients[None, :])
+        """Learn the weights as the product does, each patient left out once."""
+        same = self.labels["finding"][:, None] == self.labels["finding"][None, :]
+        other = self.patients[:, None] != self.patients[None, :]
         learned = []
         for patient in sorted(set(self.patients)):
-            kept = torch.from_numpy(self.patients != patient)
-            part = (torch.from_numpy(terms)[kept], positive[kept], (other & kept[None, :])[kept])
-            weights = learn(*part)
+            kept = self.patients != patient
+            examples = []
+            for row in np.flatnonzero(kept):
+                right, wrong = (other[row] & kept & part for part in (same[row], ~same[row]))
+                if right.any() and wrong.any():
+                    told = terms[row].astype(np.float64)
+                    owner = str(self.patients[row])
+                    examples.append(FusionExample(owner, told[right], told[wrong]))
+            owners = [example.patient_id for example in examples]
+            fit, check = split_by_patient(owners, 0.25, self.seed)
+            weights = train_fusion(
+                [examples[place] for place in fit], [examples[place] for place in check]
+            ).weights
             learned.append(weights.as_array())
             for row in np.flatnonzero(self.patients == patient):
                 tops[row] = self._scan(terms[row], weights, row)

@@ -60,6 +60,21 @@ def test_no_ifa_steers_nothing(mrrag, corpus):
     assert not answer["steering"]["applied"]
 
 
+def test_explain_tells_what_each_document_did_and_leaves_the_answer_alone(mrrag, corpus):
+    plain = json.loads(ask(mrrag, corpus, "--json").out)
+    told = json.loads(ask(mrrag, corpus, "--json", "--explain").out)
+    moved = [source.pop("influence") for source in told["sources"]]
+    assert all("influence" not in source for source in plain["sources"])
+    for answer in (plain, told):
+        del answer["seconds"]
+    assert told == plain
+    assert {key for one in moved for key in one} == {"points", "flips"}
+    assert max(abs(one["points"]) for one in moved) > 0
+    table = ask(mrrag, corpus, "--explain")
+    assert "moved" in table.out
+    assert f"{moved[0]['points']:+.1f}" in table.out
+
+
 def test_words_that_the_phantom_does_not_know_are_noted(mrrag, corpus):
     result = ask(mrrag, corpus, question="Is there a hippopotamus?")
     assert result.code == 0
