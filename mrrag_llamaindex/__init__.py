@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.store import Exclusion as Exclusion
     from mrrag_llamaindex.retrieval.store import PairStore as PairStore
     from mrrag_llamaindex.steering.ifa import IFA as IFA
-    from mrrag_llamaindex.steering.policies import PAI as PAI
+    from mrrag_llamaindex.steering.pai import PAI as PAI
     from mrrag_llamaindex.steering.policies import PASTA as PASTA
     from mrrag_llamaindex.steering.policies import HardMask as HardMask
     from mrrag_llamaindex.steering.policies import Uniform as Uniform
@@ -52,7 +52,7 @@ _EXPORTS = {
     "MRRAGRetriever": "mrrag_llamaindex.integration.retriever",
     "MRRAGSynthesizer": "mrrag_llamaindex.integration.synthesizer",
     "NoRelevantCase": "mrrag_llamaindex.integration.no_relevant_case",
-    "PAI": "mrrag_llamaindex.steering.policies",
+    "PAI": "mrrag_llamaindex.steering.pai",
     "PASTA": "mrrag_llamaindex.steering.policies",
     "Pair": "mrrag_llamaindex.retrieval.pair",
     "PairStore": "mrrag_llamaindex.retrieval.store",

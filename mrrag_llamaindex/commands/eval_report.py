@@ -13,9 +13,11 @@ from mrrag_llamaindex.errors import MRRAGError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data_set import Problem
-    from mrrag_llamaindex.evaluation.harness import Evaluation
+    from mrrag_llamaindex.evaluation.harness_records import Evaluation
     from mrrag_llamaindex.evaluation.prediction import Prediction
     from mrrag_llamaindex.evaluation.table import ResultTable
+
+_NOT_WHOLE = "left out of the data, or not whole"
 
 
 def report(
@@ -39,7 +41,7 @@ def report(
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     said = [
         *lines(found, compared),
-        *(f"left out of the data: {count} x {kind}" for kind, count in counts.items()),
+        *(f"{_NOT_WHOLE}: {count} x {kind}" for kind, count in counts.items()),
     ]
     value = as_dict(table, found, compared, counts)
     value["problem_list"] = [str(problem) for problem in problems]
@@ -88,7 +90,9 @@ def _print(
     tried = [f"  {line}" for line in grid_lines(found)]
     if tried:
         tried.insert(0, "settings tried on validation questions: accuracy (confidence) setting")
-    left_out = [f"  left out: {problem}" for problem in problems]
+    listed = [f"  {problem}" for problem in problems]
+    if listed:
+        listed.insert(0, f"{_NOT_WHOLE}, row by row")
     where = [] if out is None else [f"answers, tables and plot: {out}"]
-    for line in (*said, *tried, *left_out, *where):
+    for line in (*said, *tried, *listed, *where):
         screen.print(line, markup=False, soft_wrap=True)

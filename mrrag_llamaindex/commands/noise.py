@@ -8,41 +8,153 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrrag_llamaindex import console, defaults
-from mrrag_llamaindex.commands.options import NOTICE, AsJson, Device
+from mrrag_llamaindex.commands.options import (
+    NOTICE,
+    AllowPickle,
+    AsJson,
+    Device,
+    Quantization,
+    VisionTower,
+)
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.noise_report import NoiseReport
-    from mrrag_llamaindex.phantom.noise_trials import NoiseTrials
+    from mrrag_llamaindex.commands.noise_data import DataOptions
+
+Data = Literal["phantom", "iu-xray", "mimic-cxr", "fairvlmed", "vqa-rad", "table"]
 
 _POLICIES = "off,ifa,hard-mask,uniform,pasta,pai"
 _LAST_SEED = 999
+_VALIDATION = 0.3
+_PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
 
 
 def noise(
     data: Annotated[
-        Literal["phantom"], typer.Option(help="Synthetic studies, whose relevance is known.")
+        Data, typer.Option(help="Synthetic studies, whose relevance is known, or your own copy.")
     ] = "phantom",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set, as it is laid out on disk.")
+    ] = None,
+    question_file: Annotated[
+        Path | None, typer.Option(help="Where the questions lie, if not at their usual place.")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option(help="The pairs that documents come from, likewise.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Finding labels, which say what is relevant: csv, pair_id and a column per "
+            "finding. Must be named for data."
+        ),
+    ] = None,
+    question_facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of the questions' own reports, where these are not among the pairs: csv, "
+            "question_id and the same findings."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help='"phantom", a folder, or a hub id. By default phantom, for data LLaVA-Med.'
+        ),
+    ] = None,
+    towers: Annotated[
+        str | None, typer.Option(help='"phantom", a folder, or a hub id; must be named for data.')
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|equal",
+            help="Data: fusion weights of MCR's scores (JSON), or equal ones. Without it only the "
+            "labels' relevance steers.",
+        ),
+    ] = None,
     documents: Annotated[
         int, typer.Option(min=2, help="Documents in each prompt; an even number.")
     ] = 4,
-    seed: Annotated[int, typer.Option(min=0, max=_LAST_SEED, help="Of the studies.")] = 0,
-    count: Annotated[int, typer.Option(min=2, help="Questions at each level of noise.")] = 300,
+    count: Annotated[
+        int, typer.Option(min=2, help="Questions at each level of noise (data: about so many).")
+    ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")
     ] = _POLICIES,
     scores: Annotated[
-        str, typer.Option(help="Whose relevance steers: the truth, MCR's own scores, or both.")
-    ] = "true,mcr",
-    model: Annotated[str, typer.Option(help='"phantom", or a folder.')] = defaults.PHANTOM,
-    towers: Annotated[str, typer.Option(help='"phantom", or a folder.')] = defaults.PHANTOM,
+        str | None,
+        typer.Option(
+            help="Whose relevance steers: the truth (data: the labels), MCR's own scores, or both. "
+            "By default both; for data without --weights the labels alone."
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Data: share of the patients to choose settings on, 0.3 by default; not "
+            "measured. 0: published settings, all measured.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=_LAST_SEED, help="Of studies, draws and intervals.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("mrrag-noise"),
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Prompts per forward pass; by default 8, of the phantom's studies 64."
+        ),
+    ] = None,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
-    names, kinds = _chosen(policies, scores, documents)
-    report = _measure(names, kinds, documents, seed, count, model, towers, device)
+    from mrrag_llamaindex.commands.noise_print import print_noise
+
+    synthetic = data == "phantom"
+    given = {
+        "--root": root,
+        "--question-file": question_file,
+        "--report-file": report_file,
+        "--images": images,
+        "--facts": facts,
+        "--question-facts": question_facts,
+        "--weights": weights,
+        "--validation": validation,
+    }
+    if synthetic:
+        _none_of(given)
+    where = None if synthetic else _where(data, given, towers)
+    names = _policies(policies)
+    if documents % 2:
+        raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
+    kinds = _scores(scores, synthetic, weights)
+    # Torch is imported from here on: what is wrong with the options is said at once.
+    from mrrag_llamaindex.commands.noise_data import data_noise
+    from mrrag_llamaindex.commands.noise_study import NoiseOptions, phantom_noise
+
+    options = NoiseOptions(
+        policies=names,
+        scores=kinds,
+        documents=documents,
+        seed=seed,
+        count=count,
+        model=model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
+        towers=towers or defaults.PHANTOM,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
+    )
+    report = phantom_noise(options) if where is None else data_noise(options, where)
     figures: list[Path] = []
     try:
         figures = report.draw(out)
@@ -53,153 +165,77 @@ def noise(
     if as_json:
         console.print_json(report.as_dict(figures))
     else:
-        _print(report)
+        print_noise(report)
         for path in figures[:1]:
             print(f"\nfigure       {path} (and {len(figures) - 1} more beside it)")
-        typer.echo(f"\nSynthetic studies. {NOTICE}")
+        typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
 
 
-def _chosen(policies: str, scores: str, documents: int) -> tuple[list[str], list[Any]]:
+def _none_of(given: dict[str, Any]) -> None:
+    named = [option for option, value in given.items() if value is not None]
+    if named:
+        raise InputError(
+            f"--data phantom draws its own studies and learns on others; leave {', '.join(named)} "
+            "out, or name your data with --data"
+        )
+
+
+def _policies(policies: str) -> tuple[str, ...]:
     known = _POLICIES.split(",")
     names = [name.strip() for name in policies.split(",") if name.strip()]
     for name in names:
         if name not in known:
             raise InputError(f"--policies: {name!r} is not one of {', '.join(known)}")
+    return tuple(dict.fromkeys(["off", *names]))
+
+
+def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[Any, ...]:
+    able = synthetic or weights is not None
+    if scores is None:
+        if not able:
+            console.say(
+                "note",
+                "only the labels' relevance steers; for MCR's scores, too, name weights that "
+                "mrrag train-fusion learned (--weights FILE), or --weights equal",
+            )
+        return ("true", "mcr") if able else ("true",)
     kinds = [name.strip() for name in scores.split(",") if name.strip()]
     for name in kinds:
         if name not in ("true", "mcr"):
             raise InputError(f"--scores: {name!r} is neither 'true' nor 'mcr'")
     if not kinds:
         raise InputError("--scores names neither 'true' nor 'mcr'")
-    if documents % 2:
-        raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
-    return list(dict.fromkeys(["off", *names])), list(dict.fromkeys(kinds))
-
-
-def _measure(
-    names: list[str],
-    kinds: list[Any],
-    documents: int,
-    seed: int,
-    count: int,
-    model: str,
-    towers: str,
-    device: str,
-) -> NoiseReport:
-    from mrrag_llamaindex.evaluation.noise import run_noise
-    from mrrag_llamaindex.evaluation.noise_report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise_tuning import tune
-    from mrrag_llamaindex.evaluation.prefix_sweep import PrefixSweep
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.generation.loading import load_model
-    from mrrag_llamaindex.phantom.noise_trials import (
-        FUSION,
-        VALIDATION,
-        draw_noise_trials,
-        learn_weights,
-    )
-    from mrrag_llamaindex.towers.loading import load_towers
-
-    loaded = load_model(model, device=device, backend="eager")
-    sweep = PrefixSweep(LlavaEngine(loaded, max_documents=documents, max_new_tokens=2))
-    encoders, weights, fusion = None, None, None
-    if "mcr" in kinds:
-        encoders = load_towers(towers, device=device)
-        console.say_progress(f"learning MCR's weights on other patients (seed {FUSION + seed})")
-        weights = learn_weights(FUSION + seed, encoders).weights
-        fusion = {
-            "seed": FUSION + seed,
-            "weights": weights.as_dict(),
-            "towers": encoders.source,
-            "labels": "the phantom's truth, as in mrrag train-fusion --data phantom",
-        }
-
-    def draw(first: int, number: int) -> NoiseTrials:
-        return draw_noise_trials(
-            first, number, documents=documents, towers=encoders, weights=weights
+    if "mcr" in kinds and not able:
+        raise InputError(
+            "--scores mcr needs the weights of MCR's scores: --weights FILE, learned by mrrag "
+            "train-fusion on other questions, or --weights equal"
         )
+    if weights is not None and "mcr" not in kinds:
+        raise InputError(f"--scores {scores} does not use --weights; add mcr, or leave them out")
+    return tuple(dict.fromkeys(kinds))
 
-    console.say_progress(f"choosing settings on other patients (seed {VALIDATION + seed})")
-    drawn = {
-        "validation": draw(VALIDATION + seed, max(1, count // 2)),
-        "measured": draw(seed, count),
-    }
-    for name, trials in drawn.items():
-        if trials.left_out:
-            console.say(
-                "note", f"{trials.left_out} {name} questions have too few documents: left out"
-            )
-    validation = drawn["validation"].questions
-    tuned = tune(sweep, validation, names, kinds)
-    console.say_progress("measuring")
-    with console.progress_bar("levels of noise") as advance:
-        result = run_noise(
-            sweep,
-            drawn["measured"].questions,
-            [item.contestant for item in tuned],
-            layers=loaded.critical_layers,
-            seed=seed,
-            advance=lambda done, total: advance(done),
+
+def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
+    from mrrag_llamaindex.commands.noise_data import DataOptions
+
+    if given["--root"] is None or towers is None:
+        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
+    if given["--facts"] is None:
+        raise InputError(
+            f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
+            "(1, 0, -1 or nothing, as CheXpert and CheXbert label reports): a document counts as "
+            "relevant if its labels agree with those of the question's own report, and nothing "
+            "else in the data says what is relevant"
         )
-    return NoiseReport(
-        result,
-        tuple(tuned),
-        {"seed": VALIDATION + seed, "n": len(validation)},
-        fusion,
+    share = given["--validation"]
+    return DataOptions(
+        data=data,
+        root=given["--root"],
+        facts=given["--facts"],
+        question_facts=given["--question-facts"],
+        question_file=given["--question-file"],
+        report_file=given["--report-file"],
+        images=given["--images"],
+        weights=given["--weights"],
+        validation=_VALIDATION if share is None else share,
     )
-
-
-def _print(report: NoiseReport) -> None:
-    result = report.result
-    print(
-        f"{len(result.owners)} synthetic questions (seed {result.seed}), {result.documents} "
-        "documents each in shuffled places; accuracy with 95% interval by patient, and the share "
-        f"of document attention on irrelevant documents (question rows, layers "
-        f"{list(result.layers)}, mean over heads)"
-    )
-    points = report.points()
-    for adversarial in report.kinds():
-        print(f"\n{'contradicting' if adversarial else 'irrelevant'} documents")
-        print(f"  {'policy':<10} {'scores':<7} {'noise':>5}  {'accuracy':<22} attention")
-        for point in points:
-            if point["adversarial"] == adversarial:
-                share = point["noise_attention"]
-                print(
-                    f"  {point['policy']:<10} {point['scores']:<7} {point['noise']:>5.2f}  "
-                    f"{point['accuracy']:.3f} {_interval(point['ci']):<16} "
-                    f"{'-' if share is None else format(share, '.3f')}"
-                )
-    print()
-    for lost in report.losses():
-        what = "contradicting" if lost["adversarial"] else "irrelevant"
-        print(
-            f"plain RAG loses {100 * lost['loss']:.1f} points "
-            f"{_interval(lost['ci'], 100, 1)} when half of the documents are {what}; won back:"
-        )
-        for row in report.recovered():
-            if row["adversarial"] == lost["adversarial"]:
-                share = row["recovered"]
-                won = "undefined" if share is None else f"{100 * share:.0f}%"
-                print(
-                    f"  {row['policy']:<10} {row['scores']:<7} {won:>6} "
-                    f"{_interval(row['ci'], 100, 0)}"
-                )
-    print(
-        f"\nsettings chosen on {report.validation['n']} validation questions (seed "
-        f"{report.validation['seed']}) at half noise:"
-    )
-    for row in report.settings():
-        print(
-            f"  {row['policy']:<10} {row['scores']:<7} {row['value']:g}, layers {row['layers']}: "
-            f"{row['accuracy']:.3f} (off {row['off']:.3f}; {row['tried']} settings tried)"
-        )
-    if report.fusion is not None:
-        weights = report.fusion["weights"].items()
-        given = ", ".join(f"{name} {value:.2f}" for name, value in weights)
-        print(f"MCR's weights, learned on other patients (seed {report.fusion['seed']}): {given}")
-
-
-def _interval(ends: tuple[float, float] | None, scale: float = 1, digits: int = 3) -> str:
-    if ends is None:
-        return "[no interval]"
-    return "[" + ", ".join(f"{scale * end:.{digits}f}" for end in ends) + "]"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.baselines.factual_agreement import learn_agreement
-from mrrag_llamaindex.evaluation.harness import Learned
 from mrrag_llamaindex.retrieval.fusion_recall import Candidates
 from mrrag_llamaindex.retrieval.fusion_training import split_by_patient, train_fusion
 from mrrag_llamaindex.retrieval.mining import mine
@@ -22,7 +22,7 @@ from mrrag_llamaindex.retrieval.training_records import read_training_set
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.baselines.factual_agreement import FactualAgreement
-    from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
@@ -32,6 +32,25 @@ LEAST_EXAMPLES = 20
 """Training examples below which the weights stay equal: three numbers, and a part held out."""
 
 _HELD_OUT = 0.25
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned before any method runs.
+
+    Attributes
+    ----------
+    weights : FusionWeights or QueryGatedWeights
+    agreement : FactualAgreement or None
+    no_agreement : str
+        Why there is none.
+    notes : tuple of str
+    """
+
+    weights: AnyWeights = field(default_factory=FusionWeights)
+    agreement: FactualAgreement | None = None
+    no_agreement: str = "no finding labels are known for the pairs"
+    notes: tuple[str, ...] = ()
 
 
 def learn(
@@ -106,6 +125,8 @@ def _fusion(
 
     if fit is None or not len(fit):
         return FusionWeights(), "fusion weights: equal, there are no questions to learn them from"
+    if not fit.pair_ids:
+        return FusionWeights(), "fusion weights: none, there are no pairs to score"
     settings = MiningSettings(pool="each_term", seed=seed)
     confidence = AnswerConfidence(engine, batch_size=engine.batch_size)
     with tempfile.TemporaryDirectory() as temporary:

@@ -33,7 +33,7 @@ from mrrag_llamaindex.steering.ifa import IFA
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.baselines.factual_agreement import FactualAgreement
-    from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
     from mrrag_llamaindex.generation.request import PromptDocument
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
 
@@ -64,7 +64,7 @@ class Method:
     ranking : Ranking or None
         Which documents are read; None: none.
     policy : steering policy or None
-        See `mrrag_llamaindex.steering.policies`; None: plain attention.
+        `IFA`, `PAI` or one of `mrrag_llamaindex.steering.policies`; None: plain attention.
     decoding : OPERA or None
         None: greedy.
     """
@@ -136,7 +136,8 @@ def build_method(
 
         return Method(name, decoding=OPERA())
     if name in ("pai", "pasta", "hard-mask"):
-        from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask
+        from mrrag_llamaindex.steering.pai import PAI
+        from mrrag_llamaindex.steering.policies import PASTA, HardMask
 
         if name == "pai":
             return Method(name, policy=PAI())

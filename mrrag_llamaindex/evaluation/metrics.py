@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.parsing import rule_named
 from mrrag_llamaindex.evaluation.prediction import Prediction
-from mrrag_llamaindex.evaluation.resampling import Interval, interval, resampled_sums
+from mrrag_llamaindex.evaluation.resampling import Interval, resampled_sums, share_interval
 
 CLASSES = ("yes", "no")
 """The labels, in the order of every array here; the positive class comes first."""
@@ -122,7 +122,7 @@ def score(predictions: Sequence[Prediction], rule: str = "leading", seed: int = 
         recall=recall,
         positive_f1=classes["yes"].f1,
         invalid_rate=said.count("other") / len(said),
-        intervals={name: interval(samples, owners) for name, samples in sampled.items()},
+        intervals={name: share_interval(samples, owners) for name, samples in sampled.items()},
         classes=classes,
     )
 

@@ -14,6 +14,8 @@ from mrrag_llamaindex.steering.ifa import relevance_lambda
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mrrag_llamaindex.generation.query_images import QueryImage
+
 Scores = Literal["true", "mcr"]
 """Whose relevance steers: 1 and 0 by the truth, or MCR's scores, min-max normalised per question
 as in the product."""
@@ -44,11 +46,12 @@ class NoiseQuestion:
     Parameters
     ----------
     question_id, patient_id, question : str
-    image : PIL.Image.Image
+    image : PIL.Image.Image, QueryImage or None
+        Prepared for the model, or yet to be; None for a model that reads text only.
     truth : {"yes", "no"}
     relevant, irrelevant, contradicting : tuple of Evidence
         K of each: of this patient's look-alikes; of others; of others, and every one of them says
-        the opposite of the truth about what is asked. The last may be empty.
+        the opposite of the truth about what is asked. The last is empty where nobody can tell.
     order : tuple of int
         Place in the prompt of document 0 to K - 1: a permutation.
     """
@@ -56,7 +59,7 @@ class NoiseQuestion:
     question_id: str
     patient_id: str
     question: str
-    image: Image
+    image: Image | QueryImage | None
     truth: Literal["yes", "no"]
     relevant: tuple[Evidence, ...]
     irrelevant: tuple[Evidence, ...]

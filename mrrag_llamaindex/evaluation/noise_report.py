@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.noise import OFF, NoiseResult
+from mrrag_llamaindex.evaluation.noise_result import OFF, NoiseResult
 from mrrag_llamaindex.evaluation.noise_tuning import Tuned
 from mrrag_llamaindex.evaluation.plots import Point, line_plot
 
@@ -23,13 +23,16 @@ class NoiseReport:
     validation : dict
         Seed and number of the validation questions.
     fusion : dict or None
-        How the weights of MCR's scores were learned; None if they were not used.
+        Where the weights of MCR's scores come from; None if they were not used.
+    about : dict
+        Further fields of the JSON: which data, what relevant means there, what was left out.
     """
 
     result: NoiseResult
     tuning: tuple[Tuned, ...]
     validation: dict[str, Any]
     fusion: dict[str, Any] | None
+    about: dict[str, Any] = field(default_factory=dict)
 
     def points(self) -> list[dict[str, Any]]:
         """Return one dict per policy, scores, kind of noise and level."""
@@ -120,6 +123,7 @@ class NoiseReport:
             "attention_layers": list(self.result.layers),
             "n": len(self.result.owners),
             "seed": self.result.seed,
+            **self.about,
         }
 
     def draw(self, folder: Path) -> list[Path]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrrag_llamaindex.evaluation.noise import OFF, Contestant, ask
+from mrrag_llamaindex.evaluation.noise import ask
 from mrrag_llamaindex.evaluation.noise_question import NoiseQuestion, Scores
+from mrrag_llamaindex.evaluation.noise_result import OFF, Contestant
 from mrrag_llamaindex.evaluation.prefix_sweep import PrefixSweep
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.steering.policy import PromptPolicy
@@ -39,12 +41,16 @@ VALUES: dict[str, tuple[float, float, float]] = {
 }
 """Three values each: the published or default one and one on either side of it."""
 
+LEAST_QUESTIONS = 30
+"""Validation questions below which `published` is the better choice: the best of 15 settings on
+fewer is chance."""
+
 _EACH_LAYER = 8
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A policy with the setting that won on validation questions.
+    """A policy with the setting that won on validation questions, or the published one.
 
     Attributes
     ----------
@@ -52,9 +58,9 @@ class Tuned:
     value : float or None
         Strength, threshold or alpha; None for plain attention.
     layers : tuple of int
-    accuracy : float
-        On the validation questions at half noise.
-    plain : float
+    accuracy : float or None
+        On the validation questions at half noise; None if nothing was tried.
+    plain : float or None
         That of plain attention on the same.
     tried : int
         Settings tried.
@@ -63,8 +69,8 @@ class Tuned:
     contestant: Contestant
     value: float | None
     layers: Layers
-    accuracy: float
-    plain: float
+    accuracy: float | None
+    plain: float | None
     tried: int
 
 
@@ -85,6 +91,24 @@ def layer_sets(depth: int, critical: Sequence[int]) -> list[Layers]:
         edges = [0, depth // 3, depth - depth // 3, depth]
         parts = [tuple(range(*pair)) for pair in pairwise(edges)]
     return list(dict.fromkeys([tuple(sorted(critical)), tuple(range(depth)), *parts]))
+
+
+def published(
+    policies: Sequence[str], scores: Sequence[Scores], critical: Sequence[int]
+) -> list[Tuned]:
+    """Return every policy as it is without tuning: the middle of `VALUES`, the critical layers.
+
+    For data with too few patients to choose on; nothing is known of how well it does.
+    """
+    layers = tuple(sorted(critical))
+    found = []
+    for kind in scores:
+        for name in policies:
+            value = None if name == OFF else VALUES[name][1]
+            formula = None if value is None else POLICIES[name](value, layers)
+            used = () if value is None else layers
+            found.append(Tuned(Contestant(name, kind, formula), value, used, None, None, 0))
+    return found
 
 
 def tune(

@@ -21,6 +21,7 @@ _LEADING = re.compile(
     r"(?![^\W_])"  # "yesterday", "not", "no2"
     r"(?!['’\-][^\W_])"  # "no-one", "yes'm"
     r"(?!\W*/\W*[^\W_])"  # "yes/no"
+    r"(?!\W*[|\\]\W*(?:[Yy][Ee][Ss]|[Nn][Oo])(?![^\W_]))"  # "yes | no"
     r"(?![\W_]+(?:[Oo][Rr]|[Aa][Nn][Dd])[\W_]+(?:[Yy][Ee][Ss]|[Nn][Oo])(?![^\W_]))"
 )
 _CARES_NO = frozenset({"No", "no", "not"})

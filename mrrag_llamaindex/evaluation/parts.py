@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mrrag_llamaindex.evaluation.data_set import EvaluationSet
+from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.parsing import Label
-from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
 from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
 
 MOST_TUNED = 200

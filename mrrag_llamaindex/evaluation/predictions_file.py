@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.answers_file import is_answers_file, read_predictions
 from mrrag_llamaindex.evaluation.data_set import UNKNOWN_ID, EvaluationSet, Problem, row_name
 from mrrag_llamaindex.evaluation.prediction import Prediction
 from mrrag_llamaindex.retrieval.pair_table import csv_rows, identifier, jsonl_rows
@@ -31,8 +32,9 @@ def read_predictions_file(
     Parameters
     ----------
     path
-        ``.csv`` (comma separated, with a header) or ``.jsonl``, in UTF-8. Further columns, gold
-        labels included, are not looked at: those of the data set count.
+        ``.csv`` (comma separated, with a header) or ``.jsonl``, in UTF-8; also a file below
+        ``predictions/`` of another run of ``mrrag eval``. Further columns, gold labels included,
+        are not looked at: those of the data set count.
     data
         Gold labels and patients come from here.
     method
@@ -96,6 +98,9 @@ def _rows(source: Path) -> Iterator[Any]:
     kind = source.suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise InputError(f"{source.name}: predictions are read from .csv or .jsonl files")
+    if kind == ".jsonl" and is_answers_file(source):
+        own = read_predictions(source)[1]
+        return iter([{"question_id": item.question_id, "text": item.text} for item in own])
     rows = csv_rows(source) if kind == ".csv" else jsonl_rows(source)
     if next(rows, None) is None:
         raise InputError(f"{source.name} is empty")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.evaluation.attention_share import ROWS, document_masses
+from mrrag_llamaindex.evaluation.attention_share import document_masses
 from mrrag_llamaindex.evaluation.parsing import Verdict, leading
+from mrrag_llamaindex.evaluation.sweep_readings import Readings, ReadingsBuffer
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.guards import person_readable
@@ -53,26 +54,6 @@ class Variant:
 
     policy: PromptPolicy | None
     relevance: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True, eq=False)
-class Readings:
-    """What one variant gave, in the order of the prompts.
-
-    Attributes
-    ----------
-    verdicts : tuple of str
-        "yes", "no" or "other": what the likeliest first answer token says.
-    p_yes, p_no : ndarray, shape (n,)
-        Probability of the first answer token being a spelling of yes (no).
-    masses : ndarray, shape (n, 2, layers, documents)
-        See `mrrag_llamaindex.evaluation.attention_share`.
-    """
-
-    verdicts: tuple[Verdict, ...]
-    p_yes: NDArray[np.float64]
-    p_no: NDArray[np.float64]
-    masses: NDArray[np.float64]
 
 
 class PrefixSweep:
@@ -118,7 +99,7 @@ class PrefixSweep:
     def ask(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image | None],
+        images: Sequence[Image | QueryImage | None],
         variants: Sequence[Variant],
     ) -> list[Readings]:
         """Ask every request under every variant.
@@ -127,7 +108,8 @@ class PrefixSweep:
         ----------
         requests : sequence of PromptRequest
             All with the same number of documents; their relevance is not read.
-        images : sequence of PIL.Image.Image or None
+        images : sequence of PIL.Image.Image, QueryImage or None
+            A large picture is better prepared by `LlavaEngine.read_image` and let go.
         variants : sequence of Variant
 
         Returns
@@ -154,16 +136,16 @@ class PrefixSweep:
         if any(prompt.dropped for prompt in prompts):
             raise InputError("documents are empty or do not fit into the prompt; offer fewer")
         (count,) = counts
-        found = [_Found(len(requests), self.depth, count) for _ in variants]
+        found = [ReadingsBuffer(len(requests), self.depth, count) for _ in variants]
         with person_readable(), torch.inference_mode():
             for rows in self._batches(prompts):
                 self._ask_batch(rows, [prompts[r] for r in rows], read, variants, found)
         return [item.readings() for item in found]
 
-    def _read(self, image: Image | None) -> QueryImage | None:
+    def _read(self, image: Image | QueryImage | None) -> QueryImage | None:
         """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
-        if image is None:
-            return None
+        if image is None or isinstance(image, QueryImage):
+            return image
         if id(image) not in self._images:
             self._images[id(image)] = image, self.engine.read_image(image)
         return self._images[id(image)][1]
@@ -184,7 +166,7 @@ class PrefixSweep:
         prompts: list[Prompt],
         read: Sequence[QueryImage | None],
         variants: Sequence[Variant],
-        found: list[_Found],
+        found: list[ReadingsBuffer],
     ) -> None:
         model, device = self.engine.model, self.engine.model.device
         inputs = pad_batch([p.input_ids for p in prompts], self.engine.tokenizer.pad_token_id or 0)
@@ -260,20 +242,3 @@ class PrefixSweep:
         if "pixel_values" in tensors:
             tensors["pixel_values"] = tensors["pixel_values"].to(model.dtype)
         return {name: tensor.to(model.device) for name, tensor in tensors.items()}
-
-
-class _Found:
-    """Readings of one variant while batches come in, in any order."""
-
-    def __init__(self, count: int, depth: int, documents: int) -> None:
-        self.verdicts: list[Verdict] = ["other"] * count
-        self.p_yes, self.p_no = np.zeros(count), np.zeros(count)
-        self.masses = np.zeros((count, len(ROWS), depth, documents))
-
-    def write(self, rows: list[int], first: tuple[Any, Any, Any]) -> None:
-        for row, verdict in zip(rows, first[0], strict=True):
-            self.verdicts[row] = verdict
-        self.p_yes[rows], self.p_no[rows] = first[1], first[2]
-
-    def readings(self) -> Readings:
-        return Readings(tuple(self.verdicts), self.p_yes, self.p_no, self.masses)

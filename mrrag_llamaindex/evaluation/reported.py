@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.harness import Evaluation
+from mrrag_llamaindex.evaluation.harness_records import Evaluation
 from mrrag_llamaindex.evaluation.mcnemar import Comparison, compare
 from mrrag_llamaindex.evaluation.prediction import Prediction
 from mrrag_llamaindex.evaluation.table import ResultTable
@@ -56,6 +56,7 @@ def as_dict(
             {**asdict(item), "ci": None if item.ci is None else list(item.ci)} for item in compared
         ],
         "tuning": [item.as_dict() for item in found.tuned],
+        "critical_layers": list(found.critical_layers),
         "notes": list(found.notes),
         "left_out": [vars(item) for item in found.left_out],
         "problems": dict(problems),

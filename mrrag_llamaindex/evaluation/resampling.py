@@ -58,3 +58,24 @@ def interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | 
         return None
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
+
+
+def share_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
+    """Return the 95% interval of a share, from R values of it in [0, 1]; see `interval`.
+
+    Where all questions are right, or none, every sample is the same and the percentiles have no
+    width, as if nothing could ever go wrong. Wilson's interval over the patients stands there.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in share_interval(np.ones(2000), [f"p{n}" for n in range(300)])]
+    [0.987, 1.0]
+    """
+    found = interval(samples, owners)
+    if found not in ((0.0, 0.0), (1.0, 1.0)):
+        return found
+    from scipy.stats import binomtest
+
+    patients = len(set(owners))
+    ends = binomtest(round(found[0] * patients), patients).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrrag_llamaindex.evaluation.metrics import CLASSES
 from mrrag_llamaindex.evaluation.resampling import Interval
 from mrrag_llamaindex.evaluation.table import METRICS, ResultTable
 
@@ -29,6 +30,8 @@ _LATEX = {
 }
 _MINUS = re.compile(r"(?<![^\[ ])-(?=\d)")
 _WIDE = 116
+_NARROW = 96
+_OF_CLASS = ("precision", "recall", "f1", "support")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~])")
 
 
@@ -76,18 +79,23 @@ def notes(table: ResultTable) -> list[str]:
 def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
     """Return the table for a console of so many columns.
 
-    A narrow one gets no precision, recall and yes F1; the caption says so.
+    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either; the
+    caption says so.
     """
     from rich.table import Table
     from rich.text import Text
 
     head, lines = cells(table)
     said = notes(table)
-    kept = list(range(len(head)))
-    if width < _WIDE:
-        kept = [place for place in kept if head[place] not in _LEFT_OUT]
-        said.append(f"A wider console also shows {', '.join(_LEFT_OUT)}.")
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left")
+    hidden: tuple[str, ...] = () if width >= _WIDE else _LEFT_OUT
+    tight = width < _NARROW
+    if tight and table.comparisons:
+        hidden = (*hidden, "McNemar p")
+    kept = [place for place, name in enumerate(head) if name not in hidden]
+    if hidden:
+        said.append(f"A wider console also shows {', '.join(hidden)}.")
+    gap = 1 if tight else 2
+    made = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", caption_justify="left")
     for place in kept:
         # Of text, not markup: a method may be named "[x]".
         first = place == 0
@@ -125,18 +133,24 @@ def to_latex(table: ResultTable) -> str:
 
 
 def to_csv(table: ResultTable) -> str:
-    """Return every number, unrounded shares from 0 to 1, with the ends of its interval."""
+    """Return every number, unrounded shares from 0 to 1, with the ends of its interval.
+
+    The last columns are precision, recall, F1 and support of each class by itself.
+    """
     names = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high")]
+    per_class = [f"{name}_{part}" for name in CLASSES for part in _OF_CLASS]
     extra = ["versus", "difference", "difference_low", "difference_high"]
     extra += ["gained", "lost", "p_exact", "p_mid"]
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["data", "rule", "n", "patients", "method", *names, *extra])
+    writer.writerow(["data", "rule", "n", "patients", "method", *names, *extra, *per_class])
     start = [table.data, table.rule, table.n, table.patients]
     always = table.majority
     known = {"accuracy": always.accuracy, "macro_f1": always.macro_f1}
     blank = [""] * len(extra)
-    writer.writerow([*start, f"always {always.label}", *(known.get(n, "") for n in names), *blank])
+    unsaid = [""] * len(per_class)
+    line = [f"always {always.label}", *(known.get(n, "") for n in names)]
+    writer.writerow([*start, *line, *blank, *unsaid])
     for row in table.rows:
         values: list[object] = []
         for name in METRICS:
@@ -147,6 +161,7 @@ def to_csv(table: ResultTable) -> str:
             values += [found.gained, found.lost, found.p_exact, found.p_mid]
         else:
             values += blank
+        values += [getattr(row.classes[name], part) for name in CLASSES for part in _OF_CLASS]
         writer.writerow([*start, row.method, *values])
     return target.getvalue()
 

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
+from mrrag_llamaindex.errors import InputError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.batching import Batch, make_batches
-from mrrag_llamaindex.generation.first_token import FirstTokenProbe, spellings
 from mrrag_llamaindex.generation.guards import person_readable
-from mrrag_llamaindex.generation.guidance import GuidedProbe, ImageGuidance
+from mrrag_llamaindex.generation.guidance import probe_for
 from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.opera import OPERA
-from mrrag_llamaindex.generation.opera_search import OperaRunner
+from mrrag_llamaindex.generation.opera_runner import OperaRunner
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
-from mrrag_llamaindex.generation.prompt import PromptBuilder
+from mrrag_llamaindex.generation.prompt_reader import PromptReader, leaves_out
 from mrrag_llamaindex.generation.query_images import QueryImage
 from mrrag_llamaindex.generation.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.steering.checks import sliding_window
-from mrrag_llamaindex.steering.policies import PAI, HardMask
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
-_LEAST_TEXT = 128  # tokens: a question and one short report
-_USUAL_SIDE = 1024  # pixels
 
-
-class LlavaEngine:
+class LlavaEngine(PromptReader):
     """A loaded generator and everything one call of it needs.
 
     Calls are independent: whatever differs between two calls (image, spans, lambda) is an
@@ -69,34 +62,12 @@ class LlavaEngine:
         batch_size: int = defaults.BATCH_SIZE,
         prefix_cache: int = defaults.PREFIX_CACHE,
     ) -> None:
-        self.loaded = loaded
-        self.model = loaded.model
-        self.tokenizer = loaded.tokenizer
-        self.max_new_tokens = max_new_tokens
+        super().__init__(loaded, max_documents, max_new_tokens)
         self.batch_size = batch_size
         self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
-        text = self.model.config.get_text_config(decoder=True)
-        self.window = int(text.max_position_embeddings)
-        # A sliding window counts padding, which stands behind a shared prefix.
-        self.shares_prefix = loaded.family.shares_prefix and sliding_window(text) is None
         self.planner = Planner(loaded)
-        # Some models cut an image into more tokens the larger it is; prompts count the true ones.
-        usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
-        self.image_tokens = usual.tokens if usual else 0
-        if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
-            raise ModelError(
-                f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
-                f"room for text in this model's window of {self.window}; ask for shorter answers"
-            )
-        self.prompts = PromptBuilder(
-            self.tokenizer,
-            loaded.profile.template,
-            image_token=loaded.images.image_token if loaded.images else None,
-            max_tokens=self.window - max_new_tokens,
-            max_documents=max_documents,
-        )
-        self._yes = spellings(self.tokenizer, "yes")
-        self._no = spellings(self.tokenizer, "no")
+        # A sliding window counts padding, which stands behind a shared prefix.
+        self.shares_prefix = loaded.family.shares_prefix and self.planner.sliding_window is None
 
     def generate(
         self,
@@ -118,7 +89,7 @@ class LlavaEngine:
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
         policy : PromptPolicy or None
-            `IFA` or one of `mrrag_llamaindex.steering.policies`. None: plain attention.
+            `IFA`, `PAI` or one of `mrrag_llamaindex.steering.policies`. None: plain attention.
         decoding : OPERA or None
             None: greedy. OPERA answers one question at a time, and is not combined with a policy.
         max_new_tokens : int, optional
@@ -132,7 +103,7 @@ class LlavaEngine:
         ------
         InputError, PromptError, SteeringError, ModelError
         """
-        read = self._read(requests, images)
+        read = self.read_images(requests, images)
         limit = max_new_tokens or self.max_new_tokens
         return self._answer(requests, read, policy, decoding, limit)
 
@@ -170,12 +141,12 @@ class LlavaEngine:
         """
         if len(set(policies)) != len(policies):
             raise InputError("the same policy was given twice; name each once")
-        read = self._read(requests, images)
+        read = self.read_images(requests, images)
         limit = max_new_tokens or self.max_new_tokens
         prompts = [self.prompt(*pair) for pair in zip(requests, read, strict=True)]
         # A policy that leaves documents out has prefixes of its own, which would push the shared
         # one out of the cache: it comes last.
-        order = sorted(policies, key=_leaves_out)
+        order = sorted(policies, key=leaves_out)
         found: dict[PromptPolicy | None, dict[int, Answer]] = {policy: {} for policy in policies}
         for batch in self._batches(prompts, read):
             # Prompts that share nothing are answered one by one: the prefix of each is kept.
@@ -189,15 +160,6 @@ class LlavaEngine:
             policy: [answers[row] for row in range(len(requests))]
             for policy, answers in found.items()
         }
-
-    def _read(
-        self, requests: Sequence[PromptRequest], images: Sequence[Image.Image | None]
-    ) -> list[QueryImage | None]:
-        if len(requests) != len(images):
-            raise InputError(f"{len(requests)} requests and {len(images)} images")
-        with person_readable():
-            seen = {id(image): self.read_image(image) for image in images if image is not None}
-        return [None if image is None else seen[id(image)] for image in images]
 
     def _batches(
         self,
@@ -235,7 +197,7 @@ class LlavaEngine:
         for batch in self._batches(prompts, read, 1 if opera else None):
             rows = [prompts[row] for row in batch.rows]
             plan, layers = self.planner.plan(rows, policy, batch.shared)
-            probe = self._probe([requests[row] for row in batch.rows], rows, policy)
+            probe = probe_for(self, [requests[row] for row in batch.rows], rows, policy)
             started = time.perf_counter()
             shown = [read[row] for row in batch.rows]
             if opera is not None and decoding is not None:
@@ -267,7 +229,7 @@ class LlavaEngine:
         prompt = self.prompt(request, read, policy)
         (batch,) = self._batches([prompt], [read])
         plan, layers = self.planner.plan([prompt], policy, batch.shared)
-        probe = self._probe([request], [prompt], policy)
+        probe = probe_for(self, [request], [prompt], policy)
 
         def run(streamer: Any, stopping: Any) -> None:
             limit = max_new_tokens or self.max_new_tokens
@@ -278,48 +240,3 @@ class LlavaEngine:
             return Answer.of(prompt, text, probe.row(0), outcome, seconds)
 
         return TokenStream(self.tokenizer, run, finish)
-
-    def read_image(self, image: Image.Image) -> QueryImage | None:
-        """Prepare an RGB image for this model; None if it reads text only."""
-        return self.loaded.images.read(image) if self.loaded.images else None
-
-    def prompt(
-        self,
-        request: PromptRequest,
-        image: QueryImage | None,
-        policy: PromptPolicy | None = None,
-    ) -> Prompt:
-        """Build the prompt of a request; see `PromptBuilder.build`.
-
-        ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
-        """
-        text = image.text if image else ""
-        if not isinstance(policy, HardMask) or not _leaves_out(policy):
-            return self.prompts.build(request, text)
-        readable = [document for document in request.documents if document.text.strip()]
-        hidden = policy.hidden([document.relevance for document in readable])
-        left = [document for document, gone in zip(readable, hidden, strict=True) if gone]
-        kept = [document for document in request.documents if document not in left]
-        prompt = self.prompts.build(replace(request, documents=kept), text)
-        return replace(prompt, dropped=(*left, *prompt.dropped))
-
-    def _probe(
-        self,
-        requests: Sequence[PromptRequest],
-        prompts: Sequence[Prompt],
-        policy: PromptPolicy | None,
-    ) -> FirstTokenProbe:
-        """Make what sees the first token's probabilities, and guides them where that is asked."""
-        if not isinstance(policy, PAI) or policy.guidance == 1:
-            return FirstTokenProbe(self._yes, self._no)
-        imageless = [
-            self.prompts.build(replace(request, documents=prompt.documents)).input_ids
-            for request, prompt in zip(requests, prompts, strict=True)
-        ]
-        pad = self.tokenizer.pad_token_id or 0
-        guidance = ImageGuidance(self.model, imageless, pad, policy.guidance)
-        return GuidedProbe(self._yes, self._no, guidance)
-
-
-def _leaves_out(policy: PromptPolicy | None) -> bool:
-    return isinstance(policy, HardMask) and policy.mode == "drop"

@@ -17,7 +17,7 @@ from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.request import PromptRequest
-from mrrag_llamaindex.steering.policies import PAI
+from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
 

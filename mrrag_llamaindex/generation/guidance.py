@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache, LogitsProcessor
@@ -12,6 +13,12 @@ from transformers import DynamicCache, LogitsProcessor
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.inputs import pad_batch
+from mrrag_llamaindex.steering.pai import PAI
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.prompt_reader import PromptReader
+    from mrrag_llamaindex.generation.request import Prompt, PromptRequest
+    from mrrag_llamaindex.steering.policy import PromptPolicy
 
 
 class ImageGuidance(LogitsProcessor):
@@ -106,3 +113,30 @@ class GuidedProbe(FirstTokenProbe):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Guide, record, and return the guided scores."""
         return super().__call__(input_ids, self.guidance(input_ids, scores))
+
+
+def probe_for(
+    reader: PromptReader,
+    requests: Sequence[PromptRequest],
+    prompts: Sequence[Prompt],
+    policy: PromptPolicy | None,
+) -> FirstTokenProbe:
+    """Make what sees the first token's probabilities, and guides them where a policy asks for it.
+
+    Parameters
+    ----------
+    reader : PromptReader
+        Of the model.
+    requests, prompts : sequence of PromptRequest, sequence of Prompt
+        Those of one batch; a guidance reads the same documents, without the image.
+    policy : PromptPolicy or None
+    """
+    yes, no = reader.yes_ids, reader.no_ids
+    if not isinstance(policy, PAI) or policy.guidance == 1:
+        return FirstTokenProbe(yes, no)
+    imageless = [
+        reader.prompts.build(replace(request, documents=prompt.documents)).input_ids
+        for request, prompt in zip(requests, prompts, strict=True)
+    ]
+    pad = reader.tokenizer.pad_token_id or 0
+    return GuidedProbe(yes, no, ImageGuidance(reader.model, imageless, pad, policy.guidance))

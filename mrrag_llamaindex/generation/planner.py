@@ -10,8 +10,8 @@ from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.request import Prompt
 from mrrag_llamaindex.steering.checks import sliding_window
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.plan import SteeringPlan
-from mrrag_llamaindex.steering.policies import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
 

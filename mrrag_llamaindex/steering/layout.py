@@ -2,8 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.policy import PromptPolicy
 from mrrag_llamaindex.steering.spans import PromptSpans
+
+
+def lay_out(
+    spans: Sequence[PromptSpans],
+    lambdas: Sequence[Sequence[float]],
+    policy: PromptPolicy,
+    padded_length: int,
+    shared_prefix: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Write the columns and rows of a policy onto a padded batch.
+
+    Parameters
+    ----------
+    spans, lambdas, policy, padded_length, shared_prefix
+        As for `SteeringPlan.build`.
+
+    Returns
+    -------
+    weights : torch.Tensor
+        float32 (batch, padded_length): the policy's weight of each column, else 0.
+    rows : torch.Tensor
+        bool (batch, padded_length): rows to steer.
+    padding : tuple of int
+        Padding tokens of each row.
+
+    Raises
+    ------
+    SteeringError
+        If the numbers of rows or documents differ, a lambda is outside [0, 1], or a prompt does
+        not fit, see `row_padding`.
+    """
+    if len(spans) != len(lambdas) or not spans:
+        raise SteeringError(
+            f"a plan needs one list of lambdas per prompt, got {len(lambdas)} for "
+            f"{len(spans)} prompts"
+        )
+    weights = torch.zeros(len(spans), padded_length, dtype=torch.float32)
+    rows = torch.zeros(len(spans), padded_length, dtype=torch.bool)
+    padding: list[int] = []
+    for row, (prompt, values) in enumerate(zip(spans, lambdas, strict=True)):
+        pad = row_padding(row, prompt, padded_length, shared_prefix)
+        if len(values) != len(prompt.documents):
+            raise SteeringError(
+                f"row {row}: {len(values)} lambdas for {len(prompt.documents)} documents"
+            )
+        for value in values:
+            if not 0.0 <= value <= 1.0:
+                raise SteeringError(f"row {row}: lambda {value} is outside [0, 1]")
+        for span, weight in policy.columns(prompt, values):
+            for columns in place(span, pad, shared_prefix):
+                weights[row, columns] = weight
+        start, stop = policy.rows(prompt)
+        rows[row, pad + start : pad + stop] = True
+        padding.append(pad)
+    return weights, rows, tuple(padding)
 
 
 def row_padding(row: int, prompt: PromptSpans, padded_length: int, shared_prefix: int) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.ifa import IFA, relevance_lambda
-from mrrag_llamaindex.steering.layout import place, row_padding
+from mrrag_llamaindex.steering.layout import lay_out
 from mrrag_llamaindex.steering.policy import Policy, PromptPolicy
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
@@ -144,41 +144,18 @@ class SteeringPlan:
             longer than `padded_length`, a question begins inside the shared prefix, or there is
             no layer.
         """
-        if len(spans) != len(lambdas) or not spans:
-            raise SteeringError(
-                f"a plan needs one list of lambdas per prompt, got {len(lambdas)} for "
-                f"{len(spans)} prompts"
-            )
         chosen = frozenset(layers if policy.layers is None else policy.layers)
         if not chosen or min(chosen) < 0:
             raise SteeringError(
                 f"no valid layers to steer ({sorted(chosen)}): name them in "
-                f"{type(policy).__name__}(layers=...) or "
-                "find the model's critical layers first"
+                f"{type(policy).__name__}(layers=...) or find the model's critical layers first"
             )
-        document_lambda = torch.zeros(len(spans), padded_length, dtype=torch.float32)
-        question_rows = torch.zeros(len(spans), padded_length, dtype=torch.bool)
-        padding: list[int] = []
-        for row, (prompt, values) in enumerate(zip(spans, lambdas, strict=True)):
-            pad = row_padding(row, prompt, padded_length, shared_prefix)
-            if len(values) != len(prompt.documents):
-                raise SteeringError(
-                    f"row {row}: {len(values)} lambdas for {len(prompt.documents)} documents"
-                )
-            for value in values:
-                if not 0.0 <= value <= 1.0:
-                    raise SteeringError(f"row {row}: lambda {value} is outside [0, 1]")
-            for span, weight in policy.columns(prompt, values):
-                for columns in place(span, pad, shared_prefix):
-                    document_lambda[row, columns] = weight
-            start, stop = policy.rows(prompt)
-            question_rows[row, pad + start : pad + stop] = True
-            padding.append(pad)
+        weights, rows, padding = lay_out(spans, lambdas, policy, padded_length, shared_prefix)
         return cls(
-            document_lambda.to(device),
-            question_rows.to(device),
+            weights.to(device),
+            rows.to(device),
             chosen,
-            padding=tuple(padding),
+            padding=padding,
             shared_prefix=shared_prefix,
             policy=policy,
             heads=policy.heads,
@@ -234,22 +211,20 @@ class SteeringPlan:
         self, query_length: int, key_length: int, device: torch.device
     ) -> RowWindow | None:
         offset = key_length - query_length
+        rows: list[Sequence[int]]
         if not self.is_active:
             return None
         if offset >= self.prompt_length:
-            if not self.every_step:
-                return None
-            new = range(query_length)
-            return RowWindow.build(
-                [new if row else () for row in self._rows], offset, self.document_lambda, device
-            )
-        if key_length > self.prompt_length:
+            new = range(query_length if self.every_step else 0)
+            rows = [new if row else () for row in self._rows]
+        elif key_length > self.prompt_length:
             raise SteeringError(
                 f"steering: {query_length} query rows meet {key_length} keys, but the plan covers "
                 f"{self.prompt_length} tokens. Use a dynamic cache (a static one hides where rows "
                 "stand), and build the plan with padded_length equal to the length of the inputs"
             )
-        rows = [[r - offset for r in row if offset <= r < key_length] for row in self._rows]
+        else:
+            rows = [[r - offset for r in row if offset <= r < key_length] for row in self._rows]
         if not any(rows):
             return None
         return RowWindow.build(rows, offset, self.document_lambda, device)
@@ -271,19 +246,5 @@ class SteeringPlan:
             for nothing.
         """
         wanted = sum(len(row) for row in self._rows)
-        done = self.report.rows
-        missing = sorted(layer for layer in self.layers if done.get(layer, 0) < wanted)
-        if wanted and missing:
-            counts = ", ".join(f"{layer}: {done.get(layer, 0)} of {wanted}" for layer in missing)
-            raise SteeringError(
-                f"steering was not applied in layers {missing} (rows steered: {counts}). Load the "
-                "model with its text layers on one of this package's attention functions, name "
-                "only layers that it has, and let the call see all of the question"
-            )
-        steps, expected = self.report.steps, self.report.expected_steps
-        short = sorted(layer for layer in self.layers if steps.get(layer, 0) < expected)
-        if wanted and short:
-            raise SteeringError(
-                f"steering was not applied in every decode step in layers {short}: "
-                f"{', '.join(f'{layer}: {steps.get(layer, 0)} of {expected}' for layer in short)}"
-            )
+        if wanted:
+            self.report.require(self.layers, wanted)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Collection
+
+from mrrag_llamaindex.errors import SteeringError
 
 
 class SteeringReport:
@@ -59,6 +62,30 @@ class SteeringReport:
         """Decode steps that were to be steered."""
         with self._lock:
             return self._calls
+
+    def require(self, layers: Collection[int], wanted: int) -> None:
+        """Check that each layer steered `wanted` rows of the prompt, and every decode step.
+
+        Raises
+        ------
+        SteeringError
+            If a layer steered fewer rows, or fewer decode steps.
+        """
+        done, steps, expected = self.rows, self.steps, self.expected_steps
+        missing = sorted(layer for layer in layers if done.get(layer, 0) < wanted)
+        if missing:
+            counts = ", ".join(f"{layer}: {done.get(layer, 0)} of {wanted}" for layer in missing)
+            raise SteeringError(
+                f"steering was not applied in layers {missing} (rows steered: {counts}). Load the "
+                "model with its text layers on one of this package's attention functions, name "
+                "only layers that it has, and let the call see all of the question"
+            )
+        short = sorted(layer for layer in layers if steps.get(layer, 0) < expected)
+        if short:
+            raise SteeringError(
+                f"steering was not applied in every decode step in layers {short}: "
+                f"{', '.join(f'{layer}: {steps.get(layer, 0)} of {expected}' for layer in short)}"
+            )
 
     def __repr__(self) -> str:
         return (

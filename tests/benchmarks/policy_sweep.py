@@ -27,7 +27,8 @@ from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.opera import OPERA
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
 
 POLICIES = (
     None,

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from mrrag_llamaindex import console
 from mrrag_llamaindex.commands.eval import evaluate
+from mrrag_llamaindex.evaluation.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.evaluation.methods import METHODS
-from mrrag_llamaindex.evaluation.prediction import read_predictions
+from mrrag_llamaindex.generation.loading import load_model
+from mrrag_llamaindex.generation.profile_store import keep_profile
 from mrrag_llamaindex.phantom import evaluation_set
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from tests.evaluation import layout_files
 
+LLAVA = Path(evaluation_set.__file__).parent / "weights" / "llava"
 FAST = ("--device", "cpu")
 
 
@@ -233,6 +239,165 @@ def test_scoring_rule_changes_the_reading_alone(tmp_path):
     assert json.loads(phantom(*given, "--scoring", "cares").stdout)["rule"] == "cares"
 
 
+@pytest.fixture
+def profiles(monkeypatch, tmp_path):
+    """Let layers be kept for the phantom, in a folder of this test's own."""
+    monkeypatch.setenv("MRRAG_PROFILES", str(tmp_path / "profiles"))
+    loaded = load_model("phantom", device="cpu")
+    assert loaded.critical_layers != (2,)
+    return lambda: keep_profile(loaded, (2,), "found by a test")
+
+
+def test_layers_that_find_layers_kept_are_used_and_named(profiles):
+    given = ("--methods", "mcr,mcr+ifa", "--json")
+    shipped = phantom(*given)
+    assert "from the profile in the model's folder" in shipped.stderr
+    kept = profiles()
+    assert kept.is_file()
+    found = phantom(*given)
+    assert found.exit_code == 0, found.stderr
+    (note,) = [line for line in found.stderr.splitlines() if "critical layers" in line]
+    assert note == "note: critical layers 2: as mrrag find-layers found on this model"
+    told, before = json.loads(found.stdout), json.loads(shipped.stdout)
+    assert told["critical_layers"] == [2] != before["critical_layers"]
+    assert note.removeprefix("note: ") in told["notes"]
+
+
+def test_the_tuning_grid_holds_the_kept_layers(profiles):
+    profiles()
+    result = run(
+        "--data", "phantom", "--seeds", 1, "--questions", 30, "--methods", "mcr+ifa", "--json"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    (tuned,) = json.loads(result.stdout)["tuning"]
+    assert sum("layers=(2,)" in item["setting"] for item in tuned["tries"]) == 4
+
+
+def test_a_run_goes_on_under_the_same_layers_alone(profiles, tmp_path):
+    given = ("--methods", "no-retrieval,mcr+ifa", "--out", tmp_path / "out")
+    assert phantom(*given).exit_code == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json*")}
+    header = read_predictions(tmp_path / "out" / "predictions" / "mcr+ifa.jsonl")[0]
+    kept = profiles()
+    result = phantom(*given)
+    assert result.exit_code == 2
+    layers = header.settings["critical_layers"]
+    assert f"critical_layers {layers}, and this run has [2]" in " ".join(result.stderr.split())
+    assert {path: path.read_bytes() for path in files} == files
+    kept.unlink()
+    assert phantom(*given).exit_code == 0
+
+
+def test_layers_of_a_model_without_a_profile_are_called_a_stand_in(tmp_path):
+    folder = tmp_path / "plain"
+    shutil.copytree(LLAVA, folder)
+    (folder / "mrrag_profile.json").unlink()
+    result = phantom("--model", folder, "--methods", "no-retrieval")
+    assert result.exit_code == 0, result.stderr
+    assert "the middle third: none were found on this model" in result.stderr
+
+
+def test_a_finished_run_is_scored_again_without_a_model(tmp_path, monkeypatch):
+    first = phantom("--methods", "no-retrieval,naive-rag", "--out", tmp_path / "run", "--json")
+    told = json.loads(first.stdout)
+    path = tmp_path / "run" / "predictions" / "naive-rag.jsonl"
+    header, answers = read_predictions(path)
+    path.unlink()
+    # The two rules disagree on these: "NO" is a no, and CARES calls it a yes.
+    with PredictionWriter(path, header) as writer:
+        writer.append([replace(item, text="NO") for item in answers])
+    monkeypatch.setattr("mrrag_llamaindex.generation.loading.load_model", None)
+    monkeypatch.setattr("mrrag_llamaindex.towers.loading.load_towers", None)
+    shares = {}
+    for rule in ("leading", "cares"):
+        result = run(
+            "--data", "phantom", "--rescore", tmp_path / "run", "--scoring", rule, "--json",
+            "--out", tmp_path / rule,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        again = json.loads(result.stdout)
+        assert (again["rule"], again["n"]) == (rule, told["n"])
+        assert (tmp_path / rule / "table.tex").is_file()
+        assert again["critical_layers"] == told["critical_layers"]
+        assert any("no model was asked" in note for note in again["notes"])
+        shares[rule] = again["rows"][1]["accuracy"]
+        if rule == "leading":
+            assert again["rows"][0] == {
+                **told["rows"][0],
+                "versus": again["rows"][0]["versus"],
+            }
+    assert shares["leading"] + shares["cares"] == pytest.approx(1)
+
+
+def test_scoring_again_refuses_what_it_cannot_mean(tmp_path):
+    assert phantom("--methods", "no-retrieval", "--out", tmp_path / "run").exit_code == 0
+    again = ("--data", "phantom", "--rescore", tmp_path / "run")
+    for more, message in (
+        (("--out", tmp_path / "run"), "whose tables it would replace"),
+        (("--methods", "mcr"), "holds no answers of mcr"),
+        (("--model", "phantom"), "leave data and models out"),
+        (("--rescore", tmp_path / "nowhere"), "nowhere holds no answers"),
+    ):
+        result = run(*again, *more)
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+
+
+def test_reports_that_another_system_retrieved_are_not_passed_over_in_silence(copies):
+    row = layout_files.question_row("iu-xray", 46, 90, "No.", reference_reports=["Other. Text."])
+    root = copies("iu-xray", row)
+    result = run(
+        "--data", "iu-xray", "--root", root, "--towers", "phantom", "--model", "phantom",
+        "--methods", "no-retrieval", "--validation", 0,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "1 questions bring reports that another system retrieved" in result.stdout
+
+
+def test_vqa_rad_without_pairs_runs_what_retrieves_nothing(tmp_path):
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number, answer in enumerate(("Yes", "no", "left lung")):
+        Image.new("L", (32, 32), 60 * number).save(tmp_path / "images" / f"s{number}.jpg")
+        rows.append(
+            {
+                "qid": number,
+                "image_name": f"s{number}.jpg",
+                "question": "Is it there?",
+                "answer": answer,
+                "answer_type": "CLOSED ",
+            }
+        )
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    result = run(
+        "--data", "vqa-rad", "--root", tmp_path, "--towers", "phantom", "--model", "phantom",
+        "--methods", "no-retrieval,naive-rag,mcr", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [row["method"] for row in told["rows"]] == ["no-retrieval"]
+    assert {item["reason"] for item in told["not_run"]} == {"there are no pairs to retrieve from"}
+    assert told["problems"] == {"free-text answer": 1}
+
+
+def test_an_image_that_cannot_be_read_is_listed_and_not_scored(copies):
+    root = copies("fairvlmed")
+    bad = root / layout_files.FOLDERS["fairvlmed"] / layout_files.SHAPES["fairvlmed"].format(n=44)
+    bad.write_bytes(b"no picture")
+    result = run(
+        "--data", "fairvlmed", "--root", root, "--towers", "phantom", "--model", "phantom",
+        "--methods", "no-retrieval", "--validation", 0, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["n"] == 11
+    assert told["problems"] == {"unusable row": 2}  # the question, and its own pair
+    assert {"'4'", "'study-44'"} <= {
+        item.split(":")[0].split()[-1] for item in told["problem_list"]
+    }
+    assert told["left_out"] == []
+
+
 def test_people_are_told_all_of_it():
     result = phantom("--methods", "naive-rag,mcr,mcr+ifa")
     assert result.exit_code == 0, result.stderr
@@ -246,6 +411,7 @@ def test_people_are_told_all_of_it():
     [
         (("--data", "iu-xray"), "needs --root"),
         (("--data", "iu-xray", "--root", "nowhere", "--towers", "phantom"), "nowhere"),
+        (("--data", "iu-xray", "--root", "tests", "--towers", "phantom"), "--question-file"),
         (("--data", "phantom", "--root", "x"), "leave --root"),
         (("--data", "phantom", "--methods", "mcr,magic"), "'magic' is not known"),
         (("--data", "phantom", "--name", "a"), "0 --predictions and 1 --name"),

@@ -67,6 +67,23 @@ def test_json_holds_every_point_and_the_figure(run, tmp_path):
     assert {row["policy"] for row in told["recovered"]} == {"ifa"}
 
 
+def test_settings_are_chosen_on_studies_of_another_seed(run, tmp_path, monkeypatch):
+    drawn, real = [], noise_trials.draw_noise_trials
+
+    def draw(seed, count, **how):
+        drawn.append((seed, count))
+        return real(seed, count, **how)
+
+    monkeypatch.setattr(noise_trials, "draw_noise_trials", draw)
+    result = run(
+        *("--documents", 2, "--count", 4, "--seed", 3, "--out", tmp_path, "--policies", "off"),
+        *("--scores", "true", "--json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert drawn == [(noise_trials.VALIDATION + 3, 2), (3, 4)]
+    assert json.loads(result.stdout)["tuning"]["seed"] == noise_trials.VALIDATION + 3
+
+
 def test_sentences_say_loss_and_what_is_won_back(run, tmp_path):
     result = run(
         *("--documents", 2, "--count", 6, "--out", tmp_path, "--policies", "off,hard-mask"),

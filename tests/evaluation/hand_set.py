@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 
 

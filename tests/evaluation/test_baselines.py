@@ -276,7 +276,7 @@ class TestFactualAgreement:
 
     def test_without_agreement_the_reason_is_said(self):
         facts = {"p0": {"a": True}, "p1": {"a": True}}
-        with pytest.raises(InputError, match="at least 3 labels"):
+        with pytest.raises(InputError, match="at least 2 labels"):
             learn_agreement(hand_set(PAIRS, [QUESTION], facts=facts))
 
 

@@ -11,15 +11,18 @@ from PIL import Image
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.harness import Harness, HarnessSettings, Learned
-from mrrag_llamaindex.evaluation.learning import learn
+from mrrag_llamaindex.evaluation.answers_file import read_predictions
+from mrrag_llamaindex.evaluation.baselines.ranking import IMAGE_TO_TEXT
+from mrrag_llamaindex.evaluation.harness import Harness
+from mrrag_llamaindex.evaluation.harness_records import HarnessSettings
+from mrrag_llamaindex.evaluation.learning import Learned, learn
 from mrrag_llamaindex.evaluation.methods import build_method
-from mrrag_llamaindex.evaluation.prediction import read_predictions
-from mrrag_llamaindex.evaluation.retrieval_runs import embed_set
+from mrrag_llamaindex.evaluation.set_embedding import embed_set
 from mrrag_llamaindex.evaluation.tuning import TRIES
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.phantom.evaluation_set import PhantomSetting, phantom_set
+from mrrag_llamaindex.retrieval.pair import Pair
 from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.retrieval.store import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
@@ -137,6 +140,25 @@ class TestEmbedding:
         assert left.identifier == bad.question_id
         assert "broken.png" not in left.reason
 
+    def test_a_report_whose_image_is_missing_can_still_be_a_document(self, towers):
+        data = phantom_set(2, questions=3, setting=SETTING)
+        first = data.pairs[0]
+        alone = Pair(None, first.report, first.pair_id, first.patient_id)
+        data = replace(data, pairs=(alone, *data.pairs[1:]))
+        found = embed_set(data, towers, store_for(towers))
+        assert found.left_out == ()
+        assert found.pair_ids[0] == first.pair_id
+        text = towers.embed_texts([first.report])[0]
+        assert np.allclose(found.documents[0], [*np.zeros(towers.dimension), *text], atol=1e-5)
+        everything = found.fused(0, IMAGE_TO_TEXT, len(found.pair_ids))
+        assert first.pair_id in {document.document_id for document in everything}
+
+    def test_pairs_of_which_none_can_be_used_are_an_error(self, towers):
+        data = phantom_set(2, questions=1, setting=SETTING)
+        silent = Pair(data.pairs[0].image, None, "silent", "somebody")
+        with pytest.raises(InputError, match="no pair with a report"):
+            embed_set(replace(data, pairs=(silent,), facts={}), towers, store_for(towers))
+
 
 class TestRun:
     def test_every_question_is_answered_once_by_every_method(self, engine, towers, tests):
@@ -186,6 +208,21 @@ class TestRun:
         assert left.identifier == moved.question_id
         assert "query.png" not in left.reason
 
+    def test_without_pairs_only_what_retrieves_nothing_is_run(self, engine, towers):
+        data = replace(phantom_set(2, questions=2, setting=SETTING), pairs=(), facts={})
+        test = embed_set(data, towers, store_for(towers))
+        found = harness(engine, towers, None, "no-retrieval", "naive-rag", "mcr+ifa").run(
+            [test], LEARNED
+        )
+        assert list(found.predictions) == ["no-retrieval"]
+        assert found.not_run == dict.fromkeys(
+            ("naive-rag", "mcr+ifa"), "there are no pairs to retrieve from"
+        )
+        with pytest.raises(InputError, match="no method can be run"):
+            harness(engine, towers, None, "naive-rag").run([test], LEARNED)
+        learned = learn(test, store_for(towers), towers, engine, wanted=("mcr",))
+        assert learned.weights == FusionWeights()
+
 
 class TestTuning:
     def test_tuned_on_the_validation_set_only(self, engine, towers, tests, tune, tmp_path):
@@ -205,6 +242,17 @@ class TestTuning:
         best = max(item.accuracy for item in tuned.tries)
         chosen = next(t for t in tuned.tries if t.setting == repr(tuned.method.policy))
         assert chosen.accuracy == best
+
+    def test_places_are_those_of_the_models_own_layers(
+        self, engine, towers, tests, tune, monkeypatch
+    ):
+        assert engine.loaded.critical_layers != (2,)
+        other = replace(engine.loaded, critical_layers=(2,))
+        monkeypatch.setattr(engine, "loaded", other)
+        found = harness(engine, towers, None, "mcr+ifa").run(tests[:1], LEARNED, tune)
+        (tuned,) = found.tuned
+        assert sum("layers=(2,)" in item.setting for item in tuned.tries) == TRIES / 3
+        assert found.critical_layers == (2,)
 
     def test_too_few_questions_leave_the_published_settings(self, engine, towers, tests, tune):
         few = tune.subset(range(5))
@@ -243,6 +291,52 @@ class TestResuming:
         other = Learned(FusionWeights(0, 1, 0))
         harness(engine, towers, tmp_path, "mcr").run(tests[:1], other)
         assert engine.asked - before == 6
+
+    def test_other_critical_layers_are_refused_before_anything_is_asked(
+        self, engine, towers, tests, tmp_path, monkeypatch
+    ):
+        harness(engine, towers, tmp_path, "no-retrieval", "mcr+ifa").run(tests[:1], LEARNED)
+        layers = list(engine.loaded.critical_layers)
+        for path in tmp_path.rglob("*.jsonl"):
+            assert read_predictions(path)[0].settings["critical_layers"] == layers
+        files = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+        before = engine.asked
+        monkeypatch.setattr(engine, "loaded", replace(engine.loaded, critical_layers=(3,)))
+        with pytest.raises(InputError, match=r"critical_layers \[\d\], and this run has \[3\]"):
+            harness(engine, towers, tmp_path, "mcr+ifa").run(tests[:1], LEARNED)
+        assert engine.asked == before
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == files
+
+    def test_labels_are_those_of_this_run_and_not_of_the_one_that_asked(
+        self, engine, towers, tests, tmp_path
+    ):
+        first = harness(engine, towers, tmp_path, "mcr").run(tests[:1], LEARNED)
+        golds = tuple("no" if gold == "yes" else "yes" for gold in tests[0].golds)
+        other = replace(tests[0], golds=golds)
+        before = engine.asked
+        again = harness(engine, towers, tmp_path, "mcr").run([other], LEARNED)
+        assert engine.asked == before
+        assert tuple(item.gold for item in again.predictions["mcr"]) == golds
+        assert [p.text for p in again.predictions["mcr"]] == [
+            p.text for p in first.predictions["mcr"]
+        ]
+        pooled = read_predictions(tmp_path / "predictions" / "mcr.jsonl")[1]
+        assert tuple(item.gold for item in pooled) == golds
+
+    def test_what_could_not_be_asked_is_still_listed_by_a_resumed_run(
+        self, engine, towers, tmp_path
+    ):
+        path = tmp_path / "query.png"
+        data = phantom_set(2, questions=2, setting=SETTING)
+        data.questions[1].image.save(path)
+        moved = replace(data.questions[1], image=str(path))
+        test = embed_set(
+            replace(data, questions=(data.questions[0], moved)), towers, store_for(towers)
+        )
+        path.unlink()
+        for _ in range(2):
+            found = harness(engine, towers, tmp_path / "out", "naive-rag").run([test], LEARNED)
+            assert [item.identifier for item in found.left_out] == [moved.question_id]
 
     def test_other_questions_in_the_same_folder_are_refused(self, engine, towers, tests, tmp_path):
         harness(engine, towers, tmp_path, "mcr").run(tests[:1], LEARNED)

@@ -15,7 +15,8 @@ from mrrag_llamaindex.evaluation.tuning import TRIES, choose, layer_sets, varian
 from mrrag_llamaindex.generation.opera import OPERA
 from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask
+from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.steering.policies import PASTA, HardMask
 from tests.evaluation.hand_set import hand_set
 
 FACTS = {f"p{n}": {"a": True, "b": n < 3, "c": False} for n in range(6)}

@@ -176,3 +176,11 @@ def test_pooled_seeds_have_patients_of_their_own():
     assert row.accuracy == pytest.approx(0.5)
     unknown = pool({1: [replace(item, patient_id=None) for item in answers(SIX)]})
     assert all(one.owner != two.owner for one, two in pairwise(unknown))
+
+
+def test_all_right_still_has_an_interval():
+    """Wilson for 40 of 40 patients: 1 / (1 + 1.96 ** 2 / 40)."""
+    row = score(answers([("yes", "Yes"), ("no", "No")] * 40, per_patient=2))
+    low, high = row.accuracy_ci
+    assert (low, high) == pytest.approx((1 / (1 + 1.959964**2 / 40), 1.0))
+    assert row.intervals["invalid_rate"] == pytest.approx((0.0, 1 - low))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,16 +17,20 @@ from mrrag_llamaindex.evaluation.attention_share import (
     document_shares,
     noise_share,
 )
-from mrrag_llamaindex.evaluation.noise import OFF, Cell, Contestant, NoiseResult, run_noise
+from mrrag_llamaindex.evaluation.noise import run_noise
 from mrrag_llamaindex.evaluation.noise_question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise_report import NoiseReport
+from mrrag_llamaindex.evaluation.noise_result import OFF, Cell, Contestant, NoiseResult
 from mrrag_llamaindex.evaluation.noise_tuning import POLICIES, VALUES, layer_sets, tune
 from mrrag_llamaindex.evaluation.parsing import leading
 from mrrag_llamaindex.evaluation.prefix_sweep import PrefixSweep, Variant
+from mrrag_llamaindex.evaluation.sweep_readings import Readings
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
 
 REPORTS = (
     "No effusion. There is a nodule.",
@@ -315,12 +320,112 @@ def test_no_loss_has_no_share_to_win_back():
     assert ends is None  # in some samples of patients there is no loss
 
 
+def test_report_by_hand():
+    """Plain RAG loses a quarter to other patients' documents, and half to contradicting ones."""
+    contestants = (Contestant(OFF, "true", None), Contestant("ifa", "true", IFA()))
+    right = {
+        (OFF, False): [(1, 1, 1, 1), (1, 1, 1, 0), (0, 0, 0, 1)],
+        ("ifa", False): [(1, 1, 1, 1), (1, 1, 1, 1), (0, 0, 0, 1)],
+        (OFF, True): [(1, 1, 1, 1), (1, 1, 0, 0), (0, 0, 0, 0)],
+        ("ifa", True): [(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 0)],
+    }
+    cells = {
+        (policy, "true", hostile, level): cell(*values)
+        for (policy, hostile), levels in right.items()
+        for level, values in enumerate(levels)
+    }
+    found = NoiseResult(2, contestants, ("a", "b", "c", "d"), (1,), cells, seed=0)
+    report = NoiseReport(found, (), {}, None, {"data": "hand"})
+    assert [(row["adversarial"], row["loss"]) for row in report.losses()] == [
+        (False, 0.25),
+        (True, 0.5),
+    ]
+    assert [
+        (row["policy"], row["adversarial"], row["gain"], row["recovered"])
+        for row in report.recovered()
+    ] == [("ifa", False, 0.25, 1.0), ("ifa", True, -0.25, -0.5)]
+    points = report.points()
+    assert {point["noise"] for point in points} == {0.0, 0.5, 1.0}
+    (one,) = [
+        point["accuracy"]
+        for point in points
+        if (point["policy"], point["adversarial"], point["noise"]) == ("ifa", True, 0.5)
+    ]
+    assert one == 0.25
+    told = report.as_dict([])
+    assert (told["data"], told["figure"], told["n"], told["documents"]) == ("hand", None, 4, 2)
+
+
 def test_undefined_attention_is_left_out():
     found = result([1, 1], [1, 0], [1, 1])
     nothing = np.array([np.nan, 0.25])
     found.cells["ifa", "true", False, 1] = Cell(nothing, nothing, nothing * np.nan, nothing)
     assert found.attention(("ifa", "true", False, 1), "noise_attention") == (0.25, None)
     assert found.attention(("ifa", "true", False, 1), "everywhere") == (None, None)
+
+
+def readings(verdicts, masses) -> Readings:
+    nothing = np.zeros(len(verdicts))
+    return Readings(tuple(verdicts), nothing, nothing, masses)
+
+
+def test_a_cell_by_hand():
+    """Two questions, two layers, two documents; q0's noise is document 1, q1's (turned) 0."""
+    masses = np.zeros((2, 2, 2, 2))
+    masses[:, 0, 0] = [0.1, 0.3]  # question rows, layer 0
+    masses[:, 0, 1] = [0.4, 0.0]
+    masses[:, 1, 0] = [0.2, 0.2]  # last row, layer 0
+    masses[:, 1, 1] = [0.0, 0.9]
+    asked = [question(0), question(1, order=(0, 1))]
+    found = Cell.of(readings(("no", "no"), masses), asked, 1, [0])
+    assert found.right.tolist() == [1.0, 0.0]  # the truth is no, then yes
+    np.testing.assert_allclose(found.noise_attention, [0.75, 0.25])
+    np.testing.assert_allclose(found.everywhere, [0.3 / 0.8, 0.5 / 0.8])
+    np.testing.assert_allclose(found.at_answer, [0.5, 0.5])
+    other = Cell.of(readings(("no", "other"), masses), asked, 1, [1])
+    assert other.right.tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(other.at_answer, [1.0, 0.0])
+
+
+class Recorder:
+    """Stands for a sweep: keeps what is asked, with which lambdas, and reads nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], list[tuple[str | None, tuple[float, ...]]]]] = []
+
+    def ask(self, requests, images, variants):
+        (request,) = requests
+        names = [document.document_id for document in request.documents]
+        kinds = [(type(v.policy).__name__, v.relevance[0]) for v in variants]
+        self.asked.append((names, kinds))
+        masses = np.ones((1, 2, 4, len(names)))
+        return [readings(["no"], masses) for _ in variants]
+
+
+def test_every_level_is_asked_with_its_own_documents_and_each_policy_with_its_scores():
+    recorder = Recorder()
+    formula = IFA()
+    contestants = [
+        Contestant(OFF, "true", None),
+        Contestant("ifa", "true", formula),
+        Contestant(OFF, "mcr", None),
+        Contestant("ifa", "mcr", formula),
+        Contestant("hard-mask", "mcr", HardMask()),
+    ]
+    found = run_noise(recorder, [question()], contestants, layers=[1])
+    levels = [(names, [kind for _, kind in kinds[1:]]) for names, kinds in recorder.asked]
+    # The prompt's order is 1, 0; MCR's scores are r .9 .8, i .2 .4, c .3 .1, and min-max makes them
+    # 1 and 0.
+    assert levels == [
+        (["r1", "r0"], [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)]),
+        (["r1", "i0"], [(1.0, 0.0), (1.0, 0.0), (1.0, 0.0)]),
+        (["i1", "i0"], [(0.0, 0.0), (1.0, 0.0), (1.0, 0.0)]),
+        (["r1", "c0"], [(1.0, 0.0), (1.0, 0.0), (1.0, 0.0)]),
+        (["c1", "c0"], [(0.0, 0.0), (0.0, 1.0), (0.0, 1.0)]),
+    ]
+    # Plain attention is the same whatever the scores: asked once.
+    assert [kind for kind, _ in recorder.asked[0][1]] == ["NoneType", "IFA", "IFA", "HardMask"]
+    assert len(found.cells) == 5 * 2 * 3
 
 
 def test_study_of_the_phantom(sweep):
@@ -394,3 +499,53 @@ def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
             np.mean([v == q.truth for v, q in zip(r.verdicts, asked, strict=True)]) for r in found
         ]
         assert item.accuracy == max(right)
+
+
+Setting = tuple[float, tuple[int, ...], tuple[float, ...]]
+"""Strength, layers, and lambdas of the first question."""
+
+
+class Oracle:
+    """Stands for a sweep of two layers, over questions whose truth is no.
+
+    How sure each setting is of that is written down; some say yes all the same.
+    """
+
+    depth = 2
+    engine = SimpleNamespace(loaded=SimpleNamespace(critical_layers=(1,)))
+
+    def __init__(self, sure: dict[Setting, float], wrong: set[Setting]) -> None:
+        self.sure, self.wrong = sure, wrong
+        self.noise: set[int] = set()
+
+    def ask(self, requests, images, variants):
+        for request in requests:
+            self.noise.add(sum(d.document_id.startswith("i") for d in request.documents))
+        found = []
+        for variant in variants:
+            policy = variant.policy
+            key = () if policy is None else (policy.strength, policy.layers, variant.relevance[0])
+            p_no = np.full(len(requests), self.sure.get(key, 0.5))
+            verdicts = ("yes" if key in self.wrong else "no",) * len(requests)
+            found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2))))
+        return found
+
+
+def test_tuning_is_at_half_noise_and_equals_are_decided_by_the_truths_probability():
+    poor = (Evidence("r0", "", 0.1), Evidence("r1", "", 0.1))  # MCR prefers the noise
+    asked = [question(n, order=(0, 1), truth="no", relevant=poor) for n in (0, 2)]
+    true, mcr = (asked[0].relevance(kind, 1) for kind in ("true", "mcr"))
+    assert (true, mcr) == ((0.0, 1.0), (1.0, 0.0))
+    wrong = (1.0, (0, 1), true)
+    sure = {(2.0, (0,), true): 0.9, (0.5, (0, 1), mcr): 0.8, (1.0, (1,), true): 0.1, wrong: 0.99}
+    oracle = Oracle(sure, {wrong})  # accuracy comes first
+    tuned = tune(oracle, asked, (OFF, "ifa"), ("true", "mcr"))
+    assert oracle.noise == {1}
+    found = {(t.contestant.policy, t.contestant.scores): (t.value, t.layers) for t in tuned}
+    assert found == {
+        (OFF, "true"): (None, ()),
+        ("ifa", "true"): (2.0, (0,)),
+        (OFF, "mcr"): (None, ()),
+        ("ifa", "mcr"): (0.5, (0, 1)),
+    }
+    assert {t.accuracy for t in tuned} == {1.0}

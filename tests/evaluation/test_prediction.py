@@ -8,14 +8,10 @@ from dataclasses import replace
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.evaluation.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.metrics import score
-from mrrag_llamaindex.evaluation.prediction import (
-    Prediction,
-    PredictionHeader,
-    PredictionWriter,
-    read_predictions,
-)
+from mrrag_llamaindex.evaluation.prediction import Prediction, PredictionHeader
 from mrrag_llamaindex.evaluation.predictions_file import read_predictions_file
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 
@@ -50,6 +46,19 @@ def test_killed_run_goes_on_behind_the_last_whole_line(tmp_path, cut):
         assert path.read_bytes().endswith(b"\n")  # nothing of the torn line stays behind
         writer.append(made(2, 2))
     assert read_predictions(path)[1] == made(4)
+
+
+def test_a_kill_at_any_byte_leaves_a_file_that_goes_on(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with PredictionWriter(path, HEADER) as writer:
+        writer.append(made(2))
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with PredictionWriter(path, HEADER) as writer:
+            assert len(writer.answered) == max(0, whole[:length].count(b"\n") - 1)
+            writer.append([item for item in made(2) if item.question_id not in writer.answered])
+        assert path.read_bytes() == whole
 
 
 def test_torn_header_is_begun_again_and_another_file_is_left_alone(tmp_path):
@@ -143,6 +152,19 @@ def test_answers_of_another_model(tmp_path, kind):
         Prediction("flamingo", "2", "p2", "no", "No."),
     ]
     assert [(item.kind, "9" in item.name) for item in problems] == [("unknown id", True)]
+
+
+def test_answers_of_another_run_of_ours(tmp_path):
+    path = tmp_path / "mcr.jsonl"
+    answers = [Prediction("mcr", name, "x", "yes", "No.", 0.1, 0.9) for name in ("1", "2")]
+    with PredictionWriter(path, HEADER) as writer:
+        writer.append(answers)
+    found, problems = read_predictions_file(path, small_set(), "earlier mcr")
+    assert problems == ()
+    assert [(item.method, item.gold, item.text) for item in found] == [
+        ("earlier mcr", "yes", "No."),
+        ("earlier mcr", "no", "No."),
+    ]
 
 
 @pytest.mark.parametrize(

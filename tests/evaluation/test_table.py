@@ -91,12 +91,45 @@ def test_csv_holds_every_number_unrounded(table):
     assert (rows[2]["gained"], rows[2]["lost"]) == ("3", "0")
 
 
+def test_csv_gives_each_class_by_itself(table):
+    _, row, _ = csv.DictReader(io.StringIO(to_csv(table)))
+    # Six of twelve are answered, all right: 4 of the 8 noes and 2 of the 4 yeses.
+    values = {name: float(row[name]) for name in row if name.startswith(("yes_", "no_"))}
+    assert values == pytest.approx(
+        {
+            "yes_precision": 1, "yes_recall": 0.5, "yes_f1": 2 / 3, "yes_support": 4,
+            "no_precision": 1, "no_recall": 0.5, "no_f1": 2 / 3, "no_support": 8,
+        }
+    )  # fmt: skip
+    assert table.as_dict()["rows"][0]["classes"]["no"]["support"] == 8
+
+
 def test_narrow_console_keeps_names_whole_and_says_what_it_leaves_out(table):
     screen = Console(width=100, file=io.StringIO())
     screen.print(to_rich(table, 100))
     text = screen.file.getvalue()
     assert ODD in text
     assert "precision, recall, yes F1" in " ".join(text.split())
+
+
+def test_eighty_columns_keep_every_interval_on_one_line():
+    def answers(method: str, step: int) -> list[Prediction]:
+        wrong = range(0, 100, step)
+        golds = ["no", "no", "yes"] * 34
+        return [
+            Prediction(method, f"q{n}", f"p{n}", gold, "hm" if n in wrong else gold)
+            for n, gold in enumerate(golds)
+        ]
+
+    steps = {"naive-rag": 2, "mmed-rag-code": 3, "mcr+ifa": 7}
+    runs = {name: answers(name, step) for name, step in steps.items()}
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(to_rich(build_table("phantom", runs, baseline="naive-rag"), 80))
+    text = screen.file.getvalue()
+    lines = [line for line in text.splitlines() if line.startswith(tuple(steps))]
+    assert [line.count("[") for line in lines] == [2, 3, 3]
+    assert all(line.count("[") == line.count("]") for line in lines)
+    assert "yes F1, McNemar p" in " ".join(text.split())
 
 
 def test_single_patient_gives_no_intervals_and_says_so():

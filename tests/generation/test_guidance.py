@@ -10,11 +10,11 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.guidance import guided
+from mrrag_llamaindex.generation.guidance import ImageGuidance, guided
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.trials import draw_trials
-from mrrag_llamaindex.steering.policies import PAI
+from mrrag_llamaindex.steering.pai import PAI
 
 TOLERANCE = 1e-5
 
@@ -71,8 +71,8 @@ def test_first_token_is_that_of_two_separate_passes(engine, trials):
         (answer,) = engine.generate(
             [trial.request], [trial.image], policy=PAI(alpha=0.0, guidance=2.0)
         )
-        assert answer.p_yes == pytest.approx(float(expected[engine._yes].sum()), abs=TOLERANCE)
-        assert answer.p_no == pytest.approx(float(expected[engine._no].sum()), abs=TOLERANCE)
+        assert answer.p_yes == pytest.approx(float(expected[engine.yes_ids].sum()), abs=TOLERANCE)
+        assert answer.p_no == pytest.approx(float(expected[engine.no_ids].sum()), abs=TOLERANCE)
         (plain,) = engine.generate([trial.request], [trial.image])
         assert abs(plain.p_yes - answer.p_yes) > 1e-4
 
@@ -113,11 +113,27 @@ def test_later_tokens_are_guided_with_the_answer_so_far(engine, trials):
     assert answer.text == text
 
 
+def test_every_step_sees_the_whole_text_without_the_image(engine, trials):
+    """With factor 0 and equal scores only the second pass is left, in a batch of two lengths."""
+    prompts = [list(engine.prompt(item.request, None).input_ids) for item in trials[1:]]
+    pad = engine.tokenizer.pad_token_id or 0
+    guidance = ImageGuidance(engine.model, [tuple(ids) for ids in prompts], pad, 0.0)
+    answers = [[5, 9, 7, 11], [6, 6, 8, 10]]
+    size = engine.model.config.text_config.vocab_size
+    for step in range(5):
+        given = torch.tensor([answer[:step] for answer in answers], dtype=torch.long)
+        with torch.inference_mode():
+            found = guidance(given, torch.zeros(2, size))
+            for row, (ids, answer) in enumerate(zip(prompts, answers, strict=True)):
+                whole = engine.model(input_ids=torch.tensor([ids + answer[:step]])).logits[0, -1]
+                assert torch.allclose(found[row], whole.log_softmax(-1), atol=1e-4)
+
+
 def test_guidance_of_one_is_no_second_pass(engine, trials, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("an image-free prompt was built")
 
-    monkeypatch.setattr("mrrag_llamaindex.generation.engine.ImageGuidance", refuse)
+    monkeypatch.setattr("mrrag_llamaindex.generation.guidance.ImageGuidance", refuse)
     trial = trials[0]
     (answer,) = engine.generate([trial.request], [trial.image], policy=PAI(guidance=1.0))
     assert answer.steering.applied

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from mrrag_llamaindex.phantom.critical_layers import examples_of
 from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.knockout import STEERED, edges_of
+from mrrag_llamaindex.steering.knockout import STEERED, block_plan, edges_of, everything
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +86,50 @@ def test_image_and_documents_are_prefilled_once_for_all_windows_and_edges(
     ]
 
 
+def test_no_pass_has_more_rows_than_asked_for(engine, examples, monkeypatch):
+    knockout = Knockout(engine, rows=3)
+    asked = knockout.ask(examples[0])
+    sizes = []
+    logits = engine.runner.logits
+
+    def counting(sequences, *args, **kwargs):
+        sizes.append(len(sequences))
+        return logits(sequences, *args, **kwargs)
+
+    monkeypatch.setattr(engine.runner, "logits", counting)
+    knockout.changes(asked)
+    edges = len(edges_of(asked.spans))
+    assert max(sizes) == 3  # two edges and the unblocked row
+    assert sum(sizes) - len(sizes) == edges * knockout.depth
+
+
 def test_controls_of_the_model_hold(engine, examples):
-    empty, full = Knockout(engine).control(Knockout(engine).ask(examples[0]))
+    knockout = Knockout(engine)
+    asked = knockout.ask(examples[0])
+    empty, full = knockout.control(asked)
     assert empty == 0.0
     assert abs(full) > 0.01
+    plan = block_plan([everything(asked.spans)], asked.spans, range(knockout.depth))
+    logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
+    p = float(logits[0, -1].softmax(-1)[asked.token])
+    assert full == pytest.approx(100 * (p / asked.probability - 1), abs=2e-3)
+
+
+def test_an_unblocked_row_that_moves_is_an_error(engine, examples, monkeypatch):
+    knockout = Knockout(engine)
+    asked = next(
+        asked for asked in map(knockout.ask, examples) if abs(knockout.control(asked)[1]) > 1
+    )
+    with pytest.raises(SteeringError, match="around layer 0 the row in which nothing is blocked"):
+        knockout.changes(replace(asked, probability=1.01 * asked.probability))
+
+    def leaking(edges, *args):
+        """Block in every row what one row blocks."""
+        return block_plan([edge or edges[0] for edge in edges], *args)
+
+    monkeypatch.setattr("mrrag_llamaindex.generation.knockout.block_plan", leaking)
+    with pytest.raises(SteeringError, match="beside a blocked row"):
+        knockout.control(asked)
 
 
 def test_a_failed_control_is_an_error():
@@ -144,11 +186,27 @@ def test_naive_passes_are_timed_and_agree(found):
     json.dumps(found.as_dict(), allow_nan=False)
 
 
+def test_price_of_the_naive_way_is_the_mean_pass_times_their_number(engine, examples, monkeypatch):
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # each thing timed takes 1
+    monkeypatch.setattr("mrrag_llamaindex.generation.layer_search.time", clock)
+    found = search_layers(engine, examples, naive=4)
+    assert found.naive_timed == 4
+    assert found.seconds == {"ours": len(examples), "naive": found.naive_passes}
+
+
+def test_search_counts_the_patients_of_its_examples(engine, examples):
+    same = [replace(example, patient_id="one") for example in examples]
+    with pytest.raises(InputError, match="of 1 patients"):
+        search_layers(engine, same, naive=0)
+
+
 def test_the_rule_takes_half_of_the_largest_up_to_a_third_of_all():
     assert critical_layers(np.array([1.0, 40.0, 25.0, 5.0, 30.0, 2.0])) == (1, 4)
     assert critical_layers(np.array([1.0, 40.0, 19.0, 5.0, 18.0, 2.0])) == (1,)
     assert critical_layers(np.array([40.0, 39.0, 38.0, 37.0])) == (0,)
     assert critical_layers(np.array([0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])) == (1, 2, 3)
+    assert critical_layers(np.array([40.0, 20.0, 1.0, 1.0, 1.0, 1.0])) == (0, 1)  # half itself
+    assert critical_layers(np.array([40.0, 39.0, 38.0, 37.0, 36.0])) == (0,)  # a third of 5 is 1
     with pytest.raises(ModelError, match="does not read them"):
         critical_layers(np.array([0.01, 0.02]))
 
@@ -203,6 +261,12 @@ def test_intervals_draw_patients_not_questions():
     assert point.n == 24
 
 
+def test_examples_without_documents_are_left_out_with_their_patients():
+    changes, patients = made_up({f"p{n}": 1 for n in range(12)})
+    more = [{"image->question": [9.0, 9.0, 9.0]}] * 3
+    assert choose([*more, *changes], ["x", "y", "z", *patients]) == choose(changes, patients)
+
+
 def test_too_few_questions_are_an_error():
     with pytest.raises(InputError, match="at least 8"):
         choose(*made_up({f"p{n}": 1 for n in range(7)}))
@@ -242,7 +306,7 @@ def test_kept_layers_are_used_for_this_very_model_and_no_other(loaded, profiles)
     assert with_known_layers(loaded) is loaded
     path = keep_profile(loaded, (2, 3), "found")
     assert path.parent == profiles
-    used = with_known_layers(loaded)
+    used = with_known_layers(replace(loaded, layers_are_known=False))
     assert used.critical_layers == (2, 3)
     assert used.layers_are_known
     assert used.profile.template == loaded.profile.template

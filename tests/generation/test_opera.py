@@ -14,7 +14,7 @@ from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.opera import OPERA
-from mrrag_llamaindex.generation.opera_search import AttentionRecorder
+from mrrag_llamaindex.generation.opera_runner import AttentionRecorder
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
 from tests.generation.tiny_families import write
@@ -63,12 +63,12 @@ def image():
 def tokens_of(engine, image, opera, limit=LENGTH, request=REQUEST):
     """The searched tokens themselves: decoding to text would hide differences."""
     from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-    from mrrag_llamaindex.generation.opera_search import OperaRunner
+    from mrrag_llamaindex.generation.opera_runner import OperaRunner
 
     read = engine.read_image(image)
     prompt = engine.prompt(request, read)
     (batch,) = engine._batches([prompt], [read])
-    probe = FirstTokenProbe(engine._yes, engine._no)
+    probe = FirstTokenProbe(engine.yes_ids, engine.no_ids)
     runner = OperaRunner(engine.loaded, engine.runner)
     return runner.search(opera, batch, prompt, read, probe, limit)[0].tolist()
 

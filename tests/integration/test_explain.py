@@ -15,7 +15,8 @@ from mrrag_llamaindex.generation.explanation import explain, require_explainable
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies import PAI
+from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.steering.policies import HardMask
 
 QUESTION = "Is there a pleural effusion?"
 
@@ -88,11 +89,19 @@ def test_a_document_whose_absence_changes_the_answer_flips_it(engine):
     assert min(flipped) > 0  # a document that made the answer cannot have lowered it
 
 
-def test_documents_come_in_as_many_passes_as_the_batch_allows(engine):
+def test_documents_come_in_as_many_passes_as_the_batch_allows(engine, monkeypatch):
     (trial,) = draw_trials(43, 1, documents=4, irrelevant=2)
     expected = explain(engine, trial.request, trial.image, IFA())
     small = LlavaEngine(engine.loaded, batch_size=2)
+    sizes, logits = [], small.runner.logits
+
+    def counting(sequences, *args, **kwargs):
+        sizes.append(len(sequences))
+        return logits(sequences, *args, **kwargs)
+
+    monkeypatch.setattr(small.runner, "logits", counting)
     found = explain(small, trial.request, trial.image, IFA())
+    assert sizes == [2] * 4  # each document, and the answer to compare with
     assert list(found) == list(expected)
     for name, influence in found.items():
         assert influence.points == pytest.approx(expected[name].points, abs=1e-3)
@@ -112,6 +121,14 @@ def test_it_is_one_pass_on_the_kept_prefix(engine, monkeypatch):
     monkeypatch.setattr(type(engine.model), "forward", counting)
     explain(engine, trial.request, trial.image, IFA())
     assert shapes == [(True, 5)]
+
+
+def test_a_document_that_the_policy_leaves_out_moves_nothing(engine):
+    (trial,) = draw_trials(47, 1, documents=4, irrelevant=2)
+    found = explain(engine, trial.request, trial.image, HardMask(mode="drop"))
+    kept = [d.document_id for d in trial.request.documents if d.relevance >= 0.5]
+    assert list(found) == kept
+    assert len(kept) < len(trial.request.documents)
 
 
 def test_without_documents_there_is_nothing_to_say(engine):

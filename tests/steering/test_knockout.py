@@ -125,6 +125,7 @@ def test_edges_name_question_last_image_and_each_document():
     assert (third.rows, third.columns) == ((14, 15, 16, 18), ((10, 12),))
     assert "document-2->question+last" not in edges  # an empty document
     assert everything(SPANS).rows == (14, 15, 16, 17, 18)
+    assert sorted(cells(everything(SPANS))[1]) == [1, 2, 3, 4, 5, 6, 7, 10, 11]  # the image, too
 
 
 def test_where_the_question_ends_the_prompt_its_last_token_is_the_answering_row():

@@ -15,8 +15,9 @@ from mrrag_llamaindex.steering.attention import (
     ifa_eager_attention_forward,
 )
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.plan import PromptSpans, SteeringPlan
-from mrrag_llamaindex.steering.policies import PAI, PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
 
 FUNCTIONS = [ifa_attention_forward, ifa_eager_attention_forward]
 # Image 0..1, documents 1..2 and 2..3, question 3..4, one closing token.
@@ -142,6 +143,11 @@ def test_pasta_weighs_all_but_the_highlighted_documents_and_no_padding():
     #        [0 1 d0 d0 d1 | . . . | d1 6 d2 8 q 10]
     assert plan.document_lambda[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1]
     assert plan.question_rows[0].nonzero().flatten().tolist() == [12, 13]
+
+
+def test_pasta_highlights_a_document_at_the_threshold_itself():
+    assert PASTA(threshold=0.4).columns(SPANS, (0.4, 0.39)) == [((0, 1), 1.0), ((2, 5), 1.0)]
+    assert PASTA(threshold=0.4).columns(SPANS, (0.39, 0.0)) == []
 
 
 def test_default_layers():

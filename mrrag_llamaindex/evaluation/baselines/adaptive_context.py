@@ -15,7 +15,7 @@ from mrrag_llamaindex.evaluation.baselines.ranking import IMAGE_TO_TEXT, check_c
 from mrrag_llamaindex.generation.request import PromptDocument
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
 
 PUBLISHED_RATIO = 1.5
 """The ratio that a comment in MMed-RAG's code names; its paper gives no value for gamma."""

@@ -17,7 +17,7 @@ from mrrag_llamaindex.generation.request import PromptDocument
 from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
 
 Facts = Mapping[str, Mapping[str, bool]]
 _VALIDATION = 0.2
@@ -33,7 +33,8 @@ class AgreementSettings:
         Least agreement of a positive. FactMM-RAG's is 1.0 for CheXbert labels.
     least_shared : int
         Labels that both reports must know: two reports that speak of nothing in common agree
-        about nothing. FactMM-RAG has no such rule because CheXbert fills in every label; ours.
+        about nothing, and two that share one label agree half of the time by chance. FactMM-RAG has
+        no such rule because CheXbert fills in every label; ours.
     positives : int
         Most positives of one pair, those with most labels in common first (FactMM-RAG: 3).
     temperature : float
@@ -48,7 +49,7 @@ class AgreementSettings:
     """
 
     threshold: float = 1.0
-    least_shared: int = 3
+    least_shared: int = 2
     positives: int = 3
     temperature: float = defaults.TEMPERATURE
     learning_rate: float = 3e-3

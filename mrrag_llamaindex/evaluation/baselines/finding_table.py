@@ -14,7 +14,7 @@ _UNKNOWN = {"", "-1", "-1.0"}
 
 
 def read_findings(
-    path: str | os.PathLike[str], pair_ids: Collection[str]
+    path: str | os.PathLike[str], names: Collection[str], column: str = "pair_id"
 ) -> dict[str, dict[str, bool]]:
     """Read a table with a column ``pair_id`` and one column for each finding.
 
@@ -24,8 +24,10 @@ def read_findings(
     ----------
     path
         A ``.csv`` file in UTF-8.
-    pair_ids
-        Pairs of the data set; rows of others are left out.
+    names
+        Ids of the data set's pairs; rows of others are left out.
+    column
+        ``question_id`` for labels of the questions' own reports.
 
     Raises
     ------
@@ -34,29 +36,28 @@ def read_findings(
         about none of the pairs.
     """
     source = Path(path)
+    what = column.removesuffix("_id")
     found: dict[str, dict[str, bool]] = {}
     seen: set[str] = set()
     try:
         with source.open(encoding="utf-8-sig", newline="") as handle:
             rows = csv.DictReader(handle)
-            names = [name for name in rows.fieldnames or () if name != "pair_id"]
-            if "pair_id" not in (rows.fieldnames or ()) or not names:
+            findings = [name for name in rows.fieldnames or () if name != column]
+            if column not in (rows.fieldnames or ()) or not findings:
                 raise InputError(
-                    f"{source.name} needs a column pair_id and one column for each finding"
+                    f"{source.name} needs a column {column} and one column for each finding"
                 )
             for number, row in enumerate(rows, start=1):
-                pair_id = (row["pair_id"] or "").strip()
-                if pair_id in seen:
-                    raise InputError(
-                        f"{source.name}, row {number}: pair {pair_id!r} is there twice"
-                    )
-                seen.add(pair_id)
-                if pair_id in pair_ids:
-                    found[pair_id] = _labels(row, names, f"{source.name}, row {number}")
+                name = (row[column] or "").strip()
+                if name in seen:
+                    raise InputError(f"{source.name}, row {number}: {what} {name!r} is there twice")
+                seen.add(name)
+                if name in names:
+                    found[name] = _labels(row, findings, f"{source.name}, row {number}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{source.name} cannot be read ({type(error).__name__})") from None
     if not found:
-        raise InputError(f"{source.name} is about none of the {len(pair_ids)} pairs of the data")
+        raise InputError(f"{source.name} is about none of the {len(names)} {what}s of the data")
     return found
 
 

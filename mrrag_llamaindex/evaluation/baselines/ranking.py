@@ -13,7 +13,7 @@ from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import relevance_lambda
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.retrieval_runs import EmbeddedSet
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
 
 IMAGE_TO_TEXT = FusionWeights(1.0, 0.0, 0.0)

@@ -14,6 +14,9 @@ from mrrag_llamaindex.retrieval.training_records import read_bytes
 
 PathLike = str | os.PathLike[str]
 
+QUESTION_FILE = "--question-file (questions= in Python)"
+REPORT_FILE = "--report-file (reports= in Python)"
+
 
 def check_root(root: PathLike) -> Path:
     """Return the folder of a data set; raise `InputError` if it is none."""

@@ -20,6 +20,8 @@ from mrrag_llamaindex.evaluation.data_set import (
     row_name,
 )
 from mrrag_llamaindex.evaluation.readers.files import (
+    QUESTION_FILE,
+    REPORT_FILE,
     Images,
     PathLike,
     check_root,
@@ -66,10 +68,10 @@ def read_layout(
     asked = (
         Path(questions)
         if questions is not None
-        else find_file(folder, layout.questions, "question file", "questions=")
+        else find_file(folder, layout.questions, "question file", QUESTION_FILE)
     )
     if reports is None:
-        files = [find_file(folder, layout.reports, "file of reports", "reports=")]
+        files = [find_file(folder, layout.reports, "file of reports", REPORT_FILE)]
     else:
         given = (
             [reports] if isinstance(reports, str) or not isinstance(reports, Sequence) else reports

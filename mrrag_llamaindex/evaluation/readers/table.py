@@ -13,7 +13,13 @@ from mrrag_llamaindex.evaluation.data_set import (
     Problem,
     labelled,
 )
-from mrrag_llamaindex.evaluation.readers.files import PathLike, check_root, find_file
+from mrrag_llamaindex.evaluation.readers.files import (
+    QUESTION_FILE,
+    REPORT_FILE,
+    PathLike,
+    check_root,
+    find_file,
+)
 from mrrag_llamaindex.retrieval.pair import Pair, Skipped
 from mrrag_llamaindex.retrieval.pair_table import read_pairs
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion, read_questions
@@ -46,9 +52,9 @@ def read_table(
     asked = (
         Path(questions)
         if questions is not None
-        else find_file(folder, QUESTIONS, "question file", "questions=")
+        else find_file(folder, QUESTIONS, "question file", QUESTION_FILE)
     )
-    table = Path(reports) if reports else find_file(folder, PAIRS, "table of pairs", "reports=")
+    table = Path(reports) if reports else find_file(folder, PAIRS, "table of pairs", REPORT_FILE)
     pairs, problems = read_evidence(table, images)
     kept: list[GoldQuestion] = []
     # A pair can be kept from its own question only by a name that both tables give.

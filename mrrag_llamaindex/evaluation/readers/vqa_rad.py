@@ -22,6 +22,7 @@ from mrrag_llamaindex.evaluation.data_set import (
     row_name,
 )
 from mrrag_llamaindex.evaluation.readers.files import (
+    QUESTION_FILE,
     Images,
     PathLike,
     check_root,
@@ -66,7 +67,7 @@ def read_vqa_rad(
     asked = (
         Path(questions)
         if questions is not None
-        else find_file(folder, QUESTIONS, "question file", "questions=")
+        else find_file(folder, QUESTIONS, "question file", QUESTION_FILE)
     )
     found = Images(existing(folder, IMAGES) if images is None else (check_root(images),))
     pairs, problems = read_evidence(reports)

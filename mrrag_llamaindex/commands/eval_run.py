@@ -1,0 +1,185 @@
+"""From data, towers and a model to the answers of every method: the work of ``mrrag eval``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex import console
+from mrrag_llamaindex.commands.mine import time_left
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data_set import EvaluationSet, Problem
+    from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.evaluation.harness_records import Evaluation, HarnessSettings
+    from mrrag_llamaindex.evaluation.parts import Parts
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.loading import LoadedModel
+    from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def load_engine(
+    model: str,
+    *,
+    documents: int,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str,
+    quantization: str | None,
+    vision_tower: str,
+    allow_pickle: bool,
+) -> tuple[LlavaEngine, str]:
+    """Load the model with the critical layers that are known of it, and say whose they are."""
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.loading import load_model
+    from mrrag_llamaindex.generation.profile_store import with_known_layers
+
+    loaded = load_model(
+        model,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+    )
+    known = with_known_layers(loaded)
+    note = _layers_note(known, kept=known is not loaded)
+    console.say("note", note)
+    engine = LlavaEngine(
+        known, max_documents=documents, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return engine, note
+
+
+def _layers_note(loaded: LoadedModel, *, kept: bool) -> str:
+    layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
+    if kept:
+        return f"{layers}: as mrrag find-layers found on this model"
+    if loaded.layers_are_known:
+        return f"{layers}: from the profile in the model's folder"
+    return (
+        f"{layers}, the middle third: none were found on this model; mrrag find-layers finds them"
+    )
+
+
+def run_methods(
+    sets: Sequence[EvaluationSet],
+    towers: DualTower,
+    engine: LlavaEngine,
+    settings: HarnessSettings,
+    weights: AnyWeights | None,
+    out: Path | None,
+    validation: float,
+    synthetic: bool,
+) -> tuple[Evaluation, Parts, list[Problem]]:
+    """Embed, learn, tune and answer; without ``weights`` they are learned.
+
+    The problems are those of pairs and questions that the towers could not read.
+    """
+    from mrrag_llamaindex.evaluation.harness import Harness
+    from mrrag_llamaindex.evaluation.learning import learn
+    from mrrag_llamaindex.evaluation.parts import Parts, split_parts
+
+    stores: list[PairStore] = []
+    try:
+        for _ in sets:
+            stores.append(_store(towers, None if synthetic else out))
+        embedded = _embedded(sets, towers, stores)
+        if synthetic:
+            fit, tune, *tests = embedded
+            parts = Parts(tuple(tests), fit, tune)
+        else:
+            parts = split_parts(embedded[0], validation, settings.seed, learns=weights is None)
+        with _progress("questions mined") as advance:
+            learned = learn(
+                parts.fit,
+                stores[0],
+                towers,
+                engine,
+                facts_from=embedded[0],
+                weights=weights,
+                wanted=settings.methods,
+                folder=out,
+                seed=settings.seed,
+                progress=lambda done, total, resumed: advance("fusion", done, total, resumed),
+            )
+        with _progress("answers") as advance:
+            harness = Harness(engine, towers.identity, settings, folder=out, progress=advance)
+            found = harness.run(parts.tests, learned, parts.tune)
+        return found, parts, [problem for part in embedded for problem in _unreadable(part)]
+    finally:
+        for store in stores:
+            store.close()
+
+
+def _embedded(
+    sets: Sequence[EvaluationSet], towers: DualTower, stores: Sequence[PairStore]
+) -> list[EmbeddedSet]:
+    from mrrag_llamaindex.evaluation.set_embedding import embed_set
+
+    sizes = [len(item.pairs) + len(item.questions) for item in sets]
+    made: list[EmbeddedSet] = []
+    with _progress("vectors") as advance:
+        for number, (item, store) in enumerate(zip(sets, stores, strict=True)):
+            before = sum(sizes[:number])
+
+            def told(done: int, _: int, before: int = before) -> None:
+                advance("towers", before + done, sum(sizes), 0)
+
+            made.append(embed_set(item, towers, store, progress=told))
+    return made
+
+
+def _unreadable(data: EmbeddedSet) -> list[Problem]:
+    from mrrag_llamaindex.evaluation.data_set import UNREADABLE, Problem
+
+    return [
+        Problem(UNREADABLE, f"{data.name} {item.identifier!r}", item.reason)
+        for item in data.left_out
+    ]
+
+
+def _store(towers: DualTower, out: Path | None) -> PairStore:
+    from mrrag_llamaindex.retrieval.store import PairStore
+
+    where: Any = "memory" if out is None else out / "store"
+    return PairStore.open_or_create(
+        where,
+        towers_identity=towers.identity,
+        towers_source=towers.source,
+        dimension=towers.dimension,
+    )
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, int, int, int], None]]:
+    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    screen = Console(stderr=True)
+    columns = (
+        TextColumn("{task.fields[doing]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    started = told = time.monotonic()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(what, total=None, doing=what, left="")
+
+        def advance(doing: str, done: int, total: int, resumed: int) -> None:
+            nonlocal told
+            left = time_left(time.monotonic() - started, done, total, resumed)
+            bar.update(task, completed=done, total=total, doing=doing, left=left)
+            if not screen.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                console.say_progress(f"{doing}: {done} of {total} {what}, {left}")
+
+        yield advance

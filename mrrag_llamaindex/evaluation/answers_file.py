@@ -1,0 +1,214 @@
+"""Answers on disk: one JSON object per question, so that a run resumes and can be re-scored.
+
+The first line is the header: what every answer depends on. A batch of answers is on the disk
+before the next one is asked for, so a killed run leaves at most a torn last line, which is cut
+off when writing goes on. The file holds what the model wrote, and no question, report or path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.prediction import KIND, VERSION, Prediction, PredictionHeader
+from mrrag_llamaindex.retrieval.training_records import json_line, read_bytes, unusable
+
+
+def read_predictions(
+    path: str | os.PathLike[str],
+) -> tuple[PredictionHeader, list[Prediction]]:
+    """Read a file of predictions; a torn last line is left out.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is something else, or answers a question twice.
+    """
+    header, found, _ = _read_lines(Path(path))
+    return header, found
+
+
+def is_answers_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins with a header of ours."""
+    return read_bytes(Path(path)).startswith(json_line({"mrrag": KIND})[:-2].encode())
+
+
+class PredictionWriter:
+    """Append answers to a file, going on where an earlier run stopped.
+
+    Parameters
+    ----------
+    path : path
+        Made if absent, with the header.
+    header : PredictionHeader
+        Of this run; an existing file must have the same.
+
+    Attributes
+    ----------
+    predictions : list of Prediction
+        Those in the file.
+    answered : set of str
+        Ids of their questions.
+
+    Raises
+    ------
+    InputError
+        If the file is something else, cannot be written, is being written by another process, or
+        was begun with other data, another model or other settings. It is left as it was then.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: PredictionHeader) -> None:
+        self.path = Path(path)
+        self.header = header
+        self.predictions: list[Prediction] = []
+        self.answered: set[str] = set()
+        # The lock ends with the process: a kill does not leave it behind.
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"), timeout=0)
+        self._acquire()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Write a batch of answers; it is on the disk when this returns.
+
+        Raises
+        ------
+        InputError
+            If one is of another method, or of a question already answered; none is written then.
+        """
+        batch = list(predictions)
+        ids = {item.question_id for item in batch}
+        other = next((item.method for item in batch if item.method != self.header.method), None)
+        if other is not None:
+            raise InputError(f"{self.path.name} is of {self.header.method!r}, not of {other!r}")
+        if len(ids) < len(batch) or ids & self.answered:
+            raise InputError(f"{self.path.name}: a question was answered twice")
+        self._write("".join(item.to_line() for item in batch))
+        self.predictions += batch
+        self.answered |= ids
+
+    def close(self) -> None:
+        """Close the file, so that another process may write to it."""
+        self._handle.close()
+        self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"another process is writing to {self.path.name}: wait for it, or write elsewhere"
+            ) from None
+        except OSError as error:
+            raise unusable(self.path, error, "written") from None
+
+    def _open(self) -> None:
+        whole = 0
+        # A kill may come between making the file and its first whole line.
+        if self.path.exists() and not self._torn_header():
+            found, self.predictions, whole = _read_lines(self.path)
+            _check_same(found, self.header, self.path.name)
+            self.answered = {item.question_id for item in self.predictions}
+        try:
+            self._handle = self.path.open("r+b" if self.path.exists() else "xb")
+            self._handle.truncate(whole)
+            self._handle.seek(whole)
+        except OSError as error:
+            raise unusable(self.path, error, "written") from None
+        if not whole:
+            self._write(self.header.to_line())
+
+    def _write(self, text: str) -> None:
+        self._handle.write(text.encode())
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+
+    def _torn_header(self) -> bool:
+        """Whether all there is is the beginning of a header of ours."""
+        text = read_bytes(self.path)
+        start = json_line({"mrrag": KIND, "version": VERSION})[:-2].encode()
+        return b"\n" not in text and (text.startswith(start) or start.startswith(text))
+
+
+def _read_lines(source: Path) -> tuple[PredictionHeader, list[Prediction], int]:
+    """Return header, answers, and the length in bytes of the whole lines."""
+    content = read_bytes(source)
+    whole = content.rfind(b"\n") + 1
+    # Not splitlines: only \n ends one of our lines.
+    lines = content[:whole].split(b"\n")[:-1]
+    if not lines:
+        raise InputError(f"{source.name} holds no predictions; it has no whole line")
+    header = _header(_parsed(lines[0], source.name, 1), source.name)
+    found: dict[str, Prediction] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        item = _prediction(_parsed(line, source.name, number), header, source.name, number)
+        if item.question_id in found:
+            raise InputError(f"{source.name}, line {number} answers a question a second time")
+        found[item.question_id] = item
+    return header, list(found.values()), whole
+
+
+def _parsed(line: bytes, name: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError(f"{name}, line {number} is not valid JSON") from None
+
+
+def _header(data: Any, name: str) -> PredictionHeader:
+    if not isinstance(data, dict) or data.get("mrrag") != KIND:
+        raise InputError(f"{name} holds no predictions of mrrag eval")
+    if data.get("version") != VERSION:
+        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
+    try:
+        return PredictionHeader(**_known(data, PredictionHeader))
+    except TypeError as error:
+        raise InputError(f"{name}: the header is incomplete ({error})") from None
+
+
+def _prediction(data: Any, header: PredictionHeader, name: str, number: int) -> Prediction:
+    try:
+        values = _known(data, Prediction)
+        values["documents"] = tuple(values.get("documents", ()))
+        return Prediction(**{**values, "method": header.method})
+    except (AttributeError, TypeError, ValueError, InputError) as error:
+        raise InputError(f"{name}, line {number} is not a prediction ({error})") from None
+
+
+def _known(data: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
+
+
+def _check_same(found: PredictionHeader, header: PredictionHeader, name: str) -> None:
+    one, two = json.loads(found.to_line()), json.loads(header.to_line())
+    if one == two:
+        return
+    flat = [{**head, **head["settings"], "settings": None} for head in (one, two)]
+    key = next(key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key))
+    raise InputError(
+        f"{name} was begun with {key} {flat[0].get(key)!r}, and this run has "
+        f"{flat[1].get(key)!r}: go on with the same, or write to another file"
+    )

@@ -1,0 +1,101 @@
+"""The settings of `MRRAGLLaVA`: which model, how it is loaded, steered and asked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from llama_index.core.bridge.pydantic import Field
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.loading import load_model
+from mrrag_llamaindex.generation.profile_store import with_known_layers
+from mrrag_llamaindex.integration.entry_points import EntryPoints
+from mrrag_llamaindex.integration.resolve import MissingContext
+from mrrag_llamaindex.steering.ifa import IFA
+
+
+class GeneratorSettings(EntryPoints):
+    """Fields of an LLM over `LlavaEngine`, and the engine that they describe."""
+
+    model: str = Field(
+        default=defaults.DEFAULT_MODEL,
+        description='"phantom" (small, synthetic, offline), a local folder, or a hub id.',
+    )
+    device: str = Field(
+        default="auto", description='A torch device, or "auto": CUDA where present, else CPU.'
+    )
+    dtype: str = Field(
+        default="auto",
+        description="\"auto\" (checkpoint's on CUDA, float32 on CPU), or a torch dtype's name.",
+    )
+    ifa: IFA | None = Field(
+        default_factory=IFA, description="Steering of attention; None turns it off."
+    )
+    device_map: str | dict[str, Any] | None = Field(
+        default=None, description="Spread the model over devices; takes the place of device."
+    )
+    quantization: Literal["int8", "int4"] | None = Field(
+        default=None, description="Weights of the text model in 8 or 4 bits (bitsandbytes)."
+    )
+    vision_tower: str = Field(
+        default="checkpoint",
+        description='Original layout only: "checkpoint", "clip", or the folder of a CLIP model.',
+    )
+    allow_pickle: bool = Field(
+        default=False, description="Read weights in .bin files, which are pickles."
+    )
+    steering_backend: Literal["rows", "eager", "flex"] = Field(
+        default="rows", description="How steering is computed; all give the same result."
+    )
+    max_documents: int = Field(
+        default=defaults.MAX_DOCUMENTS, ge=1, description="Most documents in one prompt."
+    )
+    max_new_tokens: int = Field(
+        default=defaults.MAX_NEW_TOKENS, ge=1, description="Longest answer, in tokens."
+    )
+    batch_size: int = Field(
+        default=defaults.BATCH_SIZE, ge=1, description="Most questions answered at once."
+    )
+    prefix_cache: int = Field(
+        default=defaults.PREFIX_CACHE,
+        ge=0,
+        description="Images with documents kept in memory for further questions on them.",
+    )
+    profile: str | None = Field(
+        default=None, description="Profile file of this model, with its critical layers."
+    )
+    explain: bool = Field(
+        default=False, description="Tell how much each document moved the answer."
+    )
+    on_missing_context: MissingContext = Field(
+        default="error", description="What to do when no evidence reaches a call."
+    )
+
+    def _load(self) -> LlavaEngine:
+        """Load the model with the critical layers that are known of it.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot be found or loaded, or its profile is another model's.
+        """
+        return LlavaEngine(
+            with_known_layers(
+                load_model(
+                    self.model,
+                    device=self.device,
+                    dtype=self.dtype,
+                    backend=self.steering_backend,
+                    device_map=self.device_map,
+                    quantization=self.quantization,
+                    vision_tower=self.vision_tower,
+                    allow_pickle=self.allow_pickle,
+                ),
+                self.profile,
+            ),
+            max_documents=self.max_documents,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            prefix_cache=self.prefix_cache,
+        )
