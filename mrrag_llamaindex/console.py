@@ -27,8 +27,8 @@ from typer.core import TyperGroup
 from mrrag_llamaindex.errors import MRRAGError
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.answer import Influence
     from mrrag_llamaindex.generation.doctor.diagnosis import Diagnosis
-    from mrrag_llamaindex.generation.explanation import Influence
     from mrrag_llamaindex.generation.original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.ask import Asked
     from mrrag_llamaindex.integration.ingest import IngestReport

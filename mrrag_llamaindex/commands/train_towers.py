@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -86,11 +87,9 @@ def train_towers(
         int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the first is kept.")
     ] = 1,
     checkpoint_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Between checkpoints; 0, the default for heads: every batch. full: 60."
-        ),
-    ] = None,
+        float,
+        typer.Option(min=0, help="Between checkpoints; 0 saves after every batch."),
+    ] = 0.0,
     copy_backbones: Annotated[
         bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
     ] = False,
@@ -122,15 +121,11 @@ def train_towers(
         found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
     place = Workplace(
         out,
-        # A state of ResNet-50 and BERT has about 2 GB, one of two heads less than a megabyte.
-        checkpoint_seconds=(
-            {"heads": 0.0, "full": 60.0}[regime]
-            if checkpoint_seconds is None
-            else checkpoint_seconds
-        ),
+        checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
         on_features=_say_features(len(found)),
         on_epoch=_say_epoch,
+        on_costly=_say_costly(),
     )
     encoders = (image_backbone, text_backbone)
     results: dict[str, Any] | None
@@ -208,6 +203,22 @@ def _full(
 def _started_processes() -> int:
     """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _say_costly() -> Callable[[float], None]:
+    """Return what tells once, however many trainings there are, that saving is slow."""
+    told = False
+
+    def say(share: float) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            console.say_progress(
+                f"saving the state takes {share:.0%} of the time so far; "
+                "--checkpoint-seconds 60 saves less often, and a kill then loses up to a minute"
+            )
+
+    return say
 
 
 def _say_features(pairs: int) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.explanation import Influence
     from mrrag_llamaindex.generation.request import Prompt
     from mrrag_llamaindex.steering.policy import PromptPolicy
 
@@ -34,6 +33,24 @@ class SteeringOutcome:
     question_tokens: int = 0
     document_tokens: int = 0
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What one document did to one answer.
+
+    Attributes
+    ----------
+    points : float
+        Percentage points that the probability of the answer's first token has with the document
+        and would not have without it: above 0 the document speaks for the answer, below 0 against.
+    flips : bool
+        Whether the first token would be another one without it; spellings of yes count as one
+        token, and so do those of no.
+    """
+
+    points: float
+    flips: bool
 
 
 @dataclass(frozen=True)

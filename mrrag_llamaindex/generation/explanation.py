@@ -8,35 +8,16 @@ documents come from the cache, so that the price is one short pass with a row pe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from PIL import Image
 
 from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
-
-
-@dataclass(frozen=True)
-class Influence:
-    """What one document did to one answer.
-
-    Attributes
-    ----------
-    points : float
-        Percentage points that the probability of the answer's first token has with the document
-        and would not have without it: above 0 the document speaks for the answer, below 0 against.
-    flips : bool
-        Whether the first token would be another one without it; spellings of yes count as one
-        token, and so do those of no.
-    """
-
-    points: float
-    flips: bool
 
 
 def require_explainable(engine: LlavaEngine) -> None:

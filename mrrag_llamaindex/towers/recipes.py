@@ -57,13 +57,16 @@ class Workplace:
         Takes ``"image"`` or ``"text"`` and the number of features that are ready.
     on_epoch : callable, optional
         Takes the seed and the `Progress`.
+    on_costly : callable, optional
+        See `TrainingState`.
     """
 
     out: Path
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 0.0
     repeats: int = 1
     on_features: Callable[[str, int], None] | None = None
     on_epoch: Callable[[int, Progress], None] | None = None
+    on_costly: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -187,7 +190,7 @@ def _repeat(
         encoder = build(seed, split.train)
         owner = belongs_to(encoder, f"{pairs.digest()} {processes.count}", split, settings)
         path = place.out / WORK_FOLDER / f"seed-{seed}.pt"
-        state = TrainingState(path, owner, place.checkpoint_seconds)
+        state = TrainingState(path, owner, place.checkpoint_seconds, place.on_costly)
         report = None if place.on_epoch is None else _with_seed(place.on_epoch, seed)
         record = train(
             encoder, split, reports, settings, state, processes=processes, progress=report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining
 from mrrag_llamaindex.towers.identity import weights_digest
 from mrrag_llamaindex.towers.pair_encoders import PairEncoder
 from mrrag_llamaindex.towers.splits import Split
+
+COSTLY_SHARE = 0.25
+"""Share of a training's time from which saving is worth a word."""
+
+COSTLY_AFTER = 60.0
+"""Seconds of training before that share is judged; the advice, too, is to save this often."""
 
 
 def belongs_to(encoder: PairEncoder, data: str, split: Split, how: ContrastiveTraining) -> str:
@@ -36,15 +43,31 @@ class TrainingState:
         Digest of the pairs, the split, the settings and the weights at the start.
     seconds : float
         Least time between two writes; 0 writes after every batch.
+    on_costly : callable, optional
+        Takes the share of the time since the start that went into writing; called once, as soon
+        as it is over `COSTLY_SHARE` in a training of more than `COSTLY_AFTER` seconds that
+        writes more often than that.
+    clock : callable
+        Seconds that only rise.
     """
 
-    def __init__(self, path: Path, belongs_to: str, seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        belongs_to: str,
+        seconds: float = 0.0,
+        on_costly: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if seconds < 0:
             raise ValueError(f"seconds between checkpoints must not be negative: {seconds}")
         self.path = path
         self._belongs_to = belongs_to
         self._seconds = seconds
-        self._written = time.monotonic()
+        self._on_costly = on_costly if seconds < COSTLY_AFTER else None
+        self._clock = clock
+        self._spent = 0.0
+        self._started = self._written = clock()
 
     def read(self) -> dict[str, Any] | None:
         """Return the state, or None if there is none.
@@ -76,11 +99,17 @@ class TrainingState:
     @property
     def due(self) -> bool:
         """Whether it is time to write again."""
-        return time.monotonic() - self._written >= self._seconds
+        return self._clock() - self._written >= self._seconds
 
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file."""
+        started = self._clock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         told = {**state, "belongs_to": self._belongs_to}
         write_atomically(self.path, lambda beside: torch.save(told, beside))
-        self._written = time.monotonic()
+        self._written = self._clock()
+        self._spent += self._written - started
+        elapsed = self._written - self._started
+        if self._on_costly and elapsed > COSTLY_AFTER and self._spent > COSTLY_SHARE * elapsed:
+            self._on_costly(self._spent / elapsed)
+            self._on_costly = None
