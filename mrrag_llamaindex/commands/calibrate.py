@@ -111,14 +111,12 @@ def _mined(
     path: Path, weights: AnyWeights, rule: str, depth: int
 ) -> tuple[list[ScoredQuestion], str]:
     from mrrag_llamaindex.retrieval.calibration_data import of_records
-    from mrrag_llamaindex.retrieval.score import FusionWeights
     from mrrag_llamaindex.retrieval.training_records import read_training_set
 
     found = read_training_set(path)
     if not found.records:
         raise InputError(f"{path.name} holds no question")
-    used = weights.as_dict() if isinstance(weights, FusionWeights) else None
-    if used != found.header.settings.get("weights"):
+    if weights.as_dict() != found.header.settings.get("weights"):
         console.say(
             "note",
             f"the candidates in {path.name} were retrieved with other weights, so a document that "

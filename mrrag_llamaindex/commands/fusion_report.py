@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.fusion_pool import PooledComparison
-    from mrrag_llamaindex.retrieval.fusion_recall import FusionComparison, RecallTable
+    from mrrag_llamaindex.retrieval.fusion_recall import FusionComparison
+    from mrrag_llamaindex.retrieval.recall_table import RecallTable
 
 
 def print_comparison(made: FusionComparison) -> None:
@@ -20,7 +21,10 @@ def print_comparison(made: FusionComparison) -> None:
     if made.four_terms is not None:
         four = made.four_terms.weights.as_dict()
         print("four terms: " + ", ".join(f"{_said(name)} {four[name]:.3f}" for name in four))
-    print(f"recall@1 on {table.n} questions of other patients (95% interval, by patient):")
+    print(
+        f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
+        "patients (95% interval, by patient):"
+    )
     for name in table.recall:
         print(f"  {name:<12} {_cell(table, name)}")
     for line in _verdicts(table):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.pair import Skipped
     from mrrag_llamaindex.retrieval.question_table import GoldQuestion
     from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _PHANTOM_QUESTIONS = 200
@@ -84,6 +85,7 @@ def mine(
     from mrrag_llamaindex.retrieval.mining import mine as mine_into
     from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
     from mrrag_llamaindex.retrieval.weights import FusionWeights
+    from mrrag_llamaindex.retrieval.weights_file import load_weights
 
     if data is not None:
         if questions is not None or store is not None:
@@ -95,9 +97,9 @@ def mine(
             raise InputError("name a table of questions and --store, or --data phantom")
         asked, rejected = _table(questions, columns, images)
         pairs, towers = _opened(store, device)
-    learned = FusionWeights()
+    learned: AnyWeights = FusionWeights()
     if weights is not None:
-        learned = FusionWeights.load(weights, towers_identity=towers.identity)
+        learned = load_weights(weights, towers_identity=towers.identity)
     settings = MiningSettings(
         weights=learned,
         candidates=candidates,

@@ -13,8 +13,9 @@ from mrrag_llamaindex.commands.options import AsJson, Device
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
     from mrrag_llamaindex.retrieval.fusion_pool import PooledComparison
-    from mrrag_llamaindex.retrieval.fusion_recall import Candidates, FusionComparison
+    from mrrag_llamaindex.retrieval.fusion_recall import FusionComparison
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
 
 _PHANTOM_QUESTIONS = 500
@@ -130,7 +131,7 @@ def _save(weights: AnyWeights, out: Path, identity: str) -> None:
 
 
 def _mined(path: Path) -> tuple[list[Candidates], str]:
-    from mrrag_llamaindex.retrieval.fusion_recall import Candidates
+    from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
     from mrrag_llamaindex.retrieval.training_records import read_training_set
 
     found = read_training_set(path)

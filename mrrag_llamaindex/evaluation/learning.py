@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.baselines.factual_agreement import learn_agreement
-from mrrag_llamaindex.retrieval.fusion_recall import Candidates
+from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
 from mrrag_llamaindex.retrieval.fusion_training import split_by_patient, train_fusion
 from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings

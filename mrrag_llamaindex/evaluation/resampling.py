@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mrrag_llamaindex.retrieval import intervals
+
 RESAMPLES = 2000
 """Bootstrap samples: the ends of a 95% interval then move by about a fiftieth of its width."""
 
@@ -61,21 +63,10 @@ def interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | 
 
 
 def share_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
-    """Return the 95% interval of a share, from R values of it in [0, 1]; see `interval`.
+    """Return the 95% interval of a share, from R values of it in [0, 1].
 
-    Where all questions are right, or none, every sample is the same and the percentiles have no
-    width, as if nothing could ever go wrong. Wilson's interval over the patients stands there.
-
-    Examples
-    --------
-    >>> [round(end, 3) for end in share_interval(np.ones(2000), [f"p{n}" for n in range(300)])]
-    [0.987, 1.0]
+    See `interval`, and `retrieval.intervals.share_interval` for a share of which all questions
+    are right, or none.
     """
     found = interval(samples, owners)
-    if found not in ((0.0, 0.0), (1.0, 1.0)):
-        return found
-    from scipy.stats import binomtest
-
-    patients = len(set(owners))
-    ends = binomtest(round(found[0] * patients), patients).proportion_ci(method="wilson")
-    return float(ends.low), float(ends.high)
+    return None if found is None else intervals.share_interval(*found, len(set(owners)))

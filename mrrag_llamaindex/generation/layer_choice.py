@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.retrieval.fusion_recall import bootstrap_by_patient
 from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+from mrrag_llamaindex.retrieval.recall_table import bootstrap_by_patient
 from mrrag_llamaindex.steering.knockout import STEERED
 
 _NOTHING = 0.1  # percent

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
-from mrrag_llamaindex.retrieval.fusion_recall import Candidates
+from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
 from mrrag_llamaindex.retrieval.fusion_training import FusionExample
 from mrrag_llamaindex.retrieval.score import ALL_TERMS, similarity_terms
 

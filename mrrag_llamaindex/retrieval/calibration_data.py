@@ -14,7 +14,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.score import FusionWeights, fuse
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.retrieval.fusion_recall import Candidates
+    from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
     from mrrag_llamaindex.retrieval.training_records import TrainingRecord
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
 

@@ -34,7 +34,8 @@ def candidates(
     Fewer than asked for come back only when the store holds no more.
     """
     count = settings.candidates
-    rankings = [_allowed(store, q_image, q_text, settings.weights, count, exclude)]
+    weights = settings.weights.weights_for(q_image, q_text)
+    rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
     if settings.pool == "each_term":
         some = math.ceil(count / (1 + len(TERMS)))
         for row in np.eye(len(TERMS)).tolist():
@@ -45,7 +46,7 @@ def candidates(
         if len(chosen) < count:
             chosen.setdefault(hit.pair_id, hit)
     scored = [
-        replace(hit, score=float(fuse(terms_of(hit), settings.weights))) for hit in chosen.values()
+        replace(hit, score=float(fuse(terms_of(hit), weights))) for hit in chosen.values()
     ]
     return sorted(scored, key=lambda hit: (-hit.score, hit.pair_id))
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.fusion_recall import FusionComparison, RecallTable
+from mrrag_llamaindex.retrieval.fusion_recall import FusionComparison
+from mrrag_llamaindex.retrieval.recall_table import RecallTable
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS, TERMS
 
 

@@ -14,6 +14,7 @@ and search are those of the global weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -138,6 +139,11 @@ class QueryGatedWeights:
         for name, value in zip(self.terms, (size * moved).tolist(), strict=True):
             values[name] = values.get(name, 0.0) + value
         return FusionWeights(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return {**self.base.as_dict(), "gate": digest}
 
     def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:
         if vector is None:

@@ -12,6 +12,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.retrieval.labels import MARGIN
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.weights import FusionWeights
+from mrrag_llamaindex.retrieval.weights_file import AnyWeights
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class MiningSettings:
 
     Parameters
     ----------
-    weights : FusionWeights
+    weights : FusionWeights or QueryGatedWeights
         Weights that retrieve the candidates.
     candidates : int
         Documents tried per question, at least 2.
@@ -44,7 +45,7 @@ class MiningSettings:
         If a number is out of range.
     """
 
-    weights: FusionWeights = field(default_factory=FusionWeights)
+    weights: AnyWeights = field(default_factory=FusionWeights)
     candidates: int = defaults.CANDIDATES
     pool: Literal["fused", "each_term"] = "fused"
     negatives: int = defaults.NEGATIVES

@@ -12,7 +12,7 @@ from mrrag_llamaindex.retrieval.weights import FusionWeights
 from mrrag_llamaindex.retrieval.weights_json import parse_object, read_text
 
 AnyWeights: TypeAlias = FusionWeights | QueryGatedWeights
-"""Both have ``weights_for(query_image, query_text)``, ``save`` and ``to_json``."""
+"""Both have ``weights_for(query_image, query_text)``, ``as_dict``, ``save`` and ``to_json``."""
 
 
 def load_weights(path: str | os.PathLike[str], *, towers_identity: str | None = None) -> AnyWeights:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
 from mrrag_llamaindex.retrieval.fusion_pool import PooledComparison
-from mrrag_llamaindex.retrieval.fusion_recall import (
-    Candidates,
-    RecallTable,
-    bootstrap_by_patient,
-    learn_and_compare,
-)
+from mrrag_llamaindex.retrieval.fusion_recall import learn_and_compare
 from mrrag_llamaindex.retrieval.fusion_training import (
     FusionExample,
     FusionSettings,
@@ -22,6 +19,8 @@ from mrrag_llamaindex.retrieval.fusion_training import (
     split_by_patient,
     train_fusion,
 )
+from mrrag_llamaindex.retrieval.recall_table import RecallTable, bootstrap_by_patient
+from mrrag_llamaindex.retrieval.training_records import TrainingRecord
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS, FusionWeights
 
 
@@ -232,3 +231,36 @@ def test_the_bootstrap_draws_patients_with_all_their_questions():
     # Two patients, ten equal questions each: only 0, 1/2 and 1 can come up.
     hits = {"x": np.repeat([0.0, 1.0], 10)}
     assert bootstrap_by_patient(hits, ["a"] * 10 + ["b"] * 10, 0)["x"] == (0.0, 1.0)
+
+
+def test_a_mined_record_is_measured_by_all_that_supports_and_learned_from_its_labels():
+    """Without a document .5; the positive .9, another .8 that supports, .55 helps, .2 does not."""
+    terms = tuple((float(n), 0.0, 0.0) for n in range(4))
+    item = TrainingRecord(
+        "q", "a", terms, (0.0,) * 4, tuple("wxyz"), (0.2, 0.8, 0.9, 0.5), 2, (0,), unaided=0.5
+    )
+    found = Candidates.of_record(item)
+    assert found.right.tolist() == [False, True, True, False]
+    assert found.example.positive.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert found.example.negatives.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+    # The model is wrong even with the best document: it is the positive all the same.
+    wrong = replace(item, confidence=(0.1, 0.2, 0.3, 0.1), unaided=0.25)
+    assert Candidates.of_record(wrong).right.tolist() == [False, False, True, False]
+    unknown = replace(item, unaided=None)
+    assert Candidates.of_record(unknown).right.tolist() == [False, False, True, False]
+
+
+def test_chance_and_perfect_recall_have_honest_rows():
+    """One of three candidates is right, and first: chance 1/3, and recall 1 with Wilson's ends."""
+    terms = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]])
+    right = np.array([True, False, False])
+    questions = [
+        Candidates(f"p{n}", terms, right, FusionExample(f"p{n}", terms[0], terms[1:]))
+        for n in range(40)
+    ]
+    found = learn_and_compare(questions).as_dict()
+    assert found["chance"] == pytest.approx(1 / 3)
+    assert "chance" not in found["recall_at_1"]
+    assert found["recall_at_1"]["equal"] == 1
+    assert found["ci"]["equal"] == pytest.approx((1 / (1 + 1.959964**2 / 20), 1.0))
+    assert found["ci"]["learned-equal"] == (0.0, 0.0)

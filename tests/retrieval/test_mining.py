@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError, StoreError
+from mrrag_llamaindex.retrieval.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.retrieval.labels import label
 from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
@@ -101,6 +103,21 @@ def test_weights_choose_the_candidates(run):
     weights = FusionWeights(1.0, 0.0, 0.0)
     _, found, _ = run(candidates=2, weights=weights, pool="fused")
     assert found.records[0].pair_ids == ("p2", "p3")
+
+
+def test_weights_of_each_question_choose_the_candidates(run):
+    """Equal weights moved to 1.75, .25, .25: the scores are 1.70, 1.45, 1.75 and 1.82."""
+    gate = replace(
+        QueryGatedWeights.untrained(FusionWeights(), 2), out_bias=np.array([20.0, -20.0, -20.0])
+    )
+    _, found, _ = run(candidates=2, weights=gate)
+    assert found.records[0].pair_ids == ("p3", "p2")
+    _, same, confidence = run(candidates=2, weights=gate)
+    assert same == found
+    assert not confidence.asked
+    other = replace(gate, out_bias=np.array([20.0, -20.0, 20.0]))
+    with pytest.raises(InputError, match="gate"):
+        run(candidates=2, weights=other)
 
 
 def test_each_term_brings_its_best_pairs_in_turn_with_fused_scores_in_order(run):
