@@ -13,31 +13,31 @@ from mrrag_llamaindex.commands.eval_data import phantom_documents, phantom_sets,
 from mrrag_llamaindex.commands.eval_report import report
 from mrrag_llamaindex.commands.eval_rescore import rescore
 from mrrag_llamaindex.commands.eval_run import load_engine, run_methods
-from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.commands.options import (
+    AllowPickle,
+    AsJson,
+    Data,
+    Device,
+    ImageFolder,
+    ModelOfData,
+    Quantization,
+    QuestionFile,
+    ReportFile,
+    Root,
+    TowersOfData,
+    VisionTower,
+)
 from mrrag_llamaindex.errors import InputError
-
-Data = Literal["phantom", "iu-xray", "mimic-cxr", "fairvlmed", "vqa-rad", "table"]
 
 
 def evaluate(
     data: Annotated[Data, typer.Option(help="The questions; all but phantom are your own copies.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, as it is laid out on disk.")
-    ] = None,
-    question_file: Annotated[
-        Path | None, typer.Option(help="Where the questions lie, if not at their usual place.")
-    ] = None,
-    report_file: Annotated[
-        Path | None, typer.Option(help="The pairs to retrieve from, likewise.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help='"phantom", a folder, or a hub id.  [default: LLaVA-Med, or phantom]'),
-    ] = None,
-    towers: Annotated[
-        str | None, typer.Option(help='"phantom", a folder, or a hub id; must be named for data.')
-    ] = None,
+    root: Root = None,
+    question_file: QuestionFile = None,
+    report_file: ReportFile = None,
+    images: ImageFolder = None,
+    model: ModelOfData = None,
+    towers: TowersOfData = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights (JSON); without it they are learned.")
     ] = None,

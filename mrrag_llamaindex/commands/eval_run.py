@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import console
-from mrrag_llamaindex.commands.mine import time_left
+from mrrag_llamaindex.commands.progress import progress_with_time_left
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data_set import EvaluationSet, Problem
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
-
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def load_engine(
@@ -96,7 +92,7 @@ def run_methods(
             parts = Parts(tuple(tests), fit, tune)
         else:
             parts = split_parts(embedded[0], validation, settings.seed, learns=weights is None)
-        with _progress("questions mined") as advance:
+        with progress_with_time_left("questions mined") as advance:
             learned = learn(
                 parts.fit,
                 stores[0],
@@ -109,7 +105,7 @@ def run_methods(
                 seed=settings.seed,
                 progress=lambda done, total, resumed: advance("fusion", done, total, resumed),
             )
-        with _progress("answers") as advance:
+        with progress_with_time_left("answers") as advance:
             harness = Harness(engine, towers.identity, settings, folder=out, progress=advance)
             found = harness.run(parts.tests, learned, parts.tune)
         return found, parts, [problem for part in embedded for problem in _unreadable(part)]
@@ -125,7 +121,7 @@ def _embedded(
 
     sizes = [len(item.pairs) + len(item.questions) for item in sets]
     made: list[EmbeddedSet] = []
-    with _progress("vectors") as advance:
+    with progress_with_time_left("vectors") as advance:
         for number, (item, store) in enumerate(zip(sets, stores, strict=True)):
             before = sum(sizes[:number])
 
@@ -155,31 +151,3 @@ def _store(towers: DualTower, out: Path | None) -> PairStore:
         towers_source=towers.source,
         dimension=towers.dimension,
     )
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, int, int, int], None]]:
-    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    screen = Console(stderr=True)
-    columns = (
-        TextColumn("{task.fields[doing]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    started = told = time.monotonic()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task(what, total=None, doing=what, left="")
-
-        def advance(doing: str, done: int, total: int, resumed: int) -> None:
-            nonlocal told
-            left = time_left(time.monotonic() - started, done, total, resumed)
-            bar.update(task, completed=done, total=total, doing=doing, left=left)
-            if not screen.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                console.say_progress(f"{doing}: {done} of {total} {what}, {left}")
-
-        yield advance

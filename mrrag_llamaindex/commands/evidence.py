@@ -13,7 +13,10 @@ from mrrag_llamaindex.commands.options import (
     NOTICE,
     AllowPickle,
     AsJson,
+    Columns,
     Device,
+    Images,
+    Model,
     Quantization,
     VisionTower,
     renames_of,
@@ -55,12 +58,8 @@ def ingest(
     ],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
-    columns: Annotated[
-        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
-    ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
-    ] = None,
+    columns: Columns = "",
+    images: Images = None,
     missing: Annotated[
         Literal["skip", "keep"],
         typer.Option(help="A pair without image or report: skip and list it, or keep it."),
@@ -113,9 +112,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
-    model: Annotated[
-        str, typer.Option(help='"phantom", a folder, or a hub id.')
-    ] = defaults.DEFAULT_MODEL,
+    model: Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None,
         typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),

@@ -11,7 +11,10 @@ from mrrag_llamaindex import console, defaults
 from mrrag_llamaindex.commands.options import (
     AllowPickle,
     AsJson,
+    Columns,
     Device,
+    Images,
+    Model,
     Quantization,
     VisionTower,
     renames_of,
@@ -23,9 +26,7 @@ if TYPE_CHECKING:
 
 
 def find_layers(
-    model: Annotated[
-        str, typer.Option(help='"phantom", a folder, or a hub id.')
-    ] = defaults.PHANTOM,
+    model: Model = defaults.PHANTOM,
     data: Annotated[
         Literal["phantom"] | None,
         typer.Option(help="Synthetic studies, half of the documents irrelevant."),
@@ -54,12 +55,8 @@ def find_layers(
         int, typer.Option(min=2, help="Rows per forward pass; fewer take less memory.")
     ] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: Annotated[
-        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
-    ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
-    ] = None,
+    columns: Columns = "",
+    images: Images = None,
     quantization: Quantization = None,
     vision_tower: VisionTower = "checkpoint",
     allow_pickle: AllowPickle = False,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrrag_llamaindex import console, defaults
-from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.commands.options import (
+    AllowPickle,
+    AsJson,
+    Columns,
+    Device,
+    Images,
+    Model,
+    Quantization,
+    VisionTower,
+)
+from mrrag_llamaindex.commands.progress import progress_with_time_left
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _PHANTOM_QUESTIONS = 200
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def mine(
@@ -41,9 +47,7 @@ def mine(
         Literal["phantom"] | None,
         typer.Option(help="In place of table and store: synthetic studies."),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help='"phantom", a folder, or a hub id.')
-    ] = defaults.DEFAULT_MODEL,
+    model: Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights that retrieve the candidates (JSON).")
     ] = None,
@@ -63,12 +67,8 @@ def mine(
         int | None, typer.Option(min=1, help="So many of the questions, drawn by the seed.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: Annotated[
-        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
-    ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
-    ] = None,
+    columns: Columns = "",
+    images: Images = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Prompts per forward pass; fewer take less memory.")
     ] = 32,
@@ -117,8 +117,16 @@ def mine(
         allow_pickle=allow_pickle,
     )
     confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
-    with _progress() as advance:
-        report = mine_into(asked, pairs, towers, confidence, out, settings, advance)
+    with progress_with_time_left("questions") as advance:
+        report = mine_into(
+            asked,
+            pairs,
+            towers,
+            confidence,
+            out,
+            settings,
+            lambda done, total, resumed: advance("mining", done, total, resumed),
+        )
     skipped = (*rejected, *report.skipped)
     if as_json:
         console.print_json(_as_dict(report, skipped, out))
@@ -161,45 +169,6 @@ def _phantom(
     towers = load_towers(defaults.PHANTOM, device=device)
     corpus = make_corpus(seed, queries=count)
     return questions_of(corpus), [], store_of(corpus, towers), towers
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, int], None]]:
-    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    screen = Console(stderr=True)
-    time_column = TextColumn("{task.fields[left]}")
-    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), time_column)
-    started = told = time.monotonic()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("questions", total=None, left="")
-
-        def advance(done: int, total: int, resumed: int) -> None:
-            nonlocal told
-            left = time_left(time.monotonic() - started, done, total, resumed)
-            bar.update(task, completed=done, total=total, left=left)
-            if not screen.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                console.say_progress(f"{done} of {total} questions, {left}")
-
-        yield advance
-
-
-def time_left(seconds: float, done: int, total: int, resumed: int) -> str:
-    """Return an estimate in words; what was in the file already took no time.
-
-    Examples
-    --------
-    >>> time_left(60.0, done=30, total=90, resumed=10)
-    'about 3 min left'
-    """
-    fresh = done - resumed
-    if fresh < 1:
-        return "time left unknown"
-    rest = seconds / fresh * (total - done)
-    return f"about {rest / 60:.0f} min left" if rest >= 90 else f"about {rest:.0f} s left"
 
 
 def _as_dict(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> dict[str, Any]:

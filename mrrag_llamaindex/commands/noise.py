@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,16 +12,21 @@ from mrrag_llamaindex.commands.options import (
     NOTICE,
     AllowPickle,
     AsJson,
+    Data,
     Device,
+    ImageFolder,
+    ModelOfData,
     Quantization,
+    QuestionFile,
+    ReportFile,
+    Root,
+    TowersOfData,
     VisionTower,
 )
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.noise_data import DataOptions
-
-Data = Literal["phantom", "iu-xray", "mimic-cxr", "fairvlmed", "vqa-rad", "table"]
 
 _POLICIES = "off,ifa,hard-mask,uniform,pasta,pai"
 _LAST_SEED = 999
@@ -33,16 +38,10 @@ def noise(
     data: Annotated[
         Data, typer.Option(help="Synthetic studies, whose relevance is known, or your own copy.")
     ] = "phantom",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, as it is laid out on disk.")
-    ] = None,
-    question_file: Annotated[
-        Path | None, typer.Option(help="Where the questions lie, if not at their usual place.")
-    ] = None,
-    report_file: Annotated[
-        Path | None, typer.Option(help="The pairs that documents come from, likewise.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")] = None,
+    root: Root = None,
+    question_file: QuestionFile = None,
+    report_file: ReportFile = None,
+    images: ImageFolder = None,
     facts: Annotated[
         Path | None,
         typer.Option(
@@ -57,15 +56,8 @@ def noise(
             "question_id and the same findings."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help='"phantom", a folder, or a hub id. By default phantom, for data LLaVA-Med.'
-        ),
-    ] = None,
-    towers: Annotated[
-        str | None, typer.Option(help='"phantom", a folder, or a hub id; must be named for data.')
-    ] = None,
+    model: ModelOfData = None,
+    towers: TowersOfData = None,
     weights: Annotated[
         str | None,
         typer.Option(

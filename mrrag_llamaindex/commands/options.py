@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex.errors import InputError
 
+Data = Literal["phantom", "iu-xray", "mimic-cxr", "fairvlmed", "vqa-rad", "table"]
+"""Questions to evaluate on: synthetic ones, or one's own copy."""
+
 NOTICE = "Research software, not a medical device."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Columns = Annotated[str, typer.Option(help="Where names differ: image=filename,patient_id=subject")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's own.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of the data set, as it is laid out on disk.")
+]
+QuestionFile = Annotated[
+    Path | None, typer.Option(help="Where the questions lie, if not at their usual place.")
+]
+ReportFile = Annotated[
+    Path | None, typer.Option(help="The pairs that documents come from, likewise.")
+]
+ImageFolder = Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")]
+Model = Annotated[str, typer.Option(help='"phantom", a folder, or a hub id.')]
+ModelOfData = Annotated[
+    str | None,
+    typer.Option(help='"phantom", a folder, or a hub id. By default phantom, for data LLaVA-Med.'),
+]
+TowersOfData = Annotated[
+    str | None, typer.Option(help='"phantom", a folder, or a hub id; must be named for data.')
+]
 VisionTower = Annotated[
     str,
     typer.Option(

@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from mrrag_llamaindex import console
-from mrrag_llamaindex.commands.mine import mine, time_left
+from mrrag_llamaindex.commands.mine import mine
+from mrrag_llamaindex.commands.progress import time_left
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.retrieval.training_records import read_training_set
 
