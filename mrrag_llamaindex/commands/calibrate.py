@@ -111,7 +111,7 @@ def _mined(
     path: Path, weights: AnyWeights, rule: str, depth: int
 ) -> tuple[list[ScoredQuestion], str]:
     from mrrag_llamaindex.retrieval.calibration_data import of_records
-    from mrrag_llamaindex.retrieval.training_records import read_training_set
+    from mrrag_llamaindex.retrieval.training_reader import read_training_set
 
     found = read_training_set(path)
     if not found.records:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.prediction import KIND, VERSION, Prediction, PredictionHeader
-from mrrag_llamaindex.retrieval.training_records import json_line, read_bytes, unusable
+from mrrag_llamaindex.retrieval.json_lines import (
+    header_start,
+    known_fields,
+    read_bytes,
+    read_json_lines,
+)
+from mrrag_llamaindex.retrieval.line_log import LineLog
 
 
 def read_predictions(
@@ -38,7 +41,7 @@ def read_predictions(
 
 def is_answers_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins with a header of ours."""
-    return read_bytes(Path(path)).startswith(json_line({"mrrag": KIND})[:-2].encode())
+    return read_bytes(Path(path)).startswith(header_start(KIND))
 
 
 class PredictionWriter:
@@ -70,14 +73,13 @@ class PredictionWriter:
         self.header = header
         self.predictions: list[Prediction] = []
         self.answered: set[str] = set()
-        # The lock ends with the process: a kill does not leave it behind.
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"), timeout=0)
-        self._acquire()
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+        self._log = LineLog(
+            self.path,
+            header.to_line(),
+            header_start(KIND, VERSION),
+            self._resume,
+            instead="write elsewhere",
+        )
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -105,77 +107,34 @@ class PredictionWriter:
             raise InputError(f"{self.path.name} is of {self.header.method!r}, not of {other!r}")
         if len(ids) < len(batch) or ids & self.answered:
             raise InputError(f"{self.path.name}: a question was answered twice")
-        self._write("".join(item.to_line() for item in batch))
+        self._log.append("".join(item.to_line() for item in batch))
         self.predictions += batch
         self.answered |= ids
 
     def close(self) -> None:
         """Close the file, so that another process may write to it."""
-        self._handle.close()
-        self._lock.release()
+        self._log.close()
 
-    def _acquire(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"another process is writing to {self.path.name}: wait for it, or write elsewhere"
-            ) from None
-        except OSError as error:
-            raise unusable(self.path, error, "written") from None
-
-    def _open(self) -> None:
-        whole = 0
-        # A kill may come between making the file and its first whole line.
-        if self.path.exists() and not self._torn_header():
-            found, self.predictions, whole = _read_lines(self.path)
-            _check_same(found, self.header, self.path.name)
-            self.answered = {item.question_id for item in self.predictions}
-        try:
-            self._handle = self.path.open("r+b" if self.path.exists() else "xb")
-            self._handle.truncate(whole)
-            self._handle.seek(whole)
-        except OSError as error:
-            raise unusable(self.path, error, "written") from None
-        if not whole:
-            self._write(self.header.to_line())
-
-    def _write(self, text: str) -> None:
-        self._handle.write(text.encode())
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-
-    def _torn_header(self) -> bool:
-        """Whether all there is is the beginning of a header of ours."""
-        text = read_bytes(self.path)
-        start = json_line({"mrrag": KIND, "version": VERSION})[:-2].encode()
-        return b"\n" not in text and (text.startswith(start) or start.startswith(text))
+    def _resume(self) -> int:
+        found, self.predictions, whole = _read_lines(self.path)
+        _check_same(found, self.header, self.path.name)
+        self.answered = {item.question_id for item in self.predictions}
+        return whole
 
 
 def _read_lines(source: Path) -> tuple[PredictionHeader, list[Prediction], int]:
     """Return header, answers, and the length in bytes of the whole lines."""
-    content = read_bytes(source)
-    whole = content.rfind(b"\n") + 1
-    # Not splitlines: only \n ends one of our lines.
-    lines = content[:whole].split(b"\n")[:-1]
-    if not lines:
+    lines, whole = read_json_lines(source)
+    if not whole:
         raise InputError(f"{source.name} holds no predictions; it has no whole line")
-    header = _header(_parsed(lines[0], source.name, 1), source.name)
+    header = _header(next(lines), source.name)
     found: dict[str, Prediction] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        item = _prediction(_parsed(line, source.name, number), header, source.name, number)
+    for number, data in enumerate(lines, start=2):
+        item = _prediction(data, header, source.name, number)
         if item.question_id in found:
             raise InputError(f"{source.name}, line {number} answers a question a second time")
         found[item.question_id] = item
     return header, list(found.values()), whole
-
-
-def _parsed(line: bytes, name: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError(f"{name}, line {number} is not valid JSON") from None
 
 
 def _header(data: Any, name: str) -> PredictionHeader:
@@ -184,22 +143,18 @@ def _header(data: Any, name: str) -> PredictionHeader:
     if data.get("version") != VERSION:
         raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
     try:
-        return PredictionHeader(**_known(data, PredictionHeader))
+        return PredictionHeader(**known_fields(data, PredictionHeader))
     except TypeError as error:
         raise InputError(f"{name}: the header is incomplete ({error})") from None
 
 
 def _prediction(data: Any, header: PredictionHeader, name: str, number: int) -> Prediction:
     try:
-        values = _known(data, Prediction)
+        values = known_fields(data, Prediction)
         values["documents"] = tuple(values.get("documents", ()))
         return Prediction(**{**values, "method": header.method})
     except (AttributeError, TypeError, ValueError, InputError) as error:
         raise InputError(f"{name}, line {number} is not a prediction ({error})") from None
-
-
-def _known(data: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
 
 
 def _check_same(found: PredictionHeader, header: PredictionHeader, name: str) -> None:

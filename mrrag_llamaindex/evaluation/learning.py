@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.baselines.factual_agreement import learn_agreement
 from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
-from mrrag_llamaindex.retrieval.fusion_training import split_by_patient, train_fusion
+from mrrag_llamaindex.retrieval.fusion_training import train_fusion
 from mrrag_llamaindex.retrieval.mining import mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 from mrrag_llamaindex.retrieval.score import FusionWeights
-from mrrag_llamaindex.retrieval.training_records import read_training_set
+from mrrag_llamaindex.retrieval.training_reader import read_training_set
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.baselines.factual_agreement import FactualAgreement

@@ -10,7 +10,7 @@ import numpy as np
 from mrrag_llamaindex.evaluation.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.parsing import Label
-from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 
 MOST_TUNED = 200
 """Questions to tune on, at most: a method is run over them up to 12 times."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.training_records import json_line
+from mrrag_llamaindex.retrieval.json_lines import json_line
 
 KIND = "predictions"
 VERSION = 1

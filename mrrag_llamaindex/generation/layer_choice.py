@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 from mrrag_llamaindex.retrieval.recall_table import bootstrap_by_patient
 from mrrag_llamaindex.steering.knockout import STEERED
 

@@ -18,11 +18,8 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.noise_question import Evidence, NoiseQuestion
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, make_corpus
 from mrrag_llamaindex.phantom.support_labels import label_corpus
-from mrrag_llamaindex.retrieval.fusion_training import (
-    LearnedFusion,
-    split_by_patient,
-    train_fusion,
-)
+from mrrag_llamaindex.retrieval.fusion_training import LearnedFusion, train_fusion
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 from mrrag_llamaindex.retrieval.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 
 if TYPE_CHECKING:

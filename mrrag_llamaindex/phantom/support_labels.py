@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
 from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
-from mrrag_llamaindex.retrieval.fusion_training import FusionExample
+from mrrag_llamaindex.retrieval.fusion_examples import FusionExample
 from mrrag_llamaindex.retrieval.score import ALL_TERMS, similarity_terms
 
 if TYPE_CHECKING:

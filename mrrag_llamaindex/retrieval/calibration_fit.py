@@ -11,20 +11,15 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.calibration import Calibration, Method, weights_digest
+from mrrag_llamaindex.retrieval.calibration_curves import isotonic_curve, platt_curve
 from mrrag_llamaindex.retrieval.calibration_quality import Quality, measure
-from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
-from mrrag_llamaindex.retrieval.risk_control import (
-    Abstention,
-    certify,
-    check_rates,
-    questions_needed,
-)
+from mrrag_llamaindex.retrieval.calibration_threshold import held_out_threshold
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
+from mrrag_llamaindex.retrieval.risk_control import check_rates
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.retrieval.calibration_data import ScoredQuestion
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
-
-Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -156,14 +151,22 @@ def fit_calibration(
             f"of the {len(right)} documents to fit on {'all' if right.all() else 'none'} support "
             "a right answer, so a score cannot tell them apart; take more questions"
         )
-    curve = _isotonic(scores, right) if settings.method == "isotonic" else _platt(scores, right)
+    fit_curve = isotonic_curve if settings.method == "isotonic" else platt_curve
+    curve = fit_curve(scores, right)
     calibration = Calibration(settings.method, curve, towers_identity, weights_digest(weights))
     held_scores, held_right, patients = _documents(held)
     probability = calibration.probability(held_scores)
     share = np.full_like(probability, right.mean())
     quality = measure(probability, held_right, patients, seed=settings.seed)
     base_rate = measure(share, held_right, patients, seed=settings.seed)
-    abstention, ci, why_not = _threshold(calibration, fit, held, settings)
+    abstention, ci, why_not = held_out_threshold(
+        calibration,
+        fit,
+        held,
+        error_rate=settings.error_rate,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
     facts = {
         **asdict(settings),
         "fitted_on": {"documents": len(right), "questions": len(fit), "supporting": right.mean()},
@@ -192,90 +195,3 @@ def _documents(
     scores = np.concatenate([item.scores for item in questions])
     right = np.concatenate([item.right for item in questions])
     return scores, right, [item.patient_id for item in questions for _ in item.scores]
-
-
-def _isotonic(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
-    """Return the knots of the rising curve of least squares.
-
-    Where only supporting documents are left the curve would reach 1, which no finite number of
-    them shows: both ends stay within 1 / (n + 2), Laplace's rule of succession.
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    least = 1 / (len(scores) + 2)
-    model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-    model.fit(scores, right.astype(np.float64))
-    curve = tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
-    if curve[0][1] == curve[-1][1]:
-        raise InputError(_SAYS_NOTHING)
-    return curve
-
-
-def _platt(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
-    """Return slope and intercept, fitted without penalty to Platt's (1999) smoothed targets.
-
-    A target t strictly between 0 and 1 is a document that counts t times as supporting and 1 - t
-    times as not.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    yes = int(right.sum())
-    no = len(right) - yes
-    target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
-    centre, spread = float(scores.mean()), float(scores.std())
-    if not spread:
-        raise InputError(_SAYS_NOTHING)
-    column = (np.concatenate([scores, scores])[:, None] - centre) / spread
-    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
-    model.fit(
-        column,
-        np.repeat([1, 0], len(scores)),
-        sample_weight=np.concatenate([target, 1 - target]),
-    )
-    slope = float(model.coef_[0, 0]) / spread
-    if slope <= 0:
-        raise InputError(_SAYS_NOTHING)
-    return ((slope, float(model.intercept_[0]) - slope * centre),)
-
-
-def _threshold(
-    calibration: Calibration,
-    fit: Sequence[ScoredQuestion],
-    held: Sequence[ScoredQuestion],
-    settings: CalibrationSettings,
-) -> tuple[Abstention | None, tuple[float, float] | None, str]:
-    """Find the threshold on one question of each held-out patient.
-
-    Questions about one patient are not independent, and the binomial test needs that they are.
-    """
-    from scipy.stats import binomtest
-
-    design = calibration.probability([item.scores[0] for item in fit])
-    rng = np.random.default_rng(settings.seed)
-    drawn: dict[str, ScoredQuestion] = {}
-    for place in rng.permutation(len(held)).tolist():
-        drawn.setdefault(held[place].patient_id, held[place])
-    asked = list(drawn.values())
-    best = calibration.probability([item.scores[0] for item in asked])
-    right = np.array([item.best_is_right for item in asked])
-    found = certify(
-        design, best, right, error_rate=settings.error_rate, confidence=settings.confidence
-    )
-    if found is not None:
-        interval = binomtest(found.answered, found.questions).proportion_ci()
-        return found, (float(interval.low), float(interval.high)), ""
-    least = questions_needed(settings.error_rate, settings.confidence)
-    wrong = 1 - float(right.mean())
-    why = (
-        f"no threshold keeps an error rate of {settings.error_rate:g} with confidence "
-        f"{settings.confidence:g}: it takes {least} answered patients even without an error, and "
-        f"of the {len(asked)} held out {wrong:.0%} are wrong if all are answered; take more "
-        "questions, or a higher rate"
-    )
-    return None, None, why
-
-
-_SAYS_NOTHING = (
-    "a higher score does not go with support in these questions, so the score says nothing that "
-    "could be calibrated: learn the weights first (mrrag train-fusion), or take more questions"
-)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.retrieval.calibration_data import supports
-from mrrag_llamaindex.retrieval.fusion_training import FusionExample
+from mrrag_llamaindex.retrieval.fusion_examples import FusionExample
 from mrrag_llamaindex.retrieval.score import fuse
 from mrrag_llamaindex.retrieval.training_records import TrainingRecord
 from mrrag_llamaindex.retrieval.weights_file import AnyWeights

@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
-from mrrag_llamaindex.retrieval.fusion_training import (
-    FusionSettings,
-    LearnedFusion,
-    split_by_patient,
-    train_fusion,
-)
+from mrrag_llamaindex.retrieval.fusion_training import FusionSettings, LearnedFusion, train_fusion
 from mrrag_llamaindex.retrieval.gated_training import GateSettings, LearnedGate, train_gate
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 from mrrag_llamaindex.retrieval.recall_table import CHANCE, RecallTable
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.retrieval.weights_file import AnyWeights

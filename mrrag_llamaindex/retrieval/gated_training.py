@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.fusion_training import Batch, FusionExample, LearnedFusion
+from mrrag_llamaindex.retrieval.fusion_examples import Batch, FusionExample
+from mrrag_llamaindex.retrieval.fusion_training import LearnedFusion
 from mrrag_llamaindex.retrieval.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS, TERMS
 

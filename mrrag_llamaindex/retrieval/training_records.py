@@ -1,24 +1,21 @@
-"""D_train on disk: for each training question its candidates, and which of them helped.
+"""D_train: for each training question its candidates, and which of them helped.
 
-One JSON object per line. The first line is the header: what the rest depends on. Every further
-line is one question, written whole (flushed and synchronised) before the next one is begun, so a
-killed run leaves at most a torn last line, which is cut off when writing goes on.
+On disk it is one JSON object per line. The first line is the header: what the rest depends on.
+Every further line is one question. `training_writer` writes such a file, `training_reader` reads
+it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.json_lines import json_line
 
 KIND = "d_train"
 VERSION = 1
@@ -173,104 +170,6 @@ class TrainingSet:
     def usable(self) -> tuple[TrainingRecord, ...]:
         """The records that there is something to learn from."""
         return tuple(record for record in self.records if record.trains)
-
-
-def read_training_set(
-    path: str | os.PathLike[str], *, towers_identity: str | None = None
-) -> TrainingSet:
-    """Read a file of training records; a torn last line, left by a kill, is not read.
-
-    Parameters
-    ----------
-    path
-        A file that `TrainingWriter` wrote.
-    towers_identity
-        The towers in use; a file of other towers is refused.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is no such file, or was made with other towers.
-    """
-    source = Path(path)
-    header, records, _ = read_lines(source)
-    if towers_identity not in (None, header.towers_identity):
-        raise InputError(
-            f"{source.name} was mined with towers {header.towers_identity!r}, but "
-            f"{towers_identity!r} are in use: mine again with these, or load those"
-        )
-    return TrainingSet(header, tuple(records))
-
-
-def read_lines(source: Path) -> tuple[TrainingHeader, list[TrainingRecord], int]:
-    """Return header, records, and the length in bytes of the whole lines."""
-    content = read_bytes(source)
-    whole = content.rfind(b"\n") + 1
-    lines = _lines(content[:whole], source.name)
-    header = _header(next(lines, None), source.name)
-    records = []
-    for number, data in enumerate(lines, start=2):
-        try:
-            records.append(_record(data))
-        except (TypeError, ValueError, KeyError, InputError) as error:
-            raise InputError(
-                f"{source.name}, line {number} is not a training record ({error})"
-            ) from None
-    return header, records, whole
-
-
-def _lines(content: bytes, name: str) -> Iterator[Any]:
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            raise InputError(f"{name}, line {number} is not valid JSON") from None
-
-
-def _header(data: Any, name: str) -> TrainingHeader:
-    if not isinstance(data, dict) or data.get("mrrag") != KIND:
-        raise InputError(f"{name} holds no mined training questions; make it with mrrag mine")
-    if data.get("version") != VERSION:
-        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
-    try:
-        return TrainingHeader(**_known(data, TrainingHeader))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: the header is incomplete ({error})") from None
-
-
-def _record(data: Any) -> TrainingRecord:
-    if not isinstance(data, dict):
-        raise InputError("it is not an object")
-    values = _known(data, TrainingRecord)
-    rows = tuple(tuple(row) for row in values["terms"])
-    lists = ("terms_text_image", "pair_ids", "confidence", "negatives")
-    values.update({name: tuple(values[name]) for name in lists})
-    halves = [name for name in ("query_image", "query_text") if values.get(name) is not None]
-    values.update({name: tuple(values[name]) for name in halves})
-    return TrainingRecord(**{**values, "terms": cast(Any, rows)})
-
-
-def _known(data: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
-
-
-def read_bytes(source: Path) -> bytes:
-    """Return the contents of a file; what the system says against it becomes an `InputError`."""
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise unusable(source, error, "read") from None
-
-
-def unusable(source: Path, error: OSError, what: str) -> InputError:
-    """Return the error for a file that cannot be read or written, named without its folder."""
-    reason = error.strerror or type(error).__name__
-    return InputError(f"{source.name} cannot be {what}: {reason}")
-
-
-def json_line(data: Mapping[str, Any]) -> str:
-    """Return an object as one line of JSON; NaN is refused, because it is not JSON."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: object) -> bool:

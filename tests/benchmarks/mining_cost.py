@@ -38,7 +38,7 @@ from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.questions import questions_of, store_of
 from mrrag_llamaindex.retrieval.mining import Confidence, mine
 from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
-from mrrag_llamaindex.retrieval.training_records import read_training_set
+from mrrag_llamaindex.retrieval.training_reader import read_training_set
 from mrrag_llamaindex.towers.loading import load_towers
 from tests.benchmarks.throughput import write_llava
 

@@ -14,7 +14,7 @@ from mrrag_llamaindex import console
 from mrrag_llamaindex.commands.mine import mine
 from mrrag_llamaindex.commands.progress import time_left
 from mrrag_llamaindex.phantom.corpus import make_corpus
-from mrrag_llamaindex.retrieval.training_records import read_training_set
+from mrrag_llamaindex.retrieval.training_reader import read_training_set
 
 
 def run(*arguments: object):

@@ -231,7 +231,7 @@ def test_halves_that_agree_say_so():
 
 
 def test_halves_are_of_patients_and_disagreement_is_said():
-    from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+    from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 
     names = [f"p{n}" for n in range(12)]
     first, _ = split_by_patient(names, 0.5, 0)

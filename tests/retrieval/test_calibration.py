@@ -91,7 +91,7 @@ def test_numpy_evaluation_is_that_of_scikit_learn():
 
 
 def _fit_patients(questions) -> set[str]:
-    from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+    from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 
     names = [item.patient_id for item in questions]
     return {names[place] for place in split_by_patient(names, 0.5, 0)[0]}

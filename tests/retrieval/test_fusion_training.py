@@ -10,15 +10,11 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
+from mrrag_llamaindex.retrieval.fusion_examples import FusionExample
 from mrrag_llamaindex.retrieval.fusion_pool import PooledComparison
 from mrrag_llamaindex.retrieval.fusion_recall import learn_and_compare
-from mrrag_llamaindex.retrieval.fusion_training import (
-    FusionExample,
-    FusionSettings,
-    infonce,
-    split_by_patient,
-    train_fusion,
-)
+from mrrag_llamaindex.retrieval.fusion_training import FusionSettings, infonce, train_fusion
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 from mrrag_llamaindex.retrieval.recall_table import RecallTable, bootstrap_by_patient
 from mrrag_llamaindex.retrieval.training_records import TrainingRecord
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS, FusionWeights

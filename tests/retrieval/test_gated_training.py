@@ -10,8 +10,9 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.retrieval.fusion_candidates import Candidates
+from mrrag_llamaindex.retrieval.fusion_examples import FusionExample
 from mrrag_llamaindex.retrieval.fusion_recall import learn_and_compare
-from mrrag_llamaindex.retrieval.fusion_training import FusionExample, infonce, train_fusion
+from mrrag_llamaindex.retrieval.fusion_training import infonce, train_fusion
 from mrrag_llamaindex.retrieval.gated_training import GateSettings, train_gate
 from mrrag_llamaindex.retrieval.weights import ALL_TERMS
 

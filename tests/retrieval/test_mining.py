@@ -19,7 +19,7 @@ from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
 from mrrag_llamaindex.retrieval.pair import Pair
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.store import PairStore
-from mrrag_llamaindex.retrieval.training_records import read_training_set
+from mrrag_llamaindex.retrieval.training_reader import read_training_set
 from mrrag_llamaindex.retrieval.weights import FusionWeights
 from tests.retrieval import mining_worker
 from tests.retrieval.mining_worker import ToyConfidence, ToyTowers, film, toy_store

@@ -14,7 +14,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.baselines.ranking import check_count
 from mrrag_llamaindex.generation.request import PromptDocument
-from mrrag_llamaindex.retrieval.fusion_training import split_by_patient
+from mrrag_llamaindex.retrieval.patient_split import split_by_patient
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.embedded_set import EmbeddedSet

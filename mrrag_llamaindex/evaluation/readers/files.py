@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.retrieval.json_lines import read_bytes
 from mrrag_llamaindex.retrieval.pair_table import jsonl_rows
-from mrrag_llamaindex.retrieval.training_records import read_bytes
 
 PathLike = str | os.PathLike[str]
 
