@@ -45,9 +45,7 @@ def candidates(
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
         if len(chosen) < count:
             chosen.setdefault(hit.pair_id, hit)
-    scored = [
-        replace(hit, score=float(fuse(terms_of(hit), weights))) for hit in chosen.values()
-    ]
+    scored = [replace(hit, score=float(fuse(terms_of(hit), weights))) for hit in chosen.values()]
     return sorted(scored, key=lambda hit: (-hit.score, hit.pair_id))
 
 
