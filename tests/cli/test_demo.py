@@ -42,7 +42,7 @@ def test_store_persists_and_can_be_asked(mrrag, demo):
     out, shown = demo
     result = mrrag(
         *("ask", "--store", shown["store"], "--image", out / "seed-1" / "query.png"),
-        *("--model", "phantom", "--json", shown["question"]),
+        *("--model", "phantom", "--explain", "--json", shown["question"]),
     )
     again = json.loads(result.out)
     assert again["p_yes"] == pytest.approx(shown["p_yes"], abs=1e-6)
