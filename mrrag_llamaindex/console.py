@@ -125,7 +125,8 @@ def print_asked(asked: Asked) -> None:
         else f"not applied: {steering.reason}"
     )
     console.print(f"{'steering':<13}{what}", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    gap = 2 if console.width >= 100 else 1  # ids of sources stay whole on 80 columns
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     table.add_column("source", overflow="fold")
     sources = asked.sources()
     calibrated = any(row["probability"] is not None for row in sources)
@@ -145,8 +146,8 @@ def print_asked(asked: Asked) -> None:
     console.print(table)
     if influence is not None:
         console.print(
-            "moved: points of the answer's probability that come from this document alone; "
-            "! the answer would be another without it",
+            "moved: points of the answer's probability that come from this document alone;\n"
+            "!: without it the answer would be another",
             style="dim",
             markup=False,
         )

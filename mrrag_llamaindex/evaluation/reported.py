@@ -34,10 +34,10 @@ def steps(
 
 
 def step_line(item: Comparison) -> str:
-    """Say one comparison in a line."""
-    ends = "" if item.ci is None else f" [{item.ci[0]:+.3f}, {item.ci[1]:+.3f}]"
+    """Say one comparison in a line, in points of accuracy as the table's last column."""
+    ends = "" if item.ci is None else f" [{100 * item.ci[0]:+.1f}, {100 * item.ci[1]:+.1f}]"
     return (
-        f"{item.method} minus {item.baseline}: {item.difference:+.3f}{ends}, "
+        f"{item.method} minus {item.baseline}: {100 * item.difference:+.1f} points{ends}, "
         f"McNemar p {item.p_mid:.2g} ({item.gained} gained, {item.lost} lost)"
     )
 

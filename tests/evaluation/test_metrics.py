@@ -12,9 +12,10 @@ import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.mcnemar import compare, mcnemar
+from mrrag_llamaindex.evaluation.mcnemar import Comparison, compare, mcnemar
 from mrrag_llamaindex.evaluation.metrics import from_confusion, majority, score
 from mrrag_llamaindex.evaluation.prediction import Prediction, pool
+from mrrag_llamaindex.evaluation.reported import step_line
 from mrrag_llamaindex.evaluation.resampling import resampled_sums
 
 
@@ -112,6 +113,15 @@ def test_resampling_draws_patients_with_replacement():
     again = resampled_sums([[1.0], [4.0], [6.0]], ["a", "b", "b"], 0, 8000)[:, 0]
     assert np.array_equal(sums, again)
     assert not np.array_equal(sums, resampled_sums([[1.0], [4.0], [6.0]], ["a", "b", "b"], 1, 8000))
+
+
+def test_a_step_is_said_in_points_as_in_the_table():
+    item = Comparison("mcr", "naive-rag", 0.0225, (0.0075, 0.0375), 143, 98, 0.0045, 0.0037)
+    assert step_line(item) == (
+        "mcr minus naive-rag: +2.2 points [+0.8, +3.8], McNemar p 0.0037 (143 gained, 98 lost)"
+    )
+    alone = Comparison("a", "b", -0.5, None, 0, 1, 1.0, 0.5)
+    assert step_line(alone) == "a minus b: -50.0 points, McNemar p 0.5 (0 gained, 1 lost)"
 
 
 def test_mcnemar_equals_the_binomial_sum():
