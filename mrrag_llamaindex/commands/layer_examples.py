@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError, MRRAGError
-from mrrag_llamaindex.generation.confidence import polarity
+from mrrag_llamaindex.generation.gold_answer import polarity
 from mrrag_llamaindex.generation.knockout import Example
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images import load_image

@@ -17,7 +17,7 @@ from mrrag_llamaindex.errors import InputError
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining
     from mrrag_llamaindex.towers.recipes import Workplace
-    from mrrag_llamaindex.towers.training import Progress
+    from mrrag_llamaindex.towers.training_loop import Progress
     from mrrag_llamaindex.towers.training_pairs import TrainingPairs
 
 

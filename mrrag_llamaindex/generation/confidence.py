@@ -8,17 +8,16 @@ document alone has lambda 0, so there is nothing to steer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.batching import LEAST_SHARED
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import spellings
+from mrrag_llamaindex.generation.gold_answer import mean_log_probability, polarity, renormalised
 from mrrag_llamaindex.generation.model_identity import model_identity
 from mrrag_llamaindex.generation.query_images import QueryImage
 from mrrag_llamaindex.generation.request import Prompt, PromptDocument, PromptRequest
@@ -26,8 +25,6 @@ from mrrag_llamaindex.generation.request import Prompt, PromptDocument, PromptRe
 ROWS = 32
 """Prompts per forward pass, enough for one question: each adds a report and a question to the image
 that they share."""
-
-_POLAR = re.compile(r"(yes)\b|(no)\s*(?:[^\w\s]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -196,60 +193,3 @@ class AnswerConfidence:
         common = next((n for n, equal in enumerate(same) if not equal), shortest)
         # Sharing an image saves the vision tower, too, however few tokens it takes.
         return common if common >= (rows[0].image_stop or LEAST_SHARED) else 0
-
-
-def polarity(answer: str) -> str | None:
-    """Return ``"yes"`` or ``"no"`` for an answer to a yes/no question, else None.
-
-    The first word decides. A "no" must be followed by punctuation or by nothing: "No acute
-    disease" is a finding, not an answer to a yes/no question.
-
-    Examples
-    --------
-    >>> polarity("Yes, on the left."), polarity("no"), polarity("No acute disease.")
-    ('yes', 'no', None)
-    """
-    found = _POLAR.match(answer.strip())
-    return found[0][:3].strip(" ,.;:!-").lower() if found else None
-
-
-def renormalised(logits: torch.Tensor, gold: Sequence[int], other: Sequence[int]) -> float:
-    """Probability of the gold word among two words of several spellings.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        float32 (vocabulary,), of the first answer token.
-    gold, other : sequence of int
-        Token ids that spell the gold answer, and those of its opposite.
-
-    Returns
-    -------
-    float
-        p(gold) / (p(gold) + p(other)); as a difference of logarithms, so that it is defined even
-        where both probabilities underflow.
-    """
-    difference = logits[list(gold)].logsumexp(0) - logits[list(other)].logsumexp(0)
-    return float(torch.sigmoid(difference))
-
-
-def mean_log_probability(logits: torch.Tensor, tokens: Sequence[int]) -> float:
-    """Mean log-probability of tokens under teacher forcing.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        float32 (at least len(tokens) + 1, vocabulary): those of the last positions, the tokens'
-        own included.
-    tokens : sequence of int
-        The last tokens of the sequence, at least one.
-
-    Returns
-    -------
-    float
-        (1 / n) sum_t log p(token_t | what stands before it), at most 0.
-    """
-    count = len(tokens)
-    expected = torch.tensor(list(tokens), device=logits.device)
-    scores = logits[-count - 1 : -1].log_softmax(dim=-1)
-    return float(scores.gather(1, expected[:, None]).mean())

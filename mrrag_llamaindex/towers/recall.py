@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mrrag_llamaindex.retrieval.intervals import share_interval
 from mrrag_llamaindex.towers.likeness import ReportLikeness
 
 RANKS = (1, 5, 10)
@@ -21,7 +22,8 @@ def pair_ranks(image: Tensor, text: Tensor, likeness: ReportLikeness, rows: Tens
     """Rank, from 0, at which each pair's other half is found among all pairs given.
 
     A report equal to the pair's own is as good as that; a near-equal one is not. Of equal scores
-    the wrong one comes first, so that vectors that are all alike find nothing.
+    the wrong one comes first, so that vectors that are all alike find nothing; nor do vectors that
+    are no numbers.
 
     Parameters
     ----------
@@ -45,7 +47,8 @@ def pair_ranks(image: Tensor, text: Tensor, likeness: ReportLikeness, rows: Tens
             right = likeness.matrix(rows[block], rows, near=False).to(queries.device)
             scores = queries[block] @ gallery.T
             best = scores.masked_fill(~right, float("-inf")).amax(dim=1, keepdim=True)
-            parts.append(((scores >= best) & ~right).sum(dim=1))
+            # Not "scores >= best": no number compares with NaN, and NaN would be found first.
+            parts.append((~(scores < best) & ~right).sum(dim=1))
         found.append(torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64))
     return torch.stack(found).cpu()
 
@@ -63,7 +66,8 @@ def recall_table(
 ) -> dict[str, Any]:
     """Recall with 95% percentile intervals from a bootstrap over patients.
 
-    The pairs of one patient are drawn together; the gallery stays as it is.
+    The pairs of one patient are drawn together; the gallery stays as it is. Where all pairs are
+    found, or none, see `share_interval`.
 
     Parameters
     ----------
@@ -90,11 +94,12 @@ def recall_table(
         for rank in RANKS:
             hits: NDArray[np.float64] = (row < rank).astype(np.float64)
             values = drawn @ np.bincount(owner, hits, minlength=len(names)) / pairs_drawn
-            low, high = np.quantile(values, (0.025, 0.975))
+            ends = np.quantile(values, (0.025, 0.975))
+            low, high = share_interval(float(ends[0]), float(ends[1]), len(names))
             table[name][f"recall@{rank}"] = {
                 "value": float(hits.mean()),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "chance": min(1.0, rank / count),
             }
     return table

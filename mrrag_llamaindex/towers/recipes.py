@@ -31,7 +31,8 @@ from mrrag_llamaindex.towers.projection_head import ProjectionHead
 from mrrag_llamaindex.towers.recall import RANKS, pair_ranks, recall_table
 from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 from mrrag_llamaindex.towers.splits import split_by_patient
-from mrrag_llamaindex.towers.training import Progress, train
+from mrrag_llamaindex.towers.training import train
+from mrrag_llamaindex.towers.training_loop import Progress
 from mrrag_llamaindex.towers.training_pairs import TrainingPairs
 from mrrag_llamaindex.towers.training_state import TrainingState, belongs_to
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ def training_pairs(
         raise InputError(f"none of the {number} rows is a pair to train on{first}")
     pairs = [pair for pair, _ in kept]
     ids = [pair.pair_id for pair in pairs]
-    if len(set(ids)) < len(ids):
-        twice = next(one for one in ids if ids.count(one) > 1)
+    twice = next((one for one, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
         raise InputError(f"two rows have the pair_id {twice!r}")
     texts = [pair.report or "" for pair in pairs]
     return TrainingPairs(

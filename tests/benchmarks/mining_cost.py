@@ -30,8 +30,9 @@ import torch
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.generation.confidence import AnswerConfidence, polarity
+from mrrag_llamaindex.generation.confidence import AnswerConfidence
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.gold_answer import polarity
 from mrrag_llamaindex.generation.loading import LoadedModel, load_model
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.corpus import make_corpus

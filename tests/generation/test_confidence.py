@@ -12,13 +12,9 @@ import torch
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
-from mrrag_llamaindex.generation.confidence import (
-    AnswerConfidence,
-    mean_log_probability,
-    polarity,
-    renormalised,
-)
+from mrrag_llamaindex.generation.confidence import AnswerConfidence
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.gold_answer import mean_log_probability, polarity, renormalised
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.model_identity import model_identity
 from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
@@ -90,7 +86,12 @@ def test_mean_log_probability_by_hand():
         (" no ", "no"),
         ("No.", "no"),
         ("No, the lungs are clear", "no"),
+        ("No) it is clear", "no"),
+        ("No — it is clear", "no"),
+        ("no - not here", "no"),
+        ("No? ", "no"),
         ("No acute disease", None),
+        ("No-contrast CT", None),
         ("nodule", None),
         ("yesterday", None),
         ("Left lower lobe", None),

@@ -40,6 +40,16 @@ def test_vectors_that_are_all_alike_find_nothing() -> None:
     assert pair_ranks(ones, ones, DIFFERENT, torch.arange(3)).tolist() == [[2] * 3] * 2
 
 
+def test_vectors_that_are_no_numbers_find_nothing() -> None:
+    image, text = torch.eye(3), torch.eye(3)
+    image[1] = torch.nan
+    ranks = pair_ranks(image, text, DIFFERENT, torch.arange(3))
+    assert ranks[0].tolist() == [0, 2, 0]
+    assert ranks[1, 1] == 2
+    nothing = torch.full((3, 4), torch.nan)
+    assert pair_ranks(nothing, nothing, DIFFERENT, torch.arange(3)).tolist() == [[2] * 3] * 2
+
+
 def test_blocks_do_not_change_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     from mrrag_llamaindex.towers import recall
 
@@ -66,7 +76,9 @@ def test_the_table_tells_recall_chance_and_patients() -> None:
     assert (cell["value"], cell["chance"]) == (0.75, 1.0)
     assert cell["low"] < 0.75 < cell["high"] == 1.0
     constant = table["report_to_image"]["recall@1"]
-    assert (constant["value"], constant["low"], constant["high"]) == (0.0, 0.0, 0.0)
+    assert (constant["value"], constant["low"]) == (0.0, 0.0)
+    # Wilson's upper end for none of three patients: z^2 / (n + z^2), z = 1.96
+    assert constant["high"] == pytest.approx(3.8415 / (3 + 3.8415), abs=1e-4)
 
 
 def test_pairs_of_one_patient_are_not_independent() -> None:

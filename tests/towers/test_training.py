@@ -188,6 +188,28 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
         train(heads((image, text)), SPLIT, REPORTS, HOW)
 
 
+def test_a_gradient_that_is_no_number_is_an_error() -> None:
+    encoder = heads()
+    before = weights(encoder)
+    bias = encoder.module["text"].layers[0].bias
+    bias.register_hook(lambda gradient: gradient / 0)  # as where half precision overflows
+    with pytest.raises(TowerError, match=r"norm is (nan|inf) in batch 1 of epoch 1"):
+        train(encoder, SPLIT, REPORTS, HOW)
+    assert same(weights(encoder), before)
+
+
+def test_a_learned_temperature_stops_at_its_floor_and_comes_back() -> None:
+    image, text = features()
+    # Images of other pairs than their reports: nothing to learn, so tau has to rise.
+    encoder = heads((image.roll(7, dims=0), text))
+    encoder.log_temperature = torch.nn.Parameter(torch.tensor(0.001).log())
+    encoder.module.register_parameter("log_temperature", encoder.log_temperature)
+    how = replace(HOW, temperature=None, learning_rate=0.05)
+    low = train(encoder, SPLIT, REPORTS, replace(how, learning_rate=1e-9, max_epochs=1))
+    assert low["temperature"] == pytest.approx(0.01)
+    assert train(encoder, SPLIT, REPORTS, how)["temperature"] > 0.011
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     how = ContrastiveTraining(learning_rate=1.0, warmup=0.2)
     rates = [how.rate(step, 10) for step in range(10)]

@@ -1,0 +1,67 @@
+"""Gold answers: whether one is a yes or a no, and how confident logits are in one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+_POLAR = re.compile(r"(yes)\b|(no)\s*(?:[^\w\s-]|-(?!\w)|$)", re.IGNORECASE)
+
+
+def polarity(answer: str) -> str | None:
+    """Return ``"yes"`` or ``"no"`` for an answer to a yes/no question, else None.
+
+    The first word decides. A "no" must be followed by punctuation or by nothing: "No acute
+    disease" is a finding, and "no-contrast CT" a scan, not an answer to a yes/no question.
+
+    Examples
+    --------
+    >>> polarity("Yes, on the left."), polarity("no"), polarity("No acute disease.")
+    ('yes', 'no', None)
+    """
+    found = _POLAR.match(answer.strip())
+    return (found[1] or found[2]).lower() if found else None
+
+
+def renormalised(logits: torch.Tensor, gold: Sequence[int], other: Sequence[int]) -> float:
+    """Probability of the gold word among two words of several spellings.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        float32 (vocabulary,), of the first answer token.
+    gold, other : sequence of int
+        Token ids that spell the gold answer, and those of its opposite.
+
+    Returns
+    -------
+    float
+        p(gold) / (p(gold) + p(other)); as a difference of logarithms, so that it is defined even
+        where both probabilities underflow.
+    """
+    difference = logits[list(gold)].logsumexp(0) - logits[list(other)].logsumexp(0)
+    return float(torch.sigmoid(difference))
+
+
+def mean_log_probability(logits: torch.Tensor, tokens: Sequence[int]) -> float:
+    """Mean log-probability of tokens under teacher forcing.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        float32 (at least len(tokens) + 1, vocabulary): those of the last positions, the tokens'
+        own included.
+    tokens : sequence of int
+        The last tokens of the sequence, at least one.
+
+    Returns
+    -------
+    float
+        (1 / n) sum_t log p(token_t | what stands before it), at most 0.
+    """
+    count = len(tokens)
+    expected = torch.tensor(list(tokens), device=logits.device)
+    scores = logits[-count - 1 : -1].log_softmax(dim=-1)
+    return float(scores.gather(1, expected[:, None]).mean())
