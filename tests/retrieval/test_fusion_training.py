@@ -104,6 +104,66 @@ def drawn(count, signal, seed=0, width=3):
     return found
 
 
+def test_what_is_measured_was_neither_learned_from_nor_validated_on():
+    """Held-out patients whose right candidate is the worst by every term: nothing finds it."""
+    asked = drawn(60, 1)
+    rest, held = split_by_patient([item.patient_id for item in asked], 0.5, 0)
+    for place in held:
+        right = np.argmin(asked[place].terms[:, 1]) == np.arange(10)
+        terms = np.where(right[:, None], -9.0, asked[place].terms)
+        made = example(terms[right][0], terms[~right], asked[place].patient_id)
+        asked[place] = Candidates(asked[place].patient_id, terms, right, made)
+    found = learn_and_compare(asked)
+    assert found.patients == tuple(asked[place].patient_id for place in held)
+    assert found.hits["learned"].tolist() == [0.0] * 30
+    examples = [asked[place].example for place in rest]
+    parts = split_by_patient([item.patient_id for item in examples], 0.25, 0)
+    fit, check = ([examples[place] for place in part] for part in parts)
+    assert found.learned == train_fusion(fit, check)
+
+
+def test_the_share_of_a_term_counts_how_much_it_varies():
+    """Three terms that tell alike, but the last in tenths: its weight is no share by itself."""
+    asked = [
+        Candidates(item.patient_id, item.terms * [1, 1, 0.1], item.right, item.example)
+        for item in drawn(60, 0)
+    ]
+    found = learn_and_compare(asked)
+    held = [item for item in asked if item.patient_id in set(found.patients)]
+    spread = np.mean([item.terms.std(axis=0) for item in held], axis=0)
+    parts = np.abs(found.learned.weights.as_array()) * spread
+    assert list(found.shares.values()) == pytest.approx(parts / parts.sum())
+    assert found.table.best_single == max(ALL_TERMS[:3], key=found.table.recall.__getitem__)
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_learned_weights_are_compared_with_the_term_that_does_best(best):
+    hits = {name: np.zeros(4) for name in ALL_TERMS[:3]}
+    hits[ALL_TERMS[best]][:3] = 1
+    table = RecallTable.of({**hits, "equal": np.zeros(4), "learned": np.ones(4)}, list("abcd"), 0)
+    assert table.best_single == ALL_TERMS[best]
+    assert set(table.ci) >= {f"learned-{ALL_TERMS[best]}", "learned-equal"}
+
+
+def test_two_steps_of_adam_by_hand():
+    """A gradient that hardly changes: each step is the learning rate, against its sign."""
+    one = [example([1.0, -1.0, 0.5], [[0.0, 0.0, 0.5]])]
+    for steps in (1, 2):
+        made = train_fusion(one, one, FusionSettings(temperature=100.0, epochs=steps))
+        assert made.weights.as_array() == pytest.approx(
+            [1 + 0.01 * steps, 1 - 0.01 * steps, 1], abs=1e-5
+        )
+        assert made.epoch == steps
+
+
+def test_recall_is_that_of_the_validation_and_a_tie_is_no_success():
+    first = example([1.0, 0.0, 0.0], [[0.0, 0.0, 0.0]])
+    tied = example([0.0, 0.0, 0.0], [[0.0, 0.0, 0.0]])
+    last = example([0.0, 0.0, 0.0], [[1.0, 0.0, 0.0]])
+    settings = FusionSettings(epochs=1)
+    assert train_fusion([first], [first, tied, last], settings).validation_recall == 1 / 3
+
+
 @pytest.mark.parametrize("signal", [0, 1, 2])
 def test_the_weights_follow_the_term_that_carries_the_signal(signal):
     made = learn_and_compare(drawn(300, signal))
@@ -173,6 +233,7 @@ def test_no_patient_is_on_both_sides_and_the_split_is_repeatable():
     assert sorted(kept + held) == list(range(6))
     assert not {patients[i] for i in kept} & {patients[i] for i in held}
     assert (kept, held) == split_by_patient(patients, 0.5, 3)
+    assert sorted(map(len, split_by_patient(["a", "b"], 0.99, 0))) == [1, 1]
     with pytest.raises(InputError, match="two patients"):
         split_by_patient(["a", "a"], 0.5, 0)
 
@@ -202,9 +263,10 @@ def test_pooling_draws_patients_of_all_seeds_and_averages_weights():
     weights = [made.learned.weights.image_image for made in apart]
     assert pooled.weights["image_image"] == pytest.approx(np.mean(weights))
     assert pooled.spread["image_image"] == pytest.approx(np.std(weights))
-    # The same names in two seeds are two patients: 90 are drawn, so the interval is narrower.
-    widths = [np.diff(made.table.ci["image_text"])[0] for made in (pooled, *apart)]
-    assert widths[0] < 0.75 * np.mean(widths[1:])
+    # The same names in two draws are two patients: four times as many halve the interval.
+    four = PooledComparison.of(apart[:1] * 4)
+    widths = [np.diff(made.table.ci["equal"])[0] for made in (four, apart[0])]
+    assert widths[0] == pytest.approx(widths[1] / 2, rel=0.2)
     with pytest.raises(InputError, match="pooled"):
         PooledComparison.of([])
 

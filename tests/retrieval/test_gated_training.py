@@ -52,6 +52,8 @@ def test_gate_gives_each_kind_of_question_its_own_term(signals, terms):
     found = made.as_dict()["gated"]
     assert found["verdict"] == "more than noise"
     assert found["minus_learned"] > 0.02
+    base = made.learned if terms == 3 else made.four_terms
+    assert made.gated.weights.base == base.weights
 
 
 def test_gate_that_has_nothing_to_tell_is_no_more_than_noise():
@@ -80,6 +82,19 @@ def test_gate_is_never_worse_on_validation_and_its_loss_is_that_of_its_weights()
     ]
     stopped = train_gate(misled, against, train_fusion(misled, misled))
     assert stopped.loss <= stopped.base_loss
+
+
+def test_decay_keeps_the_correction_small():
+    examples = [item.example for item in drawn(120, (1, 2))]
+    base = train_fusion(examples[:90], examples[90:])
+
+    def correction(decay: float) -> float:
+        made = train_gate(examples[:90], examples[90:], base, GateSettings(weight_decay=decay))
+        rows = [made.weights.weights_for(*np.split(item.query, 2)) for item in examples]
+        moved = [row.as_array() - base.weights.as_array() for row in rows]
+        return float(np.abs(moved).mean())
+
+    assert 0 < correction(20.0) < 0.5 * correction(0.0)
 
 
 def test_seed_decides_and_a_second_run_is_the_same():

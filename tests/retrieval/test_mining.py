@@ -128,6 +128,13 @@ def test_each_term_brings_its_best_pairs_in_turn_with_fused_scores_in_order(run)
     assert found.records[0].terms[1] == pytest.approx((0.6, 0.8, 0.8), abs=1e-6)
 
 
+def test_candidates_of_each_term_are_ranked_by_the_fused_score(run):
+    """They are found in the order p2, p1, p3, p0; their image-text is 1, .6, .96 and .8."""
+    weights = FusionWeights(1.0, 0.0, 0.0)
+    _, found, _ = run(candidates=4, weights=weights, pool="each_term")
+    assert found.records[0].pair_ids == ("p2", "p3", "p0", "p1")
+
+
 @pytest.mark.parametrize(
     ("confidence", "negatives", "margin", "expected"),
     [

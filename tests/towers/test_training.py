@@ -181,6 +181,29 @@ def test_parts_without_two_reports_are_refused() -> None:
         train(heads(), lonely, REPORTS, HOW)
 
 
+class Seeds(HeadsEncoder):
+    """Notes torch's seed of every chunk that is encoded in training."""
+
+    def encode(self, kind: str, inputs: Tensor) -> Tensor:
+        if self.module.training:
+            self.seen.append((kind, torch.initial_seed(), torch.is_grad_enabled()))
+        return super().encode(kind, inputs)
+
+
+def test_every_chunk_has_dropout_of_its_own_and_the_same_in_both_passes() -> None:
+    encoder = heads()
+    encoder.__class__ = Seeds
+    encoder.seen = []
+    train(encoder, SPLIT, REPORTS, replace(HOW, max_epochs=3))
+    first, second = (
+        [(kind, seed) for kind, seed, graph in encoder.seen if graph is wanted]
+        for wanted in (False, True)
+    )
+    assert first == second
+    # 63 pairs in 2 batches of 3 chunks, two kinds, three epochs
+    assert len(set(first)) == len({seed for _, seed in first}) == len(first) == 36
+
+
 def test_a_loss_that_is_no_number_is_an_error() -> None:
     image, text = features()
     image[SPLIT.train[3]] = float("nan")
