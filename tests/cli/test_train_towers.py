@@ -135,6 +135,24 @@ def test_other_settings_in_the_same_folder_are_refused(mrrag, arguments, tmp_pat
     check_refused(mrrag(*arguments, "--out", tmp_path, "--epochs", 3), "seed-0.pt", "other pairs")
 
 
+def test_other_reports_in_the_same_folder_are_refused(mrrag, arguments, table, tmp_path):
+    with table.open(encoding="utf-8", newline="") as handle:
+        lines = handle.read().splitlines(keepends=True)[:41]
+    few = table.with_name("few.csv")
+    few.write_text("".join(lines), encoding="utf-8")
+    changed = [few if argument == table else argument for argument in arguments]
+    options = ("--out", tmp_path / "towers", *FULL, "--epochs", 1)
+    assert mrrag(*changed, *options).code == 0
+    with few.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    rows[7]["report"] += " no more"
+    with few.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    check_refused(mrrag(*changed, *options), "seed-0.pt", "other pairs")
+
+
 def test_rows_that_cannot_be_used_are_listed(mrrag, arguments, table, tmp_path):
     with table.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
