@@ -159,6 +159,32 @@ def test_training_stops_and_keeps_the_best_epoch() -> None:
     assert mean_recall(ranks) == record["validation_recall"]
 
 
+def test_of_equally_good_epochs_the_first_is_kept() -> None:
+    how = replace(HOW, learning_rate=1e-6)  # so small that no rank changes
+    encoder, once = heads(), heads()
+    record = train(encoder, SPLIT, REPORTS, how)
+    assert (record["best_epoch"], record["epochs"]) == (1, 4)
+    train(once, SPLIT, REPORTS, replace(how, max_epochs=1))
+    assert same(weights(encoder), weights(once))
+
+
+def test_steps_have_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
+    # Two epochs of two batches, half of them rising: the first step has half of the rate, and
+    # Adam's first step is the rate, whatever the gradient's size.
+    how = replace(HOW, warmup=0.5, max_epochs=2)
+    encoder = heads()
+    before = weights(encoder)["image.layers.0.bias"]
+    encoder.__class__ = Stopped
+    encoder.left = 8  # in the second batch
+    state = TrainingState(tmp_path / "state.pt", "x", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(encoder, SPLIT, REPORTS, how, state)
+    kept = state.read()
+    assert kept is not None
+    step = (kept["module"]["image.layers.0.bias"] - before).abs()
+    assert step.max().item() == pytest.approx(how.learning_rate / 2, rel=1e-3)
+
+
 def test_near_equal_reports_are_no_negatives() -> None:
     """With all reports alike there is nothing to learn; the loss says so."""
     words = " ".join(f"word{number}" for number in range(40))
