@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.metrics import verdicts
 from mrrag_llamaindex.evaluation.prediction import Prediction
-from mrrag_llamaindex.evaluation.resampling import Interval, interval, resampled_sums
+from mrrag_llamaindex.evaluation.resampling import Interval, difference_interval, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compare(
         aligned[0].method,
         baseline[0].method,
         float(gap.mean()),
-        interval(sums[:, 0] / sums[:, 1], owners),
+        difference_interval(sums[:, 0] / sums[:, 1], owners),
         gained,
         lost,
         *mcnemar(gained, lost),

@@ -13,10 +13,12 @@ from mrrag_llamaindex.evaluation.attention_share import document_shares, noise_s
 from mrrag_llamaindex.evaluation.noise_question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.resampling import (
     Interval,
+    difference_interval,
     interval,
     resampled_sums,
     share_interval,
 )
+from mrrag_llamaindex.retrieval.intervals import most_unseen
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.sweep_readings import Readings
@@ -138,7 +140,7 @@ class NoiseResult:
         sums = resampled_sums(
             np.stack([values, np.ones_like(values)], axis=1), self.owners, self.seed
         )
-        return float(values.mean()), interval(sums[:, 0] / sums[:, 1], self.owners)
+        return float(values.mean()), difference_interval(sums[:, 0] / sums[:, 1], self.owners)
 
     def loss(self, *, adversarial: bool = False) -> tuple[float, Interval | None]:
         """Return what plain RAG loses between no noise and half noise."""
@@ -152,7 +154,9 @@ class NoiseResult:
 
         ``(accuracy of the policy - accuracy of off) at half noise / loss of off``. None where
         plain RAG loses nothing; no interval where it loses nothing in more than one in 40 of the
-        bootstrap samples, because a ratio has none then.
+        bootstrap samples, because a ratio has none then. A policy that is right wherever plain
+        RAG is without noise, or exactly where it is with noise, wins back all or nothing in every
+        sample; the interval is then that of the gain, see `difference_interval`, over the loss.
         """
         clean = self.cells[OFF, scores, adversarial, 0].right
         off = self.cells[OFF, scores, adversarial, self.half].right
@@ -165,4 +169,10 @@ class NoiseResult:
         if np.quantile(sums[:, 1], 0.025) <= 0:
             return float(gain / lost), None
         kept = sums[sums[:, 1] > 0]
-        return float(gain / lost), interval(kept[:, 0] / kept[:, 1], self.owners)
+        share, ends = float(gain / lost), interval(kept[:, 0] / kept[:, 1], self.owners)
+        if ends is not None and ends[0] == ends[1]:
+            wide = most_unseen(len(set(self.owners)))
+            loss, least, most = lost / len(off), -off.mean(), 1 - off.mean()
+            low, high = (np.clip(share * loss + side, least, most) for side in (-wide, wide))
+            ends = float(low / loss), float(high / loss)
+        return share, ends

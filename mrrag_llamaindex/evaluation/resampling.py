@@ -70,3 +70,13 @@ def share_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Inter
     """
     found = interval(samples, owners)
     return None if found is None else intervals.share_interval(*found, len(set(owners)))
+
+
+def difference_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
+    """Return the 95% interval of a difference of two shares, from R values of it in [-1, 1].
+
+    See `interval`, and `retrieval.intervals.difference_interval` for two methods that are right
+    on the same questions.
+    """
+    found = interval(samples, owners)
+    return None if found is None else intervals.difference_interval(*found, len(set(owners)))

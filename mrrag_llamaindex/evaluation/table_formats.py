@@ -79,8 +79,8 @@ def notes(table: ResultTable) -> list[str]:
 def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
     """Return the table for a console of so many columns.
 
-    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either; the
-    caption says so.
+    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
+    macro F1 where intervals would be broken; the caption says so.
     """
     from rich.table import Table
     from rich.text import Text
@@ -92,9 +92,13 @@ def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
     if tight and table.comparisons:
         hidden = (*hidden, "McNemar p")
     kept = [place for place, name in enumerate(head) if name not in hidden]
+    gap = 1 if tight else 2
+    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in kept)
+    if tight and needed > width + gap:
+        hidden = ("macro F1", *hidden)
+        kept.remove(head.index("macro F1"))
     if hidden:
         said.append(f"A wider console also shows {', '.join(hidden)}.")
-    gap = 1 if tight else 2
     made = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", caption_justify="left")
     for place in kept:
         # Of text, not markup: a method may be named "[x]".

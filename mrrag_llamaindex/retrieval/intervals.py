@@ -1,4 +1,4 @@
-"""What a bootstrap cannot tell: the interval of a share where all questions are right, or none."""
+"""What a bootstrap cannot tell: intervals where every sample of it is the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,38 @@ def share_interval(low: float, high: float, patients: int) -> tuple[float, float
     """
     if (low, high) not in ((0.0, 0.0), (1.0, 1.0)):
         return low, high
+    unseen = most_unseen(patients)
+    return (0.0, unseen) if low == 0.0 else (1.0 - unseen, 1.0)
+
+
+def difference_interval(low: float, high: float, patients: int) -> tuple[float, float]:
+    """Return a bootstrap's 95% interval of a difference of shares, or one with width.
+
+    Where two methods are right on the very same questions, every bootstrap sample of their
+    difference is 0, as if they could never differ. They can, on as many patients as may have
+    gone unseen, in favour of either.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in difference_interval(0.0, 0.0, 300)]
+    [-0.013, 0.013]
+    >>> difference_interval(-0.25, 0.5, 300)
+    (-0.25, 0.5)
+    """
+    if low != high or low not in (-1.0, 0.0, 1.0):
+        return low, high
+    unseen = most_unseen(patients)
+    return max(-1.0, low - unseen), min(1.0, high + unseen)
+
+
+def most_unseen(patients: int) -> float:
+    """Return the largest share of what was seen in none of so many patients (Wilson's 95% end).
+
+    Examples
+    --------
+    >>> round(most_unseen(29), 3)
+    0.117
+    """
     from scipy.stats import binomtest
 
-    ends = binomtest(round(low * patients), patients).proportion_ci(method="wilson")
-    return float(ends.low), float(ends.high)
+    return float(binomtest(0, patients).proportion_ci(method="wilson").high)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.retrieval.intervals import share_interval
+from mrrag_llamaindex.retrieval.intervals import difference_interval, share_interval
 from mrrag_llamaindex.retrieval.weights import TERMS
 
 CHANCE = "chance"
@@ -56,7 +56,10 @@ class RecallTable:
                 rows[f"{name}-learned"] = hits[name] - hits["learned"]
         ci = bootstrap_by_patient(rows, patients, seed)
         count = len(set(patients))
-        ci = {name: share_interval(*ci[name], count) if name in hits else ci[name] for name in ci}
+        ci = {
+            name: (share_interval if name in hits else difference_interval)(*ends, count)
+            for name, ends in ci.items()
+        }
         return cls(recall, ci, best, len(patients))
 
     def apart(self, one: str, other: str) -> bool:

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
+from mrrag_llamaindex.retrieval.pair_table import read_pairs
 from mrrag_llamaindex.towers.loading import load_towers
+from mrrag_llamaindex.towers.splits import split_by_patient
+from mrrag_llamaindex.towers.training_pairs import training_pairs
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,23 @@ def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_pat
         json.loads((folder / "results.json").read_text()) for folder in (whole, killed)
     )
     assert first == second
+
+
+def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments, table, tmp_path):
+    assert mrrag(*arguments, "--out", tmp_path, "--epochs", 1).code == 0
+    pairs = training_pairs(read_pairs(table))
+    train = split_by_patient(pairs.patients, 0.15, 0.15, 0).train.tolist()
+    known: dict[str, Any] = {}
+    for path in (tmp_path / "training" / "features").glob("image-*/*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            keys = json.loads(file.metadata()["keys"])
+            known |= zip(keys, file.get_tensor("features"), strict=True)
+    wanted = torch.stack([known[pairs.image_keys[row]] for row in train]).mean(dim=0)
+    tower: Any = load_towers(str(tmp_path))
+    assert len(train) == 140
+    assert torch.allclose(tower._heads["image"].mean, wanted, atol=1e-5)
+    everyone = torch.stack(list(known.values())).mean(dim=0)
+    assert not torch.allclose(everyone, wanted, atol=1e-5)
 
 
 def test_repeats_show_the_seeds_and_keep_the_first(mrrag, arguments, tmp_path):

@@ -124,6 +124,17 @@ def test_a_step_is_said_in_points_as_in_the_table():
     assert step_line(alone) == "a minus b: -50.0 points, McNemar p 0.5 (0 gained, 1 lost)"
 
 
+def test_methods_that_agree_on_ten_patients_may_differ_on_others():
+    made = answers([("yes", "Yes"), ("no", "Yes")] * 5)
+    found = compare(made, [replace(item, method="b") for item in made])
+    unseen = 1.959964**2 / (10 + 1.959964**2)
+    assert found.difference == 0.0
+    assert found.ci == pytest.approx((-unseen, unseen))
+    wrong = [replace(item, text="No" if item.gold == "yes" else "Yes") for item in made]
+    right = [replace(item, text=item.gold.title(), method="b") for item in made]
+    assert compare(right, wrong).ci == pytest.approx((1 - unseen, 1.0))
+
+
 def test_mcnemar_equals_the_binomial_sum():
     for gained, lost in [(0, 3), (5, 5), (2, 9), (30, 14), (0, 0), (1, 0)]:
         n, k = gained + lost, min(gained, lost)
@@ -149,7 +160,8 @@ def test_difference_is_paired_and_by_patient():
     rng = random.Random(2)
     base = answers([("yes", rng.choice(["Yes", "No"])) for _ in range(300)], "a", per_patient=3)
     same = [replace(item, method="b") for item in base]
-    assert compare(same, base).ci == (0, 0)
+    unseen = 1.959964**2 / (100 + 1.959964**2)  # of 100 patients, not 300 questions
+    assert compare(same, base).ci == pytest.approx((-unseen, unseen))
     texts = ["Yes" if n < 30 else item.text for n, item in enumerate(base)]
     better = [replace(i, method="b", text=t) for i, t in zip(base, texts, strict=True)]
     assert compare(better, base).ci[0] > 0

@@ -309,8 +309,18 @@ def test_recovered_share_by_hand():
     share, (low, high) = found.recovered("ifa", "true")
     assert share == 0.5  # two won, one lost, of two
     assert low < 0.5 < high < 1.0
-    same, ends = found.recovered(OFF, "true")
-    assert (same, ends) == (0.0, (0.0, 0.0))  # paired: no chance is left
+
+
+def test_all_or_nothing_won_back_is_no_certainty():
+    """Of 40 patients none may have shown what 3.84 / (40 + 3.84) = .088 of all would do."""
+    unseen = 1.959964**2 / (40 + 1.959964**2)
+    clean, off = [1] * 40, [1, 1, 1, 0] * 10
+    share, ends = result(clean, off, clean).recovered("ifa", "true")
+    assert share == 1.0
+    assert ends == pytest.approx((1 - unseen / 0.25, 1.0))  # no accuracy is above 1
+    share, ends = result(clean, off, off).recovered("ifa", "true")
+    assert share == 0.0
+    assert ends == pytest.approx((-unseen / 0.25, unseen / 0.25))
 
 
 def test_no_loss_has_no_share_to_win_back():

@@ -132,6 +132,29 @@ def test_eighty_columns_keep_every_interval_on_one_line():
     assert "yes F1, McNemar p" in " ".join(text.split())
 
 
+def test_eighty_columns_give_up_macro_f1_before_they_break_an_interval():
+    golds = ["no", "no", "yes"] * 10
+
+    def answers(method: str, wrong: int) -> list[Prediction]:
+        texts = ["no" if n < wrong else gold for n, gold in enumerate(golds)]
+        return [
+            Prediction(method, f"q{n}", f"p{n}", gold, text)
+            for n, (gold, text) in enumerate(zip(golds, texts, strict=True))
+        ]
+
+    runs = {"naive-rag": answers("naive-rag", 0), "mmed-rag-code": answers("mmed-rag-code", 30)}
+    table = build_table("phantom", runs, baseline="naive-rag")
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(to_rich(table, 80))
+    lines = screen.file.getvalue().splitlines()
+    (row,) = (line.split() for line in lines if line.startswith("naive-rag"))
+    assert row == ["naive-rag", "100.0", "[88.6,", "100.0]", "0.0", "-"]
+    (row,) = (line for line in lines if line.startswith("mmed-rag-code"))
+    assert (row.count("["), row.count("]")) == (2, 2)
+    assert "shows macro F1, precision" in " ".join(" ".join(lines).split())
+    assert "macro F1" in to_markdown(table).splitlines()[0]
+
+
 def test_single_patient_gives_no_intervals_and_says_so():
     alone = [Prediction("m", f"q{n}", "p", "yes", "Yes") for n in range(3)]
     table = build_table("x", {"m": alone})

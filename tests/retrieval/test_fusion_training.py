@@ -321,4 +321,6 @@ def test_chance_and_perfect_recall_have_honest_rows():
     assert "chance" not in found["recall_at_1"]
     assert found["recall_at_1"]["equal"] == 1
     assert found["ci"]["equal"] == pytest.approx((1 / (1 + 1.959964**2 / 20), 1.0))
-    assert found["ci"]["learned-equal"] == (0.0, 0.0)
+    # On 20 patients who agree: as many may differ as would show in none of them.
+    unseen = 1.959964**2 / (20 + 1.959964**2)
+    assert found["ci"]["learned-equal"] == pytest.approx((-unseen, unseen))
