@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,13 +11,18 @@ import typer
 
 from mrrag_llamaindex import console
 from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
+from mrrag_llamaindex.commands.train_towers_print import (
+    print_results,
+    say_costly,
+    say_epoch,
+    say_features,
+)
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining
-    from mrrag_llamaindex.towers.recipes import Workplace
-    from mrrag_llamaindex.towers.training_loop import Progress
     from mrrag_llamaindex.towers.training_pairs import TrainingPairs
+    from mrrag_llamaindex.towers.workplace import Workplace
 
 
 def train_towers(
@@ -99,8 +103,8 @@ def train_towers(
     """Train towers on image/report pairs; run it again to go on after an interruption."""
     from mrrag_llamaindex.retrieval.pair_table import read_pairs
     from mrrag_llamaindex.towers.contrastive_training import ContrastiveTraining, for_heads
-    from mrrag_llamaindex.towers.recipes import Workplace
     from mrrag_llamaindex.towers.training_pairs import training_pairs
+    from mrrag_llamaindex.towers.workplace import Workplace
 
     rows = read_pairs(pairs, renames_of(columns), images)
     how = (
@@ -123,9 +127,9 @@ def train_towers(
         out,
         checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
-        on_features=_say_features(len(found)),
-        on_epoch=_say_epoch,
-        on_costly=_say_costly(),
+        on_features=say_features(len(found)),
+        on_epoch=say_epoch,
+        on_costly=say_costly(),
     )
     encoders = (image_backbone, text_backbone)
     results: dict[str, Any] | None
@@ -144,7 +148,7 @@ def train_towers(
         ]
         console.print_json({**results, "folder": str(out), "skipped": skipped})
     else:
-        _print_results(results, found, out)
+        print_results(results, found, out)
 
 
 def _heads(
@@ -203,59 +207,3 @@ def _full(
 def _started_processes() -> int:
     """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _say_costly() -> Callable[[float], None]:
-    """Return what tells once, however many trainings there are, that saving is slow."""
-    told = False
-
-    def say(share: float) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            console.say_progress(
-                f"saving the state takes {share:.0%} of the time so far; "
-                "--checkpoint-seconds 60 saves less often, and a kill then loses up to a minute"
-            )
-
-    return say
-
-
-def _say_features(pairs: int) -> Any:
-    def say(kind: str, done: int) -> None:
-        if done in (0, pairs) or done % 1024 < 32:
-            console.say_progress(f"{kind} features: {done} of {pairs}")
-
-    return say
-
-
-def _say_epoch(seed: int, told: Progress) -> None:
-    if told.best or told.epoch % 10 == 0:
-        console.say_progress(
-            f"seed {seed}, epoch {told.epoch}: loss {told.loss:.3f}, validation recall "
-            f"{told.recall:.3f}{' (best so far)' if told.best else ''}"
-        )
-
-
-def _print_results(results: dict[str, Any], pairs: TrainingPairs, out: Path) -> None:
-    print(
-        f"{results['towers_identity']} in {out}, of {results['pairs']} pairs of "
-        f"{results['patients']} patients ({results['different_reports']} different reports)"
-    )
-    for entry in results["seeds"]:
-        print(
-            f"seed {entry['seed']}: best of {entry['epochs']} epochs is {entry['best_epoch']}, "
-            f"validation recall {entry['validation_recall']:.3f}"
-        )
-        test = entry["test"]
-        if test is None:
-            continue
-        print(f"  test: {test['pairs']} pairs of {test['patients']} patients, 95% by patient")
-        for way in ("image_to_report", "report_to_image"):
-            for name, cell in test[way].items():
-                print(
-                    f"  {way.replace('_', ' '):<16}{name:<10}  {cell['value']:.3f} "
-                    f"[{cell['low']:.3f}, {cell['high']:.3f}]  chance {cell['chance']:.3f}"
-                )
-    for item in pairs.skipped:
-        print(f"  skipped {item}")

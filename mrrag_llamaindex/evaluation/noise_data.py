@@ -7,17 +7,24 @@ pair, study, patient and image are never evidence.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.errors import ImageError, InputError, PromptError
+from mrrag_llamaindex.errors import ImageError, PromptError
 from mrrag_llamaindex.evaluation.data_set import UNREADABLE, EvaluationSet, Problem
 from mrrag_llamaindex.evaluation.noise_findings import FindingLabels
+from mrrag_llamaindex.evaluation.noise_problems import (
+    FEW_IRRELEVANT,
+    FEW_RELEVANT,
+    NO_ROOM,
+    OWN_LABELS,
+    OWN_REPORT,
+    check_any,
+)
 from mrrag_llamaindex.evaluation.noise_question import Evidence, NoiseQuestion
 from mrrag_llamaindex.evaluation.parts import with_questions
 from mrrag_llamaindex.evaluation.set_embedding import image_key
@@ -30,12 +37,6 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.query_images import QueryImage
     from mrrag_llamaindex.retrieval.question_table import GoldQuestion
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
-
-OWN_REPORT = "own report unknown"
-OWN_LABELS = "own finding labels unknown"
-FEW_RELEVANT = "too few relevant documents"
-FEW_IRRELEVANT = "too few irrelevant documents"
-NO_ROOM = "prompt cannot be built"
 
 Mask = NDArray[np.bool_]
 OwnLabels = Mapping[str, Mapping[str, bool]]
@@ -117,7 +118,7 @@ def sift(
             kept.append(item.question_id)
         else:
             problems.append(reason)
-    _check_any(kept, problems, data.name)
+    check_any(kept, problems, data.name)
     facts = {pair.pair_id: data.facts[pair.pair_id] for pair in pairs}
     return replace(with_questions(data, kept), pairs=pairs, facts=facts), problems
 
@@ -190,7 +191,7 @@ def draw_data_trials(
             problems.append(Problem(NO_ROOM, _name(item), str(error)))
         else:
             kept[item.question_id] = asked
-    _check_any(list(kept), problems, data.name)
+    check_any(list(kept), problems, data.name)
     return DataTrials(kept, tuple(problems))
 
 
@@ -237,23 +238,6 @@ def _check_room(asked: NoiseQuestion, image: QueryImage | None, engine: LlavaEng
         fits = count - len(engine.prompt(asked.request(irrelevant), image).dropped)
         if fits < count:
             raise PromptError(f"{fits} of its {count} documents fit into the model's prompt")
-
-
-def _check_any(kept: Sequence[str], problems: Sequence[Problem], name: str) -> None:
-    if kept:
-        return
-    counts = Counter(item.kind for item in problems).most_common()
-    why = ", ".join(f"{count} x {kind}" for kind, count in counts)
-    most = counts[0][0]
-    way_on = {
-        OWN_REPORT: "; give their labels by question_id (--question-facts), or a file of reports "
-        "(--report-file) that also holds the questions' own: they are never offered",
-        OWN_LABELS: "; give their labels in --facts, too",
-        NO_ROOM: "; ask for fewer --documents, or take a model with a longer window",
-        FEW_RELEVANT: "; ask for fewer --documents, or give labels of more reports",
-        FEW_IRRELEVANT: "; ask for fewer --documents, or give labels of more reports",
-    }
-    raise InputError(f"{name}: no question can be asked ({why}){way_on.get(most, '')}")
 
 
 def _name(item: GoldQuestion) -> str:

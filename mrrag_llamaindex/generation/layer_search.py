@@ -12,10 +12,10 @@ import numpy as np
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import spellings
-from mrrag_llamaindex.generation.knockout import ROWS, Asked, Example, Knockout
+from mrrag_llamaindex.generation.knockout import ROWS, Example, Knockout
 from mrrag_llamaindex.generation.layer_choice import LayerChoice, Point, choose, curve
+from mrrag_llamaindex.generation.naive_passes import NaivePasses
 from mrrag_llamaindex.generation.profile_store import profile_identity
-from mrrag_llamaindex.steering.knockout import edges_of
 
 CONTROLS = 8
 """Examples on which the two controls run."""
@@ -147,7 +147,7 @@ def search_layers(
             "this model's tokenizer has no single token for yes or for no, so its first answer "
             "token does not tell whether it answers correctly"
         )
-    timer = _Naive(knockout, np.random.default_rng(seed))
+    timer = NaivePasses(knockout, np.random.default_rng(seed))
     changes: list[dict[str, list[float]]] = []
     patients: list[str] = []
     controls: list[tuple[float, float]] = []
@@ -226,30 +226,3 @@ def checked(controls: Sequence[tuple[float, float]]) -> tuple[float, float]:
             f"same within {MOVES}%, so blocking does not reach this model, or it reads neither"
         )
     return empty, float(np.mean(full))
-
-
-class _Naive:
-    """Time single full forward passes, drawn at random, and compare what they give."""
-
-    def __init__(self, knockout: Knockout, rng: np.random.Generator) -> None:
-        self.knockout = knockout
-        self.rng = rng
-        self.timed = 0
-        self.seconds = 0.0
-        self.difference = 0.0
-
-    @property
-    def mean(self) -> float:
-        return self.seconds / self.timed if self.timed else 0.0
-
-    def run(self, asked: Asked, changes: Mapping[str, Sequence[float]], count: int) -> None:
-        edges = edges_of(asked.spans)
-        for _ in range(max(0, count)):
-            edge = edges[self.rng.integers(len(edges))]
-            centre = int(self.rng.integers(self.knockout.depth))
-            started = time.perf_counter()
-            p = self.knockout.naive(asked, edge, centre)
-            self.seconds += time.perf_counter() - started
-            self.timed += 1
-            ours = asked.probability * (1 + changes[edge.name][centre] / 100)
-            self.difference = max(self.difference, abs(p - ours))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,43 +35,9 @@ from mrrag_llamaindex.towers.training import train
 from mrrag_llamaindex.towers.training_loop import Progress
 from mrrag_llamaindex.towers.training_pairs import TrainingPairs
 from mrrag_llamaindex.towers.training_state import TrainingState, belongs_to
+from mrrag_llamaindex.towers.workplace import WORK_FOLDER, Workplace
 
 RESULTS_FILE = "results.json"
-WORK_FOLDER = "training"
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where and how often a training is kept, and what is told meanwhile.
-
-    Attributes
-    ----------
-    out : Path
-        Folder of the towers. ``training`` in it holds cached features and training states; it
-        may be removed once the towers are made.
-    checkpoint_seconds : float
-        See `TrainingState`.
-    repeats : int
-        Trainings with the seeds from the settings' on, each with its own split. The towers are
-        those of the first; the others show how far the result depends on the seed.
-    on_features : callable, optional
-        Takes ``"image"`` or ``"text"`` and the number of features that are ready.
-    on_epoch : callable, optional
-        Takes the seed and the `Progress`.
-    on_costly : callable, optional
-        See `TrainingState`.
-    """
-
-    out: Path
-    checkpoint_seconds: float = 0.0
-    repeats: int = 1
-    on_features: Callable[[str, int], None] | None = None
-    on_epoch: Callable[[int, Progress], None] | None = None
-    on_costly: Callable[[float], None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, not {self.repeats}")
 
 
 def train_heads(

@@ -18,7 +18,7 @@ from mrrag_llamaindex.commands.noise_data import DataOptions, data_noise
 from mrrag_llamaindex.commands.noise_study import NoiseOptions
 from mrrag_llamaindex.console import OneLineErrors
 from mrrag_llamaindex.evaluation import noise_tuning
-from mrrag_llamaindex.evaluation.noise_data import OWN_LABELS, OWN_REPORT
+from mrrag_llamaindex.evaluation.noise_problems import OWN_LABELS, OWN_REPORT
 from mrrag_llamaindex.generation import loading
 from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.generation.profile_store import PROFILES_VARIABLE, keep_profile

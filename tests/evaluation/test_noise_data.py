@@ -12,17 +12,15 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data_set import EvaluationSet
-from mrrag_llamaindex.evaluation.noise_data import (
+from mrrag_llamaindex.evaluation.noise_data import draw_data_trials, own_labels, sift
+from mrrag_llamaindex.evaluation.noise_findings import FindingLabels
+from mrrag_llamaindex.evaluation.noise_problems import (
     FEW_IRRELEVANT,
     FEW_RELEVANT,
     NO_ROOM,
     OWN_LABELS,
     OWN_REPORT,
-    draw_data_trials,
-    own_labels,
-    sift,
 )
-from mrrag_llamaindex.evaluation.noise_findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise_result import OFF
 from mrrag_llamaindex.evaluation.noise_tuning import published
 from mrrag_llamaindex.evaluation.prefix_sweep import PrefixSweep, Variant

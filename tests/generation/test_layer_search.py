@@ -188,7 +188,8 @@ def test_naive_passes_are_timed_and_agree(found):
 
 def test_price_of_the_naive_way_is_the_mean_pass_times_their_number(engine, examples, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # each thing timed takes 1
-    monkeypatch.setattr("mrrag_llamaindex.generation.layer_search.time", clock)
+    for module in ("layer_search", "naive_passes"):
+        monkeypatch.setattr(f"mrrag_llamaindex.generation.{module}.time", clock)
     found = search_layers(engine, examples, naive=4)
     assert found.naive_timed == 4
     assert found.seconds == {"ours": len(examples), "naive": found.naive_passes}
