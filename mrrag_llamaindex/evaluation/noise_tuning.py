@@ -26,17 +26,18 @@ POLICIES: dict[str, Callable[[float, Layers], PromptPolicy]] = {
     "ifa": lambda value, layers: IFA(strength=value, layers=layers),
     "hard-mask": lambda value, layers: HardMask(threshold=value, layers=layers),
     "uniform": lambda value, layers: Uniform(strength=value, layers=layers),
-    "pasta": lambda value, layers: PASTA(alpha=value, layers=layers),
+    "pasta": lambda value, layers: PASTA(threshold=value, layers=layers),
     # Guidance is a way of decoding, and what is compared here is attention.
     "pai": lambda value, layers: PAI(alpha=value, layers=layers, guidance=1.0),
 }
-"""Policies beside plain attention, by the two things that are tuned."""
+"""Policies beside plain attention, by the two things that are tuned. PASTA's alpha stays as
+published: what tells documents apart, for it as for the hard mask, is the threshold."""
 
 VALUES: dict[str, tuple[float, float, float]] = {
     "ifa": (0.5, 1.0, 2.0),
     "hard-mask": (0.25, 0.5, 0.75),
     "uniform": (0.5, 1.0, 2.0),
-    "pasta": (0.001, 0.01, 0.1),
+    "pasta": (0.25, 0.5, 0.75),
     "pai": (0.1, 0.2, 0.5),
 }
 """Three values each: the published or default one and one on either side of it."""
