@@ -32,6 +32,7 @@ from mrrag_llamaindex.retrieval.pair import STUDY_KEY, Pair
 from mrrag_llamaindex.retrieval.question_table import GoldQuestion
 from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies import PASTA
 from tests.evaluation.hand_set import hand_set
 
 NAMES = ("effusion", "edema", "nodule", "mass")
@@ -332,9 +333,10 @@ def test_published_settings_are_the_defaults_of_the_policies():
         OFF: None,
         "ifa": defaults.STRENGTH,
         "hard-mask": defaults.RELEVANCE_THRESHOLD,
-        "pasta": defaults.PASTA_ALPHA,
+        "pasta": defaults.RELEVANCE_THRESHOLD,
         "pai": defaults.PAI_ALPHA,
     }
     assert found[1].contestant.formula == IFA(strength=defaults.STRENGTH, layers=(1, 2))
+    assert found[3].contestant.formula == PASTA(alpha=defaults.PASTA_ALPHA, layers=(1, 2))
     assert found[0].contestant.formula is None
     assert {(t.accuracy, t.plain, t.tried) for t in found} == {(None, None, 0)}
