@@ -1,4 +1,4 @@
-"""What all rooms share: real data where it is present."""
+"""What all rooms share: real data where it is present, and models on one thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ def no_kept_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MRRAG_PROFILES", str(tmp_path_factory.mktemp("profiles")))
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for their threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

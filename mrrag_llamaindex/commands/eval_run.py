@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import console
+from mrrag_llamaindex.commands.layers_note import layers_note
 from mrrag_llamaindex.commands.progress import progress_with_time_left
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.harness_records import Evaluation, HarnessSettings
     from mrrag_llamaindex.evaluation.parts import Parts
     from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.generation.loading import LoadedModel
     from mrrag_llamaindex.retrieval.store import PairStore
     from mrrag_llamaindex.retrieval.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
@@ -45,23 +45,12 @@ def load_engine(
         allow_pickle=allow_pickle,
     )
     known = with_known_layers(loaded)
-    note = _layers_note(known, kept=known is not loaded)
+    note = layers_note(known, kept=known is not loaded)
     console.say("note", note)
     engine = LlavaEngine(
         known, max_documents=documents, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     return engine, note
-
-
-def _layers_note(loaded: LoadedModel, *, kept: bool) -> str:
-    layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
-    if kept:
-        return f"{layers}: as mrrag find-layers found on this model"
-    if loaded.layers_are_known:
-        return f"{layers}: from the profile in the model's folder"
-    return (
-        f"{layers}, the middle third: none were found on this model; mrrag find-layers finds them"
-    )
 
 
 def run_methods(

@@ -161,11 +161,8 @@ def _embed(data: EvaluationSet, towers: DualTower) -> EmbeddedSet:
         dimension=towers.dimension,
     )
     console.say_progress(f"embedding {len(data.pairs)} pairs, {len(data.questions)} questions")
-    try:
-        with console.progress_bar("vectors") as advance:
-            return embed_set(data, towers, store, progress=lambda done, total: advance(done))
-    finally:
-        store.close()
+    with store, console.progress_bar("vectors") as advance:
+        return embed_set(data, towers, store, progress=lambda done, total: advance(done))
 
 
 def _unusable(data: EmbeddedSet) -> list[Problem]:

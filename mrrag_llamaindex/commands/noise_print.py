@@ -47,9 +47,10 @@ def _print_points(report: NoiseReport) -> None:
 
 
 def _print_losses(report: NoiseReport) -> None:
+    recovered = report.recovered()
     for lost in report.losses():
         what = "contradicting" if lost["adversarial"] else "irrelevant"
-        rows = [row for row in report.recovered() if row["adversarial"] == lost["adversarial"]]
+        rows = [row for row in recovered if row["adversarial"] == lost["adversarial"]]
         print(
             f"plain RAG loses {100 * lost['loss']:.1f} points "
             f"{_interval(lost['ci'], 100, 1)} when half of the documents are {what}"

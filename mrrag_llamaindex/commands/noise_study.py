@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import console
+from mrrag_llamaindex.commands.layers_note import layers_note
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise_question import NoiseQuestion, Scores
@@ -65,15 +66,9 @@ def load_sweep(options: NoiseOptions) -> PrefixSweep:
         allow_pickle=options.allow_pickle,
     )
     known = with_known_layers(loaded)
-    layers = ", ".join(map(str, known.critical_layers))
-    if known is not loaded:
-        console.say("note", f"critical layers {layers}: as mrrag find-layers found on this model")
-    elif not known.layers_are_known:
-        console.say(
-            "note",
-            f"critical layers {layers}, the middle third: none were found on this model; "
-            "mrrag find-layers does",
-        )
+    kept = known is not loaded
+    if kept or not known.layers_are_known:
+        console.say("note", layers_note(known, kept=kept))
     engine = LlavaEngine(known, max_documents=options.documents, max_new_tokens=2)
     return PrefixSweep(engine, batch_size=options.batch_size)
 

@@ -7,16 +7,17 @@ off when writing goes on. The file holds what the model wrote, and no question, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.prediction import KIND, VERSION, Prediction, PredictionHeader
+from mrrag_llamaindex.retrieval.closing import Closing
 from mrrag_llamaindex.retrieval.json_lines import (
+    check_same_header,
+    header_of,
     header_start,
     known_fields,
     read_bytes,
@@ -44,7 +45,7 @@ def is_answers_file(path: str | os.PathLike[str]) -> bool:
     return read_bytes(Path(path)).startswith(header_start(KIND))
 
 
-class PredictionWriter:
+class PredictionWriter(Closing):
     """Append answers to a file, going on where an earlier run stopped.
 
     Parameters
@@ -81,17 +82,6 @@ class PredictionWriter:
             instead="write elsewhere",
         )
 
-    def __enter__(self) -> PredictionWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Write a batch of answers; it is on the disk when this returns.
 
@@ -117,7 +107,7 @@ class PredictionWriter:
 
     def _resume(self) -> int:
         found, self.predictions, whole = _read_lines(self.path)
-        _check_same(found, self.header, self.path.name)
+        check_same_header(found, self.header, self.path.name)
         self.answered = {item.question_id for item in self.predictions}
         return whole
 
@@ -127,7 +117,9 @@ def _read_lines(source: Path) -> tuple[PredictionHeader, list[Prediction], int]:
     lines, whole = read_json_lines(source)
     if not whole:
         raise InputError(f"{source.name} holds no predictions; it has no whole line")
-    header = _header(next(lines), source.name)
+    header: PredictionHeader = header_of(
+        next(lines), PredictionHeader, KIND, VERSION, source.name, "predictions of mrrag eval"
+    )
     found: dict[str, Prediction] = {}
     for number, data in enumerate(lines, start=2):
         item = _prediction(data, header, source.name, number)
@@ -137,17 +129,6 @@ def _read_lines(source: Path) -> tuple[PredictionHeader, list[Prediction], int]:
     return header, list(found.values()), whole
 
 
-def _header(data: Any, name: str) -> PredictionHeader:
-    if not isinstance(data, dict) or data.get("mrrag") != KIND:
-        raise InputError(f"{name} holds no predictions of mrrag eval")
-    if data.get("version") != VERSION:
-        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
-    try:
-        return PredictionHeader(**known_fields(data, PredictionHeader))
-    except TypeError as error:
-        raise InputError(f"{name}: the header is incomplete ({error})") from None
-
-
 def _prediction(data: Any, header: PredictionHeader, name: str, number: int) -> Prediction:
     try:
         values = known_fields(data, Prediction)
@@ -155,15 +136,3 @@ def _prediction(data: Any, header: PredictionHeader, name: str, number: int) -> 
         return Prediction(**{**values, "method": header.method})
     except (AttributeError, TypeError, ValueError, InputError) as error:
         raise InputError(f"{name}, line {number} is not a prediction ({error})") from None
-
-
-def _check_same(found: PredictionHeader, header: PredictionHeader, name: str) -> None:
-    one, two = json.loads(found.to_line()), json.loads(header.to_line())
-    if one == two:
-        return
-    flat = [{**head, **head["settings"], "settings": None} for head in (one, two)]
-    key = next(key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key))
-    raise InputError(
-        f"{name} was begun with {key} {flat[0].get(key)!r}, and this run has "
-        f"{flat[1].get(key)!r}: go on with the same, or write to another file"
-    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.metrics import verdicts
 from mrrag_llamaindex.evaluation.prediction import Prediction
-from mrrag_llamaindex.evaluation.resampling import Interval, difference_interval, resampled_sums
+from mrrag_llamaindex.evaluation.resampling import Interval, difference_interval, resampled_means
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,12 @@ def compare(
     theirs = _right(baseline, rule)
     owners = [item.owner for item in baseline]
     gap = mine.astype(float) - theirs
-    sums = resampled_sums(np.stack([gap, np.ones(len(gap))], axis=1), owners, seed)
     gained, lost = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
     return Comparison(
         aligned[0].method,
         baseline[0].method,
         float(gap.mean()),
-        difference_interval(sums[:, 0] / sums[:, 1], owners),
+        difference_interval(resampled_means(gap, owners, seed), owners),
         gained,
         lost,
         *mcnemar(gained, lost),

@@ -15,6 +15,7 @@ from mrrag_llamaindex.evaluation.resampling import (
     Interval,
     difference_interval,
     interval,
+    resampled_means,
     resampled_sums,
     share_interval,
 )
@@ -118,10 +119,8 @@ class NoiseResult:
     def accuracy(self, key: Key) -> tuple[float, Interval | None]:
         """Return the accuracy of a cell and its interval."""
         right = self.cells[key].right
-        sums = resampled_sums(
-            np.stack([right, np.ones_like(right)], axis=1), self.owners, self.seed
-        )
-        return float(right.mean()), share_interval(sums[:, 0] / sums[:, 1], self.owners)
+        means = resampled_means(right, self.owners, self.seed)
+        return float(right.mean()), share_interval(means, self.owners)
 
     def attention(self, key: Key, field: str) -> tuple[float | None, Interval | None]:
         """Return the mean of one of a cell's shares, over the questions in which it is defined."""
@@ -131,16 +130,13 @@ class NoiseResult:
             return None, None
         owners = [owner for owner, known in zip(self.owners, there, strict=True) if known]
         known = values[there]
-        sums = resampled_sums(np.stack([known, np.ones_like(known)], axis=1), owners, self.seed)
-        return float(known.mean()), interval(sums[:, 0] / sums[:, 1], owners)
+        return float(known.mean()), interval(resampled_means(known, owners, self.seed), owners)
 
     def difference(self, first: Key, second: Key) -> tuple[float, Interval | None]:
         """Return accuracy of the first minus that of the second, paired by patient."""
         values = self.cells[first].right - self.cells[second].right
-        sums = resampled_sums(
-            np.stack([values, np.ones_like(values)], axis=1), self.owners, self.seed
-        )
-        return float(values.mean()), difference_interval(sums[:, 0] / sums[:, 1], self.owners)
+        means = resampled_means(values, self.owners, self.seed)
+        return float(values.mean()), difference_interval(means, self.owners)
 
     def loss(self, *, adversarial: bool = False) -> tuple[float, Interval | None]:
         """Return what plain RAG loses between no noise and half noise."""

@@ -22,7 +22,6 @@ from mrrag_llamaindex.evaluation.attention_share import document_masses
 from mrrag_llamaindex.evaluation.parsing import Verdict, leading
 from mrrag_llamaindex.evaluation.sweep_readings import Readings, ReadingsBuffer
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.inputs import pad_batch
 from mrrag_llamaindex.generation.prefix_cache import fork
@@ -94,7 +93,6 @@ class PrefixSweep:
         self.depth = int(text.num_hidden_layers)
         self.prefills = self.passes = 0
         self._images: dict[int, tuple[Image, QueryImage | None]] = {}
-        self._yes, self._no = (spellings(engine.tokenizer, word) for word in ("yes", "no"))
 
     def ask(
         self,
@@ -232,7 +230,8 @@ class PrefixSweep:
         probabilities = logits.float().softmax(dim=-1).cpu()
         tokens = self.engine.tokenizer.batch_decode(probabilities.argmax(dim=-1)[:, None])
         p_yes, p_no = (
-            probabilities[:, ids].sum(dim=-1).double().numpy() for ids in (self._yes, self._no)
+            probabilities[:, ids].sum(dim=-1).double().numpy()
+            for ids in (self.engine.yes_ids, self.engine.no_ids)
         )
         return [leading(token) for token in tokens], p_yes, p_no
 

@@ -54,6 +54,14 @@ def resampled_sums(
     return np.asarray(times @ kinds)
 
 
+def resampled_means(
+    values: NDArray[np.float64], owners: Sequence[str], seed: int
+) -> NDArray[np.float64]:
+    """Return the R means of n values over bootstrap samples, see `resampled_sums`."""
+    sums = resampled_sums(np.stack([values, np.ones_like(values)], axis=1), owners, seed)
+    return np.asarray(sums[:, 0] / sums[:, 1])
+
+
 def interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
     """Return the 95% percentile interval of R values; None with fewer than two patients."""
     if len(set(owners)) < 2:

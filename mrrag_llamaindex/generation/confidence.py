@@ -16,7 +16,6 @@ from PIL import Image
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.batching import LEAST_SHARED
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.gold_answer import mean_log_probability, polarity, renormalised
 from mrrag_llamaindex.generation.model_identity import model_identity
 from mrrag_llamaindex.generation.query_images import QueryImage
@@ -66,7 +65,7 @@ class AnswerConfidence:
         self.batch_size = batch_size
         self.share = share and engine.shares_prefix
         self.identity = model_identity(engine.loaded)
-        self._polar = {word: spellings(engine.tokenizer, word) for word in ("yes", "no")}
+        self._polar = {"yes": engine.yes_ids, "no": engine.no_ids}
 
     def rate(
         self,

@@ -14,7 +14,6 @@ from PIL import Image
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.request import PromptRequest
 from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
@@ -92,7 +91,6 @@ def explain(
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
     shared = prompt.question_span[0]
     found: dict[str, Influence] = {}
-    words = [spellings(engine.tokenizer, word) for word in ("yes", "no")]
     size = max(1, engine.batch_size - 1)
     for first in range(0, len(names), size):
         some = names[first : first + size]
@@ -112,7 +110,7 @@ def explain(
         p = logits[:, -1].softmax(-1)
         likeliest = p.argmax(-1).tolist()
         answer = likeliest[-1]
-        alike = next((ids for ids in words if answer in ids), [answer])
+        alike = next((ids for ids in (engine.yes_ids, engine.no_ids) if answer in ids), [answer])
         without = p[:-1, answer].tolist()
         for name, value, token in zip(some, without, likeliest, strict=False):
             found[name] = Influence(100 * (float(p[-1, answer]) - value), token not in alike)

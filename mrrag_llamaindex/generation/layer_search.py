@@ -11,7 +11,6 @@ import numpy as np
 
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.knockout import ROWS, Example, Knockout
 from mrrag_llamaindex.generation.layer_choice import LayerChoice, Point, choose, curve
 from mrrag_llamaindex.generation.naive_passes import NaivePasses
@@ -141,7 +140,7 @@ def search_layers(
         If a control fails: nothing that the search found would then be worth anything.
     """
     knockout = Knockout(engine, window, rows)
-    words = {word: spellings(engine.tokenizer, word) for word in ("yes", "no")}
+    words = {"yes": engine.yes_ids, "no": engine.no_ids}
     if not all(words.values()):
         raise ModelError(
             "this model's tokenizer has no single token for yes or for no, so its first answer "

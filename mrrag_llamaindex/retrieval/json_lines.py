@@ -11,9 +11,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from mrrag_llamaindex.errors import InputError
+
+Header = TypeVar("Header")
+
+
+class SettingsHeader(Protocol):
+    """A header with ``settings``: whatever else decides the lines of the file."""
+
+    def to_line(self) -> str:
+        """Return the header as one line of JSON."""
+        ...
 
 
 def json_line(data: Mapping[str, Any]) -> str:
@@ -31,6 +41,51 @@ def header_start(kind: str, version: int | None = None) -> bytes:
     """
     known = {"mrrag": kind} if version is None else {"mrrag": kind, "version": version}
     return json_line(known)[:-2].encode()
+
+
+def header_of(
+    data: Any, header: type[Header], kind: str, version: int, name: str, what: str
+) -> Header:
+    """Return the first object of a file as its header.
+
+    Parameters
+    ----------
+    data
+        The object; None where the file has no whole line.
+    header
+        Dataclass of the header; fields that it does not have are passed over.
+    kind, version
+        What the file must say that it is.
+    name, what
+        Of the file, and what it should hold, for errors.
+
+    Raises
+    ------
+    InputError
+        If the file is something else or of another version, or the header lacks a field.
+    """
+    if not isinstance(data, dict) or data.get("mrrag") != kind:
+        raise InputError(f"{name} holds no {what}")
+    if data.get("version") != version:
+        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {version}")
+    try:
+        return header(**known_fields(data, header))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: the header is incomplete ({error})") from None
+
+
+def check_same_header(found: SettingsHeader, own: SettingsHeader, name: str) -> None:
+    """Raise `InputError` with the first field, or else setting, in which two headers differ."""
+    # As they are read back from JSON, in which a tuple is a list.
+    was, now = (json.loads(header.to_line()) for header in (found, own))
+    settings = was.pop("settings"), now.pop("settings")
+    for one, two in ((was, now), settings):
+        for key in {**one, **two}:
+            if key not in one or key not in two or one[key] != two[key]:
+                raise InputError(
+                    f"{name} was begun with {key} {one.get(key)!r}, and this run has "
+                    f"{two.get(key)!r}: go on with the same, or write to another file"
+                )
 
 
 def read_json_lines(source: Path) -> tuple[Iterator[Any], int]:

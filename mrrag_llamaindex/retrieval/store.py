@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 
 from numpy.typing import ArrayLike
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.retrieval import search, writing
+from mrrag_llamaindex.retrieval.closing import Closing
 from mrrag_llamaindex.retrieval.connection import Connection
 from mrrag_llamaindex.retrieval.hits import Exclusion, Hit, Stamp, StoredPair
 from mrrag_llamaindex.retrieval.location import Where, store_errors
@@ -22,7 +22,7 @@ from mrrag_llamaindex.retrieval.vectors import check_halves
 __all__ = ["Exclusion", "HNSWSettings", "Hit", "PairStore", "Stamp", "StoredPair"]
 
 
-class PairStore(PairReader):
+class PairStore(PairReader, Closing):
     """Pairs of one encoder in one Chroma collection; made by `create`, `open`, `open_or_create`.
 
     Safe for several threads. One process may write to a folder; others should go through a
@@ -118,17 +118,6 @@ class PairStore(PairReader):
             store.close()
             raise
         return store
-
-    def __enter__(self) -> PairStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the place; a store in memory ends here. May be called again."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.json_lines import known_fields, read_json_lines
+from mrrag_llamaindex.retrieval.json_lines import header_of, known_fields, read_json_lines
 from mrrag_llamaindex.retrieval.training_records import (
     KIND,
     VERSION,
@@ -47,7 +47,10 @@ def read_training_set(
 def read_lines(source: Path) -> tuple[TrainingHeader, list[TrainingRecord], int]:
     """Return header, records, and the length in bytes of the whole lines."""
     lines, whole = read_json_lines(source)
-    header = _header(next(lines, None), source.name)
+    what = "mined training questions; make it with mrrag mine"
+    header: TrainingHeader = header_of(
+        next(lines, None), TrainingHeader, KIND, VERSION, source.name, what
+    )
     records = []
     for number, data in enumerate(lines, start=2):
         try:
@@ -57,17 +60,6 @@ def read_lines(source: Path) -> tuple[TrainingHeader, list[TrainingRecord], int]
                 f"{source.name}, line {number} is not a training record ({error})"
             ) from None
     return header, records, whole
-
-
-def _header(data: Any, name: str) -> TrainingHeader:
-    if not isinstance(data, dict) or data.get("mrrag") != KIND:
-        raise InputError(f"{name} holds no mined training questions; make it with mrrag mine")
-    if data.get("version") != VERSION:
-        raise InputError(f"{name} is of version {data.get('version')!r}; this one reads {VERSION}")
-    try:
-        return TrainingHeader(**known_fields(data, TrainingHeader))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: the header is incomplete ({error})") from None
 
 
 def _record(data: Any) -> TrainingRecord:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
-from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.json_lines import header_start
+from mrrag_llamaindex.retrieval.closing import Closing
+from mrrag_llamaindex.retrieval.json_lines import check_same_header, header_start
 from mrrag_llamaindex.retrieval.line_log import LineLog
 from mrrag_llamaindex.retrieval.training_reader import read_lines
 from mrrag_llamaindex.retrieval.training_records import (
@@ -19,7 +17,7 @@ from mrrag_llamaindex.retrieval.training_records import (
 )
 
 
-class TrainingWriter:
+class TrainingWriter(Closing):
     """Append records to a file, going on where an earlier run stopped.
 
     Parameters
@@ -47,17 +45,6 @@ class TrainingWriter:
         self._header = header
         self._log = LineLog(self.path, header.to_line(), header_start(KIND, VERSION), self._resume)
 
-    def __enter__(self) -> TrainingWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def append(self, record: TrainingRecord) -> None:
         """Write one record; it is on the disk when this returns."""
         self._log.append(record.to_line())
@@ -69,19 +56,5 @@ class TrainingWriter:
 
     def _resume(self) -> int:
         found, self.records, whole = read_lines(self.path)
-        _check_same(found, self._header, self.path.name)
+        check_same_header(found, self._header, self.path.name)
         return whole
-
-
-def _check_same(found: TrainingHeader, header: TrainingHeader, name: str) -> None:
-    if found == header:
-        return
-    one, two = asdict(found), asdict(header)
-    pairs = [(key, one[key], two[key]) for key in two if key != "settings"]
-    names = sorted({*one["settings"], *two["settings"]})
-    pairs += [(key, one["settings"].get(key), two["settings"].get(key)) for key in names]
-    key, was, now = next(pair for pair in pairs if pair[1] != pair[2])
-    raise InputError(
-        f"{name} was begun with {key} {was!r}, and this run has {now!r}: go on with the same, or "
-        "write to another file"
-    )

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner
 
@@ -31,16 +30,10 @@ from mrrag_llamaindex.retrieval.score import FusionWeights
 from mrrag_llamaindex.towers.loading import load_towers
 from tests.evaluation import layout_files
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ASKED = 1000
 """Number of the first patient who is asked about."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(*arguments: object):

@@ -32,6 +32,8 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REPORTS = (
     "No effusion. There is a nodule.",
     "There is an effusion. No edema. The image shows cardiomegaly.",
@@ -39,14 +41,6 @@ REPORTS = (
     "Positive for effusion.",
 )
 ASKED = ("Is there an effusion?", "Do you see a nodule or edema?", "Is there any edema?")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

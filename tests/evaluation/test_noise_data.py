@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from mrrag_llamaindex import defaults
@@ -35,6 +34,8 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies import PASTA
 from tests.evaluation.hand_set import hand_set
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("effusion", "edema", "nodule", "mass")
 
 
@@ -42,14 +43,6 @@ def labels(text: str) -> dict[str, bool]:
     """Read "+-?." as present, absent, and twice unknown, in the order of `NAMES`."""
     pairs = zip(NAMES, text, strict=True)
     return {name: sign == "+" for name, sign in pairs if sign in "+-"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

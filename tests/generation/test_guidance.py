@@ -16,15 +16,9 @@ from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.pai import PAI
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

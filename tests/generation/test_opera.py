@@ -19,6 +19,8 @@ from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
 from tests.generation.tiny_families import write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 14
 REQUEST = PromptRequest(
     "Is there a nodule?",
@@ -29,14 +31,6 @@ REQUEST = PromptRequest(
 )
 
 SHORT = PromptRequest("Is there a nodule?")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, SteeringError
@@ -15,6 +14,8 @@ from mrrag_llamaindex.phantom.trials import Trial, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 POLICIES = [
     None,
@@ -27,14 +28,6 @@ POLICIES = [
     PAI(alpha=0.5),
 ]
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_engine(backend: str = "rows", **options) -> LlavaEngine:

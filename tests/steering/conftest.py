@@ -26,12 +26,8 @@ CRITICAL = (1, 2)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for their threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """All of this room."""
 
 
 @pytest.fixture(autouse=True, scope="module")
