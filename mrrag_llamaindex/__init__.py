@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.integration.retriever import MRRAGRetriever as MRRAGRetriever
     from mrrag_llamaindex.integration.synthesizer import MRRAGSynthesizer as MRRAGSynthesizer
     from mrrag_llamaindex.integration.trace import answer_trace as answer_trace
-    from mrrag_llamaindex.retrieval.calibration import Calibration as Calibration
-    from mrrag_llamaindex.retrieval.gated_weights import QueryGatedWeights as QueryGatedWeights
-    from mrrag_llamaindex.retrieval.pair import Pair as Pair
-    from mrrag_llamaindex.retrieval.score import FusionWeights as FusionWeights
-    from mrrag_llamaindex.retrieval.store import Exclusion as Exclusion
-    from mrrag_llamaindex.retrieval.store import PairStore as PairStore
+    from mrrag_llamaindex.mcr.calibration import Calibration as Calibration
+    from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights as QueryGatedWeights
+    from mrrag_llamaindex.mcr.score import FusionWeights as FusionWeights
     from mrrag_llamaindex.steering.ifa import IFA as IFA
-    from mrrag_llamaindex.steering.pai import PAI as PAI
-    from mrrag_llamaindex.steering.policies import PASTA as PASTA
-    from mrrag_llamaindex.steering.policies import HardMask as HardMask
-    from mrrag_llamaindex.steering.policies import Uniform as Uniform
+    from mrrag_llamaindex.steering.policies.pai import PAI as PAI
+    from mrrag_llamaindex.steering.policies.uniform import PASTA as PASTA
+    from mrrag_llamaindex.steering.policies.uniform import HardMask as HardMask
+    from mrrag_llamaindex.steering.policies.uniform import Uniform as Uniform
+    from mrrag_llamaindex.store.chroma.store import Exclusion as Exclusion
+    from mrrag_llamaindex.store.chroma.store import PairStore as PairStore
+    from mrrag_llamaindex.store.pair import Pair as Pair
     from mrrag_llamaindex.towers.loading import load_towers as load_towers
     from mrrag_llamaindex.towers.protocol import DualTower as DualTower
 
@@ -39,11 +39,11 @@ __version__ = "0.1.0"
 
 # Public name -> module, resolved on first use (PEP 562) so that the import stays light.
 _EXPORTS = {
-    "Calibration": "mrrag_llamaindex.retrieval.calibration",
+    "Calibration": "mrrag_llamaindex.mcr.calibration",
     "DualTower": "mrrag_llamaindex.towers.protocol",
-    "Exclusion": "mrrag_llamaindex.retrieval.store",
-    "FusionWeights": "mrrag_llamaindex.retrieval.score",
-    "HardMask": "mrrag_llamaindex.steering.policies",
+    "Exclusion": "mrrag_llamaindex.store.chroma.store",
+    "FusionWeights": "mrrag_llamaindex.mcr.score",
+    "HardMask": "mrrag_llamaindex.steering.policies.uniform",
     "IFA": "mrrag_llamaindex.steering.ifa",
     "MRRAGError": "mrrag_llamaindex.errors",
     "MRRAGIndex": "mrrag_llamaindex.integration.index",
@@ -52,12 +52,12 @@ _EXPORTS = {
     "MRRAGRetriever": "mrrag_llamaindex.integration.retriever",
     "MRRAGSynthesizer": "mrrag_llamaindex.integration.synthesizer",
     "NoRelevantCase": "mrrag_llamaindex.integration.no_relevant_case",
-    "PAI": "mrrag_llamaindex.steering.pai",
-    "PASTA": "mrrag_llamaindex.steering.policies",
-    "Pair": "mrrag_llamaindex.retrieval.pair",
-    "PairStore": "mrrag_llamaindex.retrieval.store",
-    "QueryGatedWeights": "mrrag_llamaindex.retrieval.gated_weights",
-    "Uniform": "mrrag_llamaindex.steering.policies",
+    "PAI": "mrrag_llamaindex.steering.policies.pai",
+    "PASTA": "mrrag_llamaindex.steering.policies.uniform",
+    "Pair": "mrrag_llamaindex.store.pair",
+    "PairStore": "mrrag_llamaindex.store.chroma.store",
+    "QueryGatedWeights": "mrrag_llamaindex.mcr.gated_weights",
+    "Uniform": "mrrag_llamaindex.steering.policies.uniform",
     "answer_trace": "mrrag_llamaindex.integration.trace",
     "ask": "mrrag_llamaindex.integration.ask",
     "draw_answer": "mrrag_llamaindex.integration.picture",

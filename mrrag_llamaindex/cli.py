@@ -10,18 +10,10 @@ from typing import Annotated
 
 import typer
 
-from mrrag_llamaindex import __version__, console
-from mrrag_llamaindex.commands import (
-    calibrate,
-    eval,
-    evidence,
-    find_layers,
-    generators,
-    mine,
-    noise,
-    train_fusion,
-    train_towers,
-)
+from mrrag_llamaindex import __version__
+from mrrag_llamaindex.commands import console, evidence, generators
+from mrrag_llamaindex.commands.evaluate import eval, noise
+from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
 
 app = typer.Typer(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.phantom_engine", "tests.tiny_towers", "tests.toy_pairs"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_kept_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

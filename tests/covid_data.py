@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.towers.backbones import ImageBackbone, TextBackbone
-from mrrag_llamaindex.towers.heads import FittedHeads, HeadTraining, fit_heads
+from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.learning.towers.heads import FittedHeads, HeadTraining, fit_heads
+from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 
 SEX = {"M": "man", "F": "woman"}
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertModel, MobileNetV2Config, MobileNetV2Model
 
+from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
+from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
-from mrrag_llamaindex.towers.transformers_image import TransformersImageBackbone
-from mrrag_llamaindex.towers.transformers_text import TransformersTextBackbone
 
 ROOT = Path(__file__).resolve().parents[1]
 MINILM_TOKENS = 256

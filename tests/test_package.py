@@ -34,9 +34,9 @@ def test_use_of_the_rooms_patches_and_registers_nothing():
 import transformers
 from transformers import AttentionInterface
 before = set(AttentionInterface._global_mapping)
-import mrrag_llamaindex.steering.attention, mrrag_llamaindex.integration.llm
+import mrrag_llamaindex.steering.attention.registry, mrrag_llamaindex.integration.llm
 assert set(AttentionInterface._global_mapping) == before
-from mrrag_llamaindex.steering.attention import register
+from mrrag_llamaindex.steering.attention.registry import register
 register()
 added = set(AttentionInterface._global_mapping) - before
 assert added and all(name.startswith("mrrag_") for name in added), added

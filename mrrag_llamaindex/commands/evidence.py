@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mrrag_llamaindex import console, defaults
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.options import (
     NOTICE,
     AllowPickle,
@@ -73,9 +74,9 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.integration.ingest import ingest_pairs
-    from mrrag_llamaindex.retrieval.pair_table import read_pairs
-    from mrrag_llamaindex.retrieval.store import PairStore
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.ingest import ingest_pairs
+    from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.towers.loading import load_towers
 
     rows = read_pairs(pairs, renames_of(columns), images)
@@ -150,14 +151,14 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
-    from mrrag_llamaindex.generation.quantization import check_name
-    from mrrag_llamaindex.images import load_image
+    from mrrag_llamaindex.generation.checkpoints.quantization import check_name
+    from mrrag_llamaindex.images.load import load_image
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
-    from mrrag_llamaindex.retrieval.store import Exclusion
     from mrrag_llamaindex.steering.ifa import IFA
+    from mrrag_llamaindex.store.chroma.store import Exclusion
 
     started = time.perf_counter()
     check_name(quantization)

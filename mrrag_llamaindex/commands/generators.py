@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mrrag_llamaindex import console, defaults
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
 from mrrag_llamaindex.errors import ModelError
 
@@ -39,7 +40,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say whether a model can be loaded here, and the memory it needs; load nothing."""
-    from mrrag_llamaindex.generation.doctor.examine import examine
+    from mrrag_llamaindex.doctor.examine import examine
 
     found = examine(
         model,
@@ -78,7 +79,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
-    from mrrag_llamaindex.generation.original.convert import convert_checkpoint
+    from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
 
     with console.byte_bar("weights") as advance:
         made = convert_checkpoint(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.loading import LoadedModel
+    from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 
 
 def layers_note(loaded: LoadedModel, *, kept: bool) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mrrag_llamaindex import console
+from mrrag_llamaindex.commands import console
 
 _SECONDS_BETWEEN_LINES = 30.0
 

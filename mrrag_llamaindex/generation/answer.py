@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.request import Prompt
+    from mrrag_llamaindex.generation.prompt.request import Prompt
     from mrrag_llamaindex.steering.policy import PromptPolicy
 
 

@@ -11,17 +11,17 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
-from mrrag_llamaindex.generation.batching import Batch, make_batches
+from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.generation.decoding.guidance import probe_for
+from mrrag_llamaindex.generation.decoding.opera import OPERA
+from mrrag_llamaindex.generation.decoding.opera_runner import OperaRunner
 from mrrag_llamaindex.generation.guards import person_readable
-from mrrag_llamaindex.generation.guidance import probe_for
-from mrrag_llamaindex.generation.loading import LoadedModel
-from mrrag_llamaindex.generation.opera import OPERA
-from mrrag_llamaindex.generation.opera_runner import OperaRunner
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
-from mrrag_llamaindex.generation.prompt_reader import PromptReader, leaves_out
-from mrrag_llamaindex.generation.query_images import QueryImage
-from mrrag_llamaindex.generation.request import Prompt, PromptRequest
+from mrrag_llamaindex.generation.prompt.batching import Batch, make_batches
+from mrrag_llamaindex.generation.prompt.reader import PromptReader, leaves_out
+from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.policy import PromptPolicy

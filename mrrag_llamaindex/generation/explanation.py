@@ -14,8 +14,8 @@ from PIL import Image
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.request import PromptRequest
-from mrrag_llamaindex.steering.pai import PAI
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
+from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
 

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Sequence
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.loading import LoadedModel
-from mrrag_llamaindex.generation.request import Prompt
-from mrrag_llamaindex.steering.checks import sliding_window
+from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.generation.prompt.request import Prompt
+from mrrag_llamaindex.steering.attention.call_checks import sliding_window
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.pai import PAI
 from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
 

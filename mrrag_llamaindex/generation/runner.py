@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from mrrag_llamaindex.generation.batching import Batch
+from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
+from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.guards import person_readable
-from mrrag_llamaindex.generation.inputs import pad_batch
-from mrrag_llamaindex.generation.loading import LoadedModel
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
-from mrrag_llamaindex.generation.query_images import QueryImage, stack
-from mrrag_llamaindex.generation.request import Prompt
+from mrrag_llamaindex.generation.prompt.batching import Batch
+from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.integration.query_image import query_image
-from mrrag_llamaindex.integration.stamping import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
-    from mrrag_llamaindex.images import ImageSource
+    from mrrag_llamaindex.images.load import ImageSource
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import Field
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.profile_store import with_known_layers
 from mrrag_llamaindex.integration.entry_points import EntryPoints
-from mrrag_llamaindex.integration.resolve import MissingContext
+from mrrag_llamaindex.integration.tickets.resolve import MissingContext
 from mrrag_llamaindex.steering.ifa import IFA
 
 

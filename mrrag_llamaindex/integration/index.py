@@ -17,20 +17,20 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.integration.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
-from mrrag_llamaindex.retrieval.beside_store import (
+from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.store.learned_files import (
     GivenCalibration,
     GivenWeights,
     calibration_of,
     weights_of,
 )
-from mrrag_llamaindex.retrieval.store import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.retrieval.pair import Pair
+    from mrrag_llamaindex.store.pair import Pair
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _RETRIEVER_OPTIONS = (

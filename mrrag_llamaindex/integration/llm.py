@@ -14,14 +14,14 @@ from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
-from mrrag_llamaindex.generation.request import PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.images import load_image
+from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.calls import Piece, as_messages, token_limit
 from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
-from mrrag_llamaindex.integration.markers import strip
-from mrrag_llamaindex.integration.resolve import Resolved, resolve
-from mrrag_llamaindex.integration.tickets import TICKETS
+from mrrag_llamaindex.integration.tickets.markers import strip
+from mrrag_llamaindex.integration.tickets.registry import TICKETS
+from mrrag_llamaindex.integration.tickets.resolve import Resolved, resolve
 from mrrag_llamaindex.integration.trace import answer_facts, verbatim
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import MRRAGError
-from mrrag_llamaindex.images import ImageSource, load_image
+from mrrag_llamaindex.images.load import ImageSource, load_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,21 +14,21 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.integration.pair_nodes import add_facts, terms_of
+from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.query_image import image_of
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.stamping import Evidence, stamp, unstamped
-from mrrag_llamaindex.retrieval.beside_store import GivenCalibration, calibration_of
-from mrrag_llamaindex.retrieval.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
-from mrrag_llamaindex.retrieval.store import PairStore
+from mrrag_llamaindex.integration.tickets.pair_nodes import add_facts, terms_of
+from mrrag_llamaindex.integration.tickets.stamping import Evidence, stamp, unstamped
+from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
     from mrrag_llamaindex.integration.index import MRRAGIndex
-    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
 
 dispatcher = get_dispatcher(__name__)

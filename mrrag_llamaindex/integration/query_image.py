@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.images import ImageSource, image_digest
+from mrrag_llamaindex.images.load import ImageSource, image_digest
 
 if TYPE_CHECKING:
     from llama_index.core import QueryBundle

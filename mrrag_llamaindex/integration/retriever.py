@@ -11,19 +11,19 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.images import load_image
-from mrrag_llamaindex.integration.pair_nodes import add_facts, evidence_of
+from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.query_image import image_of
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.stamping import plain_nodes, stamp
-from mrrag_llamaindex.retrieval.score import FusionWeights
-from mrrag_llamaindex.retrieval.store import Exclusion, PairStore
+from mrrag_llamaindex.integration.tickets.pair_nodes import add_facts, evidence_of
+from mrrag_llamaindex.integration.tickets.stamping import plain_nodes, stamp
+from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.images import ImageSource
-    from mrrag_llamaindex.retrieval.calibration import Calibration
-    from mrrag_llamaindex.retrieval.store import Hit
-    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
+    from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.mcr.calibration import Calibration
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+    from mrrag_llamaindex.store.chroma.store import Hit
     from mrrag_llamaindex.towers.protocol import DualTower
 
 

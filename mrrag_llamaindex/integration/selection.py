@@ -10,8 +10,8 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.retrieval.calibration import Calibration
-    from mrrag_llamaindex.retrieval.weights_file import AnyWeights
+    from mrrag_llamaindex.mcr.calibration import Calibration
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.integration.stamping import METADATA_KEY, ticket_of
+from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY, ticket_of
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore

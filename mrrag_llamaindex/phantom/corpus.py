@@ -18,7 +18,7 @@ from mrrag_llamaindex.phantom.studies import (
     draw_query,
     draw_study,
 )
-from mrrag_llamaindex.retrieval.pair import Pair
+from mrrag_llamaindex.store.pair import Pair
 
 Regime = Literal["combination", "image", "text"]
 """Which similarity tells whether a pair supports the answer, see `make_corpus`."""

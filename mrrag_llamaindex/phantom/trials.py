@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.phantom.wording import write_question

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import InputError, TowerError
+from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest, weights_state
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
@@ -191,7 +191,7 @@ def check_images(images: Sequence[Image.Image]) -> None:
         if not isinstance(image, Image.Image):
             raise InputError(
                 f"image {position + 1} of {len(images)} is {type(image).__name__}, not a PIL "
-                "image; open it with mrrag_llamaindex.images.load_image"
+                "image; open it with mrrag_llamaindex.images.load.load_image"
             )
 
 

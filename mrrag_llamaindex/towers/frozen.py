@@ -14,19 +14,19 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.backbones import ImageBackbone, TextBackbone
+from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.learning.towers.heads import FittedHeads
+from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
+from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
 from mrrag_llamaindex.towers.base import (
     check_batch_size,
     check_images,
     check_texts,
     unit_rows,
 )
-from mrrag_llamaindex.towers.heads import FittedHeads
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
-from mrrag_llamaindex.towers.saved_backbones import read_backbones, write_backbones
 
 TOWER_FILE = "tower.json"
 HEADS_FILE = "heads.safetensors"
@@ -37,7 +37,7 @@ class FrozenTower:
 
     The encoders may be of any origin, see `ImageBackbone` and `TextBackbone`; for those of
     transformers there are ready adapters. Features can be cached, so that fitting the heads
-    (`mrrag_llamaindex.towers.heads.fit_heads`) takes seconds on a CPU. A long text is read in
+    (`learning.towers.heads.fit_heads`) takes seconds on a CPU. A long text is read in
     windows whose features are averaged before the head, so that embedding agrees with what the
     heads were fitted on.
 
@@ -58,7 +58,7 @@ class FrozenTower:
 
     Examples
     --------
-    >>> from mrrag_llamaindex.towers.heads import fit_heads
+    >>> from mrrag_llamaindex.learning.towers.heads import fit_heads
     >>> def build(image_backbone, text_backbone, images, reports, patients):
     ...     heads = fit_heads(
     ...         image_backbone.features(images), text_backbone.features(reports), patients, reports

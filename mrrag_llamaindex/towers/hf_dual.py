@@ -10,7 +10,12 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import absolute_source, model_folder, read_model, read_tokenizer
+from mrrag_llamaindex.towers.folders import (
+    absolute_source,
+    model_folder,
+    read_model,
+    read_tokenizer,
+)
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mrrag_llamaindex.images import load_image, pad_to_square
+from mrrag_llamaindex.images.load import load_image, pad_to_square
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

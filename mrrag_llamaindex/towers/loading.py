@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hub import WAYS_ON, absolute_source, model_folder
+from mrrag_llamaindex.towers.folders import WAYS_ON, absolute_source, model_folder
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower

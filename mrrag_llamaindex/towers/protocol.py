@@ -54,7 +54,7 @@ class DualTower(Protocol):
         Parameters
         ----------
         images : sequence of PIL.Image.Image
-            As `mrrag_llamaindex.images.load_image` returns them.
+            As `mrrag_llamaindex.images.load.load_image` returns them.
         batch_size : int
             Images per forward pass.
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.hub import model_folder, read_model, read_tokenizer
+from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork

@@ -28,9 +28,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mrrag_llamaindex.generation.original.convert import convert_checkpoint
-from mrrag_llamaindex.generation.original.opening import open_original
-from mrrag_llamaindex.steering.carrier import steerable_class
+from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
+from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
+from mrrag_llamaindex.steering.attention.model_class import steerable_class
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 5632, 32000
 TOWER = "model.vision_tower.vision_tower.vision_model."

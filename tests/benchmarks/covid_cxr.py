@@ -43,13 +43,13 @@ import torch
 from covid_data import CovidData, fixed_question, patient_question
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.retrieval.fusion_examples import FusionExample
-from mrrag_llamaindex.retrieval.fusion_training import train_fusion
-from mrrag_llamaindex.retrieval.pair import Pair
-from mrrag_llamaindex.retrieval.patient_split import split_by_patient
-from mrrag_llamaindex.retrieval.score import FusionWeights, fuse, similarity_terms
-from mrrag_llamaindex.retrieval.store import Exclusion, PairStore
-from mrrag_llamaindex.towers.heads import FittedHeads, HeadTraining
+from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.training import train_fusion
+from mrrag_llamaindex.learning.towers.heads import FittedHeads, HeadTraining
+from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.statistics.patients import split_by_patient
+from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.pair import Pair
 
 Vectors = NDArray[np.float64]
 K = 5

@@ -36,9 +36,9 @@ import numpy as np
 from chromadb.config import Settings
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.retrieval.pair import Pair
-from mrrag_llamaindex.retrieval.score import FusionWeights, document_vector, fused_query
-from mrrag_llamaindex.retrieval.store import HNSWSettings, PairStore
+from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
+from mrrag_llamaindex.store.chroma.store import HNSWSettings, PairStore
+from mrrag_llamaindex.store.pair import Pair
 
 Vectors = NDArray[np.float32]
 K = 10

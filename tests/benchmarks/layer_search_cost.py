@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.knockout import Example, Knockout
-from mrrag_llamaindex.generation.layer_search import search_layers
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.phantom.critical_layers import examples_of
+from mrrag_llamaindex.learning.layers.blocking import Example, Knockout
+from mrrag_llamaindex.learning.layers.edges import edges_of
+from mrrag_llamaindex.learning.layers.search import search_layers
+from mrrag_llamaindex.phantom.sets.critical_layers import examples_of
 from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.knockout import edges_of
 
 
 def cost(engine: LlavaEngine, examples: list[Example]) -> dict[str, float]:

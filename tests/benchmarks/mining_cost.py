@@ -30,16 +30,16 @@ import torch
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.generation.confidence import AnswerConfidence
+from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel, load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.gold_answer import polarity
-from mrrag_llamaindex.generation.loading import LoadedModel, load_model
-from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
+from mrrag_llamaindex.learning.mining.gold_answer import polarity
+from mrrag_llamaindex.learning.mining.mining import Confidence, mine
+from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.phantom.corpus import make_corpus
-from mrrag_llamaindex.phantom.questions import questions_of, store_of
-from mrrag_llamaindex.retrieval.mining import Confidence, mine
-from mrrag_llamaindex.retrieval.mining_settings import MiningSettings
-from mrrag_llamaindex.retrieval.training_reader import read_training_set
+from mrrag_llamaindex.phantom.sets.questions import questions_of, store_of
 from mrrag_llamaindex.towers.loading import load_towers
 from tests.benchmarks.throughput import write_llava
 

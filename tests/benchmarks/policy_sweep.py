@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.opera import OPERA
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.pai import PAI
-from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies.pai import PAI
+from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask, Uniform
 
 POLICIES = (
     None,

@@ -16,8 +16,8 @@ from transformers import (
     MistralConfig,
 )
 
-from mrrag_llamaindex.steering.attention import BACKENDS, register
-from mrrag_llamaindex.steering.carrier import steerable_class
+from mrrag_llamaindex.steering.attention.model_class import steerable_class
+from mrrag_llamaindex.steering.attention.registry import BACKENDS, register
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 IMAGE_TOKENS, IMAGE_ID, CLOSING = 576, 999, 4

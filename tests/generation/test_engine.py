@@ -12,12 +12,16 @@ import pytest
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.devices import resolve_device
 from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.checkpoints.profile import (
+    ModelProfile,
+    PromptTemplate,
+    middle_third,
+)
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.profile import ModelProfile, PromptTemplate, middle_third
-from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.steering.ifa import IFA
 

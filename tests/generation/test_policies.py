@@ -8,12 +8,12 @@ import pytest
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, SteeringError
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.phantom.trials import Trial, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.pai import PAI
-from mrrag_llamaindex.steering.policies import PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies.pai import PAI
+from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask, Uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

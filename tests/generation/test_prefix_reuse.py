@@ -9,9 +9,9 @@ import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.generation.request import PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.phantom.trials import Trial, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 

@@ -18,8 +18,8 @@ from mrrag_llamaindex import (
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.integration.ask import ask
 from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
-from mrrag_llamaindex.retrieval.calibration import Calibration, weights_digest
-from mrrag_llamaindex.retrieval.risk_control import Abstention
+from mrrag_llamaindex.learning.calibration.risk_control import Abstention
+from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
 
 QUESTION = "Is there a pleural effusion?"
 
@@ -182,10 +182,10 @@ def test_postprocessor_leaves_out_what_is_improbable_or_unknown(hospital, bundle
 
 
 def test_phantom_is_calibrated_on_some_patients_and_abstains_on_others(tmp_path):
+    from mrrag_llamaindex.learning.calibration.data import of_candidates
+    from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.phantom.corpus import as_pairs, make_corpus
-    from mrrag_llamaindex.phantom.support_labels import label_corpus
-    from mrrag_llamaindex.retrieval.calibration_data import of_candidates
-    from mrrag_llamaindex.retrieval.calibration_fit import CalibrationSettings, fit_calibration
+    from mrrag_llamaindex.phantom.sets.support_labels import label_corpus
     from mrrag_llamaindex.towers.loading import load_towers
 
     towers = load_towers("phantom")

@@ -88,8 +88,8 @@ def test_the_query_image_reaches_the_model(hospital, llm):
     first = llm.engine
     seen = []
     for patient in ("patient-07", "patient-31"):
-        from mrrag_llamaindex.generation.request import PromptDocument, PromptRequest
-        from mrrag_llamaindex.images import load_image
+        from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+        from mrrag_llamaindex.images.load import load_image
 
         documents = [PromptDocument(n.node.node_id, n.node.get_content(), n.score) for n in nodes]
         request = PromptRequest(QUESTION, documents)

@@ -23,7 +23,7 @@ from llama_index.core.tools import QueryEngineTool
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, answer_trace, query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError, StoreError
-from mrrag_llamaindex.images import load_image
+from mrrag_llamaindex.images.load import load_image
 
 QUESTION = "Is there a pleural effusion?"
 

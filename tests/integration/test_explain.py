@@ -10,13 +10,13 @@ from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGSynthesizer, answer_trace, defaults
 from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
-from mrrag_llamaindex.generation.loading import load_model
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.pai import PAI
-from mrrag_llamaindex.steering.policies import HardMask
+from mrrag_llamaindex.steering.policies.pai import PAI
+from mrrag_llamaindex.steering.policies.uniform import HardMask
 
 QUESTION = "Is there a pleural effusion?"
 
@@ -195,7 +195,7 @@ def test_guided_decoding_is_refused(engine):
 
 
 def test_demo_shows_it_beside_the_score(llm, hospital, image, capsys):
-    from mrrag_llamaindex.console import print_asked
+    from mrrag_llamaindex.commands.console import print_asked
     from mrrag_llamaindex.integration.ask import ask
 
     asked = ask(hospital.index, llm, str(image), QUESTION)

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, StoreError
-from mrrag_llamaindex.integration.ingest import IngestReport, ingest_pairs
-from mrrag_llamaindex.retrieval.pair import Pair, Skipped
-from mrrag_llamaindex.retrieval.pair_table import read_pairs
-from mrrag_llamaindex.retrieval.score import FusionWeights
-from mrrag_llamaindex.retrieval.store import PairStore
+from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.store.pair import Pair, Skipped
+from mrrag_llamaindex.store.pair_table import read_pairs
 
 WORKER = Path(__file__).with_name("ingest_worker.py")
 ToyTowers = runpy.run_path(str(WORKER))["ToyTowers"]

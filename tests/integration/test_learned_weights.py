@@ -11,8 +11,8 @@ from llama_index.core.schema import MetadataMode
 
 from mrrag_llamaindex import FusionWeights, MRRAGIndex, MRRAGPostprocessor, MRRAGRetriever, Pair
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.retrieval.calibration import Calibration, weights_digest
-from mrrag_llamaindex.retrieval.gated_weights import QueryGatedWeights
+from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
+from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from tests.integration.conftest import FINDINGS, study_image
 
 QUESTION = "Is there a pleural effusion?"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mrrag_llamaindex.errors import EvidenceError
-from mrrag_llamaindex.generation.request import PromptDocument
-from mrrag_llamaindex.integration.markers import find_segments, find_ticket, mark, strip
-from mrrag_llamaindex.integration.tickets import TicketRegistry
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.integration.tickets.markers import find_segments, find_ticket, mark, strip
+from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 
 DOCUMENTS = (
     'Line one.\n\nIt\'s "quoted", \\ back, {braces} and [[mrrag:AAAAAAAAAAAAAAAAAAAA:b0]].',

@@ -11,7 +11,7 @@ import pytest
 from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, answer_trace, query_image
-from mrrag_llamaindex.integration.tickets import TICKETS
+from mrrag_llamaindex.integration.tickets.registry import TICKETS
 
 QUESTIONS = (
     "Is there a pleural effusion?",

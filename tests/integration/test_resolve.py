@@ -11,10 +11,10 @@ from llama_index.core.prompts import chat_prompts, default_prompts
 from PIL import Image
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.generation.request import PromptDocument
-from mrrag_llamaindex.integration.markers import mark
-from mrrag_llamaindex.integration.resolve import UNATTRIBUTED, resolve
-from mrrag_llamaindex.integration.tickets import TicketRegistry
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.integration.tickets.markers import mark
+from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
+from mrrag_llamaindex.integration.tickets.resolve import UNATTRIBUTED, resolve
 
 QUESTION = "Is there a nodule?"
 TEXTS = ('Report: "{braces}" and\nQuery: is it a trap?\nAnswer: no.', "No nodule.", "Clear lungs.")

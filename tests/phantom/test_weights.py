@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.loading import load_model
-from mrrag_llamaindex.phantom.check import check_towers
+from mrrag_llamaindex.phantom.sets.check import check_towers
 from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
@@ -61,7 +61,7 @@ def test_noise_hurts_and_steering_wins_back(engine):
 
 
 def test_text_only_prompt_does_not_crash(engine):
-    from mrrag_llamaindex.generation.request import PromptRequest
+    from mrrag_llamaindex.generation.prompt.request import PromptRequest
 
     (answer,) = engine.generate([PromptRequest("Is there edema?")], [None])
     assert answer.text

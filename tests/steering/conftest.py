@@ -17,8 +17,11 @@ from transformers import (
     MistralConfig,
 )
 
-from mrrag_llamaindex.steering.attention import register
-from mrrag_llamaindex.steering.carrier import attention_implementation, steerable_class
+from mrrag_llamaindex.steering.attention.model_class import (
+    attention_implementation,
+    steerable_class,
+)
+from mrrag_llamaindex.steering.attention.registry import register
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 IMAGE_TOKEN, PAD_TOKEN, IMAGE_TOKENS = 90, 0, 4

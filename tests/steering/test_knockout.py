@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.block import Block, hiding_mask
-from mrrag_llamaindex.steering.knockout import (
+from mrrag_llamaindex.learning.layers.edges import (
     Edge,
     block_plan,
     default_window,
@@ -17,6 +16,7 @@ from mrrag_llamaindex.steering.knockout import (
     everything,
     window_around,
 )
+from mrrag_llamaindex.steering.block import Block, hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.spans import PromptSpans
 

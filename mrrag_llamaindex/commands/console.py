@@ -1,0 +1,234 @@
+"""What ``mrrag`` prints: results on standard output, progress and notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from typer.core import TyperGroup
+
+from mrrag_llamaindex.errors import MRRAGError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.doctor.diagnosis import Diagnosis
+    from mrrag_llamaindex.generation.answer import Influence
+    from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
+    from mrrag_llamaindex.integration.ask import Asked
+    from mrrag_llamaindex.phantom.demo import DemoResult
+    from mrrag_llamaindex.store.ingest import IngestReport
+
+_COLUMNS = ("score", "image_text", "image_image", "text_text", "lambda")
+
+
+class OneLineErrors(TyperGroup):
+    """Print what was wrong in one line and exit with 2; show warnings as one-line notes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; the process is ours, so its warnings and loggers may be set."""
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (MRRAGError, ValueError) as error:
+                say("error", str(error))
+                raise typer.Exit(2) from error
+
+
+def say(kind: str, text: str) -> None:
+    """Print one line on standard error."""
+    line = f"{kind}: {' '.join(text.split())}"
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_progress(text: str) -> None:
+    """Print what is being done on standard error."""
+    Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int], None]]:
+    """Show a counter on standard error; yields a function that takes the number done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show bytes on standard error; yields a function that takes bytes done and in all."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object; NaN is refused, because it is not JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def report_dict(report: IngestReport) -> dict[str, Any]:
+    """Return an ingest report as plain values."""
+    return {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "skipped": [
+            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
+            for item in report.skipped
+        ],
+        "seconds": report.seconds,
+    }
+
+
+def print_report(report: IngestReport, total: int) -> None:
+    """Print what was ingested and every row that was not, with its reason."""
+    print(
+        f"{report.added} added, {report.updated} updated ({report.unchanged} of them unchanged), "
+        f"{len(report.skipped)} skipped in {report.seconds:.1f} s; the store holds {total} pairs"
+    )
+    for item in report.skipped:
+        print(f"  skipped {item}")
+
+
+def print_asked(asked: Asked) -> None:
+    """Print an answer and the table of its sources."""
+    console = Console(highlight=False)
+    _print_answer(console, "answer", asked)
+    steering = asked.answer.steering
+    what = (
+        f"layers {list(steering.layers)}: {steering.question_tokens} question tokens towards "
+        f"{steering.document_tokens} document tokens"
+        if steering.applied
+        else f"not applied: {steering.reason}"
+    )
+    console.print(f"{'steering':<13}{what}", markup=False)
+    gap = 2 if console.width >= 100 else 1  # ids of sources stay whole on 80 columns
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
+    table.add_column("source", overflow="fold")
+    sources = asked.sources()
+    calibrated = any(row["probability"] is not None for row in sources)
+    columns = (*_COLUMNS, "probability") if calibrated else _COLUMNS
+    for name in columns:
+        table.add_column(name.replace("_", "-"), justify="right")
+    table.add_column("read")
+    influence = asked.answer.influence
+    if influence is not None:
+        table.add_column("moved", justify="right")
+    for row in sources:
+        numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
+        cells = [row["pair_id"], *numbers, "yes" if row["read"] else "no"]
+        if influence is not None:
+            cells.append(_moved(influence.get(row["pair_id"])))
+        table.add_row(*cells)
+    console.print(table)
+    if influence is not None:
+        console.print(
+            "moved: points of the answer's probability that come from this document alone;\n"
+            "!: without it the answer would be another",
+            style="dim",
+            markup=False,
+        )
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the demo's question, its answer with and without IFA, and where things are."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{result.asked.question}[/bold]  (synthetic; the truth is {result.truth})")
+    print_asked(result.asked)
+    _print_answer(console, "without IFA", result.unsteered)
+    console.print(f"{'picture':<13}{result.picture or result.no_picture}", markup=False)
+    console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Print what a model is, what it needs and what this machine has; the verdict comes last."""
+    from mrrag_llamaindex.doctor.verdict import gigabytes
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<13}{text}", markup=False, soft_wrap=True)
+
+    console = Console(highlight=False)
+    kinds = f"{found.model_class}, {found.layout} layout, {found.stored_dtype}"
+    line("model", f"{found.model} ({kinds}, {gigabytes(found.stored_bytes)})")
+    parts = (f"{n} {count / 1e6:,.1f} M" for n, count in found.parameters.items() if count)
+    line("parameters", ", ".join(parts))
+    heads = f"{found.heads} heads ({found.key_value_heads} of keys)"
+    line("text model", f"{found.layers} layers, {heads}, window {found.window} tokens")
+    image = f"{found.image_tokens} image tokens, " if found.image_tokens else ""
+    reports = f"{found.documents} reports of about 100 tokens"
+    line(
+        "prompt",
+        f"about {found.prompt_tokens} tokens ({image}{reports}), {found.batch_size} at once",
+    )
+    for check in found.checks:
+        mark = {"ok": "ok", "note": "note", "problem": "PROBLEM"}[check.state]
+        line("", f"{mark:<8}{check.what}: {check.text}")
+    versions = (f"{name} {version or '-'}" for name, version in found.packages.items())
+    line("packages", ", ".join(versions))
+    copy = "; a converted copy takes as much as the model" if found.layout == "original" else ""
+    line("disk", f"{gigabytes(found.disk_free)} free beside the model{copy}")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("device", overflow="fold")
+    for name in ("weights", "cache", "working", "needs", "free", "of"):
+        table.add_column(name, justify="right")
+    table.add_column("loaded in", no_wrap=True)
+    table.add_column("fits")
+    for device in found.devices:
+        need = device.need
+        sizes = (need.weights, need.cache, need.working, need.total, device.free, device.total)
+        cells = map(gigabytes, sizes)
+        table.add_row(device.device, *cells, device.dtype, "yes" if device.fits else "no")
+    console.print(table)
+    line("", "cache: of all prompts with their answers; working: an estimate for their prefill")
+
+
+def print_converted(made: ConvertedCheckpoint) -> None:
+    """Print what a conversion wrote, and its notes."""
+    print(
+        f"{made.folder}: {made.tensors} tensors in {len(made.files)} files, "
+        f"{made.nbytes / 1e9:.2f} GB; vision tower: {made.vision_source}"
+    )
+    for note in made.notes:
+        print(f"  note: {note}")
+
+
+def _print_answer(console: Console, name: str, asked: Asked) -> None:
+    answer = asked.answer
+    console.print(
+        f"{name:<13}{asked.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
+        markup=False,
+    )
+
+
+def _moved(influence: Influence | None) -> str:
+    if influence is None:
+        return "-"
+    return f"{influence.points:+.1f}{'!' if influence.flips else ''}"
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        say("note", str(message))

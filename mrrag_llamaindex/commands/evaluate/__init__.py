@@ -1,0 +1,1 @@
+"""Measure: evaluation and noise."""

@@ -1,0 +1,234 @@
+"""Does noise hurt, and which policy wins back what it costs: ``noise``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.options import (
+    NOTICE,
+    AllowPickle,
+    AsJson,
+    Data,
+    Device,
+    ImageFolder,
+    ModelOfData,
+    Quantization,
+    QuestionFile,
+    ReportFile,
+    Root,
+    TowersOfData,
+    VisionTower,
+)
+from mrrag_llamaindex.errors import InputError, MRRAGError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
+
+_POLICIES = "off,ifa,hard-mask,uniform,pasta,pai"
+_LAST_SEED = 999
+_VALIDATION = 0.3
+_PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
+
+
+def noise(
+    data: Annotated[
+        Data, typer.Option(help="Synthetic studies, whose relevance is known, or your own copy.")
+    ] = "phantom",
+    root: Root = None,
+    question_file: QuestionFile = None,
+    report_file: ReportFile = None,
+    images: ImageFolder = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Finding labels, which say what is relevant: csv, pair_id and a column per "
+            "finding. Must be named for data."
+        ),
+    ] = None,
+    question_facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of the questions' own reports, where these are not among the pairs: csv, "
+            "question_id and the same findings."
+        ),
+    ] = None,
+    model: ModelOfData = None,
+    towers: TowersOfData = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|equal",
+            help="Data: fusion weights of MCR's scores (JSON), or equal ones. Without it only the "
+            "labels' relevance steers.",
+        ),
+    ] = None,
+    documents: Annotated[
+        int, typer.Option(min=2, help="Documents in each prompt; an even number.")
+    ] = 4,
+    count: Annotated[
+        int, typer.Option(min=2, help="Questions at each level of noise (data: about so many).")
+    ] = 300,
+    policies: Annotated[
+        str, typer.Option(help="Which to compare; off is always among them.")
+    ] = _POLICIES,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose relevance steers: the truth (data: the labels), MCR's own scores, or both. "
+            "By default both; for data without --weights the labels alone."
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Data: share of the patients to choose settings on, 0.3 by default; not "
+            "measured. 0: published settings, all measured.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=_LAST_SEED, help="Of studies, draws and intervals.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("mrrag-noise"),
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Prompts per forward pass; by default 8, of the phantom's studies 64."
+        ),
+    ] = None,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure accuracy, and attention to irrelevant documents, against how many there are."""
+    from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
+
+    synthetic = data == "phantom"
+    given = {
+        "--root": root,
+        "--question-file": question_file,
+        "--report-file": report_file,
+        "--images": images,
+        "--facts": facts,
+        "--question-facts": question_facts,
+        "--weights": weights,
+        "--validation": validation,
+    }
+    if synthetic:
+        _none_of(given)
+    where = None if synthetic else _where(data, given, towers)
+    names = _policies(policies)
+    if documents % 2:
+        raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
+    kinds = _scores(scores, synthetic, weights)
+    # Torch is imported from here on: what is wrong with the options is said at once.
+    from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
+    from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
+
+    options = NoiseOptions(
+        policies=names,
+        scores=kinds,
+        documents=documents,
+        seed=seed,
+        count=count,
+        model=model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
+        towers=towers or defaults.PHANTOM,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
+    )
+    report = phantom_noise(options) if where is None else data_noise(options, where)
+    figures: list[Path] = []
+    try:
+        figures = report.draw(out)
+    except InputError:
+        raise
+    except MRRAGError as error:  # without matplotlib the numbers still stand
+        console.say("note", f"no figure: {error}")
+    if as_json:
+        console.print_json(report.as_dict(figures))
+    else:
+        print_noise(report)
+        for path in figures[:1]:
+            print(f"\nfigure       {path} (and {len(figures) - 1} more beside it)")
+        typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
+
+
+def _none_of(given: dict[str, Any]) -> None:
+    named = [option for option, value in given.items() if value is not None]
+    if named:
+        raise InputError(
+            f"--data phantom draws its own studies and learns on others; leave {', '.join(named)} "
+            "out, or name your data with --data"
+        )
+
+
+def _policies(policies: str) -> tuple[str, ...]:
+    known = _POLICIES.split(",")
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise InputError(f"--policies: {name!r} is not one of {', '.join(known)}")
+    return tuple(dict.fromkeys(["off", *names]))
+
+
+def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[Any, ...]:
+    able = synthetic or weights is not None
+    if scores is None:
+        if not able:
+            console.say(
+                "note",
+                "only the labels' relevance steers; for MCR's scores, too, name weights that "
+                "mrrag train-fusion learned (--weights FILE), or --weights equal",
+            )
+        return ("true", "mcr") if able else ("true",)
+    kinds = [name.strip() for name in scores.split(",") if name.strip()]
+    for name in kinds:
+        if name not in ("true", "mcr"):
+            raise InputError(f"--scores: {name!r} is neither 'true' nor 'mcr'")
+    if not kinds:
+        raise InputError("--scores names neither 'true' nor 'mcr'")
+    if "mcr" in kinds and not able:
+        raise InputError(
+            "--scores mcr needs the weights of MCR's scores: --weights FILE, learned by mrrag "
+            "train-fusion on other questions, or --weights equal"
+        )
+    if weights is not None and "mcr" not in kinds:
+        raise InputError(f"--scores {scores} does not use --weights; add mcr, or leave them out")
+    return tuple(dict.fromkeys(kinds))
+
+
+def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
+    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
+
+    if given["--root"] is None or towers is None:
+        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
+    if given["--facts"] is None:
+        raise InputError(
+            f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
+            "(1, 0, -1 or nothing, as CheXpert and CheXbert label reports): a document counts as "
+            "relevant if its labels agree with those of the question's own report, and nothing "
+            "else in the data says what is relevant"
+        )
+    share = given["--validation"]
+    return DataOptions(
+        data=data,
+        root=given["--root"],
+        facts=given["--facts"],
+        question_facts=given["--question-facts"],
+        question_file=given["--question-file"],
+        report_file=given["--report-file"],
+        images=given["--images"],
+        weights=given["--weights"],
+        validation=_VALIDATION if share is None else share,
+    )

@@ -1,0 +1,189 @@
+"""Critical layers by attention knockout: ``find-layers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.options import (
+    AllowPickle,
+    AsJson,
+    Columns,
+    Device,
+    Images,
+    Model,
+    Quantization,
+    VisionTower,
+    renames_of,
+)
+from mrrag_llamaindex.errors import InputError, MRRAGError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.layers.search import LayerSearch
+
+
+def find_layers(
+    model: Model = defaults.PHANTOM,
+    data: Annotated[
+        Literal["phantom"] | None,
+        typer.Option(help="Synthetic studies, half of the documents irrelevant."),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table (.csv or .jsonl) of yes/no questions with columns question_id, image, "
+            "question, answer, and patient_id, study_id or pair_id."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder of the store, or a URL, for the documents.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the profile and the curves.")] = Path(
+        "mrrag-layers"
+    ),
+    examples: Annotated[int, typer.Option(min=8, help="Questions asked, at most.")] = 100,
+    documents: Annotated[
+        int, typer.Option(min=1, help="Documents per question, from a store.")
+    ] = defaults.MAX_DOCUMENTS,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Layers blocked at once; by default 9 of 32.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=2, help="Rows per forward pass; fewer take less memory.")
+    ] = 16,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    columns: Columns = "",
+    images: Images = None,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find the layers in which a model's question reads the documents; steering then uses them."""
+    from mrrag_llamaindex.commands.learn.layer_examples import (
+        PHANTOM_DOCUMENTS,
+        phantom_examples,
+        table_examples,
+    )
+    from mrrag_llamaindex.generation.checkpoints.loading import load_model
+    from mrrag_llamaindex.generation.checkpoints.profile_store import found_profile, keep_profile
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.learning.layers.search import search_layers
+
+    left_out: list[dict[str, Any]] = []
+    if questions is None and store is None and (data is not None or model == defaults.PHANTOM):
+        asked = phantom_examples(examples, seed)
+    elif data is not None or questions is None or store is None:
+        raise InputError("name --questions and --store, or --data phantom alone")
+    else:
+        asked, left_out = table_examples(
+            questions, store, renames_of(columns), images, examples, documents, seed, device
+        )
+    loaded = load_model(
+        model,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+    )
+    engine = LlavaEngine(loaded, max_documents=max(documents, PHANTOM_DOCUMENTS), max_new_tokens=2)
+    with console.progress_bar("questions") as bar:
+        found = search_layers(
+            engine, asked, window=window, rows=rows, seed=seed, advance=lambda done, _: bar(done)
+        )
+    kept = keep_profile(loaded, found.choice.layers, found.note())
+    profile = out / "profile.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found_profile(loaded, found.choice.layers, found.note()).write(profile)
+    except OSError as error:
+        raise InputError(f"--out {out.name} cannot be written: {error.strerror}") from None
+    figures, no_figure = _draw(found, out)
+    files = {
+        "profile": str(profile),
+        "kept": str(kept),
+        "figure": figures[0] if figures else None,
+        "figures": figures,
+    }
+    if as_json:
+        console.print_json({**found.as_dict(), "left_out": left_out, **files})
+    else:
+        _print(found, left_out, files, no_figure)
+
+
+def _draw(found: LayerSearch, out: Path) -> tuple[list[str], str]:
+    """Draw the edges between parts of the prompt, and those of single documents."""
+    from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
+
+    series: dict[str, list[Point]] = {}
+    for point in found.curve:
+        at = Point(point.layer, point.change, *point.ci)
+        series.setdefault(point.edge, []).append(at)
+    parts = {
+        "layers": {name: line for name, line in series.items() if not _single(name)},
+        "documents": {name: line for name, line in series.items() if _single(name)},
+    }
+    layers = ", ".join(map(str, found.choice.layers))
+    drawn = []
+    try:
+        for name, lines in parts.items():
+            path = line_plot(
+                lines,
+                f"layer (windows of {found.window})",
+                "change of the answer's probability, %",
+                out / f"{name}.png",
+                title=f"attention blocked; critical layers: {layers}",
+            )
+            drawn.append(str(path))
+    except MRRAGError as error:
+        return drawn, str(error)
+    return drawn, ""
+
+
+def _single(edge: str) -> bool:
+    return edge.startswith("document-")
+
+
+def _print(
+    found: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any], no_figure: str
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    screen = Console(highlight=False)
+    edges = list(dict.fromkeys(p.edge for p in found.curve if not _single(p.edge)))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", justify="right")
+    for edge in edges:
+        table.add_column(edge.replace("->", " -> "), justify="right")
+    at = {(point.edge, point.layer): point for point in found.curve}
+    for layer in range(found.depth):
+        cells = []
+        for edge in edges:
+            low, high = at[edge, layer].ci
+            cells.append(f"{at[edge, layer].change:+.1f}% [{low:+.1f}, {high:+.1f}]")
+        table.add_row(f"{layer}{'*' if layer in found.choice.layers else ''}", *cells)
+    screen.print(table)
+    lines = [
+        f"critical layers (*): {', '.join(map(str, found.choice.layers))}",
+        f"{found.choice.in_words()}",
+        f"{found.kept} of {found.asked} questions were answered correctly and blocked, in windows "
+        f"of {found.window}; {len(left_out)} could not be used",
+        f"controls: an empty block changes {found.empty_change:.1f}%, all documents and the image "
+        f"blocked {found.full_change:+.1f}%",
+        f"{found.seconds['ours']:.1f} s; one full pass per edge, window and question would take "
+        f"about {found.seconds['naive']:.1f} s ({found.naive_timed} of {found.naive_passes} passes "
+        "timed)",
+        f"profile: {files['profile']}, also kept for this model in {files['kept']}",
+        f"curves: {', '.join(files['figures']) or no_figure}",
+    ]
+    for line in lines:
+        screen.print(line, markup=False, soft_wrap=True)
+    for item in left_out:
+        name = "" if item["question_id"] is None else f" {item['question_id']!r}"
+        screen.print(f"  left out{name}: {item['reason']}", markup=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+"""How ``mrrag train-fusion`` prints what it learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison
+    from mrrag_llamaindex.learning.fusion.fusion_pool import PooledComparison
+    from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
+
+
+def print_comparison(made: FusionComparison) -> None:
+    """Print the learned weights, recall@1 with intervals, and which differences are noise."""
+    weights, table = made.learned.weights, made.table
+    print(
+        f"learned weights: image-text {weights.image_text:.3f}, image-image "
+        f"{weights.image_image:.3f}, text-text {weights.text_text:.3f} "
+        f"(temperature {made.learned.temperature:.3f})"
+    )
+    if made.four_terms is not None:
+        four = made.four_terms.weights.as_dict()
+        print("four terms: " + ", ".join(f"{_said(name)} {four[name]:.3f}" for name in four))
+    print(
+        f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
+        "patients (95% interval, by patient):"
+    )
+    for name in table.recall:
+        print(f"  {name:<12} {_cell(table, name)}")
+    for line in _verdicts(table):
+        print(f"  {line}")
+
+
+def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> dict[str, Any]:
+    """Return the tables of all regimes; the first one's keys stand at the top as well."""
+    first = next(iter(pooled.values()))
+    return {
+        **first.as_dict(),
+        "seeds": list(range(seed, seed + seeds)),
+        "regimes": {name: made.as_dict() for name, made in pooled.items()},
+    }
+
+
+def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
+    """Print one table for all regimes: recall@1, and the mean learned weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    screen = Console(highlight=False)
+    asked = ", ".join(f"{name} {made.table.n}" for name, made in pooled.items())
+    screen.print(
+        f"recall@1 of a pair that supports the answer, {seeds} seeds, other patients than those "
+        f"learned on, 95% by patient; questions: {asked}",
+        markup=False,
+    )
+    first = next(iter(pooled.values()))
+
+    def table_of(what: str) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column(what)
+        for name in pooled:
+            table.add_column(name, no_wrap=True)
+        return table
+
+    table = table_of("weights")
+    for row in first.table.recall:
+        table.add_row(row, *(_cell(made.table, row) for made in pooled.values()))
+    screen.print(table)
+    screen.print(
+        "learned weights, mean ± standard deviation over seeds, and what share of the differences "
+        "between candidates each term makes",
+        markup=False,
+    )
+    table = table_of("term")
+    for term in first.weights:
+        cells = [
+            f"{made.weights[term]:.2f} ± {made.spread[term]:.2f} ({made.shares[term]:.0%})"
+            for made in pooled.values()
+        ]
+        table.add_row(term, *cells)
+    screen.print(table)
+    for name, made in pooled.items():
+        screen.print(f"{name}:", markup=False)
+        for line in [*_apart(made.table), *_verdicts(made.table)]:
+            screen.print(f"  {line}", markup=False)
+
+
+def _verdicts(table: RecallTable) -> list[str]:
+    """Say for each paired difference whether it is more than noise."""
+    lines = []
+    for name, (low, high) in table.ci.items():
+        one, minus, other = name.partition("-")
+        if minus:
+            lines.append(f"{one} minus {other}: [{low:+.3f}, {high:+.3f}], {table.verdict(name)}")
+    return lines
+
+
+def _apart(table: RecallTable) -> list[str]:
+    """Say whether the intervals of learned weights and of what they are compared with overlap."""
+    others = {
+        f"the best single term, {table.best_single}": table.best_single,
+        "equal weights": "equal",
+    }
+    lines = []
+    for what, name in others.items():
+        overlap = "do not overlap" if table.apart("learned", name) else "overlap"
+        lines.append(f"learned and {what}: the intervals {overlap}")
+    return lines
+
+
+def _cell(table: RecallTable, name: str) -> str:
+    low, high = table.ci[name]
+    return f"{table.recall[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _said(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,190 @@
+"""Training data for the fusion from a generator's confidence: ``mine``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.options import (
+    AllowPickle,
+    AsJson,
+    Columns,
+    Device,
+    Images,
+    Model,
+    Quantization,
+    VisionTower,
+)
+from mrrag_llamaindex.commands.progress import progress_with_time_left
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.mining.mining import MiningReport
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.pair import Skipped
+    from mrrag_llamaindex.store.question_table import GoldQuestion
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_PHANTOM_QUESTIONS = 200
+
+
+def mine(
+    out: Annotated[Path, typer.Option(help="File of training records (.jsonl); made or resumed.")],
+    questions: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Table (.csv or .jsonl) with columns question_id, image, question, answer, and "
+            "patient_id, study_id or pair_id."
+        ),
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the store, or a URL.")] = None,
+    data: Annotated[
+        Literal["phantom"] | None,
+        typer.Option(help="In place of table and store: synthetic studies."),
+    ] = None,
+    model: Model = defaults.DEFAULT_MODEL,
+    weights: Annotated[
+        Path | None, typer.Option(help="Fusion weights that retrieve the candidates (JSON).")
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Documents tried per question.")
+    ] = defaults.CANDIDATES,
+    negatives: Annotated[
+        int, typer.Option(min=1, help="Most negatives per question.")
+    ] = defaults.NEGATIVES,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Least distance of a negative from the positive.")
+    ] = 0.05,
+    pool: Annotated[
+        str, typer.Option(metavar="fused|each_term", help="What retrieves the candidates.")
+    ] = "fused",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many of the questions, drawn by the seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    columns: Columns = "",
+    images: Images = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Prompts per forward pass; fewer take less memory.")
+    ] = 32,
+    quantization: Quantization = None,
+    vision_tower: VisionTower = "checkpoint",
+    allow_pickle: AllowPickle = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
+    from mrrag_llamaindex.generation.checkpoints.loading import load_model
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
+    from mrrag_llamaindex.learning.mining.mining import mine as mine_into
+    from mrrag_llamaindex.learning.mining.settings import MiningSettings
+    from mrrag_llamaindex.mcr.weights import FusionWeights
+    from mrrag_llamaindex.mcr.weights_file import load_weights
+
+    if data is not None:
+        if questions is not None or store is not None:
+            raise InputError("--data phantom brings its own questions and store; name no others")
+        asked, rejected, pairs, towers = _phantom(limit or _PHANTOM_QUESTIONS, seed, device)
+        limit = None
+    else:
+        if questions is None or store is None:
+            raise InputError("name a table of questions and --store, or --data phantom")
+        asked, rejected = _table(questions, columns, images)
+        pairs, towers = _opened(store, device)
+    learned: AnyWeights = FusionWeights()
+    if weights is not None:
+        learned = load_weights(weights, towers_identity=towers.identity)
+    settings = MiningSettings(
+        weights=learned,
+        candidates=candidates,
+        pool=pool,  # type: ignore[arg-type]  # checked there
+        negatives=negatives,
+        margin=margin,
+        questions=limit,
+        seed=seed,
+    )
+    loaded = load_model(
+        model,
+        device=device,
+        quantization=quantization,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+    )
+    confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
+    with progress_with_time_left("questions") as advance:
+        report = mine_into(
+            asked,
+            pairs,
+            towers,
+            confidence,
+            out,
+            settings,
+            lambda done, total, resumed: advance("mining", done, total, resumed),
+        )
+    skipped = (*rejected, *report.skipped)
+    if as_json:
+        console.print_json(_as_dict(report, skipped, out))
+    else:
+        _print(report, skipped, out)
+    if skipped and not report.mined + report.resumed:
+        raise InputError(
+            f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
+        )
+
+
+def _table(
+    table: Path, columns: str, images: Path | None
+) -> tuple[list[GoldQuestion], list[Skipped]]:
+    from mrrag_llamaindex.commands.options import renames_of
+    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
+
+    rows = list(read_questions(table, renames_of(columns), images))
+    asked = [row for row in rows if isinstance(row, GoldQuestion)]
+    return asked, [row for row in rows if not isinstance(row, GoldQuestion)]
+
+
+def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.towers.loading import load_towers
+
+    pairs = PairStore.open(store)
+    if not pairs.towers_source:
+        raise InputError("this store's towers existed only in memory when it was made")
+    return pairs, load_towers(pairs.towers_source, device=device)
+
+
+def _phantom(
+    count: int, seed: int, device: str
+) -> tuple[list[GoldQuestion], list[Skipped], PairStore, DualTower]:
+    from mrrag_llamaindex.phantom.corpus import make_corpus
+    from mrrag_llamaindex.phantom.sets.questions import questions_of, store_of
+    from mrrag_llamaindex.towers.loading import load_towers
+
+    towers = load_towers(defaults.PHANTOM, device=device)
+    corpus = make_corpus(seed, queries=count)
+    return questions_of(corpus), [], store_of(corpus, towers), towers
+
+
+def _as_dict(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> dict[str, Any]:
+    items = [
+        {"row": item.row, "question_id": item.pair_id, "reason": item.reason} for item in skipped
+    ]
+    return {**asdict(report), "skipped": items, "out": str(out)}
+
+
+def _print(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> None:
+    total = report.mined + report.resumed
+    print(
+        f"{report.mined} questions mined in {report.seconds:.1f} s, {report.resumed} were there; "
+        f"{report.usable} of {total} teach something, {len(skipped)} skipped: {out}"
+    )
+    for item in skipped:
+        name = "" if item.pair_id is None else f" (question_id {item.pair_id!r})"
+        print(f"  skipped row {item.row}{name}: {item.reason}")

@@ -1,0 +1,209 @@
+"""Towers from a table of pairs: ``train-towers``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.learn.train_towers_print import (
+    print_results,
+    say_costly,
+    say_epoch,
+    say_features,
+)
+from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
+    from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
+    from mrrag_llamaindex.learning.towers.workplace import Workplace
+
+
+def train_towers(
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            help="Table (.csv or .jsonl) with columns pair_id, image, report, patient_id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the towers, for ingest --towers.")],
+    regime: Annotated[
+        Literal["heads", "full"],
+        typer.Option(help="Two heads on frozen encoders, or every weight of a ResNet and a BERT."),
+    ] = "heads",
+    image_backbone: Annotated[
+        str, typer.Option(help="Folder or hub id of the image encoder.")
+    ] = "microsoft/resnet-50",
+    text_backbone: Annotated[
+        str, typer.Option(help="Folder or hub id of the text encoder.")
+    ] = "emilyalsentzer/Bio_ClinicalBERT",
+    columns: Annotated[
+        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
+    ] = "",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
+    ] = None,
+    one_patient_each: Annotated[
+        bool,
+        typer.Option(
+            "--one-patient-each", help="The table knows no patients: count each pair as one."
+        ),
+    ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=16, help="Pixels on each side; default: the encoder's own, full: 224."),
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="Of the common space; default 128, full: 512.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; default 200, full: 30.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Pairs that are each other's negatives.")
+    ] = 256,
+    chunk_size: Annotated[
+        int, typer.Option(min=1, help="full: pairs in the device's memory at once.")
+    ] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of AdamW; default 1e-3, full: 5e-5.")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="full: auto is bfloat16 on CUDA devices that have it, else float32."),
+    ] = "auto",
+    same_report: Annotated[
+        float,
+        typer.Option(help="Share of common word pairs from which reports are no negatives."),
+    ] = 0.9,
+    validation: Annotated[
+        float, typer.Option(help="Share of the patients held out for stopping.")
+    ] = 0.15,
+    test: Annotated[float, typer.Option(help="Share held out for the result; 0: none.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Of split, fresh weights and batches.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the first is kept.")
+    ] = 1,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Between checkpoints; 0 saves after every batch."),
+    ] = 0.0,
+    copy_backbones: Annotated[
+        bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train towers on image/report pairs; run it again to go on after an interruption."""
+    from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
+    from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
+    from mrrag_llamaindex.learning.towers.workplace import Workplace
+    from mrrag_llamaindex.store.pair_table import read_pairs
+
+    rows = read_pairs(pairs, renames_of(columns), images)
+    how = (
+        for_heads(batch_size=batch_size)
+        if regime == "heads"
+        else ContrastiveTraining(batch_size=batch_size, chunk_size=chunk_size, precision=precision)
+    )
+    given: dict[str, Any] = {"max_epochs": epochs, "learning_rate": learning_rate}
+    how = replace(
+        how,
+        same_report=same_report,
+        validation=validation,
+        test=test,
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    with console.progress_bar("pairs") as advance:
+        found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
+    place = Workplace(
+        out,
+        checkpoint_seconds=checkpoint_seconds,
+        repeats=repeats,
+        on_features=say_features(len(found)),
+        on_epoch=say_epoch,
+        on_costly=say_costly(),
+    )
+    encoders = (image_backbone, text_backbone)
+    results: dict[str, Any] | None
+    if regime == "heads":
+        results = _heads(
+            encoders, found, how, place, dimension or 128, image_size, copy_backbones, device
+        )
+    else:
+        results = _full(encoders, found, how, place, dimension or 512, image_size or 224, device)
+    if results is None:
+        return
+    if as_json:
+        skipped = [
+            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
+            for item in found.skipped
+        ]
+        console.print_json({**results, "folder": str(out), "skipped": skipped})
+    else:
+        print_results(results, found, out)
+
+
+def _heads(
+    encoders: tuple[str, str],
+    pairs: TrainingPairs,
+    how: ContrastiveTraining,
+    place: Workplace,
+    dimension: int,
+    image_size: int | None,
+    copy_backbones: bool,
+    device: str,
+) -> dict[str, Any]:
+    from mrrag_llamaindex.learning.towers.recipes import train_heads
+    from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
+    from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
+
+    if _started_processes() > 1:
+        raise InputError("heads are trained by one process; start it without accelerate")
+    image = TransformersImageBackbone.load(encoders[0], size=image_size).to(device)
+    text = TransformersTextBackbone.load(encoders[1]).to(device)
+    return train_heads(
+        image, text, pairs, how, place, dimension=dimension, copy_backbones=copy_backbones
+    )
+
+
+def _full(
+    encoders: tuple[str, str],
+    pairs: TrainingPairs,
+    how: ContrastiveTraining,
+    place: Workplace,
+    dimension: int,
+    image_size: int,
+    device: str,
+) -> dict[str, Any] | None:
+    from mrrag_llamaindex.learning.towers.processes import Processes
+    from mrrag_llamaindex.learning.towers.recipes import train_whole
+    from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+
+    accelerator = None
+    if _started_processes() > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=device == "cpu")
+        device = str(accelerator.device)
+    together = Processes(accelerator)
+
+    def make(seed: int) -> ResNetBertTower:
+        return ResNetBertTower.from_pretrained(
+            *encoders, dimension, image_size=image_size, seed=seed, device=device
+        )
+
+    results = train_whole(make, pairs, how, place, processes=together)
+    return results if together.main else None
+
+
+def _started_processes() -> int:
+    """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,197 @@
+"""Questions with their true labels, the pairs to retrieve from, and what could not be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.parsing import Label, rule_named
+from mrrag_llamaindex.store.pair import Pair, Skipped
+from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
+
+MISSING_IMAGE = "missing image"
+DUPLICATE_ID = "duplicate id"
+NEITHER = "label neither yes nor no"
+FREE_TEXT = "free-text answer"
+EMPTY_REPORT = "empty report"
+NO_OWNER = "patient unknown"
+UNREADABLE = "unusable row"
+UNKNOWN_ID = "unknown id"
+REFERENCES = "reference reports"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that is not in the data set, or not whole, and why.
+
+    Parameters
+    ----------
+    kind : str
+        One of this module's constants; problems are counted by it.
+    name : str
+        The row's id in quotes, or ``row 3``, with the file it stands in.
+    reason : str
+        For a person; no question, report or path.
+    """
+
+    kind: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return ``kind, name: reason``."""
+        return f"{self.kind}, {self.name}: {self.reason}"
+
+    @classmethod
+    def of_skipped(cls, skipped: Skipped, file: str) -> Problem:
+        """Turn a row that a table reader left out into a problem."""
+        kind = DUPLICATE_ID if "same question_id" in skipped.reason else UNREADABLE
+        return cls(kind, row_name(file, skipped.row, skipped.pair_id), skipped.reason)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What a model is evaluated on.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set, e.g. ``iu-xray``.
+    questions : tuple of GoldQuestion
+        Those that can be scored: each has a label.
+    pairs : tuple of Pair
+        The evidence to retrieve from; what is a question's own is kept from it by its
+        ``exclusion()``.
+    labels : mapping of str to str
+        By question id: ``"yes"`` or ``"no"``.
+    problems : tuple of Problem
+        What was left out or is not whole, in the order of the files.
+    facts : mapping
+        By pair id: findings that the report states, by name. May be empty.
+    references : mapping
+        By question id: reports that another system retrieved for it, where its row brings them.
+
+    Raises
+    ------
+    InputError
+        If an id is there twice, a question has no label, or a fact or label is of nothing.
+    """
+
+    name: str
+    questions: tuple[GoldQuestion, ...]
+    pairs: tuple[Pair, ...]
+    labels: Mapping[str, Label]
+    problems: tuple[Problem, ...] = ()
+    facts: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = _unique((item.question_id for item in self.questions), "question")
+        if ids != set(self.labels):
+            raise InputError(f"{self.name}: the labels are not exactly those of the questions")
+        wrong = sorted({value for value in self.labels.values() if value not in ("yes", "no")})
+        if wrong:
+            raise InputError(f"{self.name}: a label is {wrong[0]!r}; it must be 'yes' or 'no'")
+        if not set(self.facts) <= _unique((item.pair_id for item in self.pairs), "pair"):
+            raise InputError(f"{self.name}: there are facts of a pair that is not there")
+
+    @property
+    def problem_counts(self) -> dict[str, int]:
+        """Problems of each kind, most frequent first."""
+        return dict(Counter(item.kind for item in self.problems).most_common())
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that change with any question, label, report, or owner of a pair.
+
+        Pixels and the place of the images do not count: a data set may be moved.
+        """
+        digest = hashlib.sha256(json.dumps([self.name, digest_of(self.questions)]).encode())
+        for question in self.questions:
+            digest.update(self.labels[question.question_id].encode())
+        for pair in self.pairs:
+            one = [pair.pair_id, pair.patient_id, pair.study_id, pair.report]
+            digest.update(json.dumps(one).encode())
+        return digest.hexdigest()[:16]
+
+
+def labelled(
+    name: str,
+    questions: Iterable[GoldQuestion],
+    pairs: Sequence[Pair],
+    problems: Iterable[Problem] = (),
+    *,
+    rule: str = "leading",
+    file: str = "questions",
+    facts: Mapping[str, Mapping[str, bool]] | None = None,
+    references: Mapping[str, tuple[str, ...]] | None = None,
+) -> EvaluationSet:
+    """Label the questions by their gold answers; those that cannot be scored become problems.
+
+    Parameters
+    ----------
+    questions
+        With unique ids.
+    rule
+        ``leading``: the answer's first word; an answer with neither is a problem, free text if it
+        has several words. ``cares``: the published rule, which gives every row a label.
+    file
+        How problems name the table that the questions come from.
+
+    Raises
+    ------
+    InputError
+        If nothing is left to be scored.
+    """
+    read = rule_named(rule)
+    kept: list[GoldQuestion] = []
+    labels: dict[str, Label] = {}
+    found = list(problems)
+    exists: dict[str, bool] = {}
+    for item in questions:
+        where = f"{file} {item.question_id!r}"
+        label = read(item.answer)
+        if label == "other":
+            kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
+            found.append(Problem(kind, where, "the answer begins with neither yes nor no"))
+        elif not _there(item.image, exists):
+            found.append(Problem(MISSING_IMAGE, where, "its image is not where it should be"))
+        else:
+            kept.append(item)
+            labels[item.question_id] = label
+    if not kept:
+        counts = Counter(item.kind for item in found).most_common(3)
+        why = ", ".join(f"{count} x {kind}" for kind, count in counts) or "the file has no rows"
+        raise InputError(f"{name}: no question of {file} can be scored ({why})")
+    given = {key: texts for key, texts in (references or {}).items() if key in labels}
+    return EvaluationSet(name, tuple(kept), tuple(pairs), labels, tuple(found), facts or {}, given)
+
+
+def row_name(file: str, row: int, identifier: str | None = None) -> str:
+    """Return how a problem names a row of a file: by its number, and its id if it has one."""
+    return f"{file} row {row}" + ("" if identifier is None else f" ({identifier!r})")
+
+
+def _there(image: object, known: dict[str, bool]) -> bool:
+    """Whether an image that is named by its path is there; several questions ask about one."""
+    if not isinstance(image, (str, Path)):
+        return True
+    name = str(image)
+    if name not in known:
+        known[name] = Path(name).is_file()
+    return known[name]
+
+
+def _unique(names: Iterable[str], what: str) -> set[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{what} {name!r} is there twice")
+        seen.add(name)
+    return seen

@@ -1,0 +1,174 @@
+"""An evaluation set with its vectors: searched exactly, the same for every method.
+
+An approximate index would add an error of its own to each row of the table, another one for each
+score. A matrix product over some thousand pairs takes a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.learning.mining.candidates import SAME_IMAGE
+from mrrag_llamaindex.mcr.score import fused_query
+from mrrag_llamaindex.store.question_table import GoldQuestion
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.parsing import Label
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A question or pair of the set that could not be used, and why."""
+
+    identifier: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedSet:
+    """Questions with gold labels, the pairs that they are asked over, and all their vectors.
+
+    Attributes
+    ----------
+    name : str
+    questions : tuple of GoldQuestion
+        Those that have a label.
+    golds : tuple of str
+        "yes" or "no", one for each question.
+    pair_ids, reports : tuple of str
+        m pairs that have a report.
+    patients, studies : tuple of str or None
+        Of each pair.
+    documents : ndarray, shape (m, 2n), float32
+        ``[d_i ; d_t]`` of each pair.
+    q_images, q_texts : ndarray, shape (number of questions, n), float32
+        Unit rows.
+    facts : mapping
+        Pair id to finding labels, where they are known.
+    left_out : tuple of LeftOut
+    """
+
+    name: str
+    questions: tuple[GoldQuestion, ...]
+    golds: tuple[Label, ...]
+    pair_ids: tuple[str, ...]
+    reports: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    studies: tuple[str | None, ...]
+    documents: Vectors
+    q_images: Vectors
+    q_texts: Vectors
+    facts: Any
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.questions)
+
+    @property
+    def dimension(self) -> int:
+        """n, the length of one half."""
+        return self.documents.shape[1] // 2
+
+    def subset(self, rows: Sequence[int], name: str | None = None) -> EmbeddedSet:
+        """Return the same pairs with some of the questions."""
+        places = list(rows)
+        return replace(
+            self,
+            name=name or self.name,
+            questions=tuple(self.questions[row] for row in places),
+            golds=tuple(self.golds[row] for row in places),
+            q_images=self.q_images[places],
+            q_texts=self.q_texts[places],
+        )
+
+    def some_pairs(self, most: int, seed: int) -> EmbeddedSet:
+        """Return the same questions with at most so many of the pairs, drawn by the seed."""
+        if len(self.pair_ids) <= most:
+            return self
+        places = np.sort(np.random.default_rng(seed).permutation(len(self.pair_ids))[:most])
+        return replace(
+            self,
+            pair_ids=tuple(self.pair_ids[place] for place in places),
+            reports=tuple(self.reports[place] for place in places),
+            patients=tuple(self.patients[place] for place in places),
+            studies=tuple(self.studies[place] for place in places),
+            documents=self.documents[places],
+        )
+
+    def patient(self, row: int) -> str:
+        """Return whom a question is about; one of unknown patient counts as a patient alone."""
+        item = self.questions[row]
+        return item.patient_id or item.study_id or f"question:{item.question_id}"
+
+    def top(self, row: int, query: Vectors, k: int) -> list[PromptDocument]:
+        """Return the k best pairs for a query vector, best first, none of them the question's own.
+
+        Parameters
+        ----------
+        row : int
+            Place of the question, whose own pair, study, patient and image are left out.
+        query : ndarray, shape (2n,)
+            Its inner product with ``[d_i ; d_t]`` is the score.
+        k : int
+
+        Returns
+        -------
+        list of PromptDocument
+            With their scores; relevance is 0. Equal scores stand in the order of the pairs.
+        """
+        scores = self.documents @ np.asarray(query, dtype=np.float32)
+        scores[self.own(row)] = -np.inf
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [
+            PromptDocument(self.pair_ids[place], self.reports[place], float(scores[place]))
+            for place in order.tolist()
+            if np.isfinite(scores[place])
+        ]
+
+    def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
+        """Return the k best pairs by fused score; weights may depend on the question."""
+        q_image, q_text = self.q_images[row], self.q_texts[row]
+        query = fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
+        return self.top(row, query, k)
+
+    def own(self, row: int) -> NDArray[np.intp]:
+        """Return the places of the pairs that a question may not see: they give it away.
+
+        Its own pair, study and patient, as far as they are known, and its very image stored
+        under another name.
+        """
+        exclude = self.questions[row].exclusion()
+        index = self._index
+        named = [
+            place
+            for role, names in enumerate((exclude.pair_ids, exclude.study_ids, exclude.patient_ids))
+            for name in names
+            for place in index[role].get(name, ())
+        ]
+        images = self.documents[:, : self.dimension] @ self.q_images[row]
+        return np.union1d(named, np.flatnonzero(images >= SAME_IMAGE)).astype(np.intp)
+
+    @cached_property
+    def _index(self) -> tuple[dict[str, list[int]], ...]:
+        """Places by pair, study and patient."""
+        return tuple(_places(names) for names in (self.pair_ids, self.studies, self.patients))
+
+
+def _places(names: Iterable[str | None]) -> dict[str, list[int]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        if name is not None:
+            found[name].append(place)
+    return dict(found)

@@ -1,0 +1,150 @@
+"""Embed an evaluation set: its pairs into a store, and every question's image and text once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL.Image import Image
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
+from mrrag_llamaindex.mcr.score import document_vector
+from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.ingest import ingest_pairs
+from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.question_table import GoldQuestion
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_AT_ONCE = 64
+
+
+def embed_set(
+    data: EvaluationSet,
+    towers: DualTower,
+    store: PairStore,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> EmbeddedSet:
+    """Embed the pairs of a set into a store, and its labelled questions.
+
+    Parameters
+    ----------
+    data : EvaluationSet
+        Questions without a label are not asked; the set itself lists why they have none.
+    towers : DualTower
+    store : PairStore
+        Made with these towers; what is in it already is not embedded again.
+    progress : callable, optional
+        Takes the number of items embedded and the number of all.
+
+    Raises
+    ------
+    InputError
+        If no question can be used, or none of the pairs. A set without pairs is asked as it is:
+        only methods that retrieve nothing can be run on it.
+    """
+    left_out: list[LeftOut] = []
+    total = len(data.pairs) + len(data.questions)
+
+    def advance(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    # A report whose image is missing can still be read: its image half is zero.
+    report = ingest_pairs(data.pairs, store, towers, missing="keep", progress=advance)
+    left_out += [LeftOut(item.pair_id or f"row {item.row}", item.reason) for item in report.skipped]
+    stored = store.get([pair.pair_id for pair in data.pairs])
+    pairs = [pair for pair in stored.values() if pair.report.strip()]
+    if data.pairs and not pairs:
+        raise InputError(f"{data.name}: no pair with a report can be used as a document")
+    asked = [item for item in data.questions if item.question_id in data.labels]
+    kept, q_images, q_texts = _embed_questions(
+        asked, towers, left_out, lambda done: advance(len(data.pairs) + done)
+    )
+    if not kept:
+        raise InputError(
+            f"{data.name}: none of the {len(data.questions)} questions can be asked; "
+            + (f"the first: {left_out[-1].reason}" if asked else "none of them has a label")
+        )
+    return EmbeddedSet(
+        name=data.name,
+        questions=tuple(kept),
+        golds=tuple(data.labels[item.question_id] for item in kept),
+        pair_ids=tuple(pair.pair_id for pair in pairs),
+        reports=tuple(pair.report for pair in pairs),
+        patients=tuple(pair.patient_id for pair in pairs),
+        studies=tuple(pair.study_id for pair in pairs),
+        documents=_documents(pairs, towers.dimension),
+        q_images=q_images,
+        q_texts=q_texts,
+        facts=data.facts,
+        left_out=tuple(left_out),
+    )
+
+
+def _documents(pairs: Sequence[StoredPair], dimension: int) -> Vectors:
+    if not pairs:
+        return np.zeros((0, 2 * dimension), dtype=np.float32)
+    return document_vector(
+        np.stack([pair.image_vector for pair in pairs]),
+        np.stack([pair.text_vector for pair in pairs]),
+    )
+
+
+def _embed_questions(
+    questions: Sequence[GoldQuestion],
+    towers: DualTower,
+    left_out: list[LeftOut],
+    advance: Callable[[int], None],
+) -> tuple[list[GoldQuestion], Vectors, Vectors]:
+    """Embed texts, and every image once, however many questions are asked about it."""
+    images = {image_key(item): Pair(item.image, None, "query") for item in questions}
+    texts = {item.question: Pair(None, item.question, "query") for item in questions}
+    seen, unseen = _embedded(images, towers, "image", advance)
+    read, unread = _embedded(texts, towers, "text")
+    kept = []
+    for item in questions:
+        reason = unseen.get(image_key(item)) or unread.get(item.question)
+        if reason is None:
+            kept.append(item)
+        else:
+            left_out.append(LeftOut(item.question_id, reason))
+    none = np.zeros((0, towers.dimension), dtype=np.float32)
+    q_images = np.array([seen[image_key(item)] for item in kept]) if kept else none
+    q_texts = np.array([read[item.question] for item in kept]) if kept else none
+    return kept, q_images, q_texts
+
+
+def _embedded(
+    items: Mapping[Any, Pair],
+    towers: DualTower,
+    half: Literal["image", "text"],
+    advance: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[Any, Vectors], dict[Any, str]]:
+    """Return vectors, and the reasons of those that have none, by key."""
+    keys = list(items)
+    vectors: dict[Any, Vectors] = {}
+    problems: dict[Any, str] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        made = embed_pairs([items[key] for key in some], towers)
+        rows = made.image_vectors if half == "image" else made.text_vectors
+        for place, key in enumerate(some):
+            if place in made.problems:
+                problems[key] = made.problems[place]
+            else:
+                vectors[key] = rows[place]
+        advance(start + len(some))
+    return vectors, problems
+
+
+def image_key(item: GoldQuestion) -> object:
+    """Return what is equal for questions about the same image."""
+    return id(item.image) if isinstance(item.image, Image) else item.image

@@ -1,0 +1,210 @@
+"""FactMM-RAG's retrieval by factual agreement: a map of frozen vectors learned from findings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.methods.ranking import check_count
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.statistics.patients import split_by_patient
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+
+Facts = Mapping[str, Mapping[str, bool]]
+_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class AgreementSettings:
+    """How positives are mined and the map is learned.
+
+    Parameters
+    ----------
+    threshold : float
+        Least agreement of a positive. FactMM-RAG's is 1.0 for CheXbert labels.
+    least_shared : int
+        Labels that both reports must know: two reports that speak of nothing in common agree
+        about nothing, and two that share one label agree half of the time by chance. FactMM-RAG has
+        no such rule because CheXbert fills in every label; ours.
+    positives : int
+        Most positives of one pair, those with most labels in common first (FactMM-RAG: 3).
+    temperature : float
+        tau of InfoNCE.
+    learning_rate, weight_decay : float
+        Of Adam; the decay pulls towards the identity, i.e. the towers as they are.
+    epochs, patience : int
+        Steps over all pairs, and steps without a better validation loss before it stops.
+    most_pairs : int
+        Of more, so many are drawn by the seed: a step scores all pairs against all.
+    seed : int
+    """
+
+    threshold: float = 1.0
+    least_shared: int = 2
+    positives: int = 3
+    temperature: float = defaults.TEMPERATURE
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-3
+    epochs: int = 200
+    patience: int = 20
+    most_pairs: int = 6000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold!r}; it must be in (0, 1]")
+        counts = self.least_shared, self.positives, self.epochs, self.patience, self.most_pairs
+        if min(counts) < 1:
+            raise ValueError(
+                "least_shared, positives, epochs, patience and most_pairs must be at least 1"
+            )
+        if min(self.temperature, self.learning_rate) <= 0 or self.weight_decay < 0:
+            raise ValueError(
+                "temperature and learning_rate must be positive, the decay not below 0"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class FactualAgreement:
+    """The top reports by a score learned from factual agreement (FactMM-RAG, Sun et al., 2024).
+
+    ``f(q, d) = <A q_i, d_i> + <B q_i, d_t>``. FactMM-RAG fine-tunes a multimodal encoder whose
+    query is the image and whose document is image with report; over frozen vectors that leaves
+    two linear maps. It gives the model one report; so does the default.
+
+    Attributes
+    ----------
+    image_map, text_map : ndarray, shape (n, n), float32
+        A and B.
+    k : int
+    pairs : int
+        Training pairs that had a positive.
+    """
+
+    image_map: NDArray[np.float32] = field(repr=False)
+    text_map: NDArray[np.float32] = field(repr=False)
+    k: int = 1
+    pairs: int = 0
+    digest: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        check_count(self.k)
+        told = hashlib.sha256(self.image_map.tobytes() + self.text_map.tobytes())
+        object.__setattr__(self, "digest", told.hexdigest()[:12])
+
+    def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
+        """Return the k best; relevance stays 0."""
+        q_image = data.q_images[row]
+        query = np.concatenate([self.image_map @ q_image, self.text_map @ q_image])
+        return data.top(row, query, self.k)
+
+
+def agreeing_pairs(
+    pair_ids: Sequence[str],
+    patients: Sequence[str | None],
+    facts: Facts,
+    settings: AgreementSettings,
+) -> dict[int, tuple[int, ...]]:
+    """Return, by place, the places of each pair's positives: other patients, agreeing labels.
+
+    Agreement is the share of equal labels among those that both reports know. A pair without
+    labels, or of unknown patient, is neither anchor nor positive: nothing says that two pairs of
+    unknown patients are of two patients.
+    """
+    names = sorted({name for labels in facts.values() for name in labels})
+    column = {name: place for place, name in enumerate(names)}
+    values = np.zeros((len(pair_ids), len(names)))
+    for place, pair_id in enumerate(pair_ids):
+        for name, value in facts.get(pair_id, {}).items():
+            values[place, column[name]] = 1.0 if value else -1.0
+    people = np.array([name or "" for name in patients], dtype=object)
+    known = np.abs(values)
+    found = {}
+    for place in range(len(pair_ids)):
+        if not people[place]:
+            continue
+        shared = known @ known[place]
+        equal = (shared + values @ values[place]) / 2
+        able = (shared >= settings.least_shared) & (people != people[place]) & (people != "")
+        able &= equal >= settings.threshold * shared - 1e-9
+        order = np.argsort(-shared, kind="stable")
+        chosen = order[able[order]][: settings.positives]
+        if len(chosen):
+            found[place] = tuple(chosen.tolist())
+    return found
+
+
+def learn_agreement(
+    data: EmbeddedSet, settings: AgreementSettings | None = None, *, k: int = 1
+) -> FactualAgreement:
+    """Learn the two maps by InfoNCE over the pairs of a set; its questions are not looked at.
+
+    ``L = -log( sum over positives exp(f / tau) / sum over all other patients exp(f / tau) )``,
+    mean over the pairs that have a positive. A fifth of the patients decides when to stop.
+
+    Raises
+    ------
+    InputError
+        If no finding labels are known, or no two patients' labels agree.
+    """
+    import torch
+
+    settings = settings or AgreementSettings()
+    if not data.facts:
+        raise InputError(
+            "no finding labels are known for the pairs, so nothing says which reports agree; give "
+            "a table of them (pair_id and one column for each finding)"
+        )
+    data = data.some_pairs(settings.most_pairs, settings.seed)
+    positives = agreeing_pairs(data.pair_ids, data.patients, data.facts, settings)
+    if not positives:
+        raise InputError(
+            f"no two patients' finding labels agree (at least {settings.least_shared} labels in "
+            f"common, {settings.threshold:.0%} of them equal)"
+        )
+    anchors = list(positives)
+    who = [str(data.patients[place]) for place in anchors]
+    learn, check = split_by_patient(who, _VALIDATION, settings.seed)
+    n = data.dimension
+    documents = torch.from_numpy(data.documents)
+    people = np.array([name or "" for name in data.patients], dtype=object)
+    same = torch.from_numpy((people[anchors][:, None] == people[None]).astype(bool))
+    right = torch.zeros_like(same)
+    for row, place in enumerate(anchors):
+        right[row, list(positives[place])] = True
+    start = torch.stack([torch.eye(n), torch.eye(n)])
+    maps = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([maps], lr=settings.learning_rate)
+
+    def loss(rows: Sequence[int]) -> torch.Tensor:
+        images = documents[[anchors[row] for row in rows], :n]
+        scores = images @ maps[0].T @ documents[:, :n].T + images @ maps[1].T @ documents[:, n:].T
+        scores = (scores / settings.temperature).masked_fill(same[rows], -torch.inf)
+        agreeing = scores.masked_fill(~right[rows], -torch.inf)
+        return (scores.logsumexp(1) - agreeing.logsumexp(1)).mean()
+
+    best, kept, waited = float("inf"), start, 0
+    for _ in range(settings.epochs):
+        optimiser.zero_grad()
+        total = loss(learn) + settings.weight_decay * (maps - start).square().sum()
+        total.backward()
+        with torch.no_grad():
+            held = float(loss(check))
+            if held < best - 1e-6:
+                best, kept, waited = held, maps.detach().clone(), 0
+            else:
+                waited += 1
+        if waited >= settings.patience:
+            break
+        optimiser.step()
+    image_map, text_map = kept.numpy()
+    return FactualAgreement(image_map.copy(), text_map.copy(), k=k, pairs=len(anchors))

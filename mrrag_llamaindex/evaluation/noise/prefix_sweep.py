@@ -1,0 +1,243 @@
+"""Ask the same prompts under many policies: every prompt's prefix is prefilled once.
+
+Steering changes nothing before the question (attention is causal), so image and documents of a
+whole batch of prompts are prefilled once, and each policy costs one pass over the questions alone.
+That pass gives the first answer token, and the attention of the question's rows after steering.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from mrrag_llamaindex.errors import InputError, ModelError
+from mrrag_llamaindex.evaluation.data.parsing import Verdict, leading
+from mrrag_llamaindex.evaluation.noise.attention_share import document_masses
+from mrrag_llamaindex.evaluation.noise.readings import Readings, ReadingsBuffer
+from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.guards import person_readable
+from mrrag_llamaindex.generation.prefix_cache import fork
+from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+from mrrag_llamaindex.steering.attention.registry import BACKENDS
+from mrrag_llamaindex.steering.plan import SteeringPlan
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mrrag_llamaindex.steering.policy import PromptPolicy
+
+BATCH_SIZE = 64
+"""Prompts prefilled at once: what a phantom's prompts of 65 tokens fill a core with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to ask all prompts.
+
+    Parameters
+    ----------
+    policy : PromptPolicy or None
+        None: plain attention.
+    relevance : sequence of sequence of float
+        For each prompt, lambda in [0, 1] of every document, in the prompt's order.
+    """
+
+    policy: PromptPolicy | None
+    relevance: Sequence[Sequence[float]]
+
+
+class PrefixSweep:
+    """Ask prompts under many policies.
+
+    Parameters
+    ----------
+    engine : LlavaEngine
+        Its model loaded with ``backend="eager"``, the only one that returns attention weights.
+    batch_size : int
+        Most prompts prefilled at once.
+
+    Attributes
+    ----------
+    prefills, passes : int
+        Forward passes so far: over prefixes, and over questions.
+
+    Raises
+    ------
+    ModelError
+        If the model has another backend, or its prefix cannot be shared.
+    """
+
+    def __init__(self, engine: LlavaEngine, batch_size: int = BATCH_SIZE) -> None:
+        text = engine.model.config.get_text_config(decoder=True)
+        if text._attn_implementation != BACKENDS["eager"]:
+            raise ModelError(
+                "only the eager backend returns attention weights: load the model with "
+                "load_model(..., backend='eager')"
+            )
+        if not engine.shares_prefix:
+            raise ModelError(
+                "this model's prefix cannot be prefilled apart from its question (a sliding "
+                "window, or image features that depend on the whole prompt); use another model"
+            )
+        self.engine = engine
+        self.batch_size = batch_size
+        self.depth = int(text.num_hidden_layers)
+        self.prefills = self.passes = 0
+        self._images: dict[int, tuple[Image, QueryImage | None]] = {}
+
+    def ask(
+        self,
+        requests: Sequence[PromptRequest],
+        images: Sequence[Image | QueryImage | None],
+        variants: Sequence[Variant],
+    ) -> list[Readings]:
+        """Ask every request under every variant.
+
+        Parameters
+        ----------
+        requests : sequence of PromptRequest
+            All with the same number of documents; their relevance is not read.
+        images : sequence of PIL.Image.Image, QueryImage or None
+            A large picture is better prepared by `LlavaEngine.read_image` and let go.
+        variants : sequence of Variant
+
+        Returns
+        -------
+        list of Readings
+            One per variant.
+
+        Raises
+        ------
+        InputError
+            If the numbers of requests, images, documents or lambdas differ, or documents do not
+            fit into the model's window.
+        """
+        counts = {len(request.documents) for request in requests}
+        if len(requests) != len(images) or len(counts) != 1:
+            raise InputError(
+                f"{len(requests)} requests, {len(images)} images, {sorted(counts)} documents: "
+                "give one image per request, and every request as many documents"
+            )
+        if any(len(variant.relevance) != len(requests) for variant in variants):
+            raise InputError("every variant needs one list of lambdas per request")
+        read = [self._read(image) for image in images]
+        prompts = [self.engine.prompt(*pair) for pair in zip(requests, read, strict=True)]
+        if any(prompt.dropped for prompt in prompts):
+            raise InputError("documents are empty or do not fit into the prompt; offer fewer")
+        (count,) = counts
+        found = [ReadingsBuffer(len(requests), self.depth, count) for _ in variants]
+        with person_readable(), torch.inference_mode():
+            for rows in self._batches(prompts):
+                self._ask_batch(rows, [prompts[r] for r in rows], read, variants, found)
+        return [item.readings() for item in found]
+
+    def _read(self, image: Image | QueryImage | None) -> QueryImage | None:
+        """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
+        if image is None or isinstance(image, QueryImage):
+            return image
+        if id(image) not in self._images:
+            self._images[id(image)] = image, self.engine.read_image(image)
+        return self._images[id(image)][1]
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Yield prompts whose questions are equally long, so that all end and split together."""
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            groups[len(prompt.input_ids) - prompt.question_span[0]].append(row)
+        for group in groups.values():
+            group.sort(key=lambda row: len(prompts[row].input_ids))
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+    def _ask_batch(
+        self,
+        rows: list[int],
+        prompts: list[Prompt],
+        read: Sequence[QueryImage | None],
+        variants: Sequence[Variant],
+        found: list[ReadingsBuffer],
+    ) -> None:
+        model, device = self.engine.model, self.engine.model.device
+        inputs = pad_batch([p.input_ids for p in prompts], self.engine.tokenizer.pad_token_id or 0)
+        ids, mask = inputs["input_ids"].to(device), inputs["attention_mask"].to(device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        length = ids.shape[1]
+        cut = length - len(prompts[0].input_ids) + prompts[0].question_span[0]
+        prefix = DynamicCache(config=model.config)
+        model(
+            input_ids=ids[:, :cut],
+            attention_mask=mask[:, :cut],
+            position_ids=positions[:, :cut],
+            past_key_values=prefix,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._seen([read[row] for row in rows]),
+        )
+        self.prefills += 1
+        documents, questions = [], []
+        for prompt in prompts:
+            pad = length - len(prompt.input_ids)
+            documents.append([(start + pad, stop + pad) for start, stop in prompt.document_spans])
+            questions.append((prompt.question_span[0] + pad, prompt.question_span[1] + pad))
+        for variant, place in zip(variants, found, strict=True):
+            plan = self._plan(prompts, [variant.relevance[row] for row in rows], variant.policy)
+            output = model(
+                input_ids=ids[:, cut:],
+                attention_mask=mask,
+                position_ids=positions[:, cut:],
+                past_key_values=fork(prefix, len(rows), model.config),
+                use_cache=True,
+                logits_to_keep=1,
+                output_attentions=True,
+                steering=plan,
+            )
+            self.passes += 1
+            if plan is not None:
+                plan.require_applied()
+            place.write(rows, self._first_token(output.logits[:, -1]))
+            if documents[0]:
+                place.masses[rows] = document_masses(output.attentions, documents, questions)
+
+    def _plan(
+        self, prompts: Sequence[Prompt], lambdas: Sequence[Sequence[float]], policy: Any
+    ) -> SteeringPlan | None:
+        """Lay a policy over the batch, as the engine does."""
+        if getattr(policy, "mode", "mask") == "drop" or getattr(policy, "guidance", 1.0) != 1.0:
+            raise InputError(
+                f"{type(policy).__name__} acts outside of attention here (a dropped document, "
+                "guided decoding), and a sweep compares attention alone: use mode='mask', "
+                "guidance=1.0"
+            )
+        steered = []
+        for prompt, values in zip(prompts, lambdas, strict=True):
+            pairs = zip(prompt.documents, values, strict=True)
+            documents = tuple(replace(document, relevance=value) for document, value in pairs)
+            steered.append(replace(prompt, documents=documents))
+        return self.engine.planner.plan(steered, policy)[0]
+
+    def _first_token(
+        self, logits: torch.Tensor
+    ) -> tuple[list[Verdict], NDArray[np.float64], NDArray[np.float64]]:
+        probabilities = logits.float().softmax(dim=-1).cpu()
+        tokens = self.engine.tokenizer.batch_decode(probabilities.argmax(dim=-1)[:, None])
+        p_yes, p_no = (
+            probabilities[:, ids].sum(dim=-1).double().numpy()
+            for ids in (self.engine.yes_ids, self.engine.no_ids)
+        )
+        return [leading(token) for token in tokens], p_yes, p_no
+
+    def _seen(self, images: Sequence[QueryImage | None]) -> dict[str, torch.Tensor]:
+        model = self.engine.model
+        tensors = stack([image for image in images if image is not None])
+        if "pixel_values" in tensors:
+            tensors["pixel_values"] = tensors["pixel_values"].to(model.dtype)
+        return {name: tensor.to(model.device) for name, tensor in tensors.items()}

@@ -1,0 +1,112 @@
+"""A question of the noise study, with the documents it is asked with at every level of noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.steering.ifa import relevance_lambda
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+
+Scores = Literal["true", "mcr"]
+"""Whose relevance steers: 1 and 0 by the truth, or MCR's scores, min-max normalised per question
+as in the product."""
+
+SCORES: tuple[Scores, ...] = ("true", "mcr")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A document that may be offered.
+
+    Parameters
+    ----------
+    document_id, text : str
+    score : float or None
+        MCR's score for this question; None if it was not computed.
+    """
+
+    document_id: str
+    text: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseQuestion:
+    """A question with the documents that it is asked with at every level of noise.
+
+    Parameters
+    ----------
+    question_id, patient_id, question : str
+    image : PIL.Image.Image, QueryImage or None
+        Prepared for the model, or yet to be; None for a model that reads text only.
+    truth : {"yes", "no"}
+    relevant, irrelevant, contradicting : tuple of Evidence
+        K of each: of this patient's look-alikes; of others; of others, and every one of them says
+        the opposite of the truth about what is asked. The last is empty where nobody can tell.
+    order : tuple of int
+        Place in the prompt of document 0 to K - 1: a permutation.
+    """
+
+    question_id: str
+    patient_id: str
+    question: str
+    image: Image | QueryImage | None
+    truth: Literal["yes", "no"]
+    relevant: tuple[Evidence, ...]
+    irrelevant: tuple[Evidence, ...]
+    contradicting: tuple[Evidence, ...]
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.relevant)
+        if len(self.irrelevant) != count or len(self.contradicting) not in (0, count):
+            raise InputError(
+                f"question {self.question_id!r} has {count} relevant, {len(self.irrelevant)} "
+                f"irrelevant and {len(self.contradicting)} contradicting documents; give as many "
+                "of each"
+            )
+        if sorted(self.order) != list(range(count)):
+            raise InputError(f"question {self.question_id!r}: order is no permutation of {count}")
+
+    def offered(self, irrelevant: int, *, adversarial: bool = False) -> tuple[Evidence, ...]:
+        """Return the documents in the prompt's order, so many of them irrelevant."""
+        noise = self.contradicting if adversarial else self.irrelevant
+        chosen = (*noise[:irrelevant], *self.relevant[irrelevant:])
+        return tuple(chosen[place] for place in np.argsort(self.order))
+
+    def marked(self, irrelevant: int) -> tuple[bool, ...]:
+        """Return which of `offered` are irrelevant."""
+        return tuple(bool(number < irrelevant) for number in np.argsort(self.order))
+
+    def relevance(
+        self, scores: Scores, irrelevant: int, *, adversarial: bool = False
+    ) -> tuple[float, ...]:
+        """Return lambda of `offered`.
+
+        Raises
+        ------
+        InputError
+            If MCR's scores are asked for and a document has none.
+        """
+        if scores == "true":
+            return tuple(float(not noise) for noise in self.marked(irrelevant))
+        values = [item.score for item in self.offered(irrelevant, adversarial=adversarial)]
+        if None in values:
+            raise InputError(f"question {self.question_id!r}: a document has no MCR score")
+        return relevance_lambda(values)
+
+    def request(self, irrelevant: int, *, adversarial: bool = False) -> PromptRequest:
+        """Return what is asked."""
+        offered = self.offered(irrelevant, adversarial=adversarial)
+        return PromptRequest(
+            self.question, tuple(PromptDocument(d.document_id, d.text, d.score) for d in offered)
+        )

@@ -1,0 +1,165 @@
+"""What a noise study found, as points, sentences' numbers and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrrag_llamaindex.evaluation.noise.result import OFF, NoiseResult
+from mrrag_llamaindex.evaluation.noise.tuning import Tuned
+from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseReport:
+    """A study and how it was made.
+
+    Attributes
+    ----------
+    result : NoiseResult
+    tuning : tuple of Tuned
+    validation : dict
+        Seed and number of the validation questions.
+    fusion : dict or None
+        Where the weights of MCR's scores come from; None if they were not used.
+    about : dict
+        Further fields of the JSON: which data, what relevant means there, what was left out.
+    """
+
+    result: NoiseResult
+    tuning: tuple[Tuned, ...]
+    validation: dict[str, Any]
+    fusion: dict[str, Any] | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return one dict per policy, scores, kind of noise and level."""
+        result, points = self.result, []
+        for (policy, scores, adversarial, irrelevant), _ in result.cells.items():
+            key = (policy, scores, adversarial, irrelevant)
+            accuracy, ci = result.accuracy(key)
+            share, share_ci = result.attention(key, "noise_attention")
+            points.append(
+                {
+                    "policy": policy,
+                    "scores": scores,
+                    "noise": irrelevant / result.documents,
+                    "accuracy": accuracy,
+                    "ci": ci,
+                    "noise_attention": share,
+                    "noise_attention_ci": share_ci,
+                    "noise_attention_all_layers": result.attention(key, "everywhere")[0],
+                    "noise_attention_answer_row": result.attention(key, "at_answer")[0],
+                    "adversarial": adversarial,
+                    "n": len(result.owners),
+                }
+            )
+        return points
+
+    def kinds(self) -> tuple[bool, ...]:
+        """Return which kinds of noise there are: of other patients, contradicting the truth."""
+        return tuple(sorted({key[2] for key in self.result.cells}))
+
+    def losses(self) -> list[dict[str, Any]]:
+        """Return what plain RAG loses between no noise and half noise."""
+        found = []
+        for adversarial in self.kinds():
+            value, ci = self.result.loss(adversarial=adversarial)
+            found.append({"adversarial": adversarial, "loss": value, "ci": ci})
+        return found
+
+    def recovered(self) -> list[dict[str, Any]]:
+        """Return what each policy wins back of that at half noise, with intervals."""
+        result, found = self.result, []
+        for adversarial in self.kinds():
+            for c in result.contestants:
+                if c.policy == OFF:
+                    continue
+                key = (c.policy, c.scores, adversarial, result.half)
+                gain, gain_ci = result.difference(key, (OFF, c.scores, adversarial, result.half))
+                share, ci = result.recovered(c.policy, c.scores, adversarial=adversarial)
+                found.append(
+                    {
+                        "policy": c.policy,
+                        "scores": c.scores,
+                        "adversarial": adversarial,
+                        "recovered": share,
+                        "ci": ci,
+                        "gain": gain,
+                        "gain_ci": gain_ci,
+                    }
+                )
+        return found
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the settings that were chosen, and what they reached on validation questions."""
+        return [
+            {
+                "policy": item.contestant.policy,
+                "scores": item.contestant.scores,
+                "value": item.value,
+                "layers": list(item.layers),
+                "accuracy": item.accuracy,
+                "off": item.plain,
+                "tried": item.tried,
+            }
+            for item in self.tuning
+            if item.contestant.policy != OFF
+        ]
+
+    def as_dict(self, figures: Sequence[Path]) -> dict[str, Any]:
+        """Return what ``mrrag noise --json`` prints."""
+        return {
+            "points": self.points(),
+            "figure": str(figures[0]) if figures else None,
+            "figures": [str(path) for path in figures],
+            "loss": self.losses(),
+            "recovered": self.recovered(),
+            "tuning": {"settings": self.settings(), **self.validation},
+            "fusion": self.fusion,
+            "documents": self.result.documents,
+            "attention_layers": list(self.result.layers),
+            "n": len(self.result.owners),
+            "seed": self.result.seed,
+            **self.about,
+        }
+
+    def draw(self, folder: Path) -> list[Path]:
+        """Draw accuracy and attention against noise, for each kind of scores and of noise.
+
+        Raises
+        ------
+        InputError, MRRAGError
+            See `mrrag_llamaindex.evaluation.report.plots.line_plot`.
+        """
+        points, drawn = self.points(), []
+        for name, what in (
+            ("accuracy", "accuracy"),
+            ("noise_attention", "document attention on irrelevant documents"),
+        ):
+            for adversarial in self.kinds():
+                for scores in dict.fromkeys(point["scores"] for point in points):
+                    kept = [
+                        point
+                        for point in points
+                        if (point["scores"], point["adversarial"]) == (scores, adversarial)
+                    ]
+                    kind = "contradicting" if adversarial else "irrelevant"
+                    title = f"{kind} documents, {'true relevance' if scores == 'true' else 'MCR'}"
+                    stem = f"{name.replace('_', '-')}-{scores}"
+                    file = folder / f"{stem}{'-adversarial' if adversarial else ''}.png"
+                    xlabel = f"share of {kind} documents"
+                    drawn.append(line_plot(_series(kept, name), xlabel, what, file, title=title))
+        return drawn
+
+
+def _series(points: Sequence[dict[str, Any]], name: str) -> dict[str, list[Point]]:
+    ends = "ci" if name == "accuracy" else f"{name}_ci"
+    series: dict[str, list[Point]] = {}
+    for point in points:
+        line = series.setdefault(point["policy"], [])
+        if point[name] is not None:
+            line.append(Point(point["noise"], point[name], *(point[ends] or (None, None))))
+    return {policy: line for policy, line in series.items() if line}

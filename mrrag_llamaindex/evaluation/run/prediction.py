@@ -1,0 +1,114 @@
+"""One answer of one method, and what all answers of a method depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.json_lines import json_line
+
+KIND = "predictions"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PredictionHeader:
+    """What every answer of a file depends on.
+
+    Parameters
+    ----------
+    method : str
+    data : str
+        ``EvaluationSet.digest``.
+    model : str
+        Identity of the generator.
+    seed : int
+    settings : dict
+        Whatever else decides the answers; plain JSON values.
+    """
+
+    method: str
+    data: str
+    model: str
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        """Return the header as one line of JSON."""
+        return json_line({"mrrag": KIND, "version": VERSION, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one method answered to one question.
+
+    Parameters
+    ----------
+    method, question_id : str
+    patient_id : str or None
+        None where unknown: the question then counts as a patient of its own.
+    gold : str
+        ``"yes"`` or ``"no"``.
+    text : str
+        The answer as the model wrote it.
+    p_yes, p_no : float or None
+        Probabilities of the two as first words; None where they are not known.
+    documents : tuple of str
+        Ids of the pairs in the prompt, in its order.
+
+    Raises
+    ------
+    InputError
+        If the gold label is neither, or a probability is not one.
+    """
+
+    method: str
+    question_id: str
+    patient_id: str | None
+    gold: str
+    text: str
+    p_yes: float | None = None
+    p_no: float | None = None
+    documents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = f"the answer of {self.method!r} to question {self.question_id!r}"
+        if self.gold not in ("yes", "no"):
+            raise InputError(f"{name} has the gold label {self.gold!r}; it must be 'yes' or 'no'")
+        if not isinstance(self.text, str):
+            raise InputError(f"{name} is a {type(self.text).__name__}, not text")
+        for value in (self.p_yes, self.p_no):
+            if value is not None and not (math.isfinite(value) and -1e-6 <= value <= 1 + 1e-6):
+                raise InputError(f"{name} has a probability of {value!r}")
+
+    @property
+    def owner(self) -> str:
+        """Whom the bootstrap draws: the patient, or the question where no patient is known."""
+        known = self.patient_id is not None
+        return f"patient:{self.patient_id}" if known else f"question:{self.question_id}"
+
+    def to_line(self) -> str:
+        """Return the answer as one line of JSON, without the method (the header has it)."""
+        data = asdict(self)
+        del data["method"]
+        return json_line(data)
+
+
+def pool(runs: Mapping[int, Sequence[Prediction]]) -> list[Prediction]:
+    """Put the answers of several data seeds together, as of different questions and patients.
+
+    Parameters
+    ----------
+    runs
+        By seed of the data. ``q1`` of seed 3 becomes ``seed3/q1``, and its patient likewise.
+    """
+    pooled = []
+    for seed, items in sorted(runs.items()):
+        for item in items:
+            patient = None if item.patient_id is None else f"seed{seed}/{item.patient_id}"
+            name = f"seed{seed}/{item.question_id}"
+            pooled.append(replace(item, question_id=name, patient_id=patient))
+    return pooled

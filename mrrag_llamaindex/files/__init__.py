@@ -1,0 +1,1 @@
+"""Files and devices: the hub, atomic writes, lines of JSON."""

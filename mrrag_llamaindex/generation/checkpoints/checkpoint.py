@@ -1,0 +1,120 @@
+"""Look at a model folder: what it holds, and of which family it is. Nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.hub import find_folder
+from mrrag_llamaindex.generation.checkpoints.families import ModelFamily, family_of
+from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
+    ORIGINAL_TYPES,
+    is_original,
+)
+
+WAYS_ON = (
+    'give a local folder, MRRAGLLaVA(model="path/to/folder"), or use the small synthetic model '
+    f'that is shipped, MRRAGLLaVA(model="{defaults.PHANTOM}")'
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder.
+
+    Attributes
+    ----------
+    source : str
+        The name that it was asked for by.
+    folder : pathlib.Path
+    config : mapping
+        The parsed ``config.json``.
+    family : ModelFamily
+    original : bool
+        Whether it is in the layout of the original LLaVA code, not in that of transformers.
+    """
+
+    source: str
+    folder: Path
+    config: Mapping[str, Any]
+    family: ModelFamily
+    original: bool
+
+    @classmethod
+    def find(cls, model: str, *, weights: bool = True) -> Checkpoint:
+        """Find a model: ``"phantom"``, a folder, or a hub id (downloaded if not in the cache).
+
+        Parameters
+        ----------
+        model : str
+        weights : bool
+            False: of a model on the hub only the small files are fetched.
+
+        Raises
+        ------
+        ModelError
+            If there is no such folder and the hub cannot provide it, if it holds no model, or
+            one of a family that cannot be steered.
+        """
+        folder = _folder(model, weights)
+        config = _read_config(folder, model)
+        original = is_original(config)
+        if original:
+            text_type = ORIGINAL_TYPES[config["model_type"]]
+            family = family_of(
+                {"model_type": "llava", "text_config": {"model_type": text_type}}, model
+            )
+        else:
+            family = family_of(config, model)
+        return cls(model, folder, config, family, original)
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that the weights are stored in, as the configuration states it."""
+        text = self.config.get("text_config") or {}
+        for config in (self.config, text):
+            stated = config.get("dtype") or config.get("torch_dtype")
+            if stated:
+                return str(stated).removeprefix("torch.")
+        return "float32"
+
+    def dtype_for(self, dtype: str, device: str) -> Any:
+        """Choose the dtype to load weights in: ``"auto"`` is float32 on a CPU, else as stored.
+
+        Raises
+        ------
+        ModelError
+            If torch has no such floating type.
+        """
+        import torch
+
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else self.dtype
+        chosen = getattr(torch, dtype, None)
+        if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+            raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+        return chosen
+
+
+def _folder(model: str, weights: bool) -> Path:
+    if model == defaults.PHANTOM:
+        return defaults.PHANTOM_FOLDER / "llava"
+    return find_folder(model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights)
+
+
+def _read_config(folder: Path, model: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{model!r} holds no config.json, so it is not a model; {WAYS_ON}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"config.json of model {model!r} is not valid JSON; {WAYS_ON}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"config.json of model {model!r} is not a JSON object; {WAYS_ON}")
+    return config

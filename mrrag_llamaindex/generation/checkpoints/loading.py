@@ -1,0 +1,218 @@
+"""Load a generator so that it can be steered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ModelError, MRRAGError
+from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.generation.checkpoints.chat_template import profile_for
+from mrrag_llamaindex.generation.checkpoints.checkpoint import WAYS_ON, Checkpoint
+from mrrag_llamaindex.generation.checkpoints.families import ModelFamily
+from mrrag_llamaindex.generation.checkpoints.image_readers import ImageReader, reader_for
+from mrrag_llamaindex.generation.checkpoints.profile import (
+    ModelProfile,
+)
+from mrrag_llamaindex.generation.checkpoints.quantization import (
+    check_name,
+    check_quantized,
+    quantization_config,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A steerable model with what belongs to it.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        In evaluation mode, on its device, with steering's attention registered.
+    tokenizer : PreTrainedTokenizerFast
+    images : ImageReader or None
+        None for a text-only model.
+    family : ModelFamily
+    profile : ModelProfile
+    critical_layers : tuple of int
+        The profile's, else the middle third.
+    layers_are_known : bool
+        False when `critical_layers` is the middle third for want of a profile.
+    source : str
+    """
+
+    model: Any
+    tokenizer: Any
+    images: ImageReader | None
+    family: ModelFamily
+    profile: ModelProfile
+    critical_layers: tuple[int, ...]
+    layers_are_known: bool
+    source: str
+
+
+def load_model(
+    model: str = defaults.DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "rows",
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
+    vision_tower: str = "checkpoint",
+    allow_pickle: bool = False,
+) -> LoadedModel:
+    """Load a checkpoint so that it can be steered.
+
+    Parameters
+    ----------
+    model : str
+        ``"phantom"``, a folder, or a hub id. LLaVA-Med's original layout is converted while it
+        is read.
+    device : str
+        A torch device, or ``"auto"``: CUDA where present, else CPU.
+    dtype : str
+        ``"auto"`` (the checkpoint's on CUDA, float32 on a CPU), ``"float32"``, ``"bfloat16"`` or
+        ``"float16"``.
+    backend : {"rows", "eager", "flex"}
+        Steering backend, see `mrrag_llamaindex.steering`.
+    device_map : str or mapping, optional
+        Spread the model over devices, as in transformers; takes the place of ``device``.
+    quantization : {"int8", "int4"}, optional
+        Weights of the text model in 8 or 4 bits, see `checkpoints.quantization`.
+    vision_tower : str
+        For the original layout: ``"checkpoint"``, ``"clip"`` or the folder of a CLIP model.
+    allow_pickle : bool
+        For the original layout: read ``.bin`` files, which are pickles.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be found or read, if a tensor is missing, unexpected or wrongly shaped, or
+        if what was asked for is not available here.
+    SteeringError
+        If its attention cannot be steered.
+    """
+    from mrrag_llamaindex.steering.attention.availability import require_backend
+
+    check_name(quantization)
+    checkpoint = Checkpoint.find(model)
+    place = resolve_device(device if device_map is None else "auto", ModelError)
+    require_backend(backend, place.partition(":")[0])
+    loaded_in = checkpoint.dtype_for(dtype, place)
+    network, tokenizer, processor = _load(
+        checkpoint,
+        backend,
+        vision_tower=vision_tower,
+        allow_pickle=allow_pickle,
+        dtype=loaded_in,
+        device_map={"": place} if device_map is None else device_map,
+        quantization_config=quantization_config(
+            quantization, place if device_map is None else None, loaded_in
+        ),
+    )
+    check_quantized(network, quantization)
+    reader = reader_for(checkpoint.family, processor)
+    profile = profile_for(checkpoint, tokenizer, processor, reader)
+    critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
+    return LoadedModel(
+        network,
+        tokenizer,
+        reader,
+        checkpoint.family,
+        profile,
+        critical,
+        profile.critical_layers is not None,
+        model,
+    )
+
+
+def _load(
+    checkpoint: Checkpoint, backend: str, *, vision_tower: str, allow_pickle: bool, **how: Any
+) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and processor (None for a text-only model)."""
+    import transformers
+
+    from mrrag_llamaindex.generation.checkpoints.processors import load_processor
+    from mrrag_llamaindex.steering.attention.model_class import (
+        attention_implementation,
+        steerable_class,
+    )
+    from mrrag_llamaindex.steering.attention.registry import register
+    from mrrag_llamaindex.steering.attention.support import check_steerable
+
+    register()
+    base = getattr(transformers, checkpoint.family.model_class)
+    how["attn_implementation"] = attention_implementation(base, backend)
+    notes: tuple[str, ...] = ()
+    with readable(checkpoint.source), _quiet(checkpoint.source):
+        if checkpoint.original:
+            from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
+
+            opened = open_original(
+                checkpoint.folder, vision_tower=vision_tower, allow_pickle=allow_pickle
+            )
+            notes, processor, tokenizer = opened.notes, opened.processor, opened.processor.tokenizer
+            how["config"], how["state_dict"] = opened.config, dict(opened.tensors)
+        else:
+            tokenizer, processor, notes = load_processor(checkpoint)
+            # Weights in pickles could run code of their author.
+            how["use_safetensors"] = None if allow_pickle else True
+        network, told = steerable_class(base).from_pretrained(
+            None if checkpoint.original else checkpoint.folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by name below
+            **how,
+        )
+    check_complete(told, checkpoint.source)
+    check_steerable(network)
+    if checkpoint.original:
+        network.generation_config = opened.generation_config
+    for note in notes:
+        logger.warning("model %r: %s", checkpoint.source, note)
+    return network.eval(), tokenizer, processor
+
+
+@contextmanager
+def readable(model: str) -> Iterator[None]:
+    """Turn what transformers raises while it loads into a `ModelError`."""
+    try:
+        yield
+    except MRRAGError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
+        ) from error
+
+
+@contextmanager
+def _quiet(model: str) -> Iterator[None]:
+    """Show no progress bar for the phantom, whose load takes a tenth of a second."""
+    from transformers.utils import logging as library
+
+    if model != defaults.PHANTOM or not library.is_progress_bar_enabled():
+        yield
+        return
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.enable_progress_bar()
+
+
+def check_complete(told: Any, model: str) -> None:
+    """Refuse weights with gaps: transformers fills them with random numbers and goes on."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(str(name) for name in told.get(kind, ()))
+        if names:
+            raise ModelError(
+                f"the weights of model {model!r} do not fit its configuration: "
+                f"{kind.replace('_', ' ')}, {len(names)} in all, {names[0]} first"
+            )

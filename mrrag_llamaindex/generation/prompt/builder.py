@@ -1,0 +1,219 @@
+"""Build one prompt: image, documents, question, with the token span of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
+from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest, Span
+
+
+class PromptBuilder:
+    """Turn a `PromptRequest` into tokens and spans for one tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        Must be a fast tokenizer: spans come from its character offsets.
+    template : PromptTemplate
+    image_token : str or None
+        The token that stands for one image feature; None for a text-only model.
+    max_tokens : int
+        Longest prompt, image tokens included: the model's window less the answer.
+    max_documents : int
+        Most documents in one prompt.
+
+    Raises
+    ------
+    PromptError
+        If the tokenizer gives no character offsets.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: PromptTemplate,
+        *,
+        image_token: str | None = "<image>",
+        max_tokens: int,
+        max_documents: int = defaults.MAX_DOCUMENTS,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise PromptError(
+                f"{type(tokenizer).__name__} gives no character offsets, so spans cannot be "
+                "computed; load the fast version of this tokenizer"
+            )
+        self.tokenizer = tokenizer
+        self.template = template
+        self.image_token = image_token
+        self.max_tokens = max_tokens
+        self.max_documents = max_documents
+        control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), image_token or ""}
+        longest_first = sorted(filter(None, control), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)))
+
+    def build(self, request: PromptRequest, image_text: str = "") -> Prompt:
+        """Build the prompt; if it is too long, the lowest-scored documents leave first.
+
+        The question is never cut, and no document is cut: half a report can say the opposite of
+        the whole one.
+
+        Parameters
+        ----------
+        request : PromptRequest
+        image_text : str
+            What stands for the query image, one image token per feature; empty without one.
+
+        Raises
+        ------
+        PromptError
+            If the question is empty, if the prompt does not fit even without documents, or if
+            documents were given and none of them fits.
+        """
+        if not request.question.strip():
+            raise PromptError("the question is empty; ask something about the image")
+        kept = [document for document in request.documents if document.text.strip()]
+        dropped = [document for document in request.documents if not document.text.strip()]
+        while kept or not request.documents:
+            if len(kept) <= self.max_documents:
+                prompt = self._render(request, image_text, kept, dropped)
+                if len(prompt.input_ids) <= self.max_tokens:
+                    return prompt
+                if not kept:
+                    raise PromptError(
+                        f"the prompt needs {len(prompt.input_ids)} tokens without any document "
+                        f"and {self.max_tokens} are available; shorten the question or the "
+                        "instructions"
+                    )
+            # Of equal scores the later document leaves first.
+            lowest = min(range(len(kept)), key=lambda i: (_rank(kept[i]), -i))
+            dropped.append(kept.pop(lowest))
+        raise PromptError(
+            f"none of the {len(request.documents)} documents can be read: each is empty or longer "
+            f"than the {self.max_tokens} tokens available (the best-scored is "
+            f"{dropped[-1].document_id!r}); split long reports, or use a model with a longer window"
+        )
+
+    def _render(
+        self,
+        request: PromptRequest,
+        image_text: str,
+        documents: Sequence[PromptDocument],
+        dropped: Sequence[PromptDocument],
+    ) -> Prompt:
+        writer = _Writer(self._control)
+        template = self.template
+        before, after = template.opening.split("<image>")
+        writer.control(before)
+        if image_text:
+            writer.control(image_text + after)
+        if request.instructions.strip():
+            writer.data(request.instructions.strip() + "\n")
+        document_chars = []
+        if documents:
+            writer.control(template.introduction.format(count=len(documents)))
+            head, tail = template.document.split("{text}")
+            for number, document in enumerate(documents, start=1):
+                writer.control(head.format(number=number))
+                document_chars.append(writer.data(document.text.strip()))
+                writer.control(tail.format(number=number))
+            writer.control(template.caution)
+        for question, answer in request.history:
+            self._write_question(writer, question)
+            writer.control(template.closing + template.answer_opening)
+            writer.data(answer)
+            writer.control(template.turn_end + template.turn_opening)
+        writer.data(request.before_question)
+        question_chars = self._write_question(writer, request.question)
+        writer.data(request.after_question)
+        writer.control(template.closing)
+        expected = image_text.count(self.image_token) if self.image_token else 0
+        return self._tokenize(writer, expected, document_chars, question_chars, documents, dropped)
+
+    def _write_question(self, writer: _Writer, question: str) -> Span:
+        before, after = self.template.question.split("{question}")
+        writer.control(before)
+        span = writer.data(question.strip())
+        writer.control(after)
+        return span
+
+    def _tokenize(
+        self,
+        writer: _Writer,
+        image_tokens: int,
+        document_chars: Sequence[Span],
+        question_chars: Span,
+        documents: Sequence[PromptDocument],
+        dropped: Sequence[PromptDocument],
+    ) -> Prompt:
+        encoding = self.tokenizer(writer.text, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        places = []
+        if self.image_token is not None:
+            image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+            places = [index for index, token in enumerate(ids) if token == image_id]
+        if len(places) != image_tokens:
+            raise PromptError(
+                f"the tokenizer gave {len(places)} image tokens where {image_tokens} were written; "
+                f"{self.image_token!r} is not one token of its vocabulary"
+            )
+        unknown = self.tokenizer.unk_token_id
+        data_spans = [_token_span(offsets, span) for span in writer.data_spans]
+        return Prompt(
+            text=writer.text,
+            input_ids=tuple(ids),
+            documents=tuple(documents),
+            document_spans=tuple(
+                _token_span(offsets, span, document.document_id)
+                for span, document in zip(document_chars, documents, strict=True)
+            ),
+            question_span=_token_span(offsets, question_chars, "the question"),
+            image_span=(places[0], places[-1] + 1) if places else None,
+            dropped=tuple(dropped),
+            unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
+        )
+
+
+class _Writer:
+    """Append template text and data to one string, keeping the span of every piece of data."""
+
+    def __init__(self, control: re.Pattern[str]) -> None:
+        self.text = ""
+        self.data_spans: list[Span] = []
+        self._control = control
+
+    def control(self, text: str) -> Span:
+        start = len(self.text)
+        self.text += text
+        return start, len(self.text)
+
+    def data(self, text: str) -> Span:
+        # A report may spell out "<image>" or "[INST]". Written apart it stays readable text and
+        # cannot open a turn or shift the image features.
+        escaped = self._control.sub(lambda match: match[0][0] + " " + match[0][1:], text)
+        span = self.control(escaped)
+        if escaped:
+            self.data_spans.append(span)
+        return span
+
+
+def _rank(document: PromptDocument) -> float:
+    return float("-inf") if document.score is None else document.score
+
+
+def _token_span(offsets: Sequence[Span], chars: Span, name: str | None = None) -> Span:
+    """Tokens that overlap ``chars``; with ``name``, none at all is an error."""
+    inside = [
+        index
+        for index, (start, stop) in enumerate(offsets)
+        if start < stop and start < chars[1] and stop > chars[0]
+    ]
+    if inside:
+        return inside[0], inside[-1] + 1
+    if name is not None:
+        raise PromptError(f"{name} holds no text that this model's tokenizer can read")
+    return 0, 0

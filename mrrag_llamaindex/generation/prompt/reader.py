@@ -1,0 +1,121 @@
+"""What one model is given to read: images as it takes them, and prompts that fit its window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from mrrag_llamaindex.errors import InputError, ModelError
+from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.generation.first_token import spellings
+from mrrag_llamaindex.generation.guards import person_readable
+from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
+from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+from mrrag_llamaindex.steering.policies.uniform import HardMask
+from mrrag_llamaindex.steering.policy import PromptPolicy
+
+_LEAST_TEXT = 128  # tokens: a question and one short report
+_USUAL_SIDE = 1024  # pixels
+
+
+class PromptReader:
+    """Images and prompts for one model.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    max_documents : int
+        Most documents in one prompt.
+    max_new_tokens : int
+        Longest answer, in tokens; reserved in the model's window.
+
+    Attributes
+    ----------
+    window : int
+        Tokens that the model takes, its answer included.
+    image_tokens : int
+        Those that an image of usual size takes; 0 for a model that reads text only.
+    prompts : PromptBuilder
+    yes_ids, no_ids : list of int
+        Tokens that spell yes (no), see `spellings`.
+
+    Raises
+    ------
+    ModelError
+        If image and answer leave no room for text in the model's window.
+    """
+
+    def __init__(self, loaded: LoadedModel, max_documents: int, max_new_tokens: int) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.max_new_tokens = max_new_tokens
+        text = self.model.config.get_text_config(decoder=True)
+        self.window = int(text.max_position_embeddings)
+        # Some models cut an image into more tokens the larger it is; prompts count the true ones.
+        usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
+        self.image_tokens = usual.tokens if usual else 0
+        if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
+            raise ModelError(
+                f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
+                f"room for text in this model's window of {self.window}; ask for shorter answers"
+            )
+        self.prompts = PromptBuilder(
+            self.tokenizer,
+            loaded.profile.template,
+            image_token=loaded.images.image_token if loaded.images else None,
+            max_tokens=self.window - max_new_tokens,
+            max_documents=max_documents,
+        )
+        self.yes_ids = spellings(self.tokenizer, "yes")
+        self.no_ids = spellings(self.tokenizer, "no")
+
+    def read_image(self, image: Image.Image) -> QueryImage | None:
+        """Prepare an RGB image for this model; None if it reads text only."""
+        return self.loaded.images.read(image) if self.loaded.images else None
+
+    def read_images(
+        self, requests: Sequence[PromptRequest], images: Sequence[Image.Image | None]
+    ) -> list[QueryImage | None]:
+        """Prepare the image of each request, one that occurs twice only once.
+
+        Raises
+        ------
+        InputError
+            If there are not as many images as requests.
+        ModelError
+            If the model's processor fails.
+        """
+        if len(requests) != len(images):
+            raise InputError(f"{len(requests)} requests and {len(images)} images")
+        with person_readable():
+            seen = {id(image): self.read_image(image) for image in images if image is not None}
+        return [None if image is None else seen[id(image)] for image in images]
+
+    def prompt(
+        self,
+        request: PromptRequest,
+        image: QueryImage | None,
+        policy: PromptPolicy | None = None,
+    ) -> Prompt:
+        """Build the prompt of a request; see `PromptBuilder.build`.
+
+        ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
+        """
+        text = image.text if image else ""
+        if not isinstance(policy, HardMask) or not leaves_out(policy):
+            return self.prompts.build(request, text)
+        readable = [document for document in request.documents if document.text.strip()]
+        hidden = policy.hidden([document.relevance for document in readable])
+        left = [document for document, gone in zip(readable, hidden, strict=True) if gone]
+        kept = [document for document in request.documents if document not in left]
+        prompt = self.prompts.build(replace(request, documents=kept), text)
+        return replace(prompt, dropped=(*left, *prompt.dropped))
+
+
+def leaves_out(policy: PromptPolicy | None) -> bool:
+    """Tell whether a policy keeps documents out of the prompt: its prefix is then its own."""
+    return isinstance(policy, HardMask) and policy.mode == "drop"

@@ -1,0 +1,1 @@
+"""How evidence reaches the LLM call it belongs to."""

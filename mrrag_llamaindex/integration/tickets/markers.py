@@ -1,0 +1,157 @@
+"""Marker text: write a document with its ticket, and find the documents in a host's prompt.
+
+A marker holds a ticket id, a kind and an ordinal; it has no blank, quote or backslash, so that
+splitters do not cut it and ``repr`` does not change it. Between the begin and the end marker a
+continuation marker stands every few words, because a host may split a document over two calls.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
+
+_MARKER = re.compile(r"\[\[mrrag:([A-Za-z0-9_=-]{20}):([bce])(\d+)(?:\.(\d+))?\]\]")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Part of one document, as one LLM call shows it.
+
+    Attributes
+    ----------
+    ordinal : int
+        Position of the document in its ticket.
+    start, stop : int
+        Character range in the host's text, markers included.
+    text : str
+        The document's text in that range, without markers.
+    """
+
+    ordinal: int
+    start: int
+    stop: int
+    text: str
+
+
+def mark(text: str, ticket_id: str, ordinal: int) -> str:
+    """Write ``text`` between markers, with a continuation marker every `CONTINUATION_WORDS`."""
+    stride = defaults.CONTINUATION_WORDS
+
+    def marker(kind: str) -> str:
+        return f"[[mrrag:{ticket_id}:{kind}]]"
+
+    pieces = [marker(f"b{ordinal}")]
+    position = 0
+    for count, word in enumerate(re.finditer(r"\S+", text)):
+        if count and count % stride == 0:
+            pieces += [text[position : word.start()], marker(f"c{ordinal}.{count}"), " "]
+            position = word.start()
+    return "".join([*pieces, text[position:], marker(f"e{ordinal}")])
+
+
+def find_ticket(text: str, registry: TicketRegistry) -> Ticket | None:
+    """Return the one ticket whose markers stand in ``text``.
+
+    Raises
+    ------
+    EvidenceError
+        If two tickets do, which would mix two questions, or if the ticket was evicted.
+    """
+    ours = {match[1] for match in _MARKER.finditer(text) if registry.is_ours(match[1])}
+    if len(ours) > 1:
+        raise EvidenceError(
+            f"one prompt holds the evidence of {len(ours)} questions, which could mix two "
+            "patients; put MRRAGPostprocessor last, so that merged results get one ticket"
+        )
+    return registry.redeem(ours.pop()) if ours else None
+
+
+def strip(text: str, ticket_id: str | None = None) -> str:
+    """Remove markers: those of ``ticket_id``, or every one."""
+
+    def keep(match: re.Match[str]) -> str:
+        if ticket_id is not None and match[1] != ticket_id:
+            return match[0]
+        # The blank behind a continuation marker was written with it.
+        return ""
+
+    text = re.sub(_MARKER.pattern.replace("([bce])", "(c)") + " ?", keep, text)
+    return _MARKER.sub(keep, text)
+
+
+def find_segments(text: str, ticket: Ticket) -> list[Segment]:
+    """Find which parts of which documents of ``ticket`` stand in ``text``, in order.
+
+    Whole documents lie between their begin and end markers. A part cut by a splitter lacks one
+    of them: its words before the first marker and behind the last are told from the host's own
+    by comparing them with the document's words.
+    """
+    marks = [match for match in _MARKER.finditer(text) if match[1] == ticket.ticket_id]
+    segments: list[Segment] = []
+    floor = 0
+    index = 0
+    while index < len(marks):
+        ordinal = int(marks[index][3])
+        last = index
+        while (
+            marks[last][2] != "e"
+            and last + 1 < len(marks)
+            and int(marks[last + 1][3]) == ordinal
+            and marks[last + 1][2] != "b"
+        ):
+            last += 1
+        ceiling = marks[last + 1].start() if last + 1 < len(marks) else len(text)
+        words = ticket.documents[ordinal].text.split()
+        first_mark, last_mark = marks[index], marks[last]
+        start, stop = first_mark.start(), last_mark.end()
+        if first_mark[2] != "b":
+            offset = int(first_mark[4]) if first_mark[2] == "c" else len(words)
+            start = _reach_back(text, floor, start, words[:offset])
+        if last_mark[2] != "e":
+            offset = int(last_mark[4] or 0)
+            stop = _reach_forward(text, stop, ceiling, words[offset:])
+        raw = strip(text[start:stop], ticket.ticket_id)
+        segments.append(Segment(ordinal, start, stop, _clean(raw, ticket.documents[ordinal].text)))
+        floor, index = stop, last + 1
+    return segments
+
+
+def _reach_back(text: str, floor: int, start: int, words: list[str]) -> int:
+    for word, match in zip(
+        reversed(words), reversed(list(re.finditer(r"\S+", text[floor:start]))), strict=False
+    ):
+        if match[0] != word:
+            break
+        start = floor + match.start()
+    return start
+
+
+def _reach_forward(text: str, stop: int, ceiling: int, words: list[str]) -> int:
+    reached = stop
+    for word, match in zip(words, _words(text[stop:ceiling]), strict=False):
+        if match[0] != word:
+            break
+        reached = stop + match.end()
+    return reached
+
+
+def _words(text: str) -> Iterator[re.Match[str]]:
+    return re.finditer(r"\S+", text)
+
+
+def _clean(raw: str, original: str) -> str:
+    """Undo what hosts do to text without changing its words: ``repr`` and white space.
+
+    Text that says something else was changed on purpose, by a masking postprocessor for
+    example, and is kept as it is.
+    """
+    if raw == original or raw.split() == original.split():
+        return original
+    if raw in (repr(original)[1:-1], repr(original + '"')[1:-2], repr(original + "'\"")[1:-3]):
+        return original
+    return raw.strip()

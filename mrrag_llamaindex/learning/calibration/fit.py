@@ -1,0 +1,197 @@
+"""Fitting a calibration on some patients, and measuring and testing it on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.calibration.calibration_curves import isotonic_curve, platt_curve
+from mrrag_llamaindex.learning.calibration.quality import Quality, measure
+from mrrag_llamaindex.learning.calibration.risk_control import check_rates
+from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
+from mrrag_llamaindex.mcr.calibration import Calibration, Method, weights_digest
+from mrrag_llamaindex.statistics.patients import split_by_patient
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How a calibration is fitted.
+
+    Parameters
+    ----------
+    method : {"isotonic", "platt"}
+        Any rising curve, or a logistic one: two numbers, which few questions suffice for.
+    error_rate : float
+        Of the answered questions, at most this share may have a best document that does not
+        support a right answer; see `Abstention`.
+    confidence : float
+        With which probability that must hold.
+    held_out : float
+        Share of the patients to measure and to test the threshold on.
+    seed : int
+        Of the split, of the question drawn from each patient, and of the intervals.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    method: Method = "isotonic"
+    error_rate: float = 0.1
+    confidence: float = 0.95
+    held_out: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_rates(self.error_rate, self.confidence)
+        if self.method not in ("isotonic", "platt"):
+            raise ValueError(f'method is {self.method!r}; it must be "isotonic" or "platt"')
+        if not 0 < self.held_out < 1 or self.seed < 0:
+            raise ValueError("held_out must be between 0 and 1, and seed not negative")
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """A calibration, and what it is worth on patients that it was not fitted on.
+
+    Attributes
+    ----------
+    calibration : Calibration
+    quality, base_rate : Quality
+        Of the curve, and of one probability for all: the share in the fitting part.
+    documents, questions, patients : int
+        Held out.
+    coverage_ci : (float, float) or None
+        95% interval of the share of questions that are answered (Clopper-Pearson).
+    why_not : str
+        Why there is no threshold, if there is none.
+    """
+
+    calibration: Calibration
+    quality: Quality
+    base_rate: Quality
+    documents: int
+    questions: int
+    patients: int
+    coverage_ci: tuple[float, float] | None
+    why_not: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``mrrag calibrate --json`` prints."""
+        abstention = self.calibration.abstention
+        threshold: dict[str, Any] | None = None
+        if abstention is not None:
+            threshold = {**asdict(abstention), "coverage": abstention.coverage}
+            threshold["coverage_ci"] = self.coverage_ci
+        return {
+            "method": self.calibration.method,
+            "weights": self.calibration.weights,
+            "quality": asdict(self.quality),
+            "base_rate": asdict(self.base_rate),
+            "abstention": threshold,
+            "why_no_threshold": self.why_not or None,
+            "n": {
+                "documents": self.documents,
+                "questions": self.questions,
+                "patients": self.patients,
+            },
+        }
+
+
+def fit_calibration(
+    questions: Sequence[ScoredQuestion],
+    *,
+    towers_identity: str,
+    weights: AnyWeights,
+    settings: CalibrationSettings | None = None,
+    about: dict[str, Any] | None = None,
+) -> CalibrationReport:
+    """Fit the curve on one part of the patients; measure it and find a threshold on the other.
+
+    Parameters
+    ----------
+    questions : sequence of ScoredQuestion
+        All scored by `weights`.
+    towers_identity : str
+    weights : FusionWeights or QueryGatedWeights
+    settings : CalibrationSettings, optional
+    about : dict, optional
+        What else the file should say of where it comes from; plain JSON values.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than four patients, all documents of the fitting part support or none
+        does, or a higher score does not go with support.
+    """
+    settings = settings or CalibrationSettings()
+    names = [item.patient_id for item in questions]
+    if len(set(names)) < 4:
+        raise InputError(
+            f"a calibration needs questions of at least four patients, and there are "
+            f"{len(set(names))}: part of them is held out"
+        )
+    fit, held = (
+        [questions[place] for place in part]
+        for part in split_by_patient(names, settings.held_out, settings.seed)
+    )
+    scores, right, _ = _documents(fit)
+    if right.all() or not right.any():
+        raise InputError(
+            f"of the {len(right)} documents to fit on {'all' if right.all() else 'none'} support "
+            "a right answer, so a score cannot tell them apart; take more questions"
+        )
+    fit_curve = isotonic_curve if settings.method == "isotonic" else platt_curve
+    curve = fit_curve(scores, right)
+    calibration = Calibration(settings.method, curve, towers_identity, weights_digest(weights))
+    held_scores, held_right, patients = _documents(held)
+    probability = calibration.probability(held_scores)
+    share = np.full_like(probability, right.mean())
+    quality = measure(probability, held_right, patients, seed=settings.seed)
+    base_rate = measure(share, held_right, patients, seed=settings.seed)
+    abstention, ci, why_not = held_out_threshold(
+        calibration,
+        fit,
+        held,
+        error_rate=settings.error_rate,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    facts = {
+        **asdict(settings),
+        "fitted_on": {"documents": len(right), "questions": len(fit), "supporting": right.mean()},
+        "brier": quality.brier,
+        "ece": quality.ece,
+        **(about or {}),
+    }
+    final = Calibration(
+        settings.method, curve, towers_identity, calibration.weights, abstention, facts
+    )
+    return CalibrationReport(
+        final,
+        quality,
+        base_rate,
+        len(held_right),
+        len(held),
+        len({item.patient_id for item in held}),
+        ci,
+        why_not,
+    )
+
+
+def _documents(
+    questions: Sequence[ScoredQuestion],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+    scores = np.concatenate([item.scores for item in questions])
+    right = np.concatenate([item.right for item in questions])
+    return scores, right, [item.patient_id for item in questions for _ in item.scores]

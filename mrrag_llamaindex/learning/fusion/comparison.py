@@ -1,0 +1,147 @@
+"""What learned weights are worth on patients they were not learned on, against simpler weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.fusion.candidates import Candidates
+from mrrag_llamaindex.learning.fusion.gated_training import GateSettings, LearnedGate, train_gate
+from mrrag_llamaindex.learning.fusion.recall_table import CHANCE, RecallTable
+from mrrag_llamaindex.learning.fusion.training import FusionSettings, LearnedFusion, train_fusion
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.statistics.patients import split_by_patient
+
+SIMPLE = {
+    "image_text": FusionWeights(1, 0, 0),
+    "image_image": FusionWeights(0, 1, 0),
+    "text_text": FusionWeights(0, 0, 1),
+    "equal": FusionWeights(1, 1, 1),
+}
+"""What learned weights are compared with, by name."""
+
+_VALIDATION = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class FusionComparison:
+    """Learned weights, and recall@1 of them and of simpler ones on held-out patients.
+
+    Attributes
+    ----------
+    learned : LearnedFusion
+        The paper's three weights.
+    four_terms : LearnedFusion or None
+        With the fourth; None if the candidates lack that similarity.
+    gated : LearnedGate or None
+        Weights for each question; None if not asked for.
+    hits : dict of ndarray
+        By name, for each held-out question whether the first-ranked candidate is right:
+        ``chance`` (the share of right candidates), the three terms alone, ``equal``, ``learned``,
+        and ``four_terms`` and ``gated`` where there are any.
+    patients : tuple of str
+        Patients of the held-out questions.
+    shares : dict
+        By term, how much of what tells a question's candidates apart is its doing: the size of the
+        learned weight times the term's standard deviation over the candidates (mean over the
+        held-out questions), as shares of 1. A term that hardly varies may have a large weight and
+        decide nothing.
+    seed : int
+        Of the bootstrap.
+    """
+
+    learned: LearnedFusion
+    four_terms: LearnedFusion | None
+    gated: LearnedGate | None
+    hits: Mapping[str, NDArray[np.float64]]
+    patients: tuple[str, ...]
+    shares: dict[str, float]
+    seed: int = 0
+
+    @property
+    def table(self) -> RecallTable:
+        """Recall@1 with intervals."""
+        return RecallTable.of(self.hits, self.patients, self.seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``mrrag train-fusion --json`` prints."""
+        weights = dict(zip(TERMS, self.learned.weights.as_array().tolist(), strict=True))
+        found = {"weights": weights, "shares": self.shares, **self.table.as_dict()}
+        if self.four_terms is not None:
+            values = self.four_terms.weights.as_array(ALL_TERMS).tolist()
+            found["four_terms"]["weights"] = dict(zip(ALL_TERMS, values, strict=True))
+        if self.gated is not None:
+            found["gated"]["epoch"] = self.gated.epoch
+        return found
+
+
+def learn_and_compare(
+    questions: Sequence[Candidates],
+    *,
+    held_out: float = 0.5,
+    seed: int = 0,
+    settings: FusionSettings | None = None,
+    gate: GateSettings | None = None,
+    gate_terms: tuple[str, ...] = TERMS,
+) -> FusionComparison:
+    """Split by patient, learn and validate on one part, measure on the other.
+
+    Parameters
+    ----------
+    questions
+        The fourth term is tried if all of them have it.
+    held_out
+        Share of the patients to measure on; a quarter of the others validates.
+    seed
+        Of both splits and the bootstrap.
+    settings
+        Default: `FusionSettings()`.
+    gate
+        If given, weights for each question are learned and measured, too.
+    gate_terms
+        `TERMS`: the gate corrects the three weights; `ALL_TERMS`: the four.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than three patients, no example on either side of the validation, or a
+        gate or four terms are asked of questions without vectors or without the fourth term.
+    """
+    rest, measured = split_by_patient([item.patient_id for item in questions], held_out, seed)
+    examples = [item.example for item in (questions[place] for place in rest) if item.example]
+    if not examples:
+        raise InputError("no question of the training patients teaches anything")
+    places = split_by_patient([item.patient_id for item in examples], _VALIDATION, seed)
+    fit, check = ([examples[place] for place in part] for part in places)
+    learned = train_fusion(fit, check, settings)
+    tried: dict[str, AnyWeights] = {**SIMPLE, "learned": learned.weights}
+    four, gated = None, None
+    if all(item.terms.shape[1] == len(ALL_TERMS) for item in questions):
+        four = train_fusion(fit, check, settings, terms=ALL_TERMS)
+        tried["four_terms"] = four.weights
+    elif gate_terms == ALL_TERMS:
+        raise InputError("these questions lack the fourth similarity, text to image")
+    if gate is not None:
+        base = learned if gate_terms == TERMS or four is None else four
+        gated = train_gate(fit, check, base, gate, terms=gate_terms)
+        tried["gated"] = gated.weights
+    kept = [questions[place] for place in measured]
+    hits = {CHANCE: np.array([float(item.right.mean()) for item in kept])}
+    hits |= {name: np.array([item.hit(made) for item in kept]) for name, made in tried.items()}
+    patients = tuple(item.patient_id for item in kept)
+    return FusionComparison(
+        learned, four, gated, hits, patients, _shares(learned.weights, kept), seed
+    )
+
+
+def _shares(weights: FusionWeights, questions: Sequence[Candidates]) -> dict[str, float]:
+    spread = np.mean([item.terms[:, : len(TERMS)].std(axis=0) for item in questions], axis=0)
+    sizes = np.abs(weights.as_array()) * spread
+    total = float(sizes.sum()) or 1.0
+    return dict(zip(TERMS, (sizes / total).tolist(), strict=True))

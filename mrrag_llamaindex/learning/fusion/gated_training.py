@@ -1,0 +1,188 @@
+"""Training the gate of `QueryGatedWeights`: the same InfoNCE, over a correction of global weights.
+
+Full batches, AdamW (its weight decay pulls the correction back to zero), the start drawn from a
+seed, and the step of least validation loss is kept. The first of these is the untrained gate, so a
+gate that does not help other patients is left as the global weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.fusion.examples import Batch, FusionExample
+from mrrag_llamaindex.learning.fusion.training import LearnedFusion
+from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How a gate is trained.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of its hidden layer.
+    reach : float
+        How far a weight may move, as a share of the largest global one; above 0 and below 1.
+    learning_rate, weight_decay : float
+        Of AdamW.
+    epochs : int
+        Most passes; each is one step on all examples.
+    patience : int
+        Passes without a lower validation loss before training stops.
+    seed : int
+        Of the hidden layer's start.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    hidden: int = 8
+    reach: float = 0.75
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.1
+    epochs: int = 500
+    patience: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.epochs, self.patience) < 1 or self.learning_rate <= 0:
+            raise ValueError("hidden, epochs, patience and learning rate must be positive")
+        if self.weight_decay < 0 or self.seed < 0 or not 0 < self.reach < 1:
+            raise ValueError(
+                "weight decay and seed must not be negative, and reach must be above 0, below 1"
+            )
+
+
+@dataclass(frozen=True)
+class LearnedGate:
+    """A gate, and how it was reached.
+
+    Attributes
+    ----------
+    weights : QueryGatedWeights
+    epoch : int
+        Steps to it; 0 if no step was better than the global weights.
+    loss, base_loss : float
+        On the validation examples: with the gate, and with the global weights.
+    """
+
+    weights: QueryGatedWeights
+    epoch: int
+    loss: float
+    base_loss: float
+
+
+def train_gate(
+    training: Sequence[FusionExample],
+    validation: Sequence[FusionExample],
+    base: LearnedFusion,
+    settings: GateSettings | None = None,
+    *,
+    terms: tuple[str, ...] = TERMS,
+) -> LearnedGate:
+    """Learn how each question moves the global weights.
+
+    Parameters
+    ----------
+    training, validation
+        Examples of different patients, with the vectors of their questions.
+    base
+        The global weights, learned on the same examples, and their temperature.
+    settings
+        Default: `GateSettings()`.
+    terms
+        The weights that are moved: `TERMS` or `ALL_TERMS`.
+
+    Raises
+    ------
+    InputError
+        If either part is empty, or the vectors of a question are missing.
+    """
+    import torch
+
+    settings = settings or GateSettings()
+    if not training or not validation:
+        raise InputError("the gate needs examples to learn from and examples to validate on")
+    fit, held = (_Tensors.of(part, terms) for part in (training, validation))
+    start = torch.from_numpy(base.weights.as_array(terms))
+    size = settings.reach * float(np.abs(base.weights.as_array(ALL_TERMS)).max())
+    drawn = torch.Generator().manual_seed(settings.seed)
+    shape = (settings.hidden, fit.queries.shape[1])
+    options: dict[str, Any] = {"dtype": torch.float64}
+    parameters = [
+        torch.randn(shape, generator=drawn, **options),
+        torch.zeros(settings.hidden, **options),
+        torch.zeros((len(terms), settings.hidden), **options),
+        torch.zeros(len(terms), **options),
+    ]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimiser = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    losses: list[float] = []
+    best = 0
+    for epoch in range(settings.epochs + 1):
+        with torch.no_grad():
+            losses.append(float(_loss(parameters, start, size, held, base.temperature)))
+        if epoch == 0 or losses[epoch] < losses[best]:
+            best, kept = epoch, [parameter.detach().clone() for parameter in parameters]
+        elif epoch - best >= settings.patience:
+            break
+        optimiser.zero_grad()
+        _loss(parameters, start, size, fit, base.temperature).backward()
+        optimiser.step()
+    first, first_bias, last, last_bias = (tensor.numpy() for tensor in kept)
+    gate = QueryGatedWeights(base.weights, first, first_bias, last, last_bias, settings.reach)
+    return LearnedGate(gate, best, losses[best], losses[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensors:
+    """Examples as tensors: terms (n, c, t), masks (n, c), questions (n, 2n)."""
+
+    terms: Tensor
+    right: Tensor
+    real: Tensor
+    queries: Tensor
+
+    @classmethod
+    def of(cls, examples: Sequence[FusionExample], terms: tuple[str, ...]) -> _Tensors:
+        import torch
+
+        queries = [item.query for item in examples if item.query is not None]
+        if len(queries) < len(examples) or len({query.shape for query in queries}) > 1:
+            raise InputError(
+                "weights for each question are learned from the questions' vectors, and these "
+                "examples lack some: mine the records again"
+            )
+        batch = Batch.of(examples, terms)
+        stacked = np.stack(queries).astype(np.float64)
+        return cls(*map(torch.from_numpy, (batch.terms, batch.right, batch.real, stacked)))
+
+
+def _loss(
+    parameters: list[Tensor], start: Tensor, size: float, held: _Tensors, temperature: float
+) -> Tensor:
+    """Return the mean of `fusion_training.infonce`, with the weights of each question."""
+    import torch
+
+    hidden_weight, hidden_bias, out_weight, out_bias = parameters
+    hidden = torch.tanh(held.queries @ hidden_weight.T + hidden_bias)
+    weights = start + size * torch.tanh(hidden @ out_weight.T + out_bias)
+    scores = (held.terms * weights[:, None]).sum(-1) / temperature
+    nothing = torch.tensor(-torch.inf, dtype=scores.dtype)
+    of_all = torch.where(held.real, scores, nothing).logsumexp(-1)
+    return (of_all - torch.where(held.right, scores, nothing).logsumexp(-1)).mean()

@@ -1,0 +1,113 @@
+"""Recall@1 of several weights on the same questions, with intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.mcr.weights import TERMS
+from mrrag_llamaindex.statistics.intervals import difference_interval, share_interval
+
+CHANCE = "chance"
+"""Name of the row of a candidate drawn at random."""
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class RecallTable:
+    """Recall@1 of several weights on the same questions.
+
+    Attributes
+    ----------
+    recall : dict
+        By name; ``chance`` is the share of right candidates, what a random one would reach.
+    ci : dict
+        95% intervals (percentile bootstrap over patients) of the same, and of the paired
+        differences: learned minus ``equal``, minus the best single term, and, under their own
+        names, ``gated-learned`` and ``four_terms-learned``.
+    best_single : str
+        The term that does best alone on the held-out patients: the hardest to beat.
+    n : int
+        Held-out questions.
+    """
+
+    recall: dict[str, float]
+    ci: dict[str, tuple[float, float]]
+    best_single: str
+    n: int
+
+    @classmethod
+    def of(
+        cls, hits: Mapping[str, NDArray[np.float64]], patients: Sequence[str], seed: int
+    ) -> RecallTable:
+        """Summarise hits (by name, one for each question) of questions of `patients`."""
+        recall = {name: float(values.mean()) for name, values in hits.items()}
+        best = max(TERMS, key=lambda name: recall[name])
+        rows = dict(hits)
+        for name in (best, "equal"):
+            rows[f"learned-{name}"] = hits["learned"] - hits[name]
+        for name in ("four_terms", "gated"):
+            if name in hits:
+                rows[f"{name}-learned"] = hits[name] - hits["learned"]
+        ci = bootstrap_by_patient(rows, patients, seed)
+        count = len(set(patients))
+        ci = {
+            name: (share_interval if name in hits else difference_interval)(*ends, count)
+            for name, ends in ci.items()
+        }
+        return cls(recall, ci, best, len(patients))
+
+    def apart(self, one: str, other: str) -> bool:
+        """Whether the two intervals do not overlap."""
+        (low, high), (other_low, other_high) = self.ci[one], self.ci[other]
+        return low > other_high or high < other_low
+
+    def verdict(self, difference: str) -> str:
+        """Return in words whether a paired difference of `ci` is more than noise."""
+        low, high = self.ci[difference]
+        return "more than noise" if low > 0 or high < 0 else "not more than noise"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; what goes beyond the paper stands under its own name."""
+        beyond = [name for name in ("four_terms", "gated") if name in self.recall]
+        apart = {*beyond, CHANCE}
+        paper = {name: value for name, value in self.recall.items() if name not in apart}
+        ci = {name: self.ci[name] for name in self.ci if name.partition("-")[0] not in apart}
+        found: dict[str, Any] = {"recall_at_1": paper, "ci": ci, "n": self.n}
+        if CHANCE in self.recall:
+            found[CHANCE] = self.recall[CHANCE]
+        for name in beyond:
+            difference = f"{name}-learned"
+            found[name] = {
+                "recall_at_1": self.recall[name],
+                "ci": self.ci[name],
+                "minus_learned": self.recall[name] - self.recall["learned"],
+                "minus_learned_ci": self.ci[difference],
+                "verdict": self.verdict(difference),
+            }
+        return found
+
+
+def bootstrap_by_patient(
+    rows: Mapping[str, NDArray[np.float64]], patients: Sequence[str], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return 95% percentile intervals of means; patients are drawn, with all their questions.
+
+    Every row is resampled by the same draws, so a row of differences is a paired bootstrap.
+    """
+    place = np.unique(np.array(patients), return_inverse=True)[1]
+    count = int(place.max()) + 1
+    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    times = np.stack([np.bincount(row, minlength=count) for row in drawn])
+    size = times @ np.bincount(place, minlength=count)
+    found = {}
+    for name, values in rows.items():
+        means = times @ np.bincount(place, weights=values, minlength=count) / size
+        low, high = np.percentile(means, [2.5, 97.5])
+        found[name] = (float(low), float(high))
+    return found

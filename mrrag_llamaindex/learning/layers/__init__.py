@@ -1,0 +1,1 @@
+"""Critical layers, found by blocking attention."""

@@ -1,0 +1,1 @@
+"""Training records, mined from a generator."""

@@ -1,0 +1,73 @@
+"""The pairs that a training question tries: what the score finds, less what would give it away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.mcr.score import fuse
+from mrrag_llamaindex.mcr.weights import TERMS, FusionWeights
+from mrrag_llamaindex.store.hits import Exclusion, Hit
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.store.chroma.store import PairStore
+
+SAME_IMAGE = 1.0 - 1e-6
+"""Cosine of two images that are one: the question's own, stored under another patient or none."""
+
+
+def candidates(
+    store: PairStore,
+    q_image: NDArray[np.float32],
+    q_text: NDArray[np.float32],
+    settings: MiningSettings,
+    exclude: Exclusion,
+) -> list[Hit]:
+    """Return pairs that may be evidence, with their fused scores, best first.
+
+    Fewer than asked for come back only when the store holds no more.
+    """
+    count = settings.candidates
+    weights = settings.weights.weights_for(q_image, q_text)
+    rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
+    if settings.pool == "each_term":
+        some = math.ceil(count / (1 + len(TERMS)))
+        for row in np.eye(len(TERMS)).tolist():
+            single = FusionWeights(*row)
+            rankings.append(_allowed(store, q_image, q_text, single, some, exclude))
+    chosen: dict[str, Hit] = {}
+    for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
+        if len(chosen) < count:
+            chosen.setdefault(hit.pair_id, hit)
+    scored = [replace(hit, score=float(fuse(terms_of(hit), weights))) for hit in chosen.values()]
+    return sorted(scored, key=lambda hit: (-hit.score, hit.pair_id))
+
+
+def _allowed(
+    store: PairStore,
+    q_image: NDArray[np.float32],
+    q_text: NDArray[np.float32],
+    weights: FusionWeights,
+    count: int,
+    exclude: Exclusion,
+) -> list[Hit]:
+    """Return the best-scored pairs that have a report, and are not the image itself."""
+    while True:
+        hits = store.query(q_image, q_text, weights, count, exclude)
+        unfit = {
+            hit.pair_id for hit in hits if not hit.report.strip() or hit.image_image >= SAME_IMAGE
+        }
+        if not unfit:
+            return hits
+        exclude = Exclusion(exclude.pair_ids | unfit, exclude.patient_ids, exclude.study_ids)
+
+
+def terms_of(hit: Hit) -> tuple[float, float, float, float]:
+    """Return the four similarities of a hit, in the order of `ALL_TERMS`."""
+    return hit.image_text, hit.image_image, hit.text_text, hit.text_image

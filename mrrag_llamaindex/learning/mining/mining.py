@@ -1,0 +1,209 @@
+"""D_train: which retrieved documents lead a generator to the gold answer.
+
+For each training question the fused score retrieves candidates, the generator is asked with each
+of them alone, and its confidence in the gold answer labels them: the most confident is the
+positive, the m least confident are the negatives (MR-RAG, section on training the retriever).
+The generator stands behind a protocol, so that this module needs none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
+from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.learning.mining.candidates import candidates, terms_of
+from mrrag_llamaindex.learning.mining.labels import label
+from mrrag_llamaindex.learning.mining.records import (
+    TrainingHeader,
+    TrainingRecord,
+)
+from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.learning.mining.training_writer import TrainingWriter
+from mrrag_llamaindex.store.pair import Skipped
+from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+DIGITS = 6
+"""Decimals that are kept: what differs by less is rounding of the device, and counts as equal."""
+
+
+class Confidence(Protocol):
+    """Asks a generator; see `mrrag_llamaindex.learning.mining.confidence.AnswerConfidence`.
+
+    Attributes
+    ----------
+    identity : str
+        Another one for another generator.
+    """
+
+    identity: str
+
+    def rate(
+        self,
+        image: Image.Image | None,
+        question: str,
+        answer: str,
+        documents: Sequence[str | None],
+    ) -> list[float | None]:
+        """Return the confidence in `answer` with each document alone.
+
+        A document of `None` means none at all; a result of `None`, that it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    mined, resumed : int
+        Questions mined now, and those found in the file.
+    usable : int
+        Those of both from which there is something to learn, see `TrainingRecord.trains`.
+    skipped : tuple of Skipped
+        Questions without a record, with the reason; a question's id stands as ``pair_id``.
+    seconds : float
+    """
+
+    mined: int
+    resumed: int
+    usable: int
+    skipped: tuple[Skipped, ...]
+    seconds: float
+
+
+def mine(
+    questions: Sequence[GoldQuestion],
+    store: PairStore,
+    towers: DualTower,
+    confidence: Confidence,
+    out: str | os.PathLike[str],
+    settings: MiningSettings | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> MiningReport:
+    """Mine training records into a file, going on where an earlier run was stopped.
+
+    Parameters
+    ----------
+    questions
+        With distinct ids.
+    store
+        Made with the same towers; must stay as it is until all questions are mined.
+    towers
+        The dual encoder.
+    confidence
+        The generator.
+    out
+        The file; one question that was in hand is all that a kill costs.
+    settings
+        Default: `MiningSettings()`.
+    progress
+        Called after each question with the number handled, the number of all questions, and how
+        many of those handled were in the file already.
+
+    Returns
+    -------
+    MiningReport
+
+    Raises
+    ------
+    StoreError
+        If the store was made with other towers.
+    InputError
+        If two questions share an id, or the file was begun with other towers, another model,
+        other questions, another store or other settings.
+    """
+    settings = settings or MiningSettings()
+    store.check_towers(towers.identity)
+    asked = settings.drawn(questions)
+    if len({item.question_id for item in asked}) != len(asked):
+        raise InputError("two training questions have the same question_id")
+    about: dict[str, Any] = {
+        "weights": settings.weights.as_dict(),
+        "candidates": settings.candidates,
+        "pool": settings.pool,
+        "margin": settings.margin,
+        "pairs": len(store),
+        "questions": digest_of(asked),
+    }
+    header = TrainingHeader(
+        towers.identity, confidence.identity, settings.seed, settings.negatives, about
+    )
+    started = time.perf_counter()
+    skipped: list[Skipped] = []
+    with TrainingWriter(out, header) as writer:
+        known = {record.question_id for record in writer.records}
+        resumed = len(known)
+        for number, item in enumerate(asked, start=1):
+            if item.question_id not in known:
+                try:
+                    writer.append(mine_question(item, store, towers, confidence, settings))
+                except (ImageError, InputError, PromptError, TowerError) as error:
+                    skipped.append(Skipped(number, item.question_id, str(error)))
+            if progress is not None:
+                progress(number, len(asked), resumed)
+        usable = sum(record.trains for record in writer.records)
+        mined = len(writer.records) - resumed
+    return MiningReport(mined, resumed, usable, tuple(skipped), time.perf_counter() - started)
+
+
+def mine_question(
+    item: GoldQuestion,
+    store: PairStore,
+    towers: DualTower,
+    confidence: Confidence,
+    settings: MiningSettings,
+) -> TrainingRecord:
+    """Retrieve the candidates of one question, ask with each, and label them.
+
+    Raises
+    ------
+    InputError, ImageError, TowerError, PromptError
+        If the question cannot be used, or no candidate is left for it.
+    """
+    image = load_image(item.image, what="query image")
+    q_image = towers.embed_images([image])[0]
+    q_text = towers.embed_texts([item.question])[0]
+    hits = candidates(store, q_image, q_text, settings, item.exclusion())
+    reports = [None, *(hit.report for hit in hits)]
+    unaided, *rated = confidence.rate(image, item.question, item.answer, reports)
+    read = [(hit, value) for hit, value in zip(hits, rated, strict=True) if value is not None]
+    if not read or unaided is None:
+        raise InputError("the store holds no document for it that the model can read")
+    values = [round(value, DIGITS) for _, value in read]
+    if not all(map(math.isfinite, [*values, unaided])):
+        raise InputError("the model's confidence is not a finite number")
+    positive, negatives = label(values, settings.negatives, settings.margin)
+    terms = [tuple(round(value, DIGITS) for value in terms_of(hit)) for hit, _ in read]
+    return TrainingRecord(
+        question_id=item.question_id,
+        patient_id=item.patient_id,
+        terms=tuple((row[0], row[1], row[2]) for row in terms),
+        terms_text_image=tuple(row[3] for row in terms),
+        pair_ids=tuple(hit.pair_id for hit, _ in read),
+        confidence=tuple(values),
+        positive=positive,
+        negatives=negatives,
+        unaided=round(unaided, DIGITS),
+        query_image=_rounded(q_image),
+        query_text=_rounded(q_text),
+    )
+
+
+def _rounded(vector: NDArray[np.float32]) -> tuple[float, ...]:
+    return tuple(round(value, DIGITS) for value in vector.tolist())

@@ -1,0 +1,181 @@
+"""D_train: for each training question its candidates, and which of them helped.
+
+On disk it is one JSON object per line. The first line is the header: what the rest depends on.
+Every further line is one question. `training_writer` writes such a file, `training_reader` reads
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.json_lines import json_line
+
+KIND = "d_train"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingHeader:
+    """What every record of a file depends on.
+
+    Parameters
+    ----------
+    towers_identity : str
+        Towers whose similarities the records hold.
+    model : str
+        The generator that was asked.
+    seed : int
+    negatives : int
+        m, the most negatives of one question.
+    settings : dict
+        Whatever else decides the records (weights, number of candidates, questions, store);
+        plain JSON values.
+
+    Raises
+    ------
+    ValueError
+        If `negatives` is not positive.
+    """
+
+    towers_identity: str
+    model: str
+    seed: int
+    negatives: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise ValueError(f"negatives is {self.negatives}; it must be at least 1")
+
+    def to_line(self) -> str:
+        """Return the header as one line of JSON."""
+        return json_line({"mrrag": KIND, "version": VERSION, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One training question: n candidates, best-ranked first, and their labels.
+
+    Parameters
+    ----------
+    question_id : str
+    patient_id : str or None
+    terms : tuple of (float, float, float)
+        n rows <q_i, d_t>, <q_i, d_i>, <q_t, d_t>, in the order of `weights.TERMS`.
+    terms_text_image : tuple of float
+        n values <q_t, d_i>, the fourth similarity.
+    pair_ids : tuple of str
+    confidence : tuple of float
+        n values: how confidently the generator gives the gold answer with that document alone,
+        a probability for yes/no questions, else a mean token log-probability.
+    positive : int
+        Index of the most confident candidate.
+    negatives : tuple of int
+        Indices of the least confident ones, least first; every one of them is below the positive.
+        Empty where no candidate is: then there is nothing to learn from.
+    unaided : float or None
+        The same confidence with no document at all; None where it was not asked for.
+    query_image, query_text : tuple of float, or None
+        q_i and q_t, for weights that depend on the question; None in files of earlier versions.
+
+    Raises
+    ------
+    InputError
+        If the lengths differ, a number is not finite, or an index is out of place.
+    """
+
+    question_id: str
+    patient_id: str | None
+    terms: tuple[tuple[float, float, float], ...]
+    terms_text_image: tuple[float, ...]
+    pair_ids: tuple[str, ...]
+    confidence: tuple[float, ...]
+    positive: int
+    negatives: tuple[int, ...]
+    unaided: float | None = None
+    query_image: tuple[float, ...] | None = None
+    query_text: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.pair_ids)
+        lengths = {len(self.terms), len(self.terms_text_image), len(self.confidence)}
+        if count < 1 or lengths != {count} or any(len(row) != 3 for row in self.terms):
+            raise InputError(
+                f"question {self.question_id!r}: candidates, terms and confidences differ in "
+                "number, or there are none"
+            )
+        numbers = [value for row in self.terms for value in row]
+        halves = self.query_image or (), self.query_text or ()
+        if len(halves[0]) != len(halves[1]):
+            raise InputError(f"question {self.question_id!r}: its two vectors differ in length")
+        numbers += [*self.terms_text_image, *self.confidence, self.unaided or 0.0]
+        numbers += [*halves[0], *halves[1]]
+        if not all(map(_finite, numbers)):
+            raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
+        chosen = [self.positive, *self.negatives]
+        inside = all(_index(place, count) for place in chosen)
+        if not inside or len(set(chosen)) != len(chosen):
+            raise InputError(
+                f"question {self.question_id!r}: positive and negatives must be distinct places "
+                f"among its {count} candidates"
+            )
+
+    @property
+    def helps(self) -> bool:
+        """Whether the positive leads to the answer more confidently than no document does."""
+        return self.unaided is None or self.confidence[self.positive] > self.unaided
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to learn: a positive that helps, and a negative."""
+        return bool(self.negatives) and self.helps
+
+    def terms_array(self) -> NDArray[np.float64]:
+        """Return the similarities, shape (n, 4), float64: those of `terms`, then the fourth."""
+        return np.column_stack([np.array(self.terms), np.array(self.terms_text_image)])
+
+    def query_array(self) -> NDArray[np.float32] | None:
+        """Return q_i, then q_t, shape (2n,), float32; None where the file has none."""
+        if self.query_image is None or self.query_text is None:
+            return None
+        return np.array([*self.query_image, *self.query_text], dtype=np.float32)
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON."""
+        return json_line(asdict(self))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A file of training records.
+
+    Attributes
+    ----------
+    header : TrainingHeader
+    records : tuple of TrainingRecord
+        All questions; those with `TrainingRecord.trains` are the training set.
+    """
+
+    header: TrainingHeader
+    records: tuple[TrainingRecord, ...]
+
+    @property
+    def usable(self) -> tuple[TrainingRecord, ...]:
+        """The records that there is something to learn from."""
+        return tuple(record for record in self.records if record.trains)
+
+
+def _finite(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(cast(float, value))
+
+
+def _index(value: object, count: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count

@@ -1,0 +1,109 @@
+"""Features of frozen encoders on disk, so that an interrupted extraction goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.files.atomic import write_tensors
+
+
+class FeatureCache:
+    """Features of one encoder, by the digest of the input.
+
+    One safetensors file for each batch, written whole or not at all. The folder's name comes from
+    everything in the encoder's reference but its place, so that another encoder, other weights or
+    another image size never meet these features. Neither reports nor paths are stored, only
+    digests; features are derived from patient data all the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Of all caches; made if absent.
+    kind : str
+        ``"image"`` or ``"text"``.
+    reference : dict
+        See `mrrag_llamaindex.towers.backbones.protocol.Backbone.reference`.
+
+    Raises
+    ------
+    TowerError
+        If a file in it cannot be read.
+    """
+
+    def __init__(self, folder: Path, kind: str, reference: dict[str, Any]) -> None:
+        told = json.dumps({**reference, "source": ""}, sort_keys=True)
+        self.folder = folder / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Tensor] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            self._known.update(_read(path))
+
+    def __len__(self) -> int:
+        """Count the inputs whose features are known."""
+        return len(self._known)
+
+    def features(
+        self,
+        keys: Sequence[str],
+        compute: Callable[[list[int]], Tensor],
+        batch_size: int = 32,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Features in the order of ``keys``; those not known are computed and kept.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            Digest of each input; equal ones are computed once.
+        compute : callable
+            From positions in ``keys``, at most ``batch_size``, to features of shape (., d).
+        batch_size : int
+            What a kill can cost.
+        progress : callable, optional
+            Takes the number of inputs whose features are ready.
+
+        Returns
+        -------
+        Tensor, shape (len(keys), d), float32
+        """
+        first: dict[str, int] = {}
+        for position, key in enumerate(keys):
+            if key not in self._known:
+                first.setdefault(key, position)
+        todo = list(first.items())
+        for start in range(0, len(todo), batch_size):
+            part = todo[start : start + batch_size]
+            if progress:
+                progress(len(keys) - len(todo) + start)
+            found = compute([position for _, position in part]).float().cpu().contiguous()
+            names = [key for key, _ in part]
+            digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
+            path = self.folder / f"{digest}.safetensors"
+            write_tensors(path, {"features": found}, {"keys": json.dumps(names)})
+            self._known.update(zip(names, found, strict=True))
+        if progress:
+            progress(len(keys))
+        return torch.stack([self._known[key] for key in keys])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = json.loads(file.metadata()["keys"])
+            return dict(zip(keys, file.get_tensor("features"), strict=True))
+    # Damaged files raise errors of json, safetensors and the system alike.
+    except Exception as error:
+        raise TowerError(
+            f"the cached features in {str(path)!r} cannot be read ({type(error).__name__}); "
+            "remove the file, they are computed again"
+        ) from None

@@ -1,0 +1,151 @@
+"""The pairs that towers are trained on: both halves there, each of a known patient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from PIL import Image
+
+from mrrag_llamaindex.errors import ImageError, InputError
+from mrrag_llamaindex.images.load import ImageSource, image_digest, load_image
+from mrrag_llamaindex.store.pair import Pair, Skipped
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TrainingPairs:
+    """Pairs to train on, and the rows that cannot be.
+
+    Attributes
+    ----------
+    images : tuple
+        Path or open image of each pair; `load` decodes them.
+    reports, patients, pair_ids : tuple of str
+    image_keys, text_keys : tuple of str
+        SHA-256 of each image and report.
+    skipped : tuple of Skipped
+    """
+
+    images: tuple[ImageSource, ...]
+    reports: tuple[str, ...]
+    patients: tuple[str, ...]
+    pair_ids: tuple[str, ...]
+    image_keys: tuple[str, ...]
+    text_keys: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.reports)
+
+    def digest(self) -> str:
+        """SHA-256 over images, reports and patients in their order."""
+        told = "\n".join(map(" ".join, zip(self.image_keys, self.text_keys, strict=True)))
+        return hashlib.sha256("\n".join([told, *self.patients]).encode()).hexdigest()
+
+    def load(self, rows: Sequence[int], workers: int = 4) -> list[Image.Image]:
+        """Decode the images of some pairs, on several threads."""
+
+        def one(row: int) -> Image.Image:
+            return load_image(self.images[row], what=f"image of pair {self.pair_ids[row]!r}")
+
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(one, rows))
+
+
+def training_pairs(
+    rows: Iterable[Pair | Skipped],
+    *,
+    one_patient_each: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> TrainingPairs:
+    """Check rows of a table for training; every image is decoded once.
+
+    A damaged image is better found now than by the training, hours later.
+
+    Parameters
+    ----------
+    rows : iterable of Pair or Skipped
+        For example from `mrrag_llamaindex.store.pair_table.read_pairs`.
+    one_patient_each : bool
+        Where no pair names its patient: count each as a patient of its own. Two films of one
+        patient can then stand in two parts of the split, and recall is too good.
+    progress : callable, optional
+        Takes the number of rows read.
+
+    Raises
+    ------
+    InputError
+        If no row can be used, two rows share an id, or a pair names no patient (or does, with
+        ``one_patient_each``).
+    """
+    kept: list[tuple[Pair, str]] = []
+    skipped: list[Skipped] = []
+    items = iter(rows)
+    number = 0
+    with ThreadPoolExecutor(4) as pool:
+        while batch := list(islice(items, _AT_ONCE)):
+            for item, told in zip(batch, pool.map(_checked, batch), strict=True):
+                number += 1
+                if isinstance(item, Skipped):
+                    skipped.append(item)
+                elif isinstance(told, ImageError):
+                    skipped.append(Skipped(number, item.pair_id, str(told)))
+                elif told.startswith("no "):
+                    skipped.append(Skipped(number, item.pair_id, told))
+                else:
+                    kept.append((item, told))
+            if progress:
+                progress(number)
+    if not kept:
+        first = f"; the first: {skipped[0]}" if skipped else ""
+        raise InputError(f"none of the {number} rows is a pair to train on{first}")
+    pairs = [pair for pair, _ in kept]
+    ids = [pair.pair_id for pair in pairs]
+    twice = next((one for one, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"two rows have the pair_id {twice!r}")
+    texts = [pair.report or "" for pair in pairs]
+    return TrainingPairs(
+        images=tuple(pair.image for pair in pairs if pair.image is not None),
+        reports=tuple(texts),
+        patients=_patients(pairs, one_patient_each),
+        pair_ids=tuple(ids),
+        image_keys=tuple(key for _, key in kept),
+        text_keys=tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts),
+        skipped=tuple(skipped),
+    )
+
+
+def _checked(item: Pair | Skipped) -> str | ImageError:
+    """Digest of the image, or why the pair is of no use."""
+    if isinstance(item, Skipped):
+        return ""
+    if item.image is None or item.report is None:
+        return "no image" if item.image is None else "no report"
+    try:
+        load_image(item.image)
+        return image_digest(item.image)
+    except ImageError as error:
+        return error
+
+
+def _patients(pairs: Sequence[Pair], one_patient_each: bool) -> tuple[str, ...]:
+    unnamed = [pair for pair in pairs if pair.patient_id is None]
+    if one_patient_each:
+        if len(unnamed) < len(pairs):
+            raise InputError("the table names patients, so its pairs are split by them")
+        return tuple(pair.pair_id for pair in pairs)
+    if unnamed:
+        raise InputError(
+            f"{len(unnamed)} of {len(pairs)} pairs name no patient, {unnamed[0].pair_id!r} first: "
+            "the parts are split by patient. Name the column (patient_id=COLUMN), or, where the "
+            "table knows no patients, count each pair as a patient of its own"
+        )
+    return tuple(pair.patient_id or "" for pair in pairs)

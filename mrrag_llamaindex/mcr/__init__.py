@@ -1,0 +1,1 @@
+"""MCR: the score."""

@@ -1,0 +1,216 @@
+"""Fusion weights that depend on the question: a small network corrects the global ones.
+
+A question about a side may want the image, one about the patient's history the text. The paper has
+one set of weights for all; here a network reads both vectors of the question and moves them:
+
+    h = tanh(W_1 [q_i ; q_t] + v_1)
+    w = w_0 + r s tanh(W_2 h + v_2),    s = max |w_0|,  0 < r < 1
+
+w_0 are the global weights. The correction is bounded: no weight moves by more than r times the
+largest of them, which therefore keeps its sign, so that no question is left without a score. With
+W_2 and v_2 zero (an untrained gate) w is exactly w_0. The weights stay on the query's side: index
+and search are those of the global weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
+from mrrag_llamaindex.mcr.weights_json import (
+    check_towers,
+    parse_object,
+    read_text,
+    write_text_atomically,
+)
+
+FORMAT = "mrrag-gated-weights-1"
+"""What a file of these weights says that it is."""
+
+_ARRAYS = ("hidden_weight", "hidden_bias", "out_weight", "out_bias")
+_NOTES = frozenset({"format", "towers_identity", "note"})
+
+
+@dataclass(frozen=True, eq=False)
+class QueryGatedWeights:
+    """Weights for each question.
+
+    Parameters
+    ----------
+    base : FusionWeights
+        w_0, the weights of all questions; used as they are where a question lacks its image or its
+        text, because the network has never seen such a question.
+    hidden_weight : array_like
+        W_1, shape (h, 2n).
+    hidden_bias : array_like
+        v_1, shape (h,).
+    out_weight : array_like
+        W_2, shape (t, h), with t = 3 for `TERMS`, 4 for `ALL_TERMS`.
+    out_bias : array_like
+        v_2, shape (t,).
+    reach : float
+        r, above 0 and below 1.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a number is not finite, or `reach` is out of range.
+
+    Notes
+    -----
+    The arrays are kept as float32; sums are formed in float64.
+    """
+
+    base: FusionWeights
+    hidden_weight: NDArray[np.float32]
+    hidden_bias: NDArray[np.float32]
+    out_weight: NDArray[np.float32]
+    out_bias: NDArray[np.float32]
+    reach: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            array = np.array(getattr(self, name), dtype=np.float32)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds a number that is not finite")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        shapes = [getattr(self, name).shape for name in _ARRAYS]
+        hidden, width = shapes[0] if len(shapes[0]) == 2 else (0, 0)
+        terms = len(self.out_bias) if self.out_bias.ndim == 1 else 0
+        fits = shapes == [(hidden, width), (hidden,), (terms, hidden), (terms,)]
+        if not fits or not hidden or not width or width % 2 or terms not in (3, 4):
+            raise ValueError(
+                f"shapes {shapes} are not (h, 2n), (h,), (t, h), (t,) with 3 or 4 terms t"
+            )
+        number = isinstance(self.reach, (int, float)) and not isinstance(self.reach, bool)
+        if not number or not 0 < self.reach < 1:
+            raise ValueError(f"reach is {self.reach!r}; it must be above 0 and below 1")
+
+    @classmethod
+    def untrained(
+        cls, base: FusionWeights, dimension: int, *, hidden: int = 1, terms: int = 3
+    ) -> QueryGatedWeights:
+        """Return a gate that gives every question the global weights; `dimension` is n."""
+        sizes = ((hidden, 2 * dimension), (hidden,), (terms, hidden), (terms,))
+        first, first_bias, last, last_bias = (np.zeros(size, dtype=np.float32) for size in sizes)
+        return cls(base, first, first_bias, last, last_bias)
+
+    @property
+    def dimension(self) -> int:
+        """n, the length of one vector of the towers."""
+        return int(self.hidden_weight.shape[1]) // 2
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The terms whose weights are moved: `TERMS` or `ALL_TERMS`."""
+        return ALL_TERMS[: len(self.out_bias)]
+
+    def weights_for(
+        self, query_image: ArrayLike | None, query_text: ArrayLike | None
+    ) -> FusionWeights:
+        """Return the weights of one question.
+
+        Parameters
+        ----------
+        query_image, query_text
+            q_i and q_t, shape (n,); where one is `None` or all zero, `base` is returned.
+
+        Raises
+        ------
+        InputError
+            If a vector has another length than those that the gate was trained on.
+        """
+        image, text = self._half(query_image, "image"), self._half(query_text, "text")
+        if image is None or text is None:
+            return self.base
+        hidden = np.tanh(self.hidden_weight @ np.concatenate([image, text]) + self.hidden_bias)
+        moved = np.tanh(self.out_weight @ hidden + self.out_bias)
+        size = self.reach * np.abs(self.base.as_array(ALL_TERMS)).max()
+        values = self.base.as_dict()
+        for name, value in zip(self.terms, (size * moved).tolist(), strict=True):
+            values[name] = values.get(name, 0.0) + value
+        return FusionWeights(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return {**self.base.as_dict(), "gate": digest}
+
+    def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:
+        if vector is None:
+            return None
+        array = np.asarray(vector, dtype=np.float64)
+        if array.shape != (self.dimension,):
+            raise InputError(
+                f"query {what} vector has shape {array.shape}; these weights were learned on "
+                f"vectors of length {self.dimension}"
+            )
+        return array if array.any() else None
+
+    def to_json(self, *, towers_identity: str | None = None) -> str:
+        """Return the weights as a JSON object, with the towers they were learned on if given."""
+        data: dict[str, Any] = {"format": FORMAT, "base": self.base.as_dict(), "reach": self.reach}
+        if towers_identity is not None:
+            data["towers_identity"] = towers_identity
+        data.update({name: _plain(getattr(self, name)) for name in _ARRAYS})
+        return json.dumps(data) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, towers_identity: str | None = None) -> QueryGatedWeights:
+        """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        text
+            A JSON object.
+        towers_identity
+            The towers in use. Weights that record other towers are refused.
+
+        Raises
+        ------
+        InputError
+            If the text is not such an object, or was learned on other towers.
+        """
+        data = parse_object(text)
+        if data.get("format") != FORMAT:
+            raise InputError(
+                f"fusion weights: format {data.get('format')!r} is not that of weights for each "
+                f"question ({FORMAT})"
+            )
+        expected = {"base", "reach", *_ARRAYS}
+        unknown, absent = sorted(data.keys() - _NOTES - expected), sorted(expected - data.keys())
+        if unknown or absent:
+            raise InputError(f"fusion weights: missing {absent}, unknown {unknown}")
+        check_towers(data, towers_identity)
+        base = FusionWeights.from_json(json.dumps(data["base"]))
+        try:
+            return cls(base=base, reach=data["reach"], **{name: data[name] for name in _ARRAYS})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"fusion weights: {error}") from None
+
+    def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
+        """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
+        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, towers_identity: str | None = None
+    ) -> QueryGatedWeights:
+        """Read a file written by `save`; see `from_json` for what is refused."""
+        return cls.from_json(read_text(path), towers_identity=towers_identity)
+
+
+def _plain(array: NDArray[np.float32]) -> Any:
+    """Return nested lists of the shortest decimals that give the same float32 back."""
+    if array.ndim > 1:
+        return [_plain(row) for row in array]
+    return [float(str(value)) for value in array]

@@ -1,0 +1,1 @@
+"""Intervals and splits by patient."""

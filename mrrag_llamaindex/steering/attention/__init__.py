@@ -1,0 +1,1 @@
+"""The attention hook and its backends."""

@@ -1,0 +1,82 @@
+"""Which rows of one attention call are steered, and whether the call can be steered at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.window import RowWindow
+
+# Terms that some models add inside attention and that the recomputed rows would not see.
+_FOREIGN_TERMS = ("softcap", "position_bias", "s_aux")
+
+
+def layer_index(module: torch.nn.Module) -> int:
+    """Read the number of a decoder layer from its attention; -1 where it has none."""
+    index = getattr(module, "layer_idx", None)
+    return index if isinstance(index, int) else -1
+
+
+def steered_window(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attention_mask: object,
+    plan: SteeringPlan | None,
+    kwargs: Mapping[str, Any],
+) -> RowWindow | None:
+    """Find this call's steered rows.
+
+    Parameters
+    ----------
+    module
+        The attention layer, with ``layer_idx``.
+    query, key
+        (batch, heads, rows, dim), (batch, key heads, keys, dim).
+    attention_mask
+        What reached the layer: a tensor, a block mask or None.
+    plan
+        The plan of the call, or None.
+    kwargs
+        The other keywords that reached the layer.
+
+    Returns
+    -------
+    RowWindow or None
+        None means: leave the call to the stock function.
+
+    Raises
+    ------
+    SteeringError
+        If the batch is not the plan's, no mask arrived although one is needed, or the layer adds
+        terms to its logits that this package does not know.
+    """
+    if plan is None or layer_index(module) not in plan.layers:
+        return None
+    if plan.batch_size != query.shape[0]:
+        raise SteeringError(
+            f"steering: the plan has {plan.batch_size} rows, the batch {query.shape[0]}. Beam "
+            "search and num_return_sequences > 1 repeat rows behind the plan's back: repeat the "
+            "prompts and build the plan for all of them, or generate one sequence per prompt"
+        )
+    rows, columns = query.shape[2], key.shape[2]
+    window = plan.window(rows, columns, query.device)
+    if window is None:
+        return None
+    if attention_mask is None and (any(plan.padding) or 1 < rows < columns):
+        raise SteeringError(
+            f"steering: no attention mask reached layer {layer_index(module)}, but the batch "
+            "is padded or continues a cache. Pass attention_mask, and call "
+            "mrrag_llamaindex.steering.attention.registry.register() before the model is loaded"
+        )
+    for name in _FOREIGN_TERMS:
+        if kwargs.get(name) is not None:
+            raise SteeringError(
+                f"steering: {type(module).__name__} uses {name!r} inside attention, which this "
+                "package does not steer; generate with steering off or with another model"
+            )
+    return window

@@ -1,0 +1,1 @@
+"""What IFA is compared with."""

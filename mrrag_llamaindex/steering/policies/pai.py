@@ -1,0 +1,75 @@
+"""PAI, the policy on the image: the row that gives the next token attends to it more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.spans import PromptSpans
+
+
+@dataclass(frozen=True)
+class PAI:
+    """Pay attention to the image: raise the last row's attention to it, at every step.
+
+    ``A_ij + alpha * |A_ij|`` for image columns `j` and the row `i` that gives the next token: the
+    prompt's last one, then each decode step (PAI, Liu et al., ECCV 2024). It reads no relevance.
+    With `guidance`, each step's log-probabilities `s` become ``g * (s - u) + u`` with `u` those of
+    the prompt without its image, plainly attended; see `generation.decoding.guidance`.
+
+    Attributes
+    ----------
+    alpha
+        Factor on the magnitude of a logit, at least 0; 0 switches the attention part off.
+    layers
+        None: all but the lowest sixteenth, which is the original's 2 to 32 of 32 layers.
+    guidance
+        The factor g, at least 1; 1 switches guidance off. It doubles the forward passes.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
+    """
+
+    alpha: float = defaults.PAI_ALPHA
+    layers: tuple[int, ...] | None = None
+    guidance: float = defaults.PAI_GUIDANCE
+
+    heads: ClassVar[None] = None
+    every_step: ClassVar[bool] = True
+    idle: ClassVar[str] = "no image is in the prompt"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise ValueError(f"alpha must be a finite number >= 0, got {self.alpha!r}")
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
+            raise ValueError(f"guidance must be a finite number >= 1, got {self.guidance!r}")
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0."""
+        return self.alpha == 0
+
+    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Apply the formula of `IFA` with the weights of the image."""
+        return torch.addcmul(logits, weights, logits.abs())
+
+    def default_layers(self, depth: int) -> tuple[int, ...]:
+        """All but the lowest sixteenth."""
+        return tuple(range(depth // 16, depth))
+
+    def rows(self, spans: PromptSpans) -> tuple[int, int]:
+        """Return the prompt's last row."""
+        return spans.length - 1, spans.length
+
+    def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
+        """Columns of the image, weighted with alpha."""
+        return [] if spans.image is None else [(spans.image, self.alpha)]

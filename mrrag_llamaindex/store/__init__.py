@@ -1,0 +1,1 @@
+"""Pairs, tables and the place that holds them."""

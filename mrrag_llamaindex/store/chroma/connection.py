@@ -1,0 +1,209 @@
+"""One collection in one place: made, found, locked for writing and let go.
+
+A folder has one writing process at a time. Two that write leave a store on which Chroma crashes,
+so the first write takes a file lock that ends with the process, however it ends. Reading takes no
+lock; a reader in another process may miss what is being written. To share a store between
+processes, serve it with ``chroma run`` and open its URL.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.chroma.location import (
+    Location,
+    Where,
+    check_collection_name,
+    settings,
+    store_errors,
+)
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+    from filelock import BaseFileLock
+
+_LOCK_FILE = "mrrag-writer.lock"
+
+
+class Connection:
+    """An open collection and what must be closed after it.
+
+    Made by `create` and `find`; not by its constructor.
+    """
+
+    def __init__(self, location: Location, collection: Collection, owned: Any) -> None:
+        self.location = location
+        self._collection: Collection | None = collection
+        self._owned = owned  # a client or a System that we made, else None
+        self._lock: BaseFileLock | None = None
+        self._guard = threading.Lock()
+
+    @classmethod
+    def create(
+        cls, where: Where, name: str, metadata: dict[str, Any], configuration: dict[str, Any]
+    ) -> Connection:
+        """Make a collection.
+
+        Raises
+        ------
+        StoreError
+            If there is one of that name already, or the place cannot be used.
+        """
+        check_collection_name(name)
+        location = Location.parse(where)
+        if location.in_memory:
+            return cls(location, *_memory_collection(name, metadata, configuration))
+        client = location.connect()
+        try:
+            if _exists(client, name, location):
+                raise StoreError(
+                    f"{location.name} already holds a collection {name!r}: open it, or choose "
+                    "another name"
+                )
+            with store_errors(f"creating collection {name!r} in {location.name}", detail=True):
+                collection = client.create_collection(
+                    name,
+                    metadata=metadata,
+                    configuration=cast(Any, configuration),
+                    embedding_function=None,
+                )
+        except BaseException:
+            _close(client, location)
+            raise
+        return cls(location, collection, None if location.client is not None else client)
+
+    @classmethod
+    def find(cls, where: Where, name: str) -> Connection:
+        """Open an existing collection; never makes anything.
+
+        Raises
+        ------
+        StoreError
+            If the place is no Chroma database, does not answer, or has no such collection.
+        """
+        check_collection_name(name)
+        location = Location.parse(where)
+        location.check_readable()
+        client = location.connect()
+        try:
+            if not _exists(client, name, location):
+                with store_errors(f"listing {location.name}", detail=True):
+                    held = sorted(item.name for item in client.list_collections(limit=20))
+                raise StoreError(
+                    f"{location.name} has no collection {name!r}; it has: "
+                    f"{', '.join(held) or 'none'}"
+                )
+            with store_errors(f"opening collection {name!r} in {location.name}", detail=True):
+                collection = client.get_collection(name, embedding_function=None)
+        except BaseException:
+            _close(client, location)
+            raise
+        return cls(location, collection, None if location.client is not None else client)
+
+    @staticmethod
+    def present(where: Where, name: str) -> bool:
+        """Return whether the collection exists; makes nothing."""
+        check_collection_name(name)
+        location = Location.parse(where)
+        if location.in_memory:
+            return False
+        if location.folder is not None and not location.has_database():
+            return False
+        client = location.connect()
+        try:
+            return _exists(client, name, location)
+        finally:
+            _close(client, location)
+
+    @property
+    def collection(self) -> Collection:
+        """The raw Chroma collection."""
+        if self._collection is None:
+            raise StoreError(f"{self.location.name} has been closed")
+        return self._collection
+
+    def hold_for_writing(self) -> None:
+        """Become the folder's one writing process; does nothing for other places.
+
+        Raises
+        ------
+        StoreError
+            If another process is writing.
+        """
+        if self.location.folder is None:
+            return
+        from filelock import FileLock, Timeout
+
+        with self._guard:
+            if self._lock is not None:
+                return
+            # One lock object per path and process: several stores of one process may write.
+            lock = FileLock(
+                self.location.folder / _LOCK_FILE, timeout=0, thread_local=False, is_singleton=True
+            )
+            try:
+                lock.acquire()
+            except Timeout:
+                raise StoreError(
+                    f"another process is writing to {self.location.name}: wait until it has "
+                    "ended, or let both use one `chroma run` server"
+                ) from None
+            except OSError as error:
+                raise StoreError(
+                    f"{self.location.name} cannot be written ({error.strerror or error})"
+                ) from None
+            self._lock = lock
+
+    def close(self) -> None:
+        """Release the lock and the client, if it is ours. May be called again."""
+        with self._guard:
+            self._collection = None
+            owned, self._owned = self._owned, None
+            lock, self._lock = self._lock, None
+        if owned is not None:
+            with store_errors(f"closing {self.location.name}", detail=True):
+                owned.stop() if self.location.in_memory else owned.close()
+        if lock is not None:
+            lock.release()
+
+
+def _memory_collection(
+    name: str, metadata: dict[str, Any], configuration: dict[str, Any]
+) -> tuple[Collection, Any]:
+    """Return a collection in a Chroma system of its own.
+
+    `chromadb.EphemeralClient` is one shared database per process: two stores would see each
+    other's pairs, and an application's client with other settings would be refused. A separate
+    system has neither trouble, and its memory goes when the store does.
+    """
+    from chromadb.api import ServerAPI
+    from chromadb.api.models.Collection import Collection
+    from chromadb.config import System
+
+    with store_errors("creating a store in memory", detail=True):
+        system = System(settings())
+        server = system.instance(ServerAPI)  # type: ignore[type-abstract]  # Chroma's own idiom
+        system.start()
+        model = server.create_collection(
+            name=name, metadata=metadata, configuration=cast(Any, configuration)
+        )
+        return Collection(client=server, model=model, embedding_function=None), system
+
+
+def _exists(client: ClientAPI, name: str, location: Location) -> bool:
+    from chromadb.errors import NotFoundError
+
+    with store_errors(f"looking for collection {name!r} in {location.name}", detail=True):
+        try:
+            client.get_collection(name, embedding_function=None)
+        except NotFoundError:
+            return False
+        return True
+
+
+def _close(client: Any, location: Location) -> None:
+    if location.client is None:
+        client.close()

@@ -1,0 +1,119 @@
+"""Turns pairs into the two halves of their vectors, without losing the many to the few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.errors import ImageError, InputError, TowerError
+from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.vectors import unit_problem
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+_PIXELS_AT_ONCE = 50_000_000
+"""Decoded pixels held at once (150 MB): a batch of mammograms would be gigabytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedPairs:
+    """The vectors of m pairs.
+
+    Parameters
+    ----------
+    image_vectors, text_vectors
+        Shape (m, n), float32: unit rows; zero rows where the pair lacks that half or failed.
+    problems
+        Place (0-based) to reason, for each pair that could not be embedded.
+    """
+
+    image_vectors: NDArray[np.float32]
+    text_vectors: NDArray[np.float32]
+    problems: dict[int, str]
+
+
+def embed_pairs(pairs: Sequence[Pair], towers: DualTower) -> EmbeddedPairs:
+    """Load and embed pairs; a pair that cannot be is named, and the others go on.
+
+    Parameters
+    ----------
+    pairs
+        m pairs; either half may be absent.
+    towers
+        The dual encoder.
+
+    Returns
+    -------
+    EmbeddedPairs
+    """
+    images = np.zeros((len(pairs), towers.dimension), dtype=np.float32)
+    texts = np.zeros_like(images)
+    problems: dict[int, str] = {}
+    for group in _loaded(pairs, problems):
+        _embed(towers.embed_images, group, images, problems)
+    reports = [
+        (place, pair.report)
+        for place, pair in enumerate(pairs)
+        if pair.report is not None and place not in problems
+    ]
+    _embed(towers.embed_texts, reports, texts, problems)
+    return EmbeddedPairs(images, texts, dict(sorted(problems.items())))
+
+
+def _loaded(
+    pairs: Sequence[Pair], problems: dict[int, str]
+) -> Iterator[list[tuple[int, Image.Image]]]:
+    """Yield the decoded images with their places, a bounded number of pixels at a time."""
+    group: list[tuple[int, Image.Image]] = []
+    pixels = 0
+    for place, pair in enumerate(pairs):
+        if pair.image is None:
+            continue
+        try:
+            image = load_image(pair.image)
+        except ImageError as error:
+            problems[place] = str(error)
+            continue
+        group.append((place, image))
+        pixels += image.width * image.height
+        if pixels > _PIXELS_AT_ONCE:
+            yield group
+            group, pixels = [], 0
+    yield group
+
+
+def _embed(
+    embed: Callable[[Any], NDArray[np.float32]],
+    items: Sequence[tuple[int, Any]],
+    vectors: NDArray[np.float32],
+    problems: dict[int, str],
+) -> None:
+    """Write the vectors of the items into the rows of `vectors`, and what failed into `problems`.
+
+    A tower refuses a whole batch for one bad item, so the items are then tried one by one.
+    """
+    if not items:
+        return
+    try:
+        rows = embed([item for _, item in items])
+    except (TowerError, InputError) as error:
+        if len(items) == 1:
+            problems[items[0][0]] = str(error)
+        else:
+            for item in items:
+                _embed(embed, [item], vectors, problems)
+        return
+    for (place, _), row in zip(items, rows, strict=True):
+        problem = unit_problem(np.asarray(row))
+        if problem:
+            problems[place] = f"its vector {problem}"
+        else:
+            vectors[place] = row

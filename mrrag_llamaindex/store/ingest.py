@@ -1,0 +1,232 @@
+"""Ingest: pairs in, vectors and records out, one batch at a time.
+
+Each batch is written whole before the next one is begun, and each record carries a fingerprint
+of its contents. An ingest that was interrupted is resumed by running it again: what is stored
+already is recognised without being embedded, so at most the batch in hand is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.fingerprint import fingerprint
+from mrrag_llamaindex.store.pair import Pair, Skipped
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did.
+
+    Parameters
+    ----------
+    added
+        Rows whose id was not in the store.
+    updated
+        Rows whose id was, including the `unchanged` ones.
+    unchanged
+        Rows that were stored with the same contents, and so were not embedded again.
+    skipped
+        Rows that did not enter the store, in order, with the reasons.
+    seconds
+        Wall time.
+    """
+
+    added: int
+    updated: int
+    unchanged: int
+    skipped: tuple[Skipped, ...]
+    seconds: float
+
+
+@dataclass
+class _Tally:
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A numbered pair on its way in, with the fingerprint of its contents."""
+
+    number: int
+    pair: Pair
+    fingerprint: str
+
+
+def ingest_pairs(
+    pairs: Iterable[Pair | Skipped],
+    store: PairStore,
+    towers: DualTower,
+    *,
+    batch_size: int = defaults.INGEST_BATCH,
+    missing: Literal["skip", "keep"] = "skip",
+    strict: bool = False,
+    replace: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> IngestReport:
+    """Embed pairs and write them into a store.
+
+    Parameters
+    ----------
+    pairs
+        In any number; read one batch at a time. `Skipped` items (rows that a table reader could
+        not make a pair of) are carried over into the report. Rows are numbered from 1.
+    store
+        Made with the same towers.
+    towers
+        The dual encoder.
+    batch_size
+        Pairs embedded and written at once: what an interruption can cost.
+    missing
+        What to do with a pair that has no image, or no report. ``"skip"`` lists it. ``"keep"``
+        stores a zero vector for that half, whose similarities are then exactly 0. Mind what this
+        does to the ranking: with weights (1, 1, 1) such pairs hardly ever reach the top, because
+        their terms are 0 where others have positive ones; with a negative weight on a term they
+        flood it (98% of the top 10 at image_image = -0.3 in a measurement), because others are
+        pushed below 0. A file that should be there and cannot be read is not a missing half: that
+        row is always skipped.
+    strict
+        Raise instead of skipping, at the first such row that its batch shows. Batches before it
+        stay written.
+    replace
+        Whether an id that is stored with another patient may be overwritten. By default such a
+        row is skipped, since two patients must never be mixed.
+    progress
+        Called after each batch with the number of rows handled so far.
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    StoreError
+        If the store was made with other towers, or cannot be written.
+    InputError
+        In strict mode, for the first row that cannot enter.
+    ValueError
+        If an option is out of range.
+    """
+    if missing not in ("skip", "keep"):
+        raise ValueError(f'missing is {missing!r}; it must be "skip" or "keep"')
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
+    store.check_towers(towers.identity)
+    ingest = _Ingest(store, towers, missing == "keep", strict, replace)
+    start = time.perf_counter()
+    done = 0
+    remaining = iter(pairs)
+    while batch := list(islice(remaining, batch_size)):
+        ingest.take(batch, first=done + 1)
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+    tally = ingest.tally
+    return IngestReport(
+        added=tally.added,
+        updated=tally.updated,
+        unchanged=tally.unchanged,
+        skipped=tuple(sorted(tally.skipped, key=lambda item: item.row)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+class _Ingest:
+    """One run: its options, what it has seen, and what became of it."""
+
+    def __init__(
+        self, store: PairStore, towers: DualTower, keep: bool, strict: bool, replace: bool
+    ) -> None:
+        self.store = store
+        self.towers = towers
+        self.keep = keep
+        self.strict = strict
+        self.replace = replace
+        self.tally = _Tally()
+        self._seen: dict[str, int] = {}
+
+    def take(self, items: Sequence[Pair | Skipped], first: int) -> None:
+        """Write one batch, whose first item is row `first`."""
+        rows = []
+        for number, item in enumerate(items, start=first):
+            if isinstance(item, Skipped):
+                self._skip(number, item.pair_id, item.reason)
+                continue
+            try:
+                rows.append(self._admit(number, item))
+            except InputError as error:
+                self._skip(number, item.pair_id, str(error))
+        stored = self.store.stamps([row.pair.pair_id for row in rows]) if rows else {}
+        fresh = []
+        for row in rows:
+            stamp = stored.get(row.pair.pair_id)
+            if stamp is None:
+                fresh.append(row)
+            elif stamp.patient_id not in (None, row.pair.patient_id) and not self.replace:
+                self._skip(
+                    row.number,
+                    row.pair.pair_id,
+                    "this pair_id is stored already, for another patient: give it another id, "
+                    "or allow replacing",
+                )
+            elif stamp.fingerprint == row.fingerprint:
+                self.tally.updated += 1
+                self.tally.unchanged += 1
+            else:
+                fresh.append(row)
+        written = self._write(fresh)
+        known = sum(row.pair.pair_id in stored for row in written)
+        self.tally.updated += known
+        self.tally.added += len(written) - known
+
+    def _admit(self, number: int, pair: Pair) -> _Row:
+        """Return the row if it may enter, else raise `InputError` with the reason."""
+        earlier = self._seen.setdefault(pair.pair_id, number)
+        if earlier != number:
+            raise InputError(f"row {earlier} has the same pair_id")
+        if pair.image is None and pair.report is None:
+            raise InputError("it has neither an image nor a report")
+        if pair.missing is not None and not self.keep:
+            raise InputError(f"it has no {pair.missing}")
+        length = len(pair.report or "")
+        if length > defaults.MAX_REPORT_CHARACTERS:
+            raise InputError(
+                f"the report has {length:,} characters (limit {defaults.MAX_REPORT_CHARACTERS:,}):"
+                " are these several reports?"
+            )
+        return _Row(number, pair, fingerprint(pair))
+
+    def _write(self, rows: Sequence[_Row]) -> list[_Row]:
+        """Embed and store the rows; return those that were."""
+        embedded = embed_pairs([row.pair for row in rows], self.towers)
+        for place, reason in embedded.problems.items():
+            self._skip(rows[place].number, rows[place].pair.pair_id, reason)
+        good = [place for place in range(len(rows)) if place not in embedded.problems]
+        written = [rows[place] for place in good]
+        if written:
+            self.store.upsert(
+                [row.pair for row in written],
+                embedded.image_vectors[good],
+                embedded.text_vectors[good],
+                fingerprints=[row.fingerprint for row in written],
+            )
+        return written
+
+    def _skip(self, number: int, pair_id: str | None, reason: str) -> None:
+        skipped = Skipped(number, pair_id, reason)
+        if self.strict:
+            raise InputError(str(skipped)) from None
+        self.tally.skipped.append(skipped)

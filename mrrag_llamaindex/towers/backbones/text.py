@@ -1,0 +1,135 @@
+"""Frozen text encoders of the transformers library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.towers.backbones.base import TransformersBackbone, unusable
+from mrrag_llamaindex.towers.folders import (
+    absolute_source,
+    model_folder,
+    read_model,
+    read_tokenizer,
+)
+from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
+from mrrag_llamaindex.towers.text_windows import TextWindows
+
+
+class TransformersTextBackbone(TransformersBackbone):
+    """A transformers text encoder of BERT's kind.
+
+    The features of a text longer than the limit are the mean of its windows' features, weighted
+    by their tokens.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With ``last_hidden_state``.
+    texts : TextWindows
+    pooling : {"mean", "cls"}
+        Of the last hidden state, see `pool_tokens`.
+    source : str
+        Folder or hub id of the weights; empty if they exist in memory only.
+    """
+
+    def __init__(
+        self, model: Any, texts: TextWindows, pooling: str = "mean", source: str = ""
+    ) -> None:
+        super().__init__(model, pooling, POOLINGS, source)
+        self.texts = texts
+        self.text_token_limit = texts.limit
+        self.long_text = texts.long_text
+        self.dimension = int(model.config.hidden_size)
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        pooling: str = "mean",
+        text_token_limit: int | None = None,
+        long_text: str = "mean",
+    ) -> Self:
+        """Load from a folder or a hub id.
+
+        Parameters
+        ----------
+        source : str
+        pooling : str
+            See the class.
+        text_token_limit : int, optional
+            By default what the model and its tokenizer read.
+        long_text : str
+            See `TextWindows`.
+
+        Raises
+        ------
+        TowerError
+            If it cannot be found, or is not a text encoder with its tokenizer.
+        """
+        from transformers import AutoModel
+
+        folder = model_folder(source)
+        try:
+            model = read_model(AutoModel, folder, pooler=False)
+            tokenizer = read_tokenizer(folder)
+            most = int(min(_positions(model.config), tokenizer.model_max_length))
+            texts = TextWindows(tokenizer, text_token_limit or most, long_text)
+            return cls(model, texts, pooling, absolute_source(source))
+        except TowerError:
+            raise
+        except Exception as error:
+            raise unusable("text", source, error) from error
+
+    @classmethod
+    def restore(cls, weights: Path, preparation: Path, reference: dict[str, Any]) -> Self:
+        """Load from a folder with the tokenizer of another, as a saved tower says."""
+        from transformers import AutoModel
+
+        try:
+            told = reference["texts"]
+            tokenizer = read_tokenizer(preparation)
+            texts = TextWindows(tokenizer, told["limit"], told["long_text"], told["padding"])
+            model = read_model(AutoModel, weights, pooler=False)
+            return cls(model, texts, reference["pooling"], str(weights))
+        except TowerError:
+            raise
+        except Exception as error:
+            raise unusable("text", str(weights), error) from error
+
+    def features(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
+        """See `mrrag_llamaindex.towers.backbones.protocol.TextBackbone`."""
+        if not texts:
+            return torch.zeros(0, self.dimension)
+        windows = self.texts.split(texts)
+        windows.sort(key=lambda window: len(window.input_ids))
+        batches = [
+            self.texts.batch(windows[start : start + batch_size])
+            for start in range(0, len(windows), batch_size)
+        ]
+        return TextWindows.combine(self._run(batches, self._pool), windows, len(texts))
+
+    def reference(self) -> dict[str, Any]:
+        """See `mrrag_llamaindex.towers.backbones.protocol.Backbone`."""
+        return {**super().reference(), "texts": self.texts.settings()}
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer into ``folder``."""
+        self.model.save_pretrained(folder)
+        self.texts.save(folder)
+
+    def _pool(self, output: Any, inputs: dict[str, Tensor]) -> Tensor:
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        return pool_tokens(output.last_hidden_state, mask, self.pooling)
+
+
+def _positions(config: Any) -> int:
+    positions = int(config.max_position_embeddings)
+    # RoBERTa counts positions from the padding id on.
+    return positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions

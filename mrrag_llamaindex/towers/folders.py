@@ -1,0 +1,94 @@
+"""Folders of towers and of their backbones, and complete weights from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.files.hub import find_folder
+
+WAYS_ON = (
+    "give the folder of a saved tower or of a downloaded model, or use the small synthetic towers "
+    f'that are shipped, towers="{defaults.PHANTOM}"'
+)
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
+
+
+def model_folder(source: str) -> Path:
+    """Local folder of ``source``, which is a folder or a hub id.
+
+    A hub id is looked for in the local cache first; only if it is not there is the hub asked.
+
+    Raises
+    ------
+    TowerError
+        If there is no such folder and the hub does not provide it. Without a network this takes
+        seconds: one short question comes before the download, which would retry for minutes.
+    """
+    return find_folder(source, what="towers", ways_on=WAYS_ON, error=TowerError)
+
+
+def absolute_source(source: str) -> str:
+    """Folder names absolute, hub ids as they are."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.is_dir() else source
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Load a transformers tokenizer with its vocabulary.
+
+    Raises
+    ------
+    TowerError
+        If the folder holds no vocabulary; transformers would make a tokenizer that knows nothing
+        but special tokens, and go on.
+    """
+    from transformers import AutoTokenizer
+
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise TowerError(
+            f"the folder {str(folder)!r} holds no tokenizer (tokenizer.json or the like)"
+        )
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any) -> Any:
+    """Load a transformers model in float32, every weight from the file.
+
+    Parameters
+    ----------
+    kind : class
+        With ``from_pretrained``, for example ``transformers.BertModel``.
+    folder : Path
+    pooler : bool
+        If False, a pooling layer with weights is left out, and may be missing from the file.
+    settings
+        Further arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    TowerError
+        If weights are missing; transformers would fill them with random numbers and go on.
+    """
+    import torch
+
+    model, told = kind.from_pretrained(
+        str(folder),
+        local_files_only=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+        **settings,
+    )
+    absent = sorted(told["missing_keys"]) + sorted(str(k) for k in told.get("mismatched_keys", ()))
+    layer = getattr(model, "pooler", None)
+    if not pooler and layer is not None and any(True for _ in layer.parameters()):
+        model.pooler = None
+        absent = [name for name in absent if not name.startswith("pooler.")]
+    if absent:
+        raise TowerError(
+            f"the weights in {str(folder)!r} do not make a complete {type(model).__name__}: "
+            f"{len(absent)} tensors are missing or of another shape, {absent[0]} first"
+        )
+    return model

@@ -1,0 +1,214 @@
+"""The rows of the table: every method is there, reads what it should, and is tuned fairly."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.parts import split_parts
+from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
+from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreement
+from mrrag_llamaindex.evaluation.methods.method import METHODS, Method, build_method, chosen_methods
+from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
+from mrrag_llamaindex.evaluation.methods.tuning import TRIES, choose, layer_sets, variants
+from mrrag_llamaindex.evaluation.run.prediction import Prediction
+from mrrag_llamaindex.generation.decoding.opera import OPERA
+from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.pai import PAI
+from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask
+from tests.evaluation.data.hand_set import hand_set
+
+FACTS = {f"p{n}": {"a": True, "b": n < 3, "c": False} for n in range(6)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    pairs = [((0.1 * n, 0.3), (0.9 - 0.1 * n, 0.1 * n)) for n in range(6)]
+    return hand_set(pairs, [((1, 0), (0, 1))], facts=FACTS)
+
+
+@pytest.fixture(scope="module")
+def every(data) -> dict[str, Method]:
+    weights, agreement = FusionWeights(0.5, 0.1, 3.0), learn_agreement(data)
+    return {
+        name: build_method(name, documents=4, weights=weights, agreement=agreement)
+        for name in METHODS
+    }
+
+
+def test_all_methods_of_the_table_are_built(every):
+    assert list(every) == [
+        "no-retrieval", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
+        "opera", "pai", "pasta", "hard-mask", "mcr", "mcr+ifa",
+    ]  # fmt: skip
+    assert all(method.name == name for name, method in every.items())
+
+
+def test_methods_published_without_documents_read_none(every, data):
+    for name in ("no-retrieval", "opera", "pai"):
+        assert every[name].documents(data, 0) == []
+
+
+def test_steered_methods_read_exactly_the_documents_of_mcr(every, data):
+    expected = every["mcr"].documents(data, 0)
+    assert len(expected) == 4
+    assert expected[0].relevance == 1
+    for name in ("mcr+ifa", "hard-mask", "pasta"):
+        assert every[name].documents(data, 0) == expected
+
+
+def test_naive_rag_and_mcr_differ_in_the_score_alone(every, data):
+    naive, fused = (every[name].documents(data, 0) for name in ("naive-rag", "mcr"))
+    assert len(naive) == len(fused)
+    assert [d.document_id for d in naive] != [d.document_id for d in fused]
+
+
+def test_each_method_has_its_own_formula(every):
+    kinds = {name: (m.ranking, m.policy, m.decoding) for name, m in every.items()}
+    assert kinds["mcr"][1:] == kinds["naive-rag"][1:] == kinds["rule-k"][1:] == (None, None)
+    assert kinds["mcr+ifa"][1:] == (IFA(), None)
+    assert kinds["hard-mask"][1:] == (HardMask(), None)
+    assert kinds["pasta"][1:] == (PASTA(), None)
+    assert kinds["pai"][1:] == (PAI(), None)
+    assert kinds["opera"][1:] == (None, OPERA())
+    assert kinds["mmed-rag"][0] == GapCut(most=4)
+    assert kinds["mmed-rag-code"][0] == RatioToFirst(most=4)
+    assert kinds["factmm-rag"][0].k == 1
+
+
+def test_no_two_methods_have_the_same_settings(every):
+    settings = [tuple(m.settings().items()) for n, m in every.items() if n != "rule-k"]
+    assert len(set(settings)) == len(settings)
+
+
+def test_factmm_without_labels_is_an_error():
+    with pytest.raises(InputError, match="finding labels"):
+        build_method("factmm-rag")
+
+
+def test_unknown_methods_are_named():
+    with pytest.raises(InputError, match="'mcr\\+ipa' is not known"):
+        chosen_methods("mcr,mcr+ipa")
+    with pytest.raises(InputError, match="no method"):
+        chosen_methods(" , ")
+
+
+def test_chosen_methods_stand_in_the_order_of_the_table():
+    assert chosen_methods("mcr+ifa, naive-rag") == ("naive-rag", "mcr+ifa")
+    assert chosen_methods(None) == METHODS
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 32])
+@pytest.mark.parametrize("critical", [None, (0,)])
+def test_tuned_methods_have_equal_budgets(every, depth, critical):
+    for name in ("hard-mask", "mcr+ifa", "pasta", "mmed-rag", "mmed-rag-code"):
+        assert len(variants(every[name], depth, critical)) == TRIES
+    for name in ("no-retrieval", "naive-rag", "factmm-rag", "opera", "pai", "mcr"):
+        assert variants(every[name], depth, critical) == [every[name]]
+
+
+def test_no_try_is_wasted_on_a_setting_tried_before(every):
+    for method in every.values():
+        tried = [item.describe() for item in variants(method, 32, (14, 15))]
+        assert len(set(tried)) == len(tried)
+
+
+def test_only_what_is_tuned_varies(every):
+    for item in variants(every["mcr+ifa"], 4, (1,)):
+        assert item.ranking == every["mcr"].ranking
+        assert isinstance(item.policy, IFA)
+    assert {v.policy.layers for v in variants(every["mcr+ifa"], 4, (1,))} == {
+        (1,), (0, 1, 2, 3), (3,)
+    }  # fmt: skip
+    modes = [(v.policy.mode, v.policy.layers) for v in variants(every["hard-mask"], 4, (1,))]
+    assert set(modes) == {("mask", (1,)), ("mask", (0, 1, 2, 3)), ("drop", None)}
+
+
+def test_rule_tries_every_number_of_documents(every):
+    tried = variants(every["rule-k"], 4, None)
+    assert [item.ranking for item in tried] == [ImageToText(k) for k in (1, 2, 3, 4)]
+
+
+def test_critical_layers_that_are_all_layers_are_not_tried_twice():
+    assert len(set(layer_sets(8, range(8)))) == 3
+
+
+def answers(method: Method, right: int, total: int, sure: float) -> list[Prediction]:
+    said = ["yes"] * right + ["no"] * (total - right)
+    return [
+        Prediction(method.name, f"q{n}", None, "yes", text, sure, 1 - sure)
+        for n, text in enumerate(said)
+    ]
+
+
+class TestChoosing:
+    def grid(self) -> list[Method]:
+        fused = Fused(FusionWeights(), 2)
+        return [Method("mcr+ifa", fused, IFA(strength=s)) for s in (0.5, 1.0, 2.0, 4.0)]
+
+    def test_most_accurate_then_surest_then_first(self):
+        grid = self.grid()
+        standing = [(5, 0.9), (7, 0.6), (7, 0.8), (7, 0.8)]
+        made = {m: answers(m, right, 10, p) for m, (right, p) in zip(grid, standing, strict=True)}
+        found = choose(grid, made.__getitem__)
+        assert found.method == grid[2]
+        assert [t.accuracy for t in found.tries] == [0.5, 0.7, 0.7, 0.7]
+        assert found.questions == 10
+
+    def test_an_answer_that_says_neither_is_wrong(self):
+        grid = self.grid()[:2]
+        made = {grid[0]: answers(grid[0], 6, 10, 0.5), grid[1]: answers(grid[1], 5, 10, 0.5)}
+        made[grid[0]] = [
+            Prediction("mcr+ifa", p.question_id, None, "yes", f"Perhaps {p.text}")
+            for p in made[grid[0]]
+        ]
+        assert choose(grid, made.__getitem__).method == grid[1]
+
+    def test_rule_goes_by_the_risk_it_controls(self):
+        grid = [Method("rule-k", ImageToText(k)) for k in (1, 2, 3)]
+        made = {
+            m: answers(m, right, 200, 0.5) for m, right in zip(grid, (120, 170, 170), strict=True)
+        }
+        found = choose(grid, made.__getitem__)
+        assert found.method == grid[1]
+        assert "at most 25%" in found.note
+
+
+class TestParts:
+    @pytest.fixture
+    def many(self):
+        asked = [{"patient_id": f"anna {n // 3}"} for n in range(60)]
+        return hand_set([((1, 0), (0, 1))], [((0, 1), (1, 0))] * 60, asked=asked)
+
+    def owners(self, part) -> set[str]:
+        return {part.patient(row) for row in range(len(part))}
+
+    def test_no_patient_is_in_two_parts(self, many):
+        parts = split_parts(many, 0.4, 0)
+        sets = [parts.tests[0], parts.fit, parts.tune]
+        found = [self.owners(part) for part in sets]
+        assert [len(owners) for owners in found] == [12, 4, 4]
+        assert len(set.union(*found)) == 20
+        assert sum(map(len, sets)) == 60
+        assert all(item.q_images.shape[0] == len(item.questions) for item in sets)
+
+    def test_nothing_is_kept_back_without_a_share(self, many):
+        parts = split_parts(many, 0.0, 0)
+        assert parts.tests == (many,)
+        assert parts.fit is parts.tune is None
+
+    def test_given_weights_leave_all_of_the_share_to_tune_on(self, many):
+        parts = split_parts(many, 0.4, 0, learns=False)
+        assert parts.fit is None
+        assert len(parts.tune) == 24
+
+    def test_no_more_is_tuned_on_than_the_cap(self, many, monkeypatch):
+        monkeypatch.setattr("mrrag_llamaindex.evaluation.data.parts.MOST_TUNED", 5)
+        parts = split_parts(many, 0.4, 0)
+        assert len(parts.tune) == 5
+        assert len(parts.tests[0]) == 36
+
+    def test_the_seed_decides(self, many):
+        one, same, other = (split_parts(many, 0.4, seed).tests[0] for seed in (0, 0, 1))
+        assert self.owners(one) == self.owners(same) != self.owners(other)

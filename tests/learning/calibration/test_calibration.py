@@ -1,0 +1,339 @@
+"""Scores as probabilities: hand-computed curves, what is refused, and who is held out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.calibration.data import ScoredQuestion, of_records, supports
+from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
+from mrrag_llamaindex.learning.calibration.quality import measure
+from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
+from mrrag_llamaindex.learning.mining.records import TrainingRecord
+from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
+from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
+from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.statistics.patients import split_by_patient
+
+EQUAL = FusionWeights()
+
+
+def question(patient: str, scores, right) -> ScoredQuestion:
+    return ScoredQuestion(patient, np.array(scores, dtype=float), np.array(right, dtype=bool))
+
+
+def alike(count: int, scores, right, times: int = 1) -> list[ScoredQuestion]:
+    """Patients whose questions are all the same, so that no split changes the curve."""
+    return [question(f"p{n}", scores, right) for n in range(count) for _ in range(times)]
+
+
+def drawn(seed: int, patients: int = 60, documents: int = 10) -> list[ScoredQuestion]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(patients):
+        scores = -np.sort(-rng.normal(size=documents))
+        made.append(
+            question(f"p{number}", scores, rng.random(documents) < 1 / (1 + np.exp(-scores)))
+        )
+    return made
+
+
+def fitted(questions, **settings):
+    return fit_calibration(
+        questions,
+        towers_identity="towers@1",
+        weights=EQUAL,
+        settings=CalibrationSettings(**settings),
+    )
+
+
+def test_isotonic_pools_the_violators():
+    """Shares 0, 1, 0, 1 by score pool to 0, 1/2, 1/2, 1; 8 documents bound the ends by 1/10."""
+    made = fitted(alike(4, [4, 3, 2, 1], [1, 0, 1, 0])).calibration
+    expected = [0.1, 0.1, 0.3, 0.5, 0.5, 0.7, 0.9, 0.9]
+    assert made.probability([0, 1, 1.5, 2, 3, 3.5, 4, 9]) == pytest.approx(expected)
+
+
+def test_platt_meets_the_smoothed_shares_of_two_scores():
+    """12 documents, 6 supporting: targets 7/8 and 1/8, so 15/24 at score 1 and 9/24 at 0."""
+    made = fitted(alike(4, [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0]), method="platt").calibration
+    assert made.probability([1, 0]) == pytest.approx([0.625, 0.375], abs=1e-5)
+    assert made.curve[0] == pytest.approx((2 * math.log(5 / 3), math.log(3 / 5)), abs=1e-4)
+    assert made.probability([-1e4, 1e4]).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_a_higher_score_never_has_a_lower_probability(method):
+    for seed in range(5):
+        made = fitted(drawn(seed), method=method).calibration
+        values = made.probability(np.linspace(-5, 5, 1001))
+        assert (np.diff(values) >= 0).all()
+        assert values[0] < values[-1]
+        assert 0 < values.min() <= values.max() < 1
+
+
+def test_numpy_evaluation_is_that_of_scikit_learn():
+    from sklearn.isotonic import IsotonicRegression
+
+    questions = drawn(3)
+    made = fitted(questions).calibration
+    fit = [item for item in questions if item.patient_id in _fit_patients(questions)]
+    scores = np.concatenate([item.scores for item in fit])
+    right = np.concatenate([item.right for item in fit])
+    least = 1 / (len(scores) + 2)
+    model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    model.fit(scores, right)
+    grid = np.linspace(-4, 4, 500)
+    assert made.probability(grid) == pytest.approx(model.predict(grid), abs=1e-9)
+
+
+def _fit_patients(questions) -> set[str]:
+    names = [item.patient_id for item in questions]
+    return {names[place] for place in split_by_patient(names, 0.5, 0)[0]}
+
+
+def test_quality_by_hand():
+    """Bins .1 and .9: shares 1/2 and 1, so the error is (2 * .4 + 2 * .1) / 4."""
+    happened = np.array([False, True, True, True])
+    found = measure(np.array([0.1, 0.1, 0.9, 0.9]), happened, ["a", "b", "c", "d"])
+    assert found.brier == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
+    assert found.log_loss == pytest.approx(-(3 * math.log(0.9) + math.log(0.1)) / 4)
+    assert found.ece == pytest.approx(0.25)
+    assert found.ci["brier"][0] < found.brier < found.ci["brier"][1]
+
+
+def test_errors_of_two_bins_do_not_cancel():
+    """Half of each bin happened: .3 too low in one, .3 too high in the other."""
+    happened = np.array([True, False, True, False])
+    found = measure(np.array([0.2, 0.2, 0.8, 0.8]), happened, list("abcd"))
+    assert found.ece == pytest.approx(0.3)
+
+
+def test_intervals_count_patients_and_not_documents():
+    rng = np.random.default_rng(0)
+    probability = rng.random(40)
+    happened = rng.random(40) < probability
+    once = measure(probability, happened, [str(n) for n in range(40)])
+    names = [str(n) for n in range(40)] * 25
+    copied = measure(np.tile(probability, 25), np.tile(happened, 25), names)
+    assert copied.ci["brier"] == pytest.approx(once.ci["brier"])
+    apart = measure(np.tile(probability, 25), np.tile(happened, 25), [str(n) for n in range(1000)])
+    assert np.ptp(apart.ci["brier"]) < np.ptp(copied.ci["brier"]) / 3
+
+
+def test_calibration_beats_the_base_rate_on_other_patients():
+    for method in ("isotonic", "platt"):
+        found = fitted(drawn(1, patients=200), method=method)
+        assert found.quality.ci["brier"][1] < found.base_rate.ci["brier"][0]
+        assert found.quality.ece < 0.1
+
+
+def split(fit, held, count: int = 8) -> list[ScoredQuestion]:
+    """Patients of whom those that are fitted on have other scores than those held out."""
+    names = [f"p{n}" for n in range(count)]
+    kept = set(split_by_patient(names, 0.5, 0)[0])
+    return [question(name, *(fit if n in kept else held)) for n, name in enumerate(names)]
+
+
+def test_quality_is_that_of_the_patients_held_out():
+    """Fitted: .9 and .1, a base rate of 1/2. Held out: .9 twice, one of them wrong, and .1."""
+    found = fitted(split(([1, 0], [1, 0]), ([1, 1, 0], [1, 0, 0])))
+    assert found.quality.brier == pytest.approx((0.01 + 0.81 + 0.01) / 3)
+    assert found.base_rate.brier == pytest.approx(0.25)
+    assert (found.documents, found.questions, found.patients) == (12, 4, 4)
+
+
+def test_a_tie_of_a_wrong_best_document_is_an_error_of_the_threshold():
+    held = ([1, 1, 0], [1, 0, 0])
+    assert fitted(split(([1, 0], [1, 0]), held, 160)).calibration.abstention is None
+    right = ([1, 1, 0], [1, 1, 0])
+    assert fitted(split(([1, 0], [1, 0]), right, 160)).calibration.abstention is not None
+
+
+def test_thresholds_to_try_come_from_the_patients_fitted_on():
+    """Half of 400 are right and score 3, the others are wrong and score 1; fitted on: 2 and 0."""
+    curve = Calibration("platt", ((1.0, 0.0),), "towers@1", "w")
+    fit = [question(f"f{n}", [2 * (n % 2), -1], [n % 2, 0]) for n in range(400)]
+    held = [question(f"h{n}", [1 + 2 * (n % 2), -1], [n % 2, 0]) for n in range(400)]
+    found, _, _ = held_out_threshold(curve, fit, held, error_rate=0.1, confidence=0.95, seed=0)
+    assert found.threshold == pytest.approx(1 / (1 + math.exp(-2)))
+    assert (found.answered, found.errors) == (200, 0)
+
+
+@pytest.mark.parametrize(
+    ("questions", "words"),
+    [
+        (alike(3, [2, 1], [1, 0]), "at least four patients"),
+        (alike(9, [2, 1], [1, 1]), "all support"),
+        (alike(9, [2, 1], [0, 0]), "none support"),
+        (alike(9, [2, 1], [0, 1]), "says nothing"),
+        (alike(9, [2, 2], [0, 1]), "says nothing"),
+    ],
+)
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_what_cannot_be_calibrated_is_refused(questions, words, method):
+    with pytest.raises(InputError, match=words):
+        fitted(questions, method=method)
+
+
+def test_a_file_gives_the_same_probabilities(tmp_path):
+    made = fitted(drawn(2, patients=200), error_rate=0.5).calibration
+    assert made.abstention is not None
+    made.save(tmp_path / "c.json")
+    read = Calibration.load(tmp_path / "c.json")
+    assert read == made
+    grid = np.linspace(-3, 3, 50)
+    assert (read.probability(grid) == made.probability(grid)).all()
+
+
+def test_other_towers_and_other_weights_are_refused_by_name():
+    made = fitted(drawn(2)).calibration
+    made.check("towers@1", FusionWeights(1, 1, 1))
+    with pytest.raises(InputError, match=r"'towers@1'.*'towers@2'"):
+        made.check("towers@2", EQUAL)
+    for other in (FusionWeights(1, 1, 1.001), FusionWeights(1, 1, 1, 0.5)):
+        with pytest.raises(InputError, match=f"{weights_digest(EQUAL)}.*{weights_digest(other)}"):
+            made.check("towers@1", other)
+
+
+def test_digest_depends_on_the_numbers_alone():
+    gate = QueryGatedWeights.untrained(EQUAL, 3)
+    moved = QueryGatedWeights(EQUAL, np.zeros((1, 6)), [0.0], np.zeros((3, 1)), [0.0, 0.0, 0.5])
+    assert weights_digest(FusionWeights(1, 1, 1, 0.0)) == weights_digest(EQUAL)
+    assert len({weights_digest(item) for item in (EQUAL, gate, moved)}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"curve": [[1.0, 0.5], [0.0, 0.9]]},
+        {"curve": [[0.0, 0.9], [1.0, 0.5]]},
+        {"curve": [[0.0, 0.5], [1.0, 1.5]]},
+        {"curve": "no"},
+        {"method": "spline"},
+        {"abstention": {"threshold": 2}},
+        {"more": 1},
+    ],
+)
+def test_a_file_that_is_no_calibration_is_refused(change):
+    data = json.loads(fitted(drawn(2)).calibration.to_json())
+    with pytest.raises(InputError, match="calibration"):
+        Calibration.from_json(json.dumps({**data, **change}))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    made = fitted(drawn(2)).calibration
+    with pytest.raises(InputError, match="finite"):
+        made.probability([0.0, math.nan])
+
+
+def test_many_questions_of_few_patients_show_nothing():
+    """20 held-out patients without an error are too few, however often each was asked."""
+    few = fitted(alike(40, [2, 1], [1, 0], times=20))
+    assert few.questions == 400
+    assert few.calibration.abstention is None
+    assert "29 answered patients" in few.why_not
+    enough = fitted(alike(160, [2, 1], [1, 0], times=2)).calibration.abstention
+    assert enough is not None
+    assert (enough.questions, enough.errors, enough.coverage) == (80, 0, 1.0)
+
+
+def test_an_unreachable_rate_is_said_and_not_guessed():
+    found = fitted(drawn(4, patients=200), error_rate=0.01)
+    assert found.calibration.abstention is None
+    assert found.as_dict()["abstention"] is None
+    assert "no threshold keeps an error rate of 0.01" in found.why_not
+
+
+def test_threshold_leaves_out_the_questions_that_would_be_wrong():
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(300):
+        good = rng.random() < 0.5
+        top = rng.uniform(0.6, 1) if good else rng.uniform(0, 0.6)
+        made.append(question(f"p{number}", [top, top - 1], [good, False]))
+    found = fitted(made).calibration
+    assert found.abstention is not None
+    assert 0.3 < found.abstention.coverage < 0.65
+    low, high = fitted(made).coverage_ci
+    assert low < found.abstention.coverage < high
+    assert found.probability([0.3])[0] < found.abstention.threshold <= found.probability([0.95])[0]
+
+
+def record(confidence, unaided, terms=None, **more) -> TrainingRecord:
+    count = len(confidence)
+    return TrainingRecord(
+        question_id="q1",
+        patient_id=more.pop("patient_id", "p1"),
+        terms=tuple(terms or ((0.1, 0.2, 0.3),) * count),
+        terms_text_image=(0.0,) * count,
+        pair_ids=tuple(f"d{n}" for n in range(count)),
+        confidence=tuple(confidence),
+        positive=0,
+        negatives=(),
+        unaided=unaided,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("unaided", "rule", "expected"),
+    [
+        (0.3, "helps", [1, 1, 1, 0]),
+        (0.3, "right", [1, 1, 0, 0]),
+        (0.3, "helps_right", [1, 1, 0, 0]),
+        (0.7, "helps", [1, 0, 0, 0]),
+        (0.7, "right", [1, 1, 0, 0]),
+        (0.7, "helps_right", [1, 0, 0, 0]),
+    ],
+)
+def test_rules_of_support_for_yes_and_no(unaided, rule, expected):
+    item = record([0.9, 0.6, 0.4, 0.1], unaided)
+    assert supports(item, rule).tolist() == [bool(value) for value in expected]
+
+
+def test_as_good_as_without_or_undecided_is_no_support():
+    item = record([0.5, 0.3, 0.51], 0.3)
+    assert supports(item, "helps").tolist() == [True, False, True]
+    assert supports(item, "right").tolist() == [False, False, True]
+
+
+def test_open_answers_have_no_line_between_right_and_wrong():
+    item = record([-0.2, -0.9], -0.5)
+    assert supports(item).tolist() == supports(item, "helps").tolist() == [True, False]
+    with pytest.raises(InputError, match="open answer"):
+        supports(item, "right")
+
+
+def test_what_a_rule_needs_is_asked_for():
+    item = record([0.9, 0.1], None)
+    assert supports(item, "right").tolist() == [True, False]
+    with pytest.raises(InputError, match="without documents"):
+        supports(item)
+    with pytest.raises(ValueError, match="helps_right, helps, right"):
+        supports(item, "other")
+
+
+def test_records_are_ranked_by_the_weights_and_cut_at_the_depth():
+    terms = ((0.1, 0.9, 0.0), (0.8, 0.1, 0.0), (0.2, 0.3, 0.0))
+    item = record([0.9, 0.1, 0.8], 0.5, terms, patient_id=None)
+    (found,) = of_records([item], FusionWeights(1, 0, 0), depth=2)
+    assert found.scores == pytest.approx([0.8, 0.2])
+    assert found.right.tolist() == [False, True]
+    assert found.patient_id == "question:q1"
+
+
+def test_weights_for_each_question_need_its_vectors():
+    gate = QueryGatedWeights.untrained(EQUAL, 3)
+    with pytest.raises(InputError, match="mine the records again"):
+        of_records([record([0.9, 0.1], 0.5)], gate)
+
+
+def test_equally_good_best_documents_must_all_support():
+    assert question("p", [2, 2, 1], [1, 1, 0]).best_is_right
+    assert not question("p", [2, 2, 1], [1, 0, 1]).best_is_right
