@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.errors import MRRAGError as MRRAGError
+    from mrrag_llamaindex.errors import NoRelevantCase as NoRelevantCase
     from mrrag_llamaindex.integration.ask import ask as ask
     from mrrag_llamaindex.integration.index import MRRAGIndex as MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA as MRRAGLLaVA
-    from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase as NoRelevantCase
     from mrrag_llamaindex.integration.picture import draw_answer as draw_answer
     from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor as MRRAGPostprocessor
     from mrrag_llamaindex.integration.query_image import query_image as query_image
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights as QueryGatedWeights
     from mrrag_llamaindex.mcr.score import FusionWeights as FusionWeights
     from mrrag_llamaindex.steering.ifa import IFA as IFA
+    from mrrag_llamaindex.steering.policies.hard_mask import HardMask as HardMask
     from mrrag_llamaindex.steering.policies.pai import PAI as PAI
-    from mrrag_llamaindex.steering.policies.uniform import PASTA as PASTA
-    from mrrag_llamaindex.steering.policies.uniform import HardMask as HardMask
+    from mrrag_llamaindex.steering.policies.pasta import PASTA as PASTA
     from mrrag_llamaindex.steering.policies.uniform import Uniform as Uniform
     from mrrag_llamaindex.store.chroma.store import Exclusion as Exclusion
     from mrrag_llamaindex.store.chroma.store import PairStore as PairStore
@@ -51,7 +51,7 @@ _EXPORTS = {
     "MRRAGPostprocessor": "mrrag_llamaindex.integration.postprocessor",
     "MRRAGRetriever": "mrrag_llamaindex.integration.retriever",
     "MRRAGSynthesizer": "mrrag_llamaindex.integration.synthesizer",
-    "NoRelevantCase": "mrrag_llamaindex.integration.no_relevant_case",
+    "NoRelevantCase": "mrrag_llamaindex.errors",
     "PAI": "mrrag_llamaindex.steering.policies.pai",
     "PASTA": "mrrag_llamaindex.steering.policies.uniform",
     "Pair": "mrrag_llamaindex.store.pair",

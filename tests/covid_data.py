@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.towers.heads import FittedHeads, HeadTraining, fit_heads
+from mrrag_llamaindex.learning.towers.contrastive import HeadTraining, fit_heads
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
+from mrrag_llamaindex.towers.projection_head import FittedHeads
 
 SEX = {"M": "man", "F": "woman"}
 

@@ -25,7 +25,7 @@ from mrrag_llamaindex.commands.options import (
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
+    from mrrag_llamaindex.errors import NoRelevantCase
 
 
 def demo(
@@ -151,12 +151,12 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
+    from mrrag_llamaindex.errors import NoRelevantCase
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.load import load_image
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-    from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
     from mrrag_llamaindex.steering.ifa import IFA
     from mrrag_llamaindex.store.chroma.store import Exclusion
 

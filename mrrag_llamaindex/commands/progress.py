@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.commands import console
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -52,3 +56,15 @@ def time_left(seconds: float, done: int, total: int, resumed: int) -> str:
         return "time left unknown"
     rest = seconds / fresh * (total - done)
     return f"about {rest / 60:.0f} min left" if rest >= 90 else f"about {rest:.0f} s left"
+
+
+def layers_note(loaded: LoadedModel, *, kept: bool) -> str:
+    """Name the layers and where they come from; ``kept`` ones were found here by find-layers."""
+    layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
+    if kept:
+        return f"{layers}: as mrrag find-layers found on this model"
+    if loaded.layers_are_known:
+        return f"{layers}: from the profile in the model's folder"
+    return (
+        f"{layers}, the middle third: none were found on this model; mrrag find-layers finds them"
+    )

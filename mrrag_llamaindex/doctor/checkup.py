@@ -158,8 +158,10 @@ def check_steering(model: Any, device: str) -> list[Check]:
     SteeringError
         If it cannot be steered at all.
     """
-    from mrrag_llamaindex.steering.attention.availability import require_backend
-    from mrrag_llamaindex.steering.attention.model_class import attention_implementation
+    from mrrag_llamaindex.steering.attention.model_class import (
+        attention_implementation,
+        require_backend,
+    )
     from mrrag_llamaindex.steering.attention.registry import BACKENDS
     from mrrag_llamaindex.steering.attention.support import check_steerable
 

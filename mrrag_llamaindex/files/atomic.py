@@ -34,3 +34,23 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     from safetensors.torch import save_file
 
     write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file beside `path`, bring it to the disk and rename it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before is left as it was.
+    """
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with beside.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)

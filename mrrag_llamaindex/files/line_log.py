@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
+from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.json_lines import read_bytes, unusable
@@ -103,3 +105,17 @@ def _locked(path: Path, instead: str) -> BaseFileLock:
     except OSError as error:
         raise unusable(path, error, "written") from None
     return lock
+
+
+class Closing(ABC):
+    """A context manager that is itself, and closes itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -16,13 +16,12 @@ from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.decoding.guidance import probe_for
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.decoding.opera_runner import OperaRunner
-from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import Batch, make_batches
 from mrrag_llamaindex.generation.prompt.reader import PromptReader, leaves_out
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.generation.runner import BatchRunner
+from mrrag_llamaindex.generation.runner import BatchRunner, person_readable
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.policy import PromptPolicy
 

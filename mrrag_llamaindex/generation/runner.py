@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from mrrag_llamaindex.errors import ModelError, MRRAGError
 from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
-from mrrag_llamaindex.generation.prompt.batching import Batch
-from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.batching import Batch, pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -197,3 +197,24 @@ class BatchRunner:
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in inputs.items()
         }
+
+
+@contextlib.contextmanager
+def person_readable() -> Iterator[None]:
+    """Turn what torch and transformers raise into a `ModelError`.
+
+    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex.
+    """
+    try:
+        yield
+    except MRRAGError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "the device ran out of memory while answering; use fewer documents, a smaller "
+            "batch_size, or a smaller dtype"
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"generation failed inside the model ({type(error).__name__}); the cause is chained"
+        ) from error

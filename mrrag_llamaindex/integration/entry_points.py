@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -15,12 +15,13 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
+    MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 
+from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.answer import Answer
-from mrrag_llamaindex.integration.calls import Piece, as_messages, chat_response, off_loop
 from mrrag_llamaindex.integration.trace import answer_facts
 
 
@@ -114,3 +115,41 @@ class EntryPoints(CustomLLM):
                 yield chat_response(text, delta, facts)
 
         return pieces()
+
+
+Piece = tuple[str, str, dict[str, Any]]
+"""Text so far, new text, and facts of the answer (with the last piece)."""
+
+
+def as_messages(prompt: str) -> list[ChatMessage]:
+    """Return a prompt as one user message."""
+    return [ChatMessage(role=MessageRole.USER, content=prompt)]
+
+
+def chat_response(text: str, delta: str | None, facts: dict[str, Any]) -> ChatResponse:
+    """Return text, or a piece of it, as a chat response with the facts of its answer."""
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
+    return ChatResponse(message=message, delta=delta, additional_kwargs=facts)
+
+
+def token_limit(kwargs: dict[str, Any]) -> int | None:
+    """Read ``max_new_tokens``; other generation settings are refused rather than ignored."""
+    unknown = sorted(set(kwargs) - {"max_new_tokens"})
+    if unknown:
+        raise ModelError(
+            f"MRRAGLLaVA does not take {unknown[0]!r}: it decodes greedily, so that an answer can "
+            "be reproduced; the one setting per call is max_new_tokens"
+        )
+    return kwargs.get("max_new_tokens")
+
+
+async def off_loop(pieces: Iterator[Piece]) -> AsyncIterator[Piece]:
+    """Read a blocking iterator in worker threads."""
+    end: Any = object()
+    try:
+        while (piece := await asyncio.to_thread(next, pieces, end)) is not end:
+            yield piece
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            await asyncio.to_thread(close)

@@ -17,7 +17,7 @@ from mrrag_llamaindex.generation.explanation import explain, require_explainable
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.integration.calls import Piece, as_messages, token_limit
+from mrrag_llamaindex.integration.entry_points import Piece, as_messages, token_limit
 from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
 from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.registry import TICKETS

@@ -17,8 +17,13 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.query_image import image_of
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.pair_nodes import add_facts, terms_of
-from mrrag_llamaindex.integration.tickets.stamping import Evidence, stamp, unstamped
+from mrrag_llamaindex.integration.tickets.stamping import (
+    Evidence,
+    add_facts,
+    stamp,
+    terms_of,
+    unstamped,
+)
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of

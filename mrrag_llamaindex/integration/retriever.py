@@ -14,8 +14,7 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.query_image import image_of
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.pair_nodes import add_facts, evidence_of
-from mrrag_llamaindex.integration.tickets.stamping import plain_nodes, stamp
+from mrrag_llamaindex.integration.tickets.stamping import add_facts, evidence_of, plain_nodes, stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
+from mrrag_llamaindex.errors import InputError, NoRelevantCase
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.calibration import Calibration

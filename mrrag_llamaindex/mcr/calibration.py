@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.calibration.risk_control import Abstention
-from mrrag_llamaindex.mcr.weights_json import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_text_atomically
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
@@ -185,3 +184,54 @@ def weights_digest(weights: AnyWeights) -> str:
     numbers = {name: data[name] for name in data if name not in ("towers_identity", "note")}
     text = json.dumps(numbers, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """A threshold, and what was shown of it.
+
+    Parameters
+    ----------
+    threshold : float
+        A question is answered if the probability of its best document is at least this.
+    error_rate : float
+        The stated rate: of the answered questions, at most this share has a best document that
+        does not support a right answer.
+    confidence : float
+        1 - delta: the probability that the statement holds.
+    answered, errors : int
+        Of the questions that the threshold was tested on.
+    questions : int
+        Their number; one of each patient.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    threshold: float
+    error_rate: float
+    confidence: float
+    answered: int
+    errors: int
+    questions: int
+
+    def __post_init__(self) -> None:
+        check_rates(self.error_rate, self.confidence)
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be between 0 and 1")
+        if not 0 <= self.errors <= self.answered <= self.questions or not self.questions:
+            raise ValueError("errors, answered and questions do not fit each other")
+
+    @property
+    def coverage(self) -> float:
+        """Share of the questions that are answered."""
+        return self.answered / self.questions
+
+
+def check_rates(error_rate: float, confidence: float) -> None:
+    """Raise `ValueError` unless both are strictly between 0 and 1."""
+    for name, value in (("error_rate", error_rate), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value}; it must be between 0 and 1")

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
-from mrrag_llamaindex.mcr.weights_json import (
+from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.mcr.weights import (
+    ALL_TERMS,
+    FusionWeights,
     check_towers,
     parse_object,
     read_text,
-    write_text_atomically,
 )
 
 FORMAT = "mrrag-gated-weights-1"

@@ -6,18 +6,14 @@ import json
 import math
 import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr.weights_json import (
-    check_towers,
-    parse_object,
-    read_text,
-    write_text_atomically,
-)
+from mrrag_llamaindex.files.atomic import write_text_atomically
 
 TERMS = ("image_text", "image_image", "text_text")
 """Names of the paper's three similarity terms, in the order of every array of terms."""
@@ -144,3 +140,52 @@ class FusionWeights:
         Where weights of either kind will do, see `weights_file.load_weights`.
         """
         return cls.from_json(read_text(path), towers_identity=towers_identity)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a file of weights.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"fusion weights: cannot read {Path(path).name!r} ({type(error).__name__})"
+        ) from None
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` is.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"fusion weights: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise InputError("fusion weights: expected a JSON object")
+    return data
+
+
+def check_towers(data: dict[str, Any], towers_identity: str | None) -> None:
+    """Refuse weights that record other towers; those that record none are taken.
+
+    Raises
+    ------
+    InputError
+        If they were learned on other towers.
+    """
+    learned_on = data.get("towers_identity")
+    if None not in (towers_identity, learned_on) and learned_on != towers_identity:
+        raise InputError(
+            f"fusion weights were learned on towers {learned_on!r}, but {towers_identity!r} "
+            "are in use: train the fusion again on these towers, or load those"
+        )

@@ -8,8 +8,7 @@ from typing import TypeAlias
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr import gated_weights, weights
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
-from mrrag_llamaindex.mcr.weights import FusionWeights
-from mrrag_llamaindex.mcr.weights_json import parse_object, read_text
+from mrrag_llamaindex.mcr.weights import FusionWeights, parse_object, read_text
 
 AnyWeights: TypeAlias = FusionWeights | QueryGatedWeights
 """Both have ``weights_for(query_image, query_text)``, ``as_dict``, ``save`` and ``to_json``."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 
 def share_interval(low: float, high: float, patients: int) -> tuple[float, float]:
     """Return a bootstrap's 95% interval of a share, or Wilson's where it has no width.
@@ -53,3 +58,26 @@ def most_unseen(patients: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(0, patients).proportion_ci(method="wilson").high)
+
+
+_RESAMPLES = 2000
+
+
+def bootstrap_by_patient(
+    rows: Mapping[str, NDArray[np.float64]], patients: Sequence[str], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return 95% percentile intervals of means; patients are drawn, with all their questions.
+
+    Every row is resampled by the same draws, so a row of differences is a paired bootstrap.
+    """
+    place = np.unique(np.array(patients), return_inverse=True)[1]
+    count = int(place.max()) + 1
+    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    times = np.stack([np.bincount(row, minlength=count) for row in drawn])
+    size = times @ np.bincount(place, minlength=count)
+    found = {}
+    for name, values in rows.items():
+        means = times @ np.bincount(place, weights=values, minlength=count) / size
+        low, high = np.percentile(means, [2.5, 97.5])
+        found[name] = (float(low), float(high))
+    return found

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Skipped, check_encodable, check_identifier
-from mrrag_llamaindex.store.pair_table import csv_rows, identifier, jsonl_rows
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource

@@ -16,7 +16,6 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.devices import resolve_device
-from mrrag_llamaindex.learning.towers.heads import FittedHeads
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
 from mrrag_llamaindex.towers.base import (
@@ -26,7 +25,7 @@ from mrrag_llamaindex.towers.base import (
     unit_rows,
 )
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 
 TOWER_FILE = "tower.json"
 HEADS_FILE = "heads.safetensors"
@@ -58,7 +57,7 @@ class FrozenTower:
 
     Examples
     --------
-    >>> from mrrag_llamaindex.learning.towers.heads import fit_heads
+    >>> from mrrag_llamaindex.learning.towers.contrastive import fit_heads
     >>> def build(image_backbone, text_backbone, images, reports, patients):
     ...     heads = fit_heads(
     ...         image_backbone.features(images), text_backbone.features(reports), patients, reports

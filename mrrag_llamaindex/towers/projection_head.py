@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,3 +68,20 @@ class ProjectionHead(nn.Module):
         """Project features of shape (m, d) to (m, n), not normalised."""
         projected: Tensor = self.layers(self.dropout((features - self.mean) / self.scale))
         return projected
+
+
+@dataclass(frozen=True)
+class FittedHeads:
+    """Trained heads, in evaluation mode, and how it went.
+
+    Attributes
+    ----------
+    image, text : ProjectionHead
+    record : dict
+        Plain JSON: ``epochs`` run, ``best_epoch``, ``train_loss`` and ``validation_loss`` at
+        that epoch (None without validation), and the numbers of pairs in each part.
+    """
+
+    image: ProjectionHead
+    text: ProjectionHead
+    record: dict[str, Any]

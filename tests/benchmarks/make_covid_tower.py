@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import real_towers
 from covid_data import CovidData
 
-from mrrag_llamaindex.learning.towers.heads import HeadTraining
+from mrrag_llamaindex.learning.towers.contrastive import HeadTraining
 from mrrag_llamaindex.towers.frozen import FrozenTower
 
 

@@ -27,8 +27,10 @@ from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 POLICIES = (
     None,

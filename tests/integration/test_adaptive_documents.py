@@ -15,11 +15,9 @@ from mrrag_llamaindex import (
     answer_trace,
     query_image,
 )
-from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.errors import EvidenceError, InputError, NoRelevantCase
 from mrrag_llamaindex.integration.ask import ask
-from mrrag_llamaindex.integration.no_relevant_case import NoRelevantCase
-from mrrag_llamaindex.learning.calibration.risk_control import Abstention
-from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
+from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, weights_digest
 
 QUESTION = "Is there a pleural effusion?"
 

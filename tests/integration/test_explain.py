@@ -15,8 +15,8 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
 from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.uniform import HardMask
 
 QUESTION = "Is there a pleural effusion?"
 

@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from mrrag_llamaindex.errors import InputError, TowerError
-from mrrag_llamaindex.learning.towers.heads import FittedHeads
 from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
 from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
 from mrrag_llamaindex.towers.frozen import FrozenTower
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.loading import load_towers
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 from mrrag_llamaindex.towers.protocol import DualTower
 from mrrag_llamaindex.towers.text_windows import TextWindows
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.towers.heads import HeadTraining, fit_heads, symmetric_info_nce
+from mrrag_llamaindex.learning.towers.contrastive import HeadTraining, fit_heads, symmetric_info_nce
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
 
@@ -97,7 +97,7 @@ def test_training_stops_early_and_keeps_the_best_epoch() -> None:
 
 
 def test_a_patient_is_never_in_both_parts() -> None:
-    from mrrag_llamaindex.learning.towers.heads import _split
+    from mrrag_llamaindex.learning.towers.contrastive import _split
 
     groups = toy()["groups"]
     train, held = _split(groups, HeadTraining(validation_fraction=0.3))

@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.towers.heads import FittedHeads
 from mrrag_llamaindex.towers.frozen import FrozenTower
 from mrrag_llamaindex.towers.loading import load_towers
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from mrrag_llamaindex.phantom.sets.critical_layers import best_layers
+from tools.phantom_training.critical_layers import best_layers
 from tools.phantom_training.model import save_llava
 from tools.phantom_training.train_llava import train_llava
 from tools.phantom_training.train_towers import train_towers

@@ -15,8 +15,7 @@ from mrrag_llamaindex.commands.evaluate.eval_data import (
     read_copy,
     unread,
 )
-from mrrag_llamaindex.commands.evaluate.eval_report import report
-from mrrag_llamaindex.commands.evaluate.eval_rescore import rescore
+from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
 from mrrag_llamaindex.commands.evaluate.eval_run import load_engine, run_methods
 from mrrag_llamaindex.commands.options import (
     AllowPickle,

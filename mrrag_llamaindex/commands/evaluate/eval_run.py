@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.layers_note import layers_note
-from mrrag_llamaindex.commands.progress import progress_with_time_left
+from mrrag_llamaindex.commands.progress import layers_note, progress_with_time_left
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet, Problem

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.layers_note import layers_note
+from mrrag_llamaindex.commands.progress import layers_note
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison
-    from mrrag_llamaindex.learning.fusion.fusion_pool import PooledComparison
+    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
     from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 
 

@@ -15,8 +15,7 @@ from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.fusion.candidates import Candidates
-    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison
-    from mrrag_llamaindex.learning.fusion.fusion_pool import PooledComparison
+    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 _PHANTOM_QUESTIONS = 500
@@ -154,8 +153,7 @@ def _over_seeds(
     seeds: range, regimes: tuple[Any, ...], device: str, options: dict[str, Any]
 ) -> dict[str, PooledComparison]:
     """Learn and measure on each draw of each regime; a draw is a corpus with its own patients."""
-    from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
-    from mrrag_llamaindex.learning.fusion.fusion_pool import PooledComparison
+    from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
     from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
     from mrrag_llamaindex.towers.loading import load_towers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,19 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.learn.train_towers_print import (
-    print_results,
-    say_costly,
-    say_epoch,
-    say_features,
-)
 from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.towers.recipes import Workplace
     from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
     from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
-    from mrrag_llamaindex.learning.towers.workplace import Workplace
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.towers.loop import Progress
 
 
 def train_towers(
@@ -101,9 +99,9 @@ def train_towers(
     as_json: AsJson = False,
 ) -> None:
     """Train towers on image/report pairs; run it again to go on after an interruption."""
+    from mrrag_llamaindex.learning.towers.recipes import Workplace
     from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
-    from mrrag_llamaindex.learning.towers.workplace import Workplace
     from mrrag_llamaindex.store.pair_table import read_pairs
 
     rows = read_pairs(pairs, renames_of(columns), images)
@@ -207,3 +205,63 @@ def _full(
 def _started_processes() -> int:
     """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def say_costly() -> Callable[[float], None]:
+    """Return what tells once, however many trainings there are, that saving is slow."""
+    told = False
+
+    def say(share: float) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            console.say_progress(
+                f"saving the state takes {share:.0%} of the time so far; "
+                "--checkpoint-seconds 60 saves less often, and a kill then loses up to a minute"
+            )
+
+    return say
+
+
+def say_features(pairs: int) -> Callable[[str, int], None]:
+    """Return what tells of the features of so many pairs, once in a thousand."""
+
+    def say(kind: str, done: int) -> None:
+        if done in (0, pairs) or done % 1024 < 32:
+            console.say_progress(f"{kind} features: {done} of {pairs}")
+
+    return say
+
+
+def say_epoch(seed: int, told: Progress) -> None:
+    """Tell of an epoch that is the best so far, and of every tenth."""
+    if told.best or told.epoch % 10 == 0:
+        console.say_progress(
+            f"seed {seed}, epoch {told.epoch}: loss {told.loss:.3f}, validation recall "
+            f"{told.recall:.3f}{' (best so far)' if told.best else ''}"
+        )
+
+
+def print_results(results: dict[str, Any], pairs: TrainingPairs, out: Path) -> None:
+    """Print the towers, their recall on test patients for every seed, and the rows left out."""
+    print(
+        f"{results['towers_identity']} in {out}, of {results['pairs']} pairs of "
+        f"{results['patients']} patients ({results['different_reports']} different reports)"
+    )
+    for entry in results["seeds"]:
+        print(
+            f"seed {entry['seed']}: best of {entry['epochs']} epochs is {entry['best_epoch']}, "
+            f"validation recall {entry['validation_recall']:.3f}"
+        )
+        test = entry["test"]
+        if test is None:
+            continue
+        print(f"  test: {test['pairs']} pairs of {test['patients']} patients, 95% by patient")
+        for way in ("image_to_report", "report_to_image"):
+            for name, cell in test[way].items():
+                print(
+                    f"  {way.replace('_', ' '):<16}{name:<10}  {cell['value']:.3f} "
+                    f"[{cell['low']:.3f}, {cell['high']:.3f}]  chance {cell['chance']:.3f}"
+                )
+    for item in pairs.skipped:
+        print(f"  skipped {item}")

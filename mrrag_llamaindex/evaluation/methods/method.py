@@ -136,8 +136,9 @@ def build_method(
 
         return Method(name, decoding=OPERA())
     if name in ("pai", "pasta", "hard-mask"):
+        from mrrag_llamaindex.steering.policies.hard_mask import HardMask
         from mrrag_llamaindex.steering.policies.pai import PAI
-        from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask
+        from mrrag_llamaindex.steering.policies.pasta import PASTA
 
         if name == "pai":
             return Method(name, policy=PAI())

@@ -7,26 +7,19 @@ pair, study, patient and image are never evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.errors import ImageError, PromptError
+from mrrag_llamaindex.errors import ImageError, InputError, PromptError
 from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet, Problem
 from mrrag_llamaindex.evaluation.data.parts import with_questions
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
-from mrrag_llamaindex.evaluation.noise.noise_problems import (
-    FEW_IRRELEVANT,
-    FEW_RELEVANT,
-    NO_ROOM,
-    OWN_LABELS,
-    OWN_REPORT,
-    check_any,
-)
 from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.mcr.score import fused_query
@@ -242,3 +235,28 @@ def _check_room(asked: NoiseQuestion, image: QueryImage | None, engine: LlavaEng
 
 def _name(item: GoldQuestion) -> str:
     return f"question {item.question_id!r}"
+
+
+OWN_REPORT = "own report unknown"
+OWN_LABELS = "own finding labels unknown"
+FEW_RELEVANT = "too few relevant documents"
+FEW_IRRELEVANT = "too few irrelevant documents"
+NO_ROOM = "prompt cannot be built"
+
+
+def check_any(kept: Sequence[str], problems: Sequence[Problem], name: str) -> None:
+    """Raise `InputError`, with the reasons and what to do, if no question is left."""
+    if kept:
+        return
+    counts = Counter(item.kind for item in problems).most_common()
+    why = ", ".join(f"{count} x {kind}" for kind, count in counts)
+    most = counts[0][0]
+    way_on = {
+        OWN_REPORT: "; give their labels by question_id (--question-facts), or a file of reports "
+        "(--report-file) that also holds the questions' own: they are never offered",
+        OWN_LABELS: "; give their labels in --facts, too",
+        NO_ROOM: "; ask for fewer --documents, or take a model with a longer window",
+        FEW_RELEVANT: "; ask for fewer --documents, or give labels of more reports",
+        FEW_IRRELEVANT: "; ask for fewer --documents, or give labels of more reports",
+    }
+    raise InputError(f"{name}: no question can be asked ({why}){way_on.get(most, '')}")

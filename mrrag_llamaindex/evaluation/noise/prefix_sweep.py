@@ -23,10 +23,10 @@ from mrrag_llamaindex.evaluation.noise.attention_share import document_masses
 from mrrag_llamaindex.evaluation.noise.readings import Readings, ReadingsBuffer
 from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.prefix_cache import fork
-from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+from mrrag_llamaindex.generation.runner import person_readable
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.plan import SteeringPlan
 

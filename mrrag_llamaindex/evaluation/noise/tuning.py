@@ -14,8 +14,10 @@ from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.result import OFF, Contestant
 from mrrag_llamaindex.evaluation.noise.study import ask
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.steering.policy import PromptPolicy

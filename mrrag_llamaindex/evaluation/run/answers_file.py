@@ -14,7 +14,6 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.run.prediction import KIND, VERSION, Prediction, PredictionHeader
-from mrrag_llamaindex.files.closing import Closing
 from mrrag_llamaindex.files.json_lines import (
     check_same_header,
     header_of,
@@ -23,7 +22,7 @@ from mrrag_llamaindex.files.json_lines import (
     read_bytes,
     read_json_lines,
 )
-from mrrag_llamaindex.files.line_log import LineLog
+from mrrag_llamaindex.files.line_log import Closing, LineLog
 
 
 def read_predictions(

@@ -22,7 +22,7 @@ from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.prediction import Prediction, PredictionHeader, pool
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
-from mrrag_llamaindex.generation.checkpoints.model_identity import model_identity
+from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.store.question_table import digest_of
 
 if TYPE_CHECKING:

@@ -99,7 +99,7 @@ def load_model(
     SteeringError
         If its attention cannot be steered.
     """
-    from mrrag_llamaindex.steering.attention.availability import require_backend
+    from mrrag_llamaindex.steering.attention.model_class import require_backend
 
     check_name(quantization)
     checkpoint = Checkpoint.find(model)

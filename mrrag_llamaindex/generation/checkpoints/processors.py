@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
+from mrrag_llamaindex.generation.checkpoints.llava_original.processor import (
+    build_processor,
+    chat_template,
+    has_class_token,
+    image_tokens,
+)
+from mrrag_llamaindex.generation.checkpoints.llava_original.tokenizer import IMAGE_TOKEN
 from mrrag_llamaindex.generation.checkpoints.profile import PROFILE_FILE
 
 BACKEND = "pil"
@@ -26,12 +35,6 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     """
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, LlavaConfig
 
-    from mrrag_llamaindex.generation.checkpoints.mending import (
-        lacks_processor,
-        mend_processor,
-        missing_processor,
-    )
-
     folder, family = checkpoint.folder, checkpoint.family
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if not family.sees_images:
@@ -51,3 +54,148 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     own_layout = (folder / PROFILE_FILE).is_file()
     notes += mend_processor(processor, config, own_layout=own_layout)
     return processor.tokenizer, processor, notes
+
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def lacks_processor(folder: Path) -> bool:
+    """Say whether a model folder holds no description of its image processing."""
+    return not any((folder / name).is_file() for name in _PROCESSOR_FILES)
+
+
+def missing_processor(tokenizer: Any, config: Any) -> tuple[Any, tuple[str, ...]]:
+    """Make the processor of a folder that has none, from the vision configuration.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+    config : LlavaConfig
+
+    Returns
+    -------
+    processor : LlavaProcessor
+    sentences : tuple of str
+        What was mended; for the log, once.
+
+    Raises
+    ------
+    ModelError
+        If the image token cannot be found in the tokenizer, or the tower is not CLIP.
+    """
+    if config.vision_config.model_type != "clip_vision_model":
+        raise ModelError(
+            "the folder holds no preprocessor_config.json, and image processing for a vision "
+            f"tower of type {config.vision_config.model_type!r} cannot be guessed; add the file"
+        )
+    mends = _image_token(tokenizer, config)
+    processor = build_processor(tokenizer, config)
+    _name_image_token(processor, config)
+    side = config.vision_config.image_size
+    sentence = (
+        "the folder holds no processor_config.json and no preprocessor_config.json: CLIP's image "
+        f"processing at {side} x {side} pixels is used, as the vision tower's configuration says"
+    )
+    return processor, (sentence, *mends)
+
+
+def mend_processor(processor: Any, config: Any, *, own_layout: bool = False) -> tuple[str, ...]:
+    """Mend, in memory, what is known to be wrong with the processors of converted copies.
+
+    The truth is the model's configuration: it says which token stands for the image, and how
+    many features there are.
+
+    Parameters
+    ----------
+    processor : LlavaProcessor
+        Changed in place.
+    config : LlavaConfig
+    own_layout : bool
+        Whether the model brings a prompt layout of its own (a profile), so that a missing chat
+        template is no fault.
+
+    Returns
+    -------
+    tuple of str
+        A sentence for every fault that was there; for the log, once. Empty for a sound one.
+
+    Raises
+    ------
+    ModelError
+        If the tokenizer and the configuration disagree on the image token, or the processor
+        still writes another number of image tokens than the model makes.
+    """
+    mends = list(_image_token(processor.tokenizer, config))
+    before = processor.image_token, processor.image_token_id
+    _name_image_token(processor, config)
+    if before != (processor.image_token, processor.image_token_id) and not mends:
+        mends.append(
+            f"image_token was {before[0]!r} and the model's is {processor.image_token!r}: corrected"
+        )
+    patch = config.vision_config.patch_size
+    strategy = config.vision_feature_select_strategy
+    wanted = [("patch_size", patch), ("vision_feature_select_strategy", strategy)]
+    if has_class_token(config):
+        wanted.append(("num_additional_image_tokens", 1))
+    for name, value in wanted:
+        found = getattr(processor, name, None)
+        if found != value:
+            setattr(processor, name, value)
+            state = "missing" if found is None else f"{found!r}"
+            mends.append(f"{name} of the processor was {state}: set to {value!r}, as in the model")
+    template = chat_template(config)
+    if not processor.chat_template and template and not own_layout:
+        processor.chat_template = template
+        mends.append("the processor has no chat template: the one of this kind of LLaVA is used")
+    images = processor.image_processor
+    if type(images).__name__.startswith("LlavaImageProcessor") and not images.do_pad:
+        images.do_pad = True
+        mends.append(
+            "do_pad of the image processor was off, which cuts the sides of a wide image: set to "
+            "True, as LLaVA was trained"
+        )
+    _check_count(processor, config)
+    return tuple(mends)
+
+
+def _image_token(tokenizer: Any, config: Any) -> tuple[str, ...]:
+    """Make sure that the configuration's image token is one token of the tokenizer."""
+    wanted = int(config.image_token_id)
+    vocabulary = len(tokenizer)
+    if wanted == vocabulary and IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+        return (f"the tokenizer has no image token: {IMAGE_TOKEN} is added as token {wanted}",)
+    token = tokenizer.convert_ids_to_tokens(wanted) if wanted < vocabulary else None
+    if token is None or tokenizer(token, add_special_tokens=False)["input_ids"] != [wanted]:
+        raise ModelError(
+            f"config.json says that token {wanted} stands for the image (image_token_index), and "
+            f"the tokenizer has {vocabulary} tokens of which {token!r} is that one; the tokenizer "
+            "belongs to another model"
+        )
+    if token != IMAGE_TOKEN and IMAGE_TOKEN in tokenizer.get_vocab():
+        raise ModelError(
+            f"config.json says that token {wanted} ({token!r}) stands for the image, and the "
+            f"tokenizer's {IMAGE_TOKEN} is token {tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)}; "
+            "correct image_token_index"
+        )
+    return ()
+
+
+def _name_image_token(processor: Any, config: Any) -> None:
+    processor.image_token_id = int(config.image_token_id)
+    processor.image_token = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
+
+
+def _check_count(processor: Any, config: Any) -> None:
+    crop = getattr(processor.image_processor, "crop_size", None)
+    side = crop["height"] if crop else config.vision_config.image_size
+    dropped = processor.vision_feature_select_strategy == "default"
+    patches = (side // processor.patch_size) ** 2
+    written = patches + processor.num_additional_image_tokens - dropped
+    made = image_tokens(config)
+    if written != made:
+        raise ModelError(
+            f"the processor writes {written} image tokens and the model makes {made} features: it "
+            f"makes images of {side} pixels for a vision tower that takes "
+            f"{config.vision_config.image_size}; preprocessor_config.json belongs to another model"
+        )

@@ -12,7 +12,7 @@ from transformers import DynamicCache, LogitsProcessor
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.steering.policies.pai import PAI
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import spellings
-from mrrag_llamaindex.generation.guards import person_readable
 from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.steering.policies.uniform import HardMask
+from mrrag_llamaindex.generation.runner import person_readable
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
 _LEAST_TEXT = 128  # tokens: a question and one short report

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
 
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import ImageSource, image_digest
 from mrrag_llamaindex.integration.tickets.markers import mark
 from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket, TicketRegistry
 from mrrag_llamaindex.steering.plan import relevance_lambda
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.store.chroma.store import Hit
 
 METADATA_KEY = "mrrag"
 
@@ -157,3 +160,42 @@ def _stamped(item: Evidence, ordinal: int, ticket: Ticket, relevance: float) -> 
     node._ticket = ticket  # type: ignore[attr-defined]
     node._ordinal = ordinal  # type: ignore[attr-defined]
     return node
+
+
+def evidence_of(hit: Hit) -> Evidence:
+    """Turn a hit into a node whose only LLM text is the report.
+
+    Patient id, study id, image path and the user's metadata stay in ``node.metadata`` for the
+    application to read; all of them are excluded from LLM and embedding text.
+    """
+    own = {
+        "patient_id": hit.patient_id,
+        "study_id": hit.study_id,
+        "image_path": hit.image_path,
+        "missing": hit.missing,
+    }
+    metadata = {**hit.metadata, **{key: value for key, value in own.items() if value is not None}}
+    node = TextNode(
+        id_=hit.pair_id,
+        text=hit.report,
+        metadata=metadata,
+        excluded_llm_metadata_keys=sorted(metadata),
+        excluded_embed_metadata_keys=sorted(metadata),
+    )
+    return Evidence(node, hit.score, terms_of(hit))
+
+
+def terms_of(hit: Hit) -> dict[str, float]:
+    """Return the four similarity terms of a hit; the last counts only where it has a weight."""
+    return {
+        "image_text": hit.image_text,
+        "image_image": hit.image_image,
+        "text_text": hit.text_text,
+        "text_image": hit.text_image,
+    }
+
+
+def add_facts(nodes: Sequence[NodeWithScore], facts: Sequence[Mapping[str, Any]]) -> None:
+    """Add to what ``metadata["mrrag"]`` says of nodes that were made for this query."""
+    for item, more in zip(nodes, facts, strict=True):
+        item.node.metadata[METADATA_KEY].update(more)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.learning.calibration.data import supports
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
+from mrrag_llamaindex.learning.mining.support import supports
 from mrrag_llamaindex.mcr.score import fuse
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.mcr.weights import TERMS
-from mrrag_llamaindex.statistics.intervals import difference_interval, share_interval
+from mrrag_llamaindex.statistics.intervals import (
+    bootstrap_by_patient,
+    difference_interval,
+    share_interval,
+)
 
 CHANCE = "chance"
 """Name of the row of a candidate drawn at random."""
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,3 @@ class RecallTable:
                 "verdict": self.verdict(difference),
             }
         return found
-
-
-def bootstrap_by_patient(
-    rows: Mapping[str, NDArray[np.float64]], patients: Sequence[str], seed: int
-) -> dict[str, tuple[float, float]]:
-    """Return 95% percentile intervals of means; patients are drawn, with all their questions.
-
-    Every row is resampled by the same draws, so a row of differences is a paired bootstrap.
-    """
-    place = np.unique(np.array(patients), return_inverse=True)[1]
-    count = int(place.max()) + 1
-    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
-    times = np.stack([np.bincount(row, minlength=count) for row in drawn])
-    size = times @ np.bincount(place, minlength=count)
-    found = {}
-    for name, values in rows.items():
-        means = times @ np.bincount(place, weights=values, minlength=count) / size
-        low, high = np.percentile(means, [2.5, 97.5])
-        found[name] = (float(low), float(high))
-    return found

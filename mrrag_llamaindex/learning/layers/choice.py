@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.learning.fusion.recall_table import bootstrap_by_patient
 from mrrag_llamaindex.learning.layers.edges import STEERED
+from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 _NOTHING = 0.1  # percent

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
-from mrrag_llamaindex.generation.checkpoints.model_identity import model_identity
+from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest

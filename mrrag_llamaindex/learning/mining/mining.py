@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.learning.mining.candidates import candidates, terms_of
-from mrrag_llamaindex.learning.mining.labels import label
+from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
 from mrrag_llamaindex.learning.mining.records import (
     TrainingHeader,
     TrainingRecord,
 )
-from mrrag_llamaindex.learning.mining.settings import MiningSettings
-from mrrag_llamaindex.learning.mining.training_writer import TrainingWriter
+from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.store.pair import Skipped
 from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 

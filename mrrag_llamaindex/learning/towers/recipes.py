@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from torch import Tensor
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.learning.towers.feature_cache import FeatureCache
-from mrrag_llamaindex.learning.towers.heads import FittedHeads
 from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
-from mrrag_llamaindex.learning.towers.loop import Progress
+from mrrag_llamaindex.learning.towers.loop import Progress, train
 from mrrag_llamaindex.learning.towers.pair_encoders import (
     HeadsEncoder,
     PairEncoder,
@@ -28,13 +27,11 @@ from mrrag_llamaindex.learning.towers.processes import Processes
 from mrrag_llamaindex.learning.towers.recall import RANKS, pair_ranks, recall_table
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
-from mrrag_llamaindex.learning.towers.training import train
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
-from mrrag_llamaindex.learning.towers.workplace import WORK_FOLDER, Workplace
 from mrrag_llamaindex.statistics.splits import split_by_patient
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.frozen import FrozenTower
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
 RESULTS_FILE = "results.json"
@@ -236,3 +233,40 @@ def _over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _with_seed(report: Callable[[int, Progress], None], seed: int) -> Callable[[Progress], None]:
     return lambda progress: report(seed, progress)
+
+
+WORK_FOLDER = "training"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how often a training is kept, and what is told meanwhile.
+
+    Attributes
+    ----------
+    out : Path
+        Folder of the towers. ``training`` in it holds cached features and training states; it
+        may be removed once the towers are made.
+    checkpoint_seconds : float
+        See `TrainingState`.
+    repeats : int
+        Trainings with the seeds from the settings' on, each with its own split. The towers are
+        those of the first; the others show how far the result depends on the seed.
+    on_features : callable, optional
+        Takes ``"image"`` or ``"text"`` and the number of features that are ready.
+    on_epoch : callable, optional
+        Takes the seed and the `Progress`.
+    on_costly : callable, optional
+        See `TrainingState`.
+    """
+
+    out: Path
+    checkpoint_seconds: float = 0.0
+    repeats: int = 1
+    on_features: Callable[[str, int], None] | None = None
+    on_epoch: Callable[[int, Progress], None] | None = None
+    on_costly: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, not {self.repeats}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
+import os
+import shutil
 from typing import Any, TypeVar, cast
 
+import torch
 from transformers import PreTrainedModel
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention.availability import check_backend_name
 from mrrag_llamaindex.steering.attention.call_checks import check_call, past_tokens
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.attention.support import check_steerable_class
@@ -103,7 +106,7 @@ def attention_implementation(
         The model class.
     backend
         ``"rows"``, ``"eager"`` or ``"flex"``; whether the last can run on a device is for
-        `mrrag_llamaindex.steering.attention.availability.require_backend` to say.
+        `mrrag_llamaindex.steering.attention.model_class.require_backend` to say.
 
     Returns
     -------
@@ -132,3 +135,54 @@ def attention_implementation(
             f"{base.__name__} cannot be steered: its configuration has no text_config"
         )
     return {part: name if part == "text_config" else "sdpa" for part in parts}
+
+
+def require_backend(backend: str, device_type: str) -> None:
+    """Check, before a model is loaded, that a steering backend can run on a device.
+
+    ``"rows"`` and ``"eager"`` are plain tensor code and run wherever the model does. ``"flex"``
+    is compiled on its first call: on a GPU by Triton, on a CPU by a C++ compiler. There it is for
+    comparisons only, see `mrrag_llamaindex.steering.attention.flex.ifa_flex_attention_forward`.
+
+    Parameters
+    ----------
+    backend
+        One of `BACKENDS`.
+    device_type
+        ``"cuda"``, ``"cpu"``, ...: the ``type`` of the device of the text layers.
+
+    Raises
+    ------
+    SteeringError
+        If the backend is unknown or cannot run there; the message says what is missing.
+
+    Examples
+    --------
+    >>> require_backend("rows", "cpu")
+    """
+    check_backend_name(backend)
+    if backend != "flex":
+        return
+    problem = None
+    if device_type == "cuda":
+        if not torch.cuda.is_available():
+            problem = "no CUDA device is visible"
+        elif importlib.util.find_spec("triton") is None:
+            problem = "the package triton, which compiles it, is not installed"
+    elif device_type == "cpu":
+        compiler = os.environ.get("CXX") or "g++ or clang++"
+        if not any(shutil.which(name) for name in compiler.split(" or ")):
+            problem = f"no C++ compiler ({compiler}) is on the path"
+    else:
+        problem = "it is known for cuda and cpu only"
+    if problem is not None:
+        raise SteeringError(
+            f"the steering backend 'flex' cannot run on {device_type}: {problem}; use "
+            "backend 'rows', which needs nothing and gives the same answers"
+        )
+
+
+def check_backend_name(backend: str) -> None:
+    """Raise a `SteeringError` that lists the backends if `backend` is none of them."""
+    if backend not in BACKENDS:
+        raise SteeringError(f"unknown steering backend {backend!r}; choose from {list(BACKENDS)}")

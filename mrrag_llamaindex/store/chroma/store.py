@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numpy.typing import ArrayLike
 
 from mrrag_llamaindex.errors import InputError, StoreError
-from mrrag_llamaindex.files.closing import Closing
+from mrrag_llamaindex.files.line_log import Closing
 from mrrag_llamaindex.mcr.score import document_vector
 from mrrag_llamaindex.store.chroma import search, writing
 from mrrag_llamaindex.store.chroma.connection import Connection

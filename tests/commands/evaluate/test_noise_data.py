@@ -17,7 +17,7 @@ from mrrag_llamaindex.commands.evaluate.noise import noise
 from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions, data_noise
 from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions
 from mrrag_llamaindex.evaluation.noise import tuning as noise_tuning
-from mrrag_llamaindex.evaluation.noise.noise_problems import OWN_LABELS, OWN_REPORT
+from mrrag_llamaindex.evaluation.noise.data import OWN_LABELS, OWN_REPORT
 from mrrag_llamaindex.generation.checkpoints import loading
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import PROFILES_VARIABLE, keep_profile

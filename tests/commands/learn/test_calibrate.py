@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 
 from mrrag_llamaindex.commands.console import OneLineErrors
 from mrrag_llamaindex.commands.learn.calibrate import calibrate
-from mrrag_llamaindex.learning.calibration.risk_control import Abstention
+from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
 from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
-from mrrag_llamaindex.learning.mining.training_writer import TrainingWriter
-from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
+from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, weights_digest
 from mrrag_llamaindex.mcr.score import FusionWeights
 
 LEARNED = FusionWeights(2, 1, 0.5)

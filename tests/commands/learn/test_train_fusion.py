@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.commands.learn import train_fusion
+from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
 from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
-from mrrag_llamaindex.learning.mining.training_writer import TrainingWriter
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import load_weights

@@ -15,8 +15,9 @@ from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask
+from mrrag_llamaindex.steering.policies.pasta import PASTA
 from tests.evaluation.data.hand_set import hand_set
 
 FACTS = {f"p{n}": {"a": True, "b": n < 3, "c": False} for n in range(6)}

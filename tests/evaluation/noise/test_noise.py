@@ -29,8 +29,10 @@ from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.uniform import PASTA, HardMask, Uniform
+from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

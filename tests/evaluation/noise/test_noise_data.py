@@ -11,15 +11,17 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
-from mrrag_llamaindex.evaluation.noise.data import draw_data_trials, own_labels, sift
-from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
-from mrrag_llamaindex.evaluation.noise.noise_problems import (
+from mrrag_llamaindex.evaluation.noise.data import (
     FEW_IRRELEVANT,
     FEW_RELEVANT,
     NO_ROOM,
     OWN_LABELS,
     OWN_REPORT,
+    draw_data_trials,
+    own_labels,
+    sift,
 )
+from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.result import OFF
 from mrrag_llamaindex.evaluation.noise.tuning import published
@@ -29,7 +31,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies.uniform import PASTA
+from mrrag_llamaindex.steering.policies.pasta import PASTA
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
 from mrrag_llamaindex.store.question_table import GoldQuestion
 from tests.evaluation.data.hand_set import hand_set

@@ -19,8 +19,7 @@ from mrrag_llamaindex.generation.checkpoints.image_readers import stack
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-from mrrag_llamaindex.generation.prompt.batching import Batch
-from mrrag_llamaindex.generation.prompt.inputs import pad_batch
+from mrrag_llamaindex.generation.prompt.batching import Batch, pad_batch
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
 from tests.tiny_families import FAMILIES, TEXT, llava, tokenizer, write

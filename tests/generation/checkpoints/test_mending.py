@@ -27,7 +27,7 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.processor import (
     CHAT_TEMPLATES,
     build_processor,
 )
-from mrrag_llamaindex.generation.checkpoints.mending import (
+from mrrag_llamaindex.generation.checkpoints.processors import (
     lacks_processor,
     mend_processor,
     missing_processor,

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.calibration.data import ScoredQuestion, of_records, supports
+from mrrag_llamaindex.learning.calibration.data import ScoredQuestion, of_records
 from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
 from mrrag_llamaindex.learning.calibration.quality import measure
 from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
+from mrrag_llamaindex.learning.mining.support import supports
 from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.score import FusionWeights

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrrag_llamaindex.learning.calibration.risk_control import Abstention, certify, questions_needed
+from mrrag_llamaindex.learning.calibration.threshold import certify, questions_needed
+from mrrag_llamaindex.mcr.calibration import Abstention
 
 
 def test_29_answers_without_an_error_show_a_rate_of_a_tenth():

@@ -10,13 +10,13 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.candidates import Candidates
-from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
+from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
-from mrrag_llamaindex.learning.fusion.fusion_pool import PooledComparison
-from mrrag_llamaindex.learning.fusion.recall_table import RecallTable, bootstrap_by_patient
+from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 from mrrag_llamaindex.learning.fusion.training import FusionSettings, infonce, train_fusion
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
+from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
-from mrrag_llamaindex.generation.checkpoints.model_identity import model_identity
+from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence

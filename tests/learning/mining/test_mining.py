@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError, StoreError
-from mrrag_llamaindex.learning.mining.labels import label
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.record_file import read_training_set
-from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.chroma.store import PairStore

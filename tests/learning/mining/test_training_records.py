@@ -10,9 +10,8 @@ import pytest
 from filelock import FileLock
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.record_file import TrainingWriter, read_training_set
 from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
-from mrrag_llamaindex.learning.mining.training_writer import TrainingWriter
 
 HEADER = TrainingHeader("toy@1", "phantom@ab", 3, 4, {"candidates": 2, "weights": {"a": 1.0}})
 

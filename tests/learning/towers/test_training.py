@@ -15,11 +15,11 @@ from torch import Tensor
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.learning.towers.contrastive import backward_in_chunks, info_nce
 from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
+from mrrag_llamaindex.learning.towers.loop import train
 from mrrag_llamaindex.learning.towers.pair_encoders import HeadsEncoder, TowerEncoder, encode_all
 from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
-from mrrag_llamaindex.learning.towers.training import train
 from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
 from mrrag_llamaindex.statistics.splits import Split, split_by_patient
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
@@ -396,7 +396,7 @@ torch.set_num_threads(1)
 from accelerate import Accelerator
 from dataclasses import replace
 from mrrag_llamaindex.learning.towers.processes import Processes
-from mrrag_llamaindex.learning.towers.training import train
+from mrrag_llamaindex.learning.towers.loop import train
 import importlib.util
 spec = importlib.util.spec_from_file_location("the_test", sys.argv[3])
 the_test = importlib.util.module_from_spec(spec)

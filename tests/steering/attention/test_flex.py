@@ -12,10 +12,12 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import LlavaForConditionalGeneration
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention import availability
-from mrrag_llamaindex.steering.attention.availability import require_backend
+from mrrag_llamaindex.steering.attention import model_class
 from mrrag_llamaindex.steering.attention.flex import ifa_flex_attention_forward
-from mrrag_llamaindex.steering.attention.model_class import attention_implementation
+from mrrag_llamaindex.steering.attention.model_class import (
+    attention_implementation,
+    require_backend,
+)
 from mrrag_llamaindex.steering.attention.registry import ifa_eager_attention_forward
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
@@ -215,7 +217,7 @@ def test_flex_on_a_cpu_needs_a_compiler(monkeypatch, tmp_path):
 def test_flex_on_cuda_needs_a_device_and_triton(monkeypatch, visible, triton, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
     monkeypatch.setattr(
-        availability.importlib.util, "find_spec", lambda name: object() if triton else None
+        model_class.importlib.util, "find_spec", lambda name: object() if triton else None
     )
     with pytest.raises(SteeringError, match=f"cannot run on cuda: .*{reason}"):
         require_backend("flex", "cuda")

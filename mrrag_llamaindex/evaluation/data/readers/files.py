@@ -10,7 +10,7 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.json_lines import read_bytes
-from mrrag_llamaindex.store.pair_table import jsonl_rows
+from mrrag_llamaindex.files.rows import jsonl_rows
 
 PathLike = str | os.PathLike[str]
 

@@ -19,8 +19,8 @@ from mrrag_llamaindex.evaluation.data.data_set import (
 )
 from mrrag_llamaindex.evaluation.data.readers.files import Images, rows_of
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout, Owner
+from mrrag_llamaindex.files.rows import identifier
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
-from mrrag_llamaindex.store.pair_table import identifier
 
 
 @dataclass

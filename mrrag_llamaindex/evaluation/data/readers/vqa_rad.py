@@ -31,7 +31,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     rows_of,
 )
 from mrrag_llamaindex.evaluation.data.readers.table import read_evidence
-from mrrag_llamaindex.store.pair_table import identifier
+from mrrag_llamaindex.files.rows import identifier
 from mrrag_llamaindex.store.question_table import GoldQuestion
 
 QUESTIONS = ("VQA_RAD Dataset Public.json", "testset.json", "test.json")

@@ -6,9 +6,9 @@ import numpy as np
 
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.trials import Trial, answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
+from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 
@@ -53,11 +53,3 @@ def best_layers(
         f"{accuracy(None):.3f}, these layers {accuracy(IFA(layers=layers)):.3f}, each layer alone "
         f"{each}"
     )
-
-
-def examples_of(trials: list[Trial]) -> list[Example]:
-    """Turn trials into examples for `search_layers`; every trial is a patient of its own."""
-    return [
-        Example(trial.request, trial.image, "yes" if trial.truth else "no", f"synthetic-{number}")
-        for number, trial in enumerate(trials)
-    ]

@@ -1,0 +1,112 @@
+"""The hard mask: documents of low relevance are hidden, or left out of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.spans import PromptSpans
+
+
+@dataclass(frozen=True)
+class HardMask:
+    """Hide documents of low relevance from the question, or leave them out of the prompt.
+
+    The best document is never hidden. Where every lambda is 0 (a single document, or equal
+    scores) there is nothing to prefer, and nothing is hidden.
+
+    Attributes
+    ----------
+    threshold
+        Documents with lambda below it are hidden; in [0, 1].
+    mode
+        ``"mask"``: rows of the question cannot attend to them. What later prompt tokens have read
+        from them, and the decode steps, are untouched; ``"drop"``: they are not in the prompt at
+        all, and the answer names them among its dropped documents.
+    layers
+        Layers to mask in. None: all of them, because a document that is masked in one layer
+        reaches the question through any other.
+    question_rows
+        As for `IFA`; for ``mode="mask"``.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
+    """
+
+    threshold: float = defaults.RELEVANCE_THRESHOLD
+    mode: Literal["mask", "drop"] = "mask"
+    layers: tuple[int, ...] | None = None
+    question_rows: Literal["question", "to_end"] = "question"
+
+    heads: ClassVar[None] = None
+    every_step: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold!r}")
+        if self.mode not in ("mask", "drop"):
+            raise ValueError(f"mode must be 'mask' or 'drop', got {self.mode!r}")
+        if self.question_rows not in ("question", "to_end"):
+            raise ValueError(
+                f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
+            )
+        if self.mode == "drop" and self.layers is not None:
+            raise ValueError("layers have no meaning for mode='drop': leave them None")
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether attention is left alone: ``"drop"`` acts before the prompt is built."""
+        return self.mode == "drop"
+
+    @property
+    def idle(self) -> str:
+        """Why nothing is masked."""
+        return f"no document has a relevance below {self.threshold:g}"
+
+    def hidden(self, lambdas: Sequence[float]) -> list[bool]:
+        """Tell which documents are hidden.
+
+        Examples
+        --------
+        >>> HardMask(threshold=0.5).hidden([1.0, 0.2, 0.5])
+        [False, True, False]
+        >>> HardMask(threshold=0.5).hidden([0.0, 0.0])
+        [False, False]
+        """
+        best = max(lambdas, default=0.0)
+        return [value < self.threshold and value < best for value in lambdas]
+
+    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Replace the logits of weighted columns by the lowest finite number.
+
+        Examples
+        --------
+        >>> weights = torch.tensor([1.0, 0.0])
+        >>> HardMask().steer(torch.tensor([3.0, -1.0]), weights).softmax(-1).tolist()
+        [0.0, 1.0]
+        """
+        return torch.where(weights > 0, torch.finfo(logits.dtype).min, logits)
+
+    def default_layers(self, depth: int) -> tuple[int, ...]:
+        """All layers."""
+        return tuple(range(depth))
+
+    def rows(self, spans: PromptSpans) -> tuple[int, int]:
+        """Rows of the question, or from its start to the end of the prompt."""
+        start, stop = spans.question
+        return start, spans.length if self.question_rows == "to_end" else stop
+
+    def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
+        """Columns of the hidden documents."""
+        if self.mode == "drop":
+            return []
+        pairs = zip(spans.documents, self.hidden(lambdas), strict=True)
+        return [(span, 1.0) for span, hidden in pairs if hidden]
