@@ -22,7 +22,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
 from mrrag_llamaindex.steering.attention.probe_calls import HeadGeometry
 from mrrag_llamaindex.steering.attention.proof import require_equal
 from mrrag_llamaindex.steering.attention.registry import BACKENDS, ifa_eager_attention_forward
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 def layer(groups: int = 1) -> Any:
