@@ -22,12 +22,21 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.layers.blocking import Example, Knockout
-from mrrag_llamaindex.learning.layers.edges import edges_of
+from mrrag_llamaindex.learning.layers.blocking import Asked, Example, Knockout
+from mrrag_llamaindex.learning.layers.edges import Edge, block_plan, edges_of, window_around
 from mrrag_llamaindex.learning.layers.search import search_layers
 from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
 from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
+
+
+def naive(knockout: Knockout, asked: Asked, edge: Edge, centre: int) -> float:
+    """Probability of the answer with one edge blocked: one full forward pass, nothing shared."""
+    layers = window_around(centre, knockout.window, knockout.depth)
+    engine = knockout.engine
+    plan = block_plan([edge], asked.spans, layers, engine.model.device)
+    logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
+    return float(logits[0, -1].softmax(-1)[asked.token])
 
 
 def cost(engine: LlavaEngine, examples: list[Example]) -> dict[str, float]:
@@ -47,7 +56,7 @@ def cost(engine: LlavaEngine, examples: list[Example]) -> dict[str, float]:
             else:
                 found[way] = {
                     edge.name: [
-                        100 * (knockout.naive(asked, edge, at) / asked.probability - 1)
+                        100 * (naive(knockout, asked, edge, at) / asked.probability - 1)
                         for at in range(knockout.depth)
                     ]
                     for edge in edges_of(asked.spans)

@@ -178,19 +178,6 @@ class Knockout:
         off = max(abs(p - q) for p, q in zip(nothing, plain, strict=True))
         return 100 * off / plain[0], 100 * (full - free) / free
 
-    def naive(self, asked: Asked, edge: Edge, centre: int) -> float:
-        """Block one edge around one layer the simple way: one full forward pass, nothing shared.
-
-        Returns
-        -------
-        float
-            The probability of `Asked.token`.
-        """
-        layers = window_around(centre, self.window, self.depth)
-        plan = block_plan([edge], asked.spans, layers, self.engine.model.device)
-        logits = self.engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
-        return float(logits[0, -1].softmax(-1)[asked.token])
-
     def _probabilities(
         self, asked: Asked, edges: Sequence[Edge | None], layers: Collection[int]
     ) -> list[float]:

@@ -12,9 +12,9 @@ import numpy as np
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.checkpoints.profile_store import profile_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.layers.blocking import ROWS, Example, Knockout
+from mrrag_llamaindex.learning.layers.blocking import ROWS, Asked, Example, Knockout
 from mrrag_llamaindex.learning.layers.choice import LayerChoice, Point, choose, curve
-from mrrag_llamaindex.learning.layers.naive_passes import NaivePasses
+from mrrag_llamaindex.learning.layers.edges import block_plan, edges_of, window_around
 
 CONTROLS = 8
 """Examples on which the two controls run."""
@@ -146,7 +146,8 @@ def search_layers(
             "this model's tokenizer has no single token for yes or for no, so its first answer "
             "token does not tell whether it answers correctly"
         )
-    timer = NaivePasses(knockout, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    timed: list[tuple[float, float]] = []
     changes: list[dict[str, list[float]]] = []
     patients: list[str] = []
     controls: list[tuple[float, float]] = []
@@ -164,7 +165,8 @@ def search_layers(
         if right:
             # Spread over the search, so that both ways meet the same load of the machine.
             due = -(-naive * (number + 1) // len(examples))
-            timer.run(asked, changes[-1], min(due, naive) - timer.timed)
+            count = min(due, naive) - len(timed)
+            timed += _naive_passes(knockout, asked, changes[-1], count, rng)
         if advance is not None:
             advance(number + 1, len(examples))
     if not changes:
@@ -183,13 +185,43 @@ def search_layers(
         depth=knockout.depth,
         empty_change=empty,
         full_change=full,
-        seconds={"ours": seconds, "naive": timer.mean * passes},
-        naive_timed=timer.timed,
+        seconds={"ours": seconds, "naive": passes * sum(s for s, _ in timed) / max(1, len(timed))},
+        naive_timed=len(timed),
         naive_passes=passes,
-        naive_difference=timer.difference,
+        naive_difference=max((difference for _, difference in timed), default=0.0),
         identity=profile_identity(engine.loaded),
         seed=seed,
     )
+
+
+def _naive_passes(
+    knockout: Knockout,
+    asked: Asked,
+    changes: Mapping[str, Sequence[float]],
+    count: int,
+    rng: np.random.Generator,
+) -> list[tuple[float, float]]:
+    """Block edges the simple way: one full forward pass each, drawn at random, nothing shared.
+
+    Returns
+    -------
+    list of (float, float)
+        For each pass its seconds, and how far its probability is from that of `changes`.
+    """
+    engine, edges = knockout.engine, edges_of(asked.spans)
+    passes = []
+    for _ in range(count):
+        edge = edges[rng.integers(len(edges))]
+        centre = int(rng.integers(knockout.depth))
+        started = time.perf_counter()
+        layers = window_around(centre, knockout.window, knockout.depth)
+        plan = block_plan([edge], asked.spans, layers, engine.model.device)
+        logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
+        p = float(logits[0, -1].softmax(-1)[asked.token])
+        seconds = time.perf_counter() - started
+        ours = asked.probability * (1 + changes[edge.name][centre] / 100)
+        passes.append((seconds, abs(p - ours)))
+    return passes
 
 
 def checked(controls: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -24,7 +24,13 @@ from mrrag_llamaindex.generation.checkpoints.profile_store import (
 )
 from mrrag_llamaindex.learning.layers.blocking import Example, Knockout
 from mrrag_llamaindex.learning.layers.choice import LayerChoice, choose, critical_layers, curve
-from mrrag_llamaindex.learning.layers.edges import STEERED, block_plan, edges_of, everything
+from mrrag_llamaindex.learning.layers.edges import (
+    STEERED,
+    block_plan,
+    edges_of,
+    everything,
+    window_around,
+)
 from mrrag_llamaindex.learning.layers.search import checked, search_layers
 from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
 from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
@@ -49,8 +55,11 @@ def test_shared_passes_equal_one_full_pass_per_edge_and_window(engine, examples)
     assert set(changes) == {edge.name for edge in edges_of(asked.spans)}
     for edge in edges_of(asked.spans):
         for centre, change in enumerate(changes[edge.name]):
-            naive = 100 * (knockout.naive(asked, edge, centre) / asked.probability - 1)
-            assert change == pytest.approx(naive, abs=2e-3)
+            layers = window_around(centre, knockout.window, knockout.depth)
+            plan = block_plan([edge], asked.spans, layers)
+            logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
+            p = float(logits[0, -1].softmax(-1)[asked.token])
+            assert change == pytest.approx(100 * (p / asked.probability - 1), abs=2e-3)
     assert max(map(abs, changes[STEERED])) > 0.05  # else there was nothing to compare
 
 
@@ -188,8 +197,7 @@ def test_naive_passes_are_timed_and_agree(found):
 
 def test_price_of_the_naive_way_is_the_mean_pass_times_their_number(engine, examples, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # each thing timed takes 1
-    for module in ("layer_search", "naive_passes"):
-        monkeypatch.setattr(f"mrrag_llamaindex.generation.{module}.time", clock)
+    monkeypatch.setattr("mrrag_llamaindex.learning.layers.search.time", clock)
     found = search_layers(engine, examples, naive=4)
     assert found.naive_timed == 4
     assert found.seconds == {"ours": len(examples), "naive": found.naive_passes}
