@@ -3,15 +3,13 @@
 A pair is one vector ``[d_i ; d_t]`` and its record; a question is one vector that carries the
 weights (`score.fused_query`), so that their inner product is the score of Eq. 1 to float32
 precision. `PairStore` checks vectors and ids, leaves out what is excluded or filtered, orders,
-scores by terms and names errors. A back end is the abstract methods at its end: raw operations on
-ids, vectors and records.
+scores by terms and names errors. A back end subclasses it and adds what `backends.Backend` asks
+for: raw operations on ids, vectors and records.
 """
 
 from __future__ import annotations
 
-import contextlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
-from mrrag_llamaindex.errors import InputError, MRRAGError, StoreError
+from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import document_vector, fuse, fused_query, similarity_terms
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
-from mrrag_llamaindex.store.backends import Where, backend_of
+from mrrag_llamaindex.store.backends import Backend, Where, backend_of, store_errors
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import Exclusion, Fingerprint, Hit, StoredPair
 from mrrag_llamaindex.store.pair import Pair
@@ -33,7 +31,7 @@ COMPLETE_RECORDS: Final = 256
 whether they may be returned."""
 
 
-class PairStore(ABC):
+class PairStore(Backend):
     """Pairs of one pair of towers; made by `create`, `open` or `open_or_create`.
 
     Safe for several threads. A context manager that closes itself.
@@ -119,16 +117,12 @@ class PairStore(ABC):
 
         `hnsw` is used only when the store is made: an index keeps the settings it has.
         """
-        if not backend_of(where)._exists(where, collection):
-            return cls.create(
-                where,
-                towers_identity=towers_identity,
-                towers_source=towers_source,
-                dimension=dimension,
-                collection=collection,
-                hnsw=hnsw,
-            )
-        store = cls.open(where, collection=collection)
+        store: PairStore
+        if not (backend := backend_of(where))._exists(where, collection):
+            schema = StoreSchema(towers_identity, towers_source, dimension, hnsw)
+            store = backend._create(where, collection, schema)
+            return store
+        store = backend._open(where, collection)
         try:
             store.check_towers(towers_identity)
         except StoreError:
@@ -326,86 +320,6 @@ class PairStore(ABC):
             return best
         pairs = self.get([pair.pair_id for _, pair in best])
         return [(score, pairs[pair.pair_id]) for score, pair in best if pair.pair_id in pairs]
-
-    # What a back end is. Whatever these raise becomes a `StoreError`; ids are distinct.
-
-    @classmethod
-    @abstractmethod
-    def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
-        """Make an empty collection that keeps the schema; refuse one that exists."""
-
-    @classmethod
-    @abstractmethod
-    def _open(cls, where: Where, collection: str) -> Self:
-        """Open a collection, make nothing, and refuse what does not rank by inner product."""
-
-    @classmethod
-    @abstractmethod
-    def _exists(cls, where: Where, collection: str) -> bool:
-        """Return whether there is such a collection; make nothing."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release the place; a store in memory ends here. May be called again."""
-
-    @abstractmethod
-    def _count(self) -> int:
-        """Return the number of pairs."""
-
-    @abstractmethod
-    def _pair_ids(self) -> Iterable[str]:
-        """Return the ids of all pairs, in the order in which they were added."""
-
-    @abstractmethod
-    def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterable[StoredPair]:
-        """Return those of the pairs that exist, in any order.
-
-        `complete`: with vectors and reports; else these may be empty.
-        """
-
-    @abstractmethod
-    def _nearest(
-        self, vector: NDArray[np.float32], count: int, where: Filter | None, *, complete: bool
-    ) -> Sequence[tuple[float, StoredPair]]:
-        """Return the `count` pairs of largest inner product with `vector`, shape (2n,), with it.
-
-        In any order; fewer only if there are no more. `where` may narrow the search, as far as
-        the back end can be sure to lose no match: every pair is compared with it afterwards.
-        """
-
-    @abstractmethod
-    def _write(self, pairs: Sequence[StoredPair]) -> None:
-        """Write pairs, each replacing the whole of what its id held."""
-
-    @abstractmethod
-    def _delete(self, pair_ids: Sequence[str]) -> None:
-        """Remove those of the pairs that exist."""
-
-
-@contextlib.contextmanager
-def store_errors(action: str, *, detail: bool = False) -> Iterator[None]:
-    """Turn whatever a back end raises into a `StoreError` that says what was being done.
-
-    Parameters
-    ----------
-    action
-        E.g. ``"querying the store"``.
-    detail
-        Whether the back end's own message may be quoted. Not while reports or metadata are in
-        hand: it may repeat them.
-    """
-    try:
-        yield
-    except MRRAGError:
-        raise
-    except Exception as error:
-        message = f": {error}" if detail else ""
-        raise StoreError(f"{action} failed ({type(error).__name__}{message})") from error
-    except BaseException as error:
-        # A crash in Chroma's Rust code is a BaseException; interrupts must pass.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise StoreError(f"{action} failed: the back end crashed; it may be damaged") from error
 
 
 def _distinct(pair_ids: Iterable[str]) -> list[str]:

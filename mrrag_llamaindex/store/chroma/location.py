@@ -12,14 +12,14 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.backends import MEMORY, DatabaseClient, Where
-from mrrag_llamaindex.store.protocol import store_errors
+from mrrag_llamaindex.store.backends import MEMORY, DatabaseClient, Where, store_errors
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -70,7 +70,22 @@ class Location:
             '"http://host:port", "memory" or a (synchronous) chromadb client'
         )
 
-    def connect(self) -> ClientAPI:
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ClientAPI]:
+        """Yield a client, and close it if the block fails."""
+        client = self._connect()
+        try:
+            yield client
+        except BaseException:
+            self.release(client)
+            raise
+
+    def release(self, client: Any) -> None:
+        """Close a client, unless it is the application's own."""
+        if self.client is None:
+            client.stop() if self.in_memory else client.close()
+
+    def _connect(self) -> ClientAPI:
         """Return a Chroma client; makes the folder when there is none (see `check_readable`)."""
         if self.client is not None:
             return self.client

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.backends import Where
+from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import StoredPair
-from mrrag_llamaindex.store.protocol import PairStore, store_errors
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
 if TYPE_CHECKING:

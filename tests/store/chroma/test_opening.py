@@ -256,3 +256,11 @@ def test_unreachable_server_is_reported_at_once() -> None:
 def test_malformed_address_is_refused(url) -> None:
     with pytest.raises(StoreError, match="not a server address"):
         PairStore.open(url)
+
+
+def test_more_pairs_than_chroma_takes_at_once_are_stored_at_once(store, units, pairs) -> None:
+    count = 6000
+    store.upsert(pairs(count, report=lambda i: "r"), units(count), units(count, seed=1))
+    assert len(store) == count
+    assert len(store.get([f"p{i}" for i in range(count)])) == count
+    assert store.pair_ids()[:2] == ["p0", "p1"]
