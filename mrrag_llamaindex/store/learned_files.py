@@ -26,7 +26,7 @@ GivenWeights: TypeAlias = AnyWeights | str | Path | None
 """Weights, the file that they are in, or None for those in the store's folder."""
 
 GivenCalibration: TypeAlias = Calibration | str | Path | Literal[False] | None
-"""A calibration, the file that it is in, None for the one in the store's folder, or False for none."""
+"""A calibration, its file, None for the one in the store's folder, or False for none."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
     if source is not None and not isinstance(source, (str, Path)):
         return source
     file = _learned_file(store, FUSION_FILE) if source is None else None
-    path = source or file
+    path = file if source is None else source
     if path is None:
         return FusionWeights()
     try:
@@ -64,8 +64,8 @@ def calibration_of(
         If a file cannot be read, or the calibration belongs to other towers or other weights.
     """
     file = _learned_file(store, CALIBRATION_FILE) if source is None else None
-    path = source or file
-    if not path:
+    path = file if source is None else source
+    if path is None or path is False:
         return None
     try:
         calibration = path if isinstance(path, Calibration) else Calibration.load(path)
