@@ -28,7 +28,7 @@ def identifier(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Table:
-    """An open table, whose columns fill roles.
+    """An open table.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Table:
     required : tuple of str
         Roles whose column every row must have.
     folder : Path
-        Against which relative paths in the table are resolved.
+        What relative paths in it are relative to.
     rows : iterator
         Each row as a dict, or as the reason why it is none.
     """
