@@ -27,7 +27,7 @@ class Trial:
     Attributes
     ----------
     request : PromptRequest
-        Lambda of its documents is 1 for the patient's look-alikes and 0 for others.
+        The score of its documents is 1 for the patient's look-alikes and 0 for others.
     image : PIL.Image.Image
     truth : bool
     """
@@ -71,7 +71,7 @@ def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Tr
         study = draw_study(rng, f"document-{number}", findings)
         while asked not in study.mentioned:
             study = draw_study(rng, f"document-{number}", findings)
-        offered.append(PromptDocument(study.pair_id, study.report, float(alike), float(alike)))
+        offered.append(PromptDocument(study.pair_id, study.report, float(alike)))
     order = rng.permutation(documents)
     question = write_question(rng, asked)
     request = PromptRequest(question, tuple(offered[int(i)] for i in order))
