@@ -39,12 +39,8 @@ class MRRAGLLaVA(GeneratorSettings):
 
     Parameters
     ----------
-    model : str
-        ``"phantom"`` (small, synthetic, offline), a folder, or a hub id.
-    device : str
-        A torch device, or ``"auto"``: CUDA where present, else CPU.
-    ifa : IFA or None
-        Steering; None turns it off.
+    model, device, ifa, ...
+        The fields of `GeneratorSettings`, each with its description.
     profile : str or None
         A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
         taken, if there is one; a profile of another model is refused.
