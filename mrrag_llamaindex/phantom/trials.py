@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Tr
 def answered_right(
     engine: LlavaEngine,
     trials: Sequence[Trial],
-    policy: PromptPolicy | None = None,
+    policy: SteeringPolicy | None = None,
     batch_size: int = 64,
 ) -> list[bool]:
     """Ask every trial; right is the first word being the truth, anything else is wrong."""

@@ -29,7 +29,6 @@ from mrrag_llamaindex.evaluation.methods.adaptive_context import (
 from mrrag_llamaindex.evaluation.methods.calibrated_count import calibrate_count
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import ImageToText
-from mrrag_llamaindex.steering.ifa import IFA
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.run.prediction import Prediction
@@ -39,9 +38,6 @@ TRIES = 12
 
 LEAST_QUESTIONS = 30
 """Validation questions below which nothing is tuned: the best of 12 settings on fewer is chance."""
-
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)
-THRESHOLDS = (0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
@@ -111,21 +107,9 @@ def variants(method: Method, depth: int, critical: Sequence[int] | None = None) 
         return [replace(method, ranking=replace(ranking, gamma=gamma)) for gamma in cuts]
     if isinstance(ranking, RatioToFirst):
         return [replace(method, ranking=replace(ranking, ratio=math.exp(cut))) for cut in cuts]
-    places = layer_sets(depth, critical)
-    if isinstance(policy, IFA):
-        grid = [replace(policy, strength=s, layers=p) for p in places for s in STRENGTHS]
-        return [replace(method, policy=item) for item in grid]
-    if method.name == "pasta":
-        grid = [replace(policy, threshold=t, layers=p) for p in places for t in THRESHOLDS]
-        return [replace(method, policy=item) for item in grid]
-    if method.name == "hard-mask":
-        grid = [
-            replace(policy, threshold=t, layers=p, mode="mask")
-            for p in places[:2]
-            for t in THRESHOLDS
-        ] + [replace(policy, threshold=t, layers=None, mode="drop") for t in THRESHOLDS]
-        return [replace(method, policy=item) for item in grid]
-    return [method]
+    if policy is None:
+        return [method]
+    return [replace(method, policy=item) for item in policy.grid(layer_sets(depth, critical))]
 
 
 def layer_sets(depth: int, critical: Sequence[int] | None) -> list[tuple[int, ...]]:

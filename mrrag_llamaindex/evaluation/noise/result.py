@@ -23,7 +23,7 @@ from mrrag_llamaindex.statistics.intervals import most_unseen
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.readings import Readings
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 OFF = "off"
 """Name of plain attention: plain RAG."""
@@ -35,7 +35,7 @@ class Contestant:
 
     policy: str
     scores: Scores
-    formula: PromptPolicy | None
+    formula: SteeringPolicy | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.result import OFF, Cell, Contestant, Key, NoiseResult
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def run_noise(
@@ -92,7 +92,7 @@ def ask(
         scores: [item.lambdas(scores, irrelevant, adversarial=adversarial) for item in questions]
         for scores in {contestant.scores for contestant in contestants}
     }
-    places: dict[tuple[PromptPolicy | None, Scores | None], int] = {}
+    places: dict[tuple[SteeringPolicy | None, Scores | None], int] = {}
     variants: list[Variant] = []
     for c in contestants:
         key = (c.formula, None if c.formula is None else c.scores)

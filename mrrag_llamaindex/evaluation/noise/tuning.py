@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,36 +13,12 @@ from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.result import OFF, Contestant
 from mrrag_llamaindex.evaluation.noise.study import ask
-from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies.hard_mask import HardMask
-from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policies.pasta import PASTA
-from mrrag_llamaindex.steering.policies.uniform import Uniform
+from mrrag_llamaindex.steering.policies.registry import POLICIES
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 Layers = tuple[int, ...]
-
-POLICIES: dict[str, Callable[[float, Layers], PromptPolicy]] = {
-    "ifa": lambda value, layers: IFA(strength=value, layers=layers),
-    "hard-mask": lambda value, layers: HardMask(threshold=value, layers=layers),
-    "uniform": lambda value, layers: Uniform(strength=value, layers=layers),
-    "pasta": lambda value, layers: PASTA(threshold=value, layers=layers),
-    # Guidance is a way of decoding, and what is compared here is attention.
-    "pai": lambda value, layers: PAI(alpha=value, layers=layers, guidance=1.0),
-}
-"""Policies beside plain attention, by the two things that are tuned. PASTA's alpha stays as
-published: what tells documents apart, for it as for the hard mask, is the threshold."""
-
-VALUES: dict[str, tuple[float, float, float]] = {
-    "ifa": (0.5, 1.0, 2.0),
-    "hard-mask": (0.25, 0.5, 0.75),
-    "uniform": (0.5, 1.0, 2.0),
-    "pasta": (0.25, 0.5, 0.75),
-    "pai": (0.1, 0.2, 0.5),
-}
-"""Three values each: the published or default one and one on either side of it."""
 
 LEAST_QUESTIONS = 30
 """Validation questions below which `published` is the better choice: the best of 15 settings on
@@ -96,10 +72,15 @@ def layer_sets(depth: int, critical: Sequence[int]) -> list[Layers]:
     return list(dict.fromkeys([tuple(sorted(critical)), tuple(range(depth)), *parts]))
 
 
+def setting(name: str, value: float, layers: Layers) -> SteeringPolicy:
+    """Return one setting of a policy, as far as it acts on attention: that is compared here."""
+    return POLICIES[name]().attention_only().at(value, layers)
+
+
 def published(
     policies: Sequence[str], scores: Sequence[Scores], critical: Sequence[int]
 ) -> list[Tuned]:
-    """Return every policy as it is without tuning: the middle of `VALUES`, the critical layers.
+    """Return every policy as it is without tuning: the middle of its values, the critical layers.
 
     For data with too few patients to choose on; nothing is known of how well it does.
     """
@@ -107,8 +88,8 @@ def published(
     found = []
     for kind in scores:
         for name in policies:
-            value = None if name == OFF else VALUES[name][1]
-            formula = None if value is None else POLICIES[name](value, layers)
+            value = None if name == OFF else POLICIES[name].three_values[1]
+            formula = None if value is None else setting(name, value, layers)
             used = () if value is None else layers
             found.append(Tuned(Contestant(name, kind, formula), value, used, None, None, 0))
     return found
@@ -142,11 +123,11 @@ def tune(
     """
     sets = layer_sets(sweep.depth, sweep.engine.loaded.critical_layers)
     settings = [
-        (Contestant(name, kind, POLICIES[name](value, layers)), value, layers)
+        (Contestant(name, kind, setting(name, value, layers)), value, layers)
         for kind in scores
         for name in policies
         if name != OFF
-        for value in VALUES[name]
+        for value in POLICIES[name].three_values
         for layers in sets
     ]
     plain = Contestant(OFF, scores[0], None)

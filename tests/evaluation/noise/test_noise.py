@@ -24,7 +24,7 @@ from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 from mrrag_llamaindex.evaluation.noise.result import OFF, Cell, Contestant, NoiseResult
 from mrrag_llamaindex.evaluation.noise.study import run_noise
-from mrrag_llamaindex.evaluation.noise.tuning import POLICIES, VALUES, layer_sets, tune
+from mrrag_llamaindex.evaluation.noise.tuning import layer_sets, setting, tune
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
@@ -32,6 +32,7 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.registry import POLICIES
 from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -493,12 +494,12 @@ def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
     assert {t.tried for t in tuned if t.contestant.policy != OFF} == {15}
     assert all(t.contestant.formula is None for t in tuned if t.contestant.policy == OFF)
     for item in tuned[1:3]:
-        assert item.value in VALUES[item.contestant.policy]
+        assert item.value in POLICIES[item.contestant.policy].three_values
         requests_ = [q.request(1) for q in asked]
         lambdas = [q.lambdas(item.contestant.scores, 1) for q in asked]
         variants = [
-            Variant(POLICIES[item.contestant.policy](value, layers), lambdas)
-            for value in VALUES[item.contestant.policy]
+            Variant(setting(item.contestant.policy, value, layers), lambdas)
+            for value in POLICIES[item.contestant.policy].three_values
             for layers in layer_sets(sweep.depth, sweep.engine.loaded.critical_layers)
         ]
         found = sweep.ask(requests_, [q.image for q in asked], variants)
