@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeAlias
 
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import InstanceOf
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
@@ -13,6 +15,34 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.integration.entry_points import EntryPoints
 from mrrag_llamaindex.integration.tickets.resolve import MissingContext
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.registry import POLICIES
+from mrrag_llamaindex.steering.policy import SteeringPolicy
+
+
+def _policy_as_dict(policy: SteeringPolicy | None) -> dict[str, Any] | None:
+    if policy is None:
+        return None
+    names = {kind: name for name, kind in POLICIES.items()}
+    name = names.get(type(policy), type(policy).__name__)
+    # A policy is a dataclass, as its base asks of it.
+    return {"name": name, **{one.name: getattr(policy, one.name) for one in fields(policy)}}  # type: ignore[arg-type]
+
+
+def _policy_from_dict(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    options = dict(value)
+    name = options.pop("name", None)
+    if name not in POLICIES:
+        raise ValueError(f"policy {name!r} is not one of {', '.join(POLICIES)}: give the object")
+    return POLICIES[name](**options)
+
+
+_Policy: TypeAlias = Annotated[
+    InstanceOf[SteeringPolicy] | None,
+    BeforeValidator(_policy_from_dict),
+    PlainSerializer(_policy_as_dict),
+]
 
 
 class GeneratorSettings(EntryPoints):
@@ -31,6 +61,9 @@ class GeneratorSettings(EntryPoints):
     )
     ifa: IFA | None = Field(
         default_factory=IFA, description="Steering of attention; None turns it off."
+    )
+    policy: _Policy = Field(
+        default=None, description="Steering by any other policy, in the place of ifa."
     )
     device_map: str | dict[str, Any] | None = Field(
         default=None, description="Spread the model over devices; takes the place of device."

@@ -26,6 +26,8 @@ from mrrag_llamaindex.integration.trace import answer_facts, verbatim_answer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
+
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
 
@@ -39,7 +41,7 @@ class MRRAGLLaVA(GeneratorSettings):
 
     Parameters
     ----------
-    model, device, ifa, ...
+    model, device, ifa, policy, ...
         The fields of `GeneratorSettings`, each with its description.
     profile : str or None
         A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
@@ -66,6 +68,10 @@ class MRRAGLLaVA(GeneratorSettings):
     _engine: LlavaEngine = PrivateAttr()
 
     def __init__(self, *, engine: LlavaEngine | None = None, **data: Any) -> None:
+        if data.get("policy") is not None:
+            if data.get("ifa") is not None:
+                raise ValueError("ifa and policy are both given, and one of them can steer")
+            data["ifa"] = None
         super().__init__(**data)
         self._engine = engine or self._load()
         if self.explain:
@@ -85,6 +91,11 @@ class MRRAGLLaVA(GeneratorSettings):
     def engine(self) -> LlavaEngine:
         """The loaded generator."""
         return self._engine
+
+    @property
+    def steering(self) -> SteeringPolicy | None:
+        """What steers: `policy`, else `ifa`."""
+        return self.policy or self.ifa
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -135,7 +146,7 @@ class MRRAGLLaVA(GeneratorSettings):
         generated = self._engine.generate(
             [request for request, _ in inputs.values()],
             [image for _, image in inputs.values()],
-            policy=self.ifa,
+            policy=self.steering,
             max_new_tokens=limit,
         )
         answers = {
@@ -157,7 +168,7 @@ class MRRAGLLaVA(GeneratorSettings):
         if self._passes_on(call):
             return iter([Reply(call.follow_up, call.follow_up, {})])
         request, image = self._inputs(call)
-        stream = self._engine.stream(request, image, policy=self.ifa, max_new_tokens=limit)
+        stream = self._engine.stream(request, image, policy=self.steering, max_new_tokens=limit)
         return self._replies(call, stream, request, image)
 
     def _replies(
@@ -196,7 +207,7 @@ class MRRAGLLaVA(GeneratorSettings):
                 stacklevel=1,  # what the user wrote is any number of frames of the host above
             )
         if self.explain:
-            answer = replace(answer, influence=explain(self._engine, request, image, self.ifa))
+            answer = replace(answer, influence=explain(self._engine, request, image, self.steering))
         if call.ticket is not None:
             call.ticket.record(answer)
         return answer
