@@ -20,8 +20,8 @@ from mrrag_llamaindex.integration.scored_nodes import add_ranks, scored_node
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import ticket_of, with_ticket, without_ticket
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
+from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,7 +166,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         for position, node in enumerate(plain):
             hit = next((hits[pair_id] for pair_id in _pair_ids(node) if pair_id in hits), None)
             if hit is not None:
-                scored[position] = hit.score, {name: getattr(hit, name) for name in ALL_TERMS}
+                scored[position] = hit.score, hit.terms
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
         scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
         ranking = []

@@ -17,13 +17,14 @@ from mrrag_llamaindex.integration.scored_nodes import add_ranks, node_of_hit
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import with_ticket
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
     from mrrag_llamaindex.mcr.calibration import Calibration
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import Hit
+    from mrrag_llamaindex.store.hits import Hit
     from mrrag_llamaindex.towers.protocol import DualTower
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 
-from mrrag_llamaindex.mcr.score import ALL_TERMS
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.store import Hit
+    from mrrag_llamaindex.store.hits import Hit
 
 METADATA_KEY = "mrrag"
 
@@ -55,7 +54,7 @@ def node_of_hit(hit: Hit) -> NodeWithScore:
         excluded_llm_metadata_keys=sorted(metadata),
         excluded_embed_metadata_keys=sorted(metadata),
     )
-    return scored_node(node, hit.score, {name: getattr(hit, name) for name in ALL_TERMS})
+    return scored_node(node, hit.score, hit.terms)
 
 
 def add_ranks(nodes: Sequence[NodeWithScore], facts: Sequence[Mapping[str, Any]]) -> None:

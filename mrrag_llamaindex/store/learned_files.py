@@ -14,7 +14,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.calibration import Calibration
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
-from mrrag_llamaindex.store.chroma.reader import PairReader
+from mrrag_llamaindex.store.protocol import PairStore
 
 FUSION_FILE = "fusion_weights.json"
 """Name of the weights beside a store."""
@@ -31,7 +31,7 @@ GivenCalibration: TypeAlias = Calibration | str | Path | Literal[False] | None
 logger = logging.getLogger(__name__)
 
 
-def weights_of(store: PairReader, given: GivenWeights = None) -> AnyWeights:
+def weights_of(store: PairStore, given: GivenWeights = None) -> AnyWeights:
     """Return the weights to use with a store: those given, those beside it, or equal ones.
 
     Raises
@@ -55,7 +55,7 @@ def weights_of(store: PairReader, given: GivenWeights = None) -> AnyWeights:
 
 
 def calibration_of(
-    store: PairReader, weights: AnyWeights, given: GivenCalibration = None
+    store: PairStore, weights: AnyWeights, given: GivenCalibration = None
 ) -> Calibration | None:
     """Return the calibration to use with a store and weights, None if there is none.
 
@@ -84,7 +84,7 @@ def calibration_of(
     return found
 
 
-def _beside(store: PairReader, name: str) -> Path | None:
+def _beside(store: PairStore, name: str) -> Path | None:
     folder = store.folder
     path = None if folder is None else folder / name
     return path if path is not None and path.is_file() else None

@@ -37,8 +37,9 @@ from chromadb.config import Settings
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
-from mrrag_llamaindex.store.chroma.store import HNSWSettings, PairStore
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import HNSWSettings
 
 Vectors = NDArray[np.float32]
 K = 10

@@ -12,13 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.chroma.location import (
-    Location,
-    Where,
-    check_collection_name,
-    settings,
-    store_errors,
-)
+from mrrag_llamaindex.store.backends import Where
+from mrrag_llamaindex.store.chroma.location import Location, check_collection_name, settings
+from mrrag_llamaindex.store.protocol import store_errors
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI

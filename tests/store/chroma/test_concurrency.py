@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.protocol import PairStore
 
 
 @pytest.mark.parametrize("kind", ["memory", "folder"])

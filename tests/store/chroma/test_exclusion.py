@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import Exclusion
+from mrrag_llamaindex.store.hits import Exclusion
 
 
 def test_excluded_patient_with_thousands_of_closer_pairs_never_appears(store, units, pairs) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import HNSWSettings, PairStore
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import HNSWSettings
 
 
 def listing(folder: Path) -> list[tuple[str, bytes]]:
@@ -213,7 +214,7 @@ def test_second_writing_process_is_refused_until_the_first_has_ended(
         import sys
         import numpy as np
         from mrrag_llamaindex.store.pair import Pair
-        from mrrag_llamaindex.store.chroma.store import PairStore
+        from mrrag_llamaindex.store.protocol import PairStore
         store = PairStore.open({str(tmp_path / "s")!r})
         one = np.eye(8, dtype=np.float32)[:1]
         store.upsert([Pair("a.png", "text", "other")], one, one)

@@ -17,7 +17,8 @@ import pytest
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.protocol import PairStore
 
 
 @pytest.fixture(scope="module")

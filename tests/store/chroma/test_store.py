@@ -8,8 +8,8 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 
 WEIGHTS = [(1, 1, 1), (1, 0, 0), (0, 0, 1), (0.9, 0.05, 2.2), (1, -0.3, 1), (-2, -1, -0.5)]
 
