@@ -14,7 +14,8 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY, ticket_of
+from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of
 from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
 
 
@@ -32,7 +33,7 @@ class MRRAGSynthesizer(BaseSynthesizer):
     ----------
     llm : MRRAGLLaVA
     streaming : bool
-        Stream; the metadata of a stream is had from `answer_trace` once it has been read.
+        Stream; `answer_trace` gives the metadata of a stream once it has been read.
     """
 
     def __init__(
@@ -51,26 +52,18 @@ class MRRAGSynthesizer(BaseSynthesizer):
         """Take no prompts: the layout is the model's own."""
 
     def synthesize(
-        self,
-        query: QueryTextType,
-        nodes: list[NodeWithScore],
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
+        self, query: QueryTextType, nodes: list[NodeWithScore], *args: Any, **kwargs: Any
     ) -> RESPONSE_TYPE:
         """Answer ``query`` from ``nodes``; see the class for what is refused."""
         _require_ticket(nodes)
-        return super().synthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return super().synthesize(query, nodes, *args, **kwargs)
 
     async def asynthesize(
-        self,
-        query: QueryTextType,
-        nodes: list[NodeWithScore],
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
+        self, query: QueryTextType, nodes: list[NodeWithScore], *args: Any, **kwargs: Any
     ) -> RESPONSE_TYPE:
         """Answer ``query`` from ``nodes``; see the class for what is refused."""
         _require_ticket(nodes)
-        return await super().asynthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return await super().asynthesize(query, nodes, *args, **kwargs)
 
     def get_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any

@@ -21,9 +21,18 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.tools import QueryEngineTool
 
-from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, answer_trace, query_image
+from mrrag_llamaindex import (
+    IFA,
+    HardMask,
+    MRRAGLLaVA,
+    MRRAGPostprocessor,
+    answer_trace,
+    query_image,
+)
 from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError, StoreError
+from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.steering.policies.registry import POLICIES
 
 QUESTION = "Is there a pleural effusion?"
 
@@ -281,6 +290,32 @@ def test_llm_settings_round_trip_and_unknown_generation_settings_are_refused(llm
     assert again.to_dict() == llm.to_dict()
     with pytest.raises(ModelError, match="temperature"):
         llm.complete("hello", temperature=0.5)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_any_policy_steers_and_survives_a_round_trip(hospital, image, name):
+    policy = POLICIES[name]()
+    llm = MRRAGLLaVA(model="phantom", max_new_tokens=2, policy=policy)
+    response = hospital.index.as_query_engine(llm=llm).query(QueryBundle(QUESTION, str(image)))
+    (answer,) = answer_trace(response.source_nodes)
+    documents = [
+        PromptDocument(item.node.node_id, item.node.get_content(), item.score)
+        for item in response.source_nodes
+    ]
+    request = PromptRequest(QUESTION, documents)
+    (expected,) = llm.engine.generate(
+        [request], [load_image(image)], policy=policy, max_new_tokens=2
+    )
+    assert answer.steering == expected.steering
+    assert answer.steering.applied
+    assert (answer.p_yes, answer.p_no) == pytest.approx((expected.p_yes, expected.p_no), abs=2e-6)
+    again = MRRAGLLaVA.from_dict(llm.to_dict())
+    assert (again.steering, again.to_dict()) == (policy, llm.to_dict())
+
+
+def test_two_ways_to_steer_are_one_too_many():
+    with pytest.raises(ValueError, match="both given"):
+        MRRAGLLaVA(model="phantom", ifa=IFA(), policy=HardMask())
 
 
 async def test_eight_entry_points_give_one_answer(hospital, llm, image):
