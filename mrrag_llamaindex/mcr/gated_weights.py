@@ -14,7 +14,6 @@ and search are those of the global weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.mcr.weights import (
     ALL_TERMS,
     FusionWeights,
@@ -143,7 +143,7 @@ class QueryGatedWeights:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
-        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        digest = text_digest(self.to_json(), 16)
         return {**self.base.as_dict(), "gate": digest}
 
     def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:
@@ -200,7 +200,7 @@ class QueryGatedWeights:
 
     def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
+        write_atomically(path, self.to_json(towers_identity=towers_identity))
 
     @classmethod
     def load(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_atomically
 
 TERMS = ("image_text", "image_image", "text_text")
 """Names of the paper's three similarity terms, in the order of every array of terms."""
@@ -129,7 +129,7 @@ class FusionWeights:
 
     def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
+        write_atomically(path, self.to_json(towers_identity=towers_identity))
 
     @classmethod
     def load(
