@@ -172,7 +172,8 @@ def check_steering(model: Any, device: str) -> list[Check]:
         try:
             attention_implementation(type(model), backend)
             require_backend(backend, kind)
-            available.append(backend)
+            proof = " (compared with the definition on loading)"
+            available.append(backend + proof * BACKENDS[backend].needs_proof)
         except SteeringError as error:
             reasons.append(Check("steering", "note", str(error)))
     return [Check("steering", "ok", f"backends {', '.join(available)}"), *reasons]

@@ -35,14 +35,14 @@ class Variant:
 VARIANTS = (
     Variant("stock SDPA", "sdpa", "none"),
     Variant("stock again", "sdpa", "none"),
-    Variant("ours, third", BACKENDS["rows"], "third"),
-    Variant("ours, all", BACKENDS["rows"], "all"),
-    Variant("eager, all", BACKENDS["eager"], "all"),
+    Variant("ours, third", BACKENDS["rows"].registered, "third"),
+    Variant("ours, all", BACKENDS["rows"].registered, "all"),
+    Variant("eager, all", BACKENDS["eager"].registered, "all"),
 )
 FLEX = (
     Variant("stock flex", "flex_attention", "none"),
-    Variant("flex, third", BACKENDS["flex"], "third"),
-    Variant("flex, all", BACKENDS["flex"], "all"),
+    Variant("flex, third", BACKENDS["flex"].registered, "third"),
+    Variant("flex, all", BACKENDS["flex"].registered, "all"),
 )
 
 

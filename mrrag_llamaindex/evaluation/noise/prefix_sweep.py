@@ -78,7 +78,7 @@ class PrefixSweep:
 
     def __init__(self, engine: LlavaEngine, batch_size: int = BATCH_SIZE) -> None:
         text = engine.model.config.get_text_config(decoder=True)
-        if text._attn_implementation != BACKENDS["eager"]:
+        if text._attn_implementation != BACKENDS["eager"].registered:
             raise ModelError(
                 "only the eager backend returns attention weights: load the model with "
                 "load_model(..., backend='eager')"

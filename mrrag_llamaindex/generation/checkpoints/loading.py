@@ -81,7 +81,8 @@ def load_model(
         ``"auto"`` (the checkpoint's on CUDA, float32 on a CPU), ``"float32"``, ``"bfloat16"`` or
         ``"float16"``.
     backend : {"rows", "eager", "flex"}
-        Steering backend, see `mrrag_llamaindex.steering`.
+        Steering backend, see `mrrag_llamaindex.steering`. ``"flex"`` is compared with the
+        definition first, see `attention.proof`, which takes up to a minute.
     device_map : str or mapping, optional
         Spread the model over devices, as in transformers; takes the place of ``device``.
     quantization : {"int8", "int4"}, optional
@@ -97,7 +98,7 @@ def load_model(
         If it cannot be found or read, if a tensor is missing, unexpected or wrongly shaped, or
         if what was asked for is not available here.
     SteeringError
-        If its attention cannot be steered.
+        If its attention cannot be steered, or the backend is wrong or cannot run here.
     """
     from mrrag_llamaindex.steering.attention.model_class import require_backend
 
@@ -144,6 +145,7 @@ def _load(
         attention_implementation,
         steerable_class,
     )
+    from mrrag_llamaindex.steering.attention.proof import require_proven
     from mrrag_llamaindex.steering.attention.registry import register
     from mrrag_llamaindex.steering.attention.support import check_steerable
 
@@ -172,6 +174,7 @@ def _load(
         )
     check_complete(told, checkpoint.source)
     check_steerable(network)
+    require_proven(backend, network)
     if checkpoint.original:
         network.generation_config = opened.generation_config
     for note in notes:

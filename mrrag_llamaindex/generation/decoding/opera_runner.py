@@ -65,7 +65,9 @@ class OperaRunner(BatchRunner):
         super().__init__(loaded, other.prefixes)
         self._lock = other._lock
         text = self.model.config.get_text_config(decoder=True)
-        if text._attn_implementation not in (BACKENDS["rows"], BACKENDS["eager"]):
+        if text._attn_implementation not in {
+            BACKENDS[name].registered for name in ("rows", "eager")
+        }:
             raise SteeringError(
                 "OPERA reads the attention of the last layer, which this model's backend does not "
                 "hand out; load the model with backend='rows' or 'eager'"

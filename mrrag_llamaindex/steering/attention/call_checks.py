@@ -31,7 +31,7 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
         exist, the cache hides where rows stand, or the padding is not the plan's.
     """
     text = model.config.get_text_config(decoder=True)
-    if text._attn_implementation not in BACKENDS.values():
+    if text._attn_implementation not in {backend.registered for backend in BACKENDS.values()}:
         raise SteeringError(
             f"the text layers use {text._attn_implementation!r} attention, which ignores "
             "steering; load the model with attn_implementation=attention_implementation(...)"

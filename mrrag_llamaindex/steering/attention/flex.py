@@ -42,7 +42,9 @@ def ifa_flex_attention_forward(
 
     On a CPU this is for comparisons. The C++ that torch 2.13 generates there often does not build
     once batch or lengths have changed within a process, a RuntimeError from the stock function
-    too; ``torch.compiler.set_stance("force_eager")`` runs both uncompiled, for every shape.
+    too, and on CPUs without AVX-512 its results are wrong for short prompts and narrow heads.
+    `attention.proof` tries it where a model is loaded, and refuses it there.
+    ``torch.compiler.set_stance("force_eager")`` runs both uncompiled and right, for every shape.
 
     Parameters
     ----------

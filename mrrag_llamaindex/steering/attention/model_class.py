@@ -106,7 +106,7 @@ def attention_implementation(
         The model class.
     backend
         ``"rows"``, ``"eager"`` or ``"flex"``; whether the last can run on a device is for
-        `mrrag_llamaindex.steering.attention.model_class.require_backend` to say.
+        `require_backend` to say, and whether it is right there for `proof.require_proven`.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def attention_implementation(
             f"{base.__name__} does not support FlexAttention in transformers; use the backend "
             "'rows' or 'eager'"
         )
-    name = BACKENDS[backend]
+    name = BACKENDS[backend].registered
     parts: list[str] = list(base.config_class.sub_configs) if base.config_class else []
     if not parts:
         return name
@@ -141,8 +141,8 @@ def require_backend(backend: str, device_type: str) -> None:
     """Check, before a model is loaded, that a steering backend can run on a device.
 
     ``"rows"`` and ``"eager"`` are plain tensor code and run wherever the model does. ``"flex"``
-    is compiled on its first call: on a GPU by Triton, on a CPU by a C++ compiler. There it is for
-    comparisons only, see `mrrag_llamaindex.steering.attention.flex.ifa_flex_attention_forward`.
+    is compiled on its first call: on a GPU by Triton, on a CPU by a C++ compiler. Whether what they
+    generate is right is for `proof.require_proven` to say, once the model is loaded.
 
     Parameters
     ----------

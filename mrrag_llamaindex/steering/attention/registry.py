@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,24 +18,44 @@ from mrrag_llamaindex.steering.attention.gate import layer_index, steered_window
 from mrrag_llamaindex.steering.attention.rows import steer_rows, write_rows
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
-BACKENDS: Final = MappingProxyType(
-    {"rows": "mrrag_ifa", "eager": "mrrag_ifa_eager", "flex": "mrrag_ifa_flex"}
-)
-"""Backend name to the name under which its attention function is registered."""
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute steered attention.
+
+    Attributes
+    ----------
+    registered
+        Name under which transformers knows its two functions.
+    attend
+        The attention function, with the arguments of `ifa_attention_forward`.
+    mask
+        The mask function of transformers whose masks `attend` understands.
+    needs_proof
+        Whether it is compared with the definition where a model is loaded, see
+        `attention.proof`. Plain tensor code need not be: it is the same on every
+        machine. Code that is generated on the machine is as right as the compiler there.
+    """
+
+    registered: str
+    attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+    mask: Callable[..., Any]
+    needs_proof: bool = False
+
+    def register(self) -> None:
+        """Make it known to transformers; may be called any number of times.
+
+        The attention function is registered together with its mask function: for a name without
+        one, transformers builds no mask at all, and causality and padding are lost without a word.
+        """
+        AttentionInterface.register(self.registered, self.attend)
+        AttentionMaskInterface.register(self.registered, self.mask)
 
 
 def register() -> None:
-    """Make the attention functions known to transformers; may be called any number of times.
-
-    Each name is registered together with its mask function: for a name without one,
-    transformers builds no mask at all, and causality and padding are lost without a word.
-    """
-    AttentionInterface.register(BACKENDS["rows"], ifa_attention_forward)
-    AttentionMaskInterface.register(BACKENDS["rows"], sdpa_mask)
-    AttentionInterface.register(BACKENDS["eager"], ifa_eager_attention_forward)
-    AttentionMaskInterface.register(BACKENDS["eager"], eager_mask)
-    AttentionInterface.register(BACKENDS["flex"], ifa_flex_attention_forward)
-    AttentionMaskInterface.register(BACKENDS["flex"], flex_attention_mask)
+    """Make all `BACKENDS` known to transformers; may be called any number of times."""
+    for backend in BACKENDS.values():
+        backend.register()
 
 
 def ifa_attention_forward(
@@ -131,3 +153,15 @@ def ifa_eager_attention_forward(
     if steering is not None and window is not None:
         steering.record(layer_index(module), window)
     return result
+
+
+BACKENDS: Final = MappingProxyType(
+    {
+        "rows": Backend("mrrag_ifa", ifa_attention_forward, sdpa_mask),
+        "eager": Backend("mrrag_ifa_eager", ifa_eager_attention_forward, eager_mask),
+        "flex": Backend(
+            "mrrag_ifa_flex", ifa_flex_attention_forward, flex_attention_mask, needs_proof=True
+        ),
+    }
+)
+"""The backends by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
     attention_implementation,
     require_backend,
 )
-from mrrag_llamaindex.steering.attention.registry import ifa_eager_attention_forward
+from mrrag_llamaindex.steering.attention.probe_calls import HeadGeometry
+from mrrag_llamaindex.steering.attention.proof import require_equal
+from mrrag_llamaindex.steering.attention.registry import BACKENDS, ifa_eager_attention_forward
 from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
 
 
@@ -124,18 +127,25 @@ def test_scaling_of_none_is_that_of_the_definition():
     compare(8, 2, 24, scaling=None)
 
 
-def test_compiled_flex_equals_the_definition():
+def test_compiled_flex_equals_the_definition_or_is_refused():
     """The form that runs outside tests; two shapes, because compiling takes seconds."""
     try:
         require_backend("flex", "cpu")
     except SteeringError as error:
         pytest.skip(str(error))
-    torch.compiler.set_stance("default")
-    try:
-        compare(8, 2, 24)
-        compare(8, 2, 9)
-    finally:
-        torch.compiler.set_stance("force_eager")
+    refusal = None
+    with torch.compiler.set_stance("default"):
+        try:
+            require_equal(
+                "flex", BACKENDS["flex"], HeadGeometry(8, 2, 16), torch.device("cpu"), torch.float32
+            )
+        except SteeringError as error:
+            refusal = str(error)
+        else:
+            compare(8, 2, 24)
+            compare(8, 2, 9)
+    if refusal is not None:
+        assert re.search("'flex' cannot be used here: .* use backend 'rows'", refusal)
 
 
 def test_policy_is_the_only_source_of_the_formula():

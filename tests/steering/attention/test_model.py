@@ -285,7 +285,7 @@ def test_plan_that_a_stock_model_ignores_is_an_error(sdpa_model, toy):
     [("rows", 3), ("eager", 1), ("eager", 3), ("flex", 1), ("flex", 3)],
 )
 def test_lost_mask_function_is_noticed(load, toy, monkeypatch, backend, size):
-    monkeypatch.delitem(AttentionMaskInterface._global_mapping, BACKENDS[backend])
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, BACKENDS[backend].registered)
     with pytest.raises(SteeringError, match=r"no (attention|block) mask"):
         toy.logits(load(backend), toy.batch(toy.prompts[:size]), toy.plan(toy.prompts[:size]))
 

@@ -141,7 +141,7 @@ REAL = inputs()["attention_mask"].bool()
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_is_accepted_and_its_text_layers_are_ours(name):
-    model = on(name, BACKENDS["rows"])
+    model = on(name, BACKENDS["rows"].registered)
     check_steerable(model)
     asked = attention_implementation(getattr(transformers, name))
     if model.config.sub_configs:
@@ -164,7 +164,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_off_equals_stock_bit_for_bit(name, backend):
     expected = logits(on(name, STOCK[backend]))
-    assert torch.equal(logits(on(name, BACKENDS[backend])), expected)
+    assert torch.equal(logits(on(name, BACKENDS[backend].registered)), expected)
 
 
 @pytest.mark.parametrize("name", WITHOUT_FLEX)
@@ -176,10 +176,10 @@ def test_class_without_flex_is_refused_by_name(name):
 @pytest.mark.parametrize(("name", "backend"), [case for case in CASES if case[1] != "eager"])
 def test_backend_equals_the_definition_in_every_layer(name, backend):
     steering = plan()
-    rows = logits(on(name, BACKENDS[backend]), steering)
+    rows = logits(on(name, BACKENDS[backend].registered), steering)
     steering.require_applied()
     assert steering.report.applications == dict.fromkeys(range(LAYERS), 1)
-    eager = logits(on(name, BACKENDS["eager"]), plan())
+    eager = logits(on(name, BACKENDS["eager"].registered), plan())
     torch.testing.assert_close(rows[REAL], eager[REAL], **TOLERANCE)
     stock = logits(on(name, "sdpa"))
     assert (rows - stock)[:, -1].abs().amax(dim=1).min() > 0.01
@@ -187,7 +187,7 @@ def test_backend_equals_the_definition_in_every_layer(name, backend):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generate_carries_the_plan(name):
-    model, steering = on(name, BACKENDS["rows"]), plan()
+    model, steering = on(name, BACKENDS["rows"].registered), plan()
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
     out = model.generate(
         **inputs(), steering=steering, output_logits=True, return_dict_in_generate=True, **options
@@ -231,7 +231,7 @@ def by_hand(model: Any, steering: SteeringPlan | None) -> torch.Tensor:
 @pytest.mark.parametrize("steered", [False, True])
 @torch.inference_mode()
 def test_eager_under_a_window_equals_a_computation_by_hand(steered):
-    model = on("MistralForCausalLM", BACKENDS["eager"])
+    model = on("MistralForCausalLM", BACKENDS["eager"].registered)
     # The last document ends 4 tokens before the question: inside the window of its first rows.
     found = model(
         input_ids=inputs()["input_ids"][:1],
@@ -254,7 +254,7 @@ def plan_of_first_row() -> SteeringPlan:
 @torch.inference_mode()
 def test_decode_over_a_full_window_steers_nothing(name, window):
     """In a sliding layer a decode step has `window` keys: as if it stood in the question."""
-    model = on(name, BACKENDS["rows"])
+    model = on(name, BACKENDS["rows"].registered)
     text = model.config.get_text_config()
     before = text.sliding_window
     layers = [m for m in model.modules() if getattr(m, "sliding_window", None) == before]
