@@ -26,6 +26,20 @@ def identifier(value: Any) -> str | None:
     return None
 
 
+def read_bytes(source: Path) -> bytes:
+    """Return the contents of a file; what the system says against it becomes an `InputError`."""
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise unusable(source, error, "read") from None
+
+
+def unusable(source: Path, error: OSError, what: str) -> InputError:
+    """Return the error for a file that cannot be read or written, named without its folder."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{source.name} cannot be {what}: {reason}")
+
+
 @dataclass(frozen=True)
 class Table:
     """An open table.
@@ -200,8 +214,7 @@ def _open(source: Path) -> TextIO:
     try:
         return source.open(encoding="utf-8-sig", newline="")
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{source.name} cannot be read: {reason}") from None
+        raise unusable(source, error, "read") from None
 
 
 def _not_utf8(source: Path, error: UnicodeDecodeError) -> InputError:

@@ -7,7 +7,6 @@ answers are known. It belongs to one pair of towers and one set of weights, and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json())
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -169,8 +169,7 @@ def weights_digest(weights: AnyWeights) -> str:
     """Return 16 hex digits that change with any number of the weights, and with nothing else."""
     data = json.loads(weights.to_json())
     numbers = {name: data[name] for name in data if name not in ("towers_identity", "note")}
-    text = json.dumps(numbers, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest(numbers, 16)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ and search are those of the global weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +136,7 @@ class QueryGatedWeights(SavedWeights):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
-        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        digest = text_digest(self.to_json(), 16)
         return {**self.base.as_dict(), "gate": digest}
 
     def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:

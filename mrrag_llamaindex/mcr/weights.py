@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
 
 TERMS: Final = ("image_text", "image_image", "text_text")
@@ -95,7 +95,7 @@ class SavedWeights(ABC):
 
     def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
+        write_atomically(path, self.to_json(towers_identity=towers_identity))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> Self:

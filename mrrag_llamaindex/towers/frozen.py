@@ -35,8 +35,8 @@ class FrozenTower:
     """Frozen encoders with trained heads; a `mrrag_llamaindex.towers.protocol.DualTower`.
 
     The encoders may be of any origin, see `ImageBackbone` and `TextBackbone`; for those of
-    transformers there are ready adapters. Features can be cached, so that fitting the heads
-    (`learning.towers.heads.fit_heads`) takes seconds on a CPU. A long text is read in
+    transformers there are ready adapters. Features can be cached, so that training the heads
+    (`learning.towers.recipes.train_heads`) takes seconds on a CPU. A long text is read in
     windows whose features are averaged before the head, so that embedding agrees with what the
     heads were fitted on.
 
@@ -54,15 +54,6 @@ class FrozenTower:
     ------
     ValueError
         If a head does not fit its encoder, or the two heads differ in dimension.
-
-    Examples
-    --------
-    >>> from mrrag_llamaindex.learning.towers.contrastive import fit_heads
-    >>> def build(image_backbone, text_backbone, images, reports, patients):
-    ...     heads = fit_heads(
-    ...         image_backbone.features(images), text_backbone.features(reports), patients, reports
-    ...     )
-    ...     return FrozenTower(image_backbone, text_backbone, heads)
     """
 
     name = "frozen"

@@ -112,7 +112,7 @@ def _mined(
     path: Path, weights: AnyWeights, rule: str, depth: int
 ) -> tuple[list[ScoredQuestion], str]:
     from mrrag_llamaindex.learning.calibration.data import of_records
-    from mrrag_llamaindex.learning.mining.record_file import read_training_set
+    from mrrag_llamaindex.learning.mining.records import read_training_set
 
     found = read_training_set(path)
     if not found.records:

@@ -132,7 +132,7 @@ def _save(weights: AnyWeights, out: Path, identity: str) -> None:
 
 def _mined(path: Path) -> tuple[list[Candidates], str]:
     from mrrag_llamaindex.learning.fusion.candidates import Candidates
-    from mrrag_llamaindex.learning.mining.record_file import read_training_set
+    from mrrag_llamaindex.learning.mining.records import read_training_set
 
     found = read_training_set(path)
     if not found.usable:

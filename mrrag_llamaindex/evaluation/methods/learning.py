@@ -16,7 +16,7 @@ from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreemen
 from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.mining import mine
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient

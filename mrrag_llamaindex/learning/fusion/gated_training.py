@@ -142,7 +142,7 @@ def train_gate(
         elif epoch - best >= settings.patience:
             break
         optimiser.zero_grad()
-        _loss(parameters, start, size, fit, base.temperature).backward()
+        torch.autograd.backward(_loss(parameters, start, size, fit, base.temperature))
         optimiser.step()
     first, first_bias, last, last_bias = (tensor.numpy() for tensor in kept)
     gate = QueryGatedWeights(base.weights, first, first_bias, last, last_bias, settings.reach)

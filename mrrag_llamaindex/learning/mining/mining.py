@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
+from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.learning.mining.candidates import candidates
-from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
 from mrrag_llamaindex.learning.mining.records import (
+    TRAINING_FILE,
     TrainingHeader,
     TrainingRecord,
 )
@@ -145,19 +146,19 @@ def mine(
     )
     started = time.perf_counter()
     skipped: list[Skipped] = []
-    with TrainingWriter(out, header) as writer:
-        known = {record.question_id for record in writer.records}
+    with LineLog(out, TRAINING_FILE, header) as log:
+        known = {record.question_id for record in log.records}
         resumed = len(known)
         for number, item in enumerate(asked, start=1):
             if item.question_id not in known:
                 try:
-                    writer.append(mine_question(item, store, towers, confidence, settings))
+                    log.append([mine_question(item, store, towers, confidence, settings)])
                 except (ImageError, InputError, PromptError, TowerError) as error:
                     skipped.append(Skipped(number, item.question_id, str(error)))
             if progress is not None:
                 progress(number, len(asked), resumed)
-        usable = sum(record.trains for record in writer.records)
-        mined = len(writer.records) - resumed
+        usable = sum(record.trains for record in log.records)
+        mined = len(log.records) - resumed
     return MiningReport(mined, resumed, usable, tuple(skipped), time.perf_counter() - started)
 
 

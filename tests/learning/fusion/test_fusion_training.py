@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.candidates import Candidates
@@ -16,7 +17,6 @@ from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 from mrrag_llamaindex.learning.fusion.training import FusionSettings, infonce, train_fusion
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
-from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 

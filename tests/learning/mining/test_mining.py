@@ -13,7 +13,7 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.learning.mining.mining import mine
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import FusionWeights
