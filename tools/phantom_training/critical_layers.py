@@ -7,8 +7,7 @@ import numpy as np
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.ifa import IFA
 
 

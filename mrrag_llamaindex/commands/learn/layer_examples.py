@@ -14,8 +14,7 @@ from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import draw_trials
+from mrrag_llamaindex.phantom.sets.trials import draw_trials, examples_of
 from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
 PHANTOM_DOCUMENTS = 4

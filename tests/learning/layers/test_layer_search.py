@@ -26,8 +26,7 @@ from mrrag_llamaindex.learning.layers.blocking import Example, Knockout
 from mrrag_llamaindex.learning.layers.choice import LayerChoice, choose, critical_layers, curve
 from mrrag_llamaindex.learning.layers.edges import STEERED, block_plan, edges_of, everything
 from mrrag_llamaindex.learning.layers.search import checked, search_layers
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
 
