@@ -66,8 +66,8 @@ class Answer:
         vocabulary: their sum is below 1 for a question that is not answered by yes or no.
     document_ids : tuple of str
         Documents that were in the prompt, in order.
-    relevance : mapping of str to float
-        Lambda of each of them.
+    lambdas : mapping of str to float
+        Lambda of each of them in this call: min-max of the scores of those that were read.
     dropped : tuple of str
         Documents that were offered and did not fit.
     steering : SteeringOutcome
@@ -86,7 +86,7 @@ class Answer:
     p_yes: float
     p_no: float
     document_ids: tuple[str, ...]
-    relevance: Mapping[str, float]
+    lambdas: Mapping[str, float]
     dropped: tuple[str, ...]
     steering: SteeringOutcome
     image_read: bool
@@ -110,7 +110,10 @@ class Answer:
             p_yes=confidence[0],
             p_no=confidence[1],
             document_ids=tuple(document.document_id for document in prompt.documents),
-            relevance={document.document_id: document.relevance for document in prompt.documents},
+            lambdas={
+                document.document_id: value
+                for document, value in zip(prompt.documents, prompt.lambdas, strict=True)
+            },
             dropped=tuple(document.document_id for document in prompt.dropped),
             steering=steering,
             image_read=prompt.image_span is not None,

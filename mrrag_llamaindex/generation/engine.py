@@ -11,7 +11,7 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, SteeringError
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.decoding.guidance import probe_for
 from mrrag_llamaindex.generation.decoding.opera import OPERA
@@ -163,7 +163,7 @@ class LlavaEngine(PromptReader):
     def _batches(
         self,
         prompts: Sequence[Prompt],
-        read: Sequence[QueryImage | None],
+        read: Sequence[PreparedImage | None],
         batch_size: int | None = None,
     ) -> list[Batch]:
         return make_batches(
@@ -176,7 +176,7 @@ class LlavaEngine(PromptReader):
     def _answer(
         self,
         requests: Sequence[PromptRequest],
-        read: Sequence[QueryImage | None],
+        read: Sequence[PreparedImage | None],
         policy: PromptPolicy | None,
         decoding: OPERA | None,
         limit: int,

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from mrrag_llamaindex.errors import ModelError, MRRAGError
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
@@ -44,7 +44,7 @@ class BatchRunner:
         self,
         batch: Batch,
         prompts: Sequence[Prompt],
-        images: Sequence[QueryImage | None],
+        images: Sequence[PreparedImage | None],
         plan: SteeringPlan | None,
         probe: FirstTokenProbe,
         max_new_tokens: int,
@@ -58,7 +58,7 @@ class BatchRunner:
         batch : Batch
         prompts : sequence of Prompt
             Those of the batch, in its order.
-        images : sequence of QueryImage or None
+        images : sequence of PreparedImage or None
         plan : SteeringPlan or None
         probe : FirstTokenProbe
             Filled in.
@@ -107,7 +107,7 @@ class BatchRunner:
     def logits(
         self,
         sequences: Sequence[tuple[int, ...]],
-        images: Sequence[QueryImage | None],
+        images: Sequence[PreparedImage | None],
         *,
         shared: int = 0,
         keep: int = 1,
@@ -120,7 +120,7 @@ class BatchRunner:
         ----------
         sequences : sequence of tuple of int
             Token ids, all ending in the last column.
-        images : sequence of QueryImage or None
+        images : sequence of PreparedImage or None
         shared : int
             Tokens at the start that all rows have in common, image included; prefilled once.
         keep : int
@@ -166,7 +166,7 @@ class BatchRunner:
         logits: torch.Tensor = output.logits.float()
         return logits
 
-    def _prefix(self, ids: tuple[int, ...], image: QueryImage | None) -> DynamicCache:
+    def _prefix(self, ids: tuple[int, ...], image: PreparedImage | None) -> DynamicCache:
         """Keys and values of the tokens that a batch has in common."""
 
         def prefill() -> DynamicCache:
@@ -181,7 +181,7 @@ class BatchRunner:
         return self.prefixes.get((image.digest if image else None, ids), prefill)
 
     def _seen(
-        self, ids: torch.Tensor, images: Sequence[QueryImage | None]
+        self, ids: torch.Tensor, images: Sequence[PreparedImage | None]
     ) -> dict[str, torch.Tensor]:
         """Arguments of ``forward`` that carry the images of a batch."""
         tensors = stack([image for image in images if image is not None])

@@ -15,7 +15,7 @@ from mrrag_llamaindex.steering.policy import Weighted, checked_layers
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
-def relevance_lambda(scores: Sequence[float | None]) -> tuple[float, ...]:
+def min_max_lambdas(scores: Sequence[float | None]) -> tuple[float, ...]:
     """Min-max normalise the relevance scores of one question's documents.
 
     ``lambda_k = (s_k - s_min) / (s_max - s_min)`` over the documents that have a score
@@ -40,9 +40,9 @@ def relevance_lambda(scores: Sequence[float | None]) -> tuple[float, ...]:
 
     Examples
     --------
-    >>> relevance_lambda([1.0, None, 3.0, 2.0])
+    >>> min_max_lambdas([1.0, None, 3.0, 2.0])
     (0.0, 0.0, 1.0, 0.5)
-    >>> relevance_lambda([0.7])
+    >>> min_max_lambdas([0.7])
     (0.0,)
     """
     for position, score in enumerate(scores):

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.ifa import IFA, relevance_lambda
+from mrrag_llamaindex.steering.ifa import IFA, min_max_lambdas
 from mrrag_llamaindex.steering.layout import lay_out
 from mrrag_llamaindex.steering.policy import Policy, PromptPolicy
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
 from mrrag_llamaindex.steering.window import RowWindow
 
-__all__ = ["IFA", "Policy", "PromptSpans", "SteeringPlan", "SteeringReport", "relevance_lambda"]
+__all__ = ["IFA", "Policy", "PromptSpans", "SteeringPlan", "SteeringReport", "min_max_lambdas"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class SteeringPlan:
 
     Attributes
     ----------
-    document_lambda
+    column_weights
         float32 (batch, prompt_length): the policy's weight of each column, else 0. For IFA it is
         strength times lambda on document tokens.
     question_rows
@@ -57,7 +57,7 @@ class SteeringPlan:
         If shapes, types or values do not fit together.
     """
 
-    document_lambda: torch.Tensor
+    column_weights: torch.Tensor
     question_rows: torch.Tensor
     layers: frozenset[int]
     padding: tuple[int, ...] = ()
@@ -72,19 +72,19 @@ class SteeringPlan:
     )
 
     def __post_init__(self) -> None:
-        lam, rows = self.document_lambda, self.question_rows
+        lam, rows = self.column_weights, self.question_rows
         if lam.ndim != 2 or lam.shape != rows.shape:
             raise SteeringError(
-                "document_lambda and question_rows must both be (batch, prompt_length), got "
+                "column_weights and question_rows must both be (batch, prompt_length), got "
                 f"{tuple(lam.shape)} and {tuple(rows.shape)}"
             )
         if lam.dtype != torch.float32 or rows.dtype != torch.bool:
             raise SteeringError(
-                "document_lambda must be float32 and question_rows bool, got "
+                "column_weights must be float32 and question_rows bool, got "
                 f"{lam.dtype} and {rows.dtype}"
             )
         if not bool(torch.isfinite(lam).all()):
-            raise SteeringError("document_lambda holds NaN or infinite values")
+            raise SteeringError("column_weights holds NaN or infinite values")
         if self.padding and len(self.padding) != self.batch_size:
             raise SteeringError(
                 f"padding names {len(self.padding)} rows, the batch has {self.batch_size}"
@@ -123,7 +123,7 @@ class SteeringPlan:
         spans
             One per row of the batch, of the whole prompt, a shared prefix included.
         lambdas
-            For each row, one value in [0, 1] per document, see `relevance_lambda`.
+            For each row, one value in [0, 1] per document, see `min_max_lambdas`.
         policy
             The method; its `layers`, where given, take the place of `layers`.
         layers
@@ -165,12 +165,12 @@ class SteeringPlan:
     @property
     def batch_size(self) -> int:
         """Rows of the batch."""
-        return self.document_lambda.shape[0]
+        return self.column_weights.shape[0]
 
     @property
     def prompt_length(self) -> int:
         """Tokens per row, padding included."""
-        return self.document_lambda.shape[1]
+        return self.column_weights.shape[1]
 
     @property
     def is_active(self) -> bool:
@@ -227,7 +227,7 @@ class SteeringPlan:
             rows = [[r - offset for r in row if offset <= r < key_length] for row in self._rows]
         if not any(rows):
             return None
-        return RowWindow.build(rows, offset, self.document_lambda, device)
+        return RowWindow.build(rows, offset, self.column_weights, device)
 
     def record(self, layer: int, window: RowWindow) -> None:
         """Note that `layer` has steered the rows of `window`."""

@@ -146,7 +146,7 @@ def one_patient() -> tuple[list[PromptRequest], object]:
         while len(words) < 100:
             words += draw_study(rng, "other", draw_findings(rng)).report.split()
         text = " ".join(words[:100])
-        reports.append(PromptDocument(f"d{number}", text, 1.0 - number / 10, 1.0 - number / 5))
+        reports.append(PromptDocument(f"d{number}", text, 1.0 - number / 10))
     return [PromptRequest(question, reports) for question in QUESTIONS], study.image.resize(
         (336, 336)
     )

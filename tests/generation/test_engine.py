@@ -35,10 +35,9 @@ def study(seed: int):
     return draw_study(rng, f"patient-{seed}", draw_findings(rng))
 
 
-def request(count: int, relevance: tuple[float, ...] = (1.0, 0.0, 0.5)) -> PromptRequest:
+def request(count: int, scores: tuple[float, ...] = (1.0, 0.0, 0.5)) -> PromptRequest:
     documents = [
-        PromptDocument(f"d{i}", study(i).report, 1.0 - i / 10, relevance[i % len(relevance)])
-        for i in range(count)
+        PromptDocument(f"d{i}", study(i).report, scores[i % len(scores)]) for i in range(count)
     ]
     return PromptRequest(QUESTION, documents)
 
@@ -85,11 +84,11 @@ def test_both_backends_give_the_same_answer(engine):
 
 
 @pytest.mark.parametrize(
-    ("count", "relevance", "reason"),
+    ("count", "scores", "reason"),
     [(0, (0.0,), "no document is"), (3, (0.0,), "relevance above zero")],
 )
-def test_reason_is_given_when_there_is_nothing_to_steer_to(engine, count, relevance, reason):
-    (answer,) = engine.generate([request(count, relevance)], [image(1)], policy=IFA())
+def test_reason_is_given_when_there_is_nothing_to_steer_to(engine, count, scores, reason):
+    (answer,) = engine.generate([request(count, scores)], [image(1)], policy=IFA())
     assert not answer.steering.applied
     assert reason in answer.steering.reason
 

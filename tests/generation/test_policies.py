@@ -77,7 +77,7 @@ def test_outcome_tells_rows_and_columns_of_each_policy(engine, trials):
     prompt = engine.prompt(trial.request, engine.read_image(trial.image))
     length, (start, stop) = len(prompt.input_ids), prompt.question_span
     sizes = [b - a for a, b in prompt.document_spans]
-    low = sum(n for n, d in zip(sizes, prompt.documents, strict=True) if d.relevance == 0)
+    low = sum(n for n, value in zip(sizes, prompt.lambdas, strict=True) if value == 0)
     layers = tuple(range(engine.planner.layers))
     expected = {
         IFA(): (stop - start, sum(sizes) - low, engine.loaded.critical_layers),
@@ -103,7 +103,7 @@ def test_outcome_tells_rows_and_columns_of_each_policy(engine, trials):
     ],
 )
 def test_nothing_to_prefer_leaves_the_answer_alone_to_the_last_bit(engine, trials, policy, reason):
-    level = [replace(d, relevance=0.0) for d in trials[1].request.documents]
+    level = [replace(d, score=0.0) for d in trials[1].request.documents]
     trial = replace(trials[1], request=replace(trials[1].request, documents=level))
     (plain,), (idle,) = ask(engine, [trial], None), ask(engine, [trial], policy)
     assert not idle.steering.applied
@@ -113,8 +113,8 @@ def test_nothing_to_prefer_leaves_the_answer_alone_to_the_last_bit(engine, trial
 
 def test_drop_is_the_prompt_without_those_documents(engine, trials):
     trial = trials[1]
-    kept = [d for d in trial.request.documents if d.relevance >= 0.5]
-    gone = [d.document_id for d in trial.request.documents if d.relevance < 0.5]
+    kept = [d for d in trial.request.documents if d.score >= 0.5]
+    gone = [d.document_id for d in trial.request.documents if d.score < 0.5]
     fewer = replace(trial, request=replace(trial.request, documents=kept))
     (dropped,), (expected,) = (
         ask(engine, [trial], HardMask(mode="drop")),
@@ -127,9 +127,9 @@ def test_drop_is_the_prompt_without_those_documents(engine, trials):
 
 
 def test_drop_keeps_the_best_document_that_can_be_read(engine, trials):
-    """An empty report is no document, even if it has the highest relevance."""
+    """An empty report is no document, even if it has the highest score."""
     first, second, *_ = trials[1].request.documents
-    documents = [replace(first, text=" ", relevance=1.0), replace(second, relevance=0.2)]
+    documents = [replace(first, text=" ", score=1.0), replace(second, score=0.2)]
     trial = replace(trials[1], request=replace(trials[1].request, documents=documents))
     (answer,) = ask(engine, [trial], HardMask(mode="drop"))
     assert answer.document_ids == (second.document_id,)

@@ -34,7 +34,7 @@ def test_batch_equals_one_at_a_time_and_keeps_patients_apart(hospital, llm):
         assert alone.text == response.text
         (expected,) = answer_trace(alone_nodes)
         assert answer.p_yes == pytest.approx(expected.p_yes, abs=2e-6)
-        assert answer.relevance == expected.relevance
+        assert answer.lambdas == expected.lambdas
         assert response.additional_kwargs["mrrag"]["document_ids"] == answer.document_ids
 
 

@@ -126,7 +126,7 @@ def test_it_is_one_pass_on_the_kept_prefix(engine, monkeypatch):
 def test_a_document_that_the_policy_leaves_out_moves_nothing(engine):
     (trial,) = draw_trials(47, 1, documents=4, irrelevant=2)
     found = explain(engine, trial.request, trial.image, HardMask(mode="drop"))
-    kept = [d.document_id for d in trial.request.documents if d.relevance >= 0.5]
+    kept = [d.document_id for d in trial.request.documents if d.score >= 0.5]
     assert list(found) == kept
     assert len(kept) < len(trial.request.documents)
 

@@ -27,9 +27,7 @@ def registry() -> TicketRegistry:
 
 @pytest.fixture
 def ticket(registry):
-    documents = [
-        PromptDocument(f"d{i}", text, 1.0 - i, 1.0 - i / 2) for i, text in enumerate(TEXTS)
-    ]
+    documents = [PromptDocument(f"d{i}", text, 1.0 - i) for i, text in enumerate(TEXTS)]
     return registry.issue(QUESTION, documents, None, None)
 
 
@@ -56,7 +54,7 @@ def test_stock_template_is_taken_apart(registry, ticket):
     call = resolve([user(qa(marked(ticket, 0, 1, 2)))], registry, "error")
     assert call.request.question == QUESTION
     assert [document.text for document in call.request.documents] == list(TEXTS)
-    assert [document.relevance for document in call.request.documents] == [1.0, 0.5, 0.0]
+    assert [document.score for document in call.request.documents] == [1.0, 0.0, -1.0]
     assert not call.request.before_question + call.request.after_question
 
 
@@ -89,10 +87,10 @@ def test_refine_reads_masked_text_of_earlier_calls_masked(registry, ticket):
 def test_text_that_a_host_adds_beside_the_documents_is_read_and_not_steered_to(registry, ticket):
     call = resolve([user(qa(marked(ticket, 1) + "\n\nGuideline: measure it."))], registry, "error")
     extra = call.request.documents[-1]
-    assert (extra.document_id, extra.text, extra.relevance) == (
+    assert (extra.document_id, extra.text, extra.score) == (
         UNATTRIBUTED,
         "Guideline: measure it.",
-        0.0,
+        None,
     )
 
 

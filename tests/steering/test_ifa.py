@@ -6,32 +6,32 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.plan import IFA, relevance_lambda
+from mrrag_llamaindex.steering.plan import IFA, min_max_lambdas
 
 
 def test_top_document_gets_lambda_one_and_worst_gets_zero():
     # (.5 - .2) / (.8 - .2) = .5
-    assert relevance_lambda([0.5, 0.8, 0.2]) == pytest.approx((0.5, 1.0, 0.0))
+    assert min_max_lambdas([0.5, 0.8, 0.2]) == pytest.approx((0.5, 1.0, 0.0))
 
 
 def test_negative_scores_are_normalised_like_others():
     # (-1 - -3) / (1 - -3) = .5
-    assert relevance_lambda([-3.0, 1.0, -1.0]) == pytest.approx((0.0, 1.0, 0.5))
+    assert min_max_lambdas([-3.0, 1.0, -1.0]) == pytest.approx((0.0, 1.0, 0.5))
 
 
 @pytest.mark.parametrize("scores", [[], [0.4], [0.4, 0.4, 0.4], [None], [None, 0.4], [None, None]])
 def test_nothing_to_prefer_gives_lambda_zero(scores):
-    assert relevance_lambda(scores) == (0.0,) * len(scores)
+    assert min_max_lambdas(scores) == (0.0,) * len(scores)
 
 
 def test_document_without_score_stands_outside_the_range():
-    assert relevance_lambda([2.0, None, 4.0]) == (0.0, 0.0, 1.0)
+    assert min_max_lambdas([2.0, None, 4.0]) == (0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_score_that_is_no_number_is_refused_by_position(bad):
     with pytest.raises(SteeringError, match="document 1"):
-        relevance_lambda([0.1, bad, 0.3])
+        min_max_lambdas([0.1, bad, 0.3])
 
 
 @pytest.mark.parametrize(

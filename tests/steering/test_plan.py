@@ -53,7 +53,7 @@ def test_document_outside_the_prompt_is_refused():
 
 def test_empty_document_is_allowed_and_has_no_columns():
     plan = build([PromptSpans(((2, 2), (2, 4)), (6, 8), 10)], [(1.0, 0.5)], 10)
-    assert plan.document_lambda[0].nonzero().flatten().tolist() == [2, 3]
+    assert plan.column_weights[0].nonzero().flatten().tolist() == [2, 3]
 
 
 # ---- build
@@ -61,7 +61,7 @@ def test_empty_document_is_allowed_and_has_no_columns():
 
 def test_spans_move_right_by_the_left_padding():
     plan = build([spans(10), spans(8)], [(0.0, 1.0), (0.5, 0.0)], padded=10)
-    assert plan.document_lambda.tolist() == [
+    assert plan.column_weights.tolist() == [
         [0, 0, 0, 1, 1, 0, 0, 0, 0, 0],
         [0, 0, 0, 0.5, 0.5, 0, 0, 0, 0, 0],  # columns 1, 2 of the prompt, pushed by 2
     ]
@@ -74,7 +74,7 @@ def test_spans_move_right_by_the_left_padding():
 
 def test_strength_multiplies_lambda():
     plan = build([spans()], [(0.0, 0.5)], 10, IFA(strength=3.0))
-    assert plan.document_lambda.max() == 1.5
+    assert plan.column_weights.max() == 1.5
 
 
 def test_to_end_steers_the_closing_tokens_too():
@@ -106,14 +106,14 @@ def test_ill_fitting_parts_are_refused(lambdas, padded, layers, message):
 
 def test_hand_made_plan_is_checked_too():
     lam, rows = torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool)
-    for document_lambda, question_rows in [
+    for column_weights, question_rows in [
         (lam, rows[:, :3]),
         (lam.double(), rows),
         (lam, rows.int()),
         (lam / 0, rows),
     ]:
         with pytest.raises(SteeringError):
-            SteeringPlan(document_lambda, question_rows, frozenset({0}))
+            SteeringPlan(column_weights, question_rows, frozenset({0}))
 
 
 # ---- a prefix shared by the rows
@@ -127,7 +127,7 @@ def test_padding_stands_behind_the_shared_prefix():
     # [t d0 d0 | . . | d1 d1 t q q t t]: document 0 stays, document 1 and the question move by 2.
     plan = shared([spans(10), spans(8)], [(1.0, 0.5), (0.5, 1.0)], 10, 3)
     assert plan.padding == (0, 2)
-    assert plan.document_lambda.tolist() == [
+    assert plan.column_weights.tolist() == [
         [0, 1, 1, 0.5, 0.5, 0, 0, 0, 0, 0],
         [0, 0.5, 0.5, 0, 0, 1, 1, 0, 0, 0],
     ]
@@ -140,14 +140,14 @@ def test_padding_stands_behind_the_shared_prefix():
 def test_document_over_the_end_of_the_prefix_is_weighted_on_both_sides_of_the_gap():
     prompt = PromptSpans(((1, 5),), (5, 7), 8)
     plan = shared([prompt], [(1.0,)], 11, 3, question_rows="to_end")
-    assert plan.document_lambda[0].nonzero().flatten().tolist() == [1, 2, 6, 7]
+    assert plan.column_weights[0].nonzero().flatten().tolist() == [1, 2, 6, 7]
     assert plan.question_rows[0].nonzero().flatten().tolist() == [8, 9, 10]
 
 
 def test_prefix_of_zero_is_left_padding():
     prompts, lambdas = [spans(10), spans(8)], [(1.0, 0.5), (0.5, 1.0)]
     ours, left = shared(prompts, lambdas, 10, 0), build(prompts, lambdas, 10)
-    assert torch.equal(ours.document_lambda, left.document_lambda)
+    assert torch.equal(ours.column_weights, left.column_weights)
     assert torch.equal(ours.question_rows, left.question_rows)
     assert (ours.padding, ours.shared_prefix) == (left.padding, left.shared_prefix) == ((0, 2), 0)
 

@@ -126,7 +126,7 @@ class EmbeddedSet:
         Returns
         -------
         list of PromptDocument
-            With their scores; relevance is 0. Equal scores stand in the order of the pairs.
+            With their scores. Equal scores stand in the order of the pairs.
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf

@@ -102,7 +102,7 @@ class FactualAgreement:
         object.__setattr__(self, "digest", told.hexdigest()[:12])
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
-        """Return the k best; relevance stays 0."""
+        """Return the k best."""
         q_image = data.q_images[row]
         query = np.concatenate([self.image_map @ q_image, self.text_map @ q_image])
         return data.top(row, query, self.k)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.mcr.calibration import weights_digest
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.steering.ifa import relevance_lambda
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
@@ -24,7 +22,7 @@ class Ranking(Protocol):
     """Choose the documents of a question; a frozen dataclass whose `repr` tells it from others."""
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
-        """Return the documents of question ``row``, best first, each with score and relevance."""
+        """Return the documents of question ``row``, best first, each with its score."""
         ...
 
 
@@ -44,13 +42,13 @@ class ImageToText:
         check_count(self.k)
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
-        """Return the k best; relevance stays 0."""
+        """Return the k best."""
         return data.fused(row, IMAGE_TO_TEXT, self.k)
 
 
 @dataclass(frozen=True)
 class Fused:
-    """The k pairs of highest fused score (MR-RAG, MCR), with lambda = min-max of the scores.
+    """The k pairs of highest fused score (MR-RAG, MCR).
 
     Attributes
     ----------
@@ -68,14 +66,8 @@ class Fused:
         object.__setattr__(self, "digest", weights_digest(self.weights))
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
-        """Return the k best with their lambda; whether it steers is the policy's business."""
-        return with_relevance(data.fused(row, self.weights, self.k))
-
-
-def with_relevance(documents: Sequence[PromptDocument]) -> list[PromptDocument]:
-    """Return the documents with lambda from their scores."""
-    weights = relevance_lambda([document.score for document in documents])
-    return [replace(d, relevance=w) for d, w in zip(documents, weights, strict=True)]
+        """Return the k best; whether their scores steer is the policy's business."""
+        return data.fused(row, self.weights, self.k)
 
 
 def check_count(k: int) -> None:

@@ -26,7 +26,7 @@ from mrrag_llamaindex.mcr.score import fused_query
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.question_table import GoldQuestion
@@ -146,7 +146,7 @@ def draw_data_trials(
     """
     labels = FindingLabels.of(data.pair_ids, data.facts)
     rng = np.random.default_rng([seed, documents])
-    prepared: dict[object, QueryImage | None] = {}
+    prepared: dict[object, PreparedImage | None] = {}
     kept: dict[str, NoiseQuestion] = {}
     problems: list[Problem] = []
     for row, item in enumerate(data.questions):
@@ -224,7 +224,7 @@ def _evidence(
         yield Evidence(data.pair_ids[n], data.reports[n], score)
 
 
-def _check_room(asked: NoiseQuestion, image: QueryImage | None, engine: LlavaEngine) -> None:
+def _check_room(asked: NoiseQuestion, image: PreparedImage | None, engine: LlavaEngine) -> None:
     """Raise `PromptError` unless the prompt holds all documents at every level of noise."""
     count = len(asked.relevant)
     for irrelevant in range(count + 1):

@@ -21,7 +21,7 @@ from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.evaluation.data.parsing import Verdict, leading
 from mrrag_llamaindex.evaluation.noise.attention_share import document_masses
 from mrrag_llamaindex.evaluation.noise.readings import Readings, ReadingsBuffer
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage, stack
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prefix_cache import fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
@@ -47,12 +47,12 @@ class Variant:
     ----------
     policy : PromptPolicy or None
         None: plain attention.
-    relevance : sequence of sequence of float
-        For each prompt, lambda in [0, 1] of every document, in the prompt's order.
+    lambdas : sequence of sequence of float
+        For each prompt, a value in [0, 1] for every document, in the prompt's order.
     """
 
     policy: PromptPolicy | None
-    relevance: Sequence[Sequence[float]]
+    lambdas: Sequence[Sequence[float]]
 
 
 class PrefixSweep:
@@ -92,12 +92,12 @@ class PrefixSweep:
         self.batch_size = batch_size
         self.depth = int(text.num_hidden_layers)
         self.prefills = self.passes = 0
-        self._images: dict[int, tuple[Image, QueryImage | None]] = {}
+        self._images: dict[int, tuple[Image, PreparedImage | None]] = {}
 
     def ask(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image | QueryImage | None],
+        images: Sequence[Image | PreparedImage | None],
         variants: Sequence[Variant],
     ) -> list[Readings]:
         """Ask every request under every variant.
@@ -105,8 +105,8 @@ class PrefixSweep:
         Parameters
         ----------
         requests : sequence of PromptRequest
-            All with the same number of documents; their relevance is not read.
-        images : sequence of PIL.Image.Image, QueryImage or None
+            All with the same number of documents; their scores do not steer.
+        images : sequence of PIL.Image.Image, PreparedImage or None
             A large picture is better prepared by `LlavaEngine.read_image` and let go.
         variants : sequence of Variant
 
@@ -127,7 +127,7 @@ class PrefixSweep:
                 f"{len(requests)} requests, {len(images)} images, {sorted(counts)} documents: "
                 "give one image per request, and every request as many documents"
             )
-        if any(len(variant.relevance) != len(requests) for variant in variants):
+        if any(len(variant.lambdas) != len(requests) for variant in variants):
             raise InputError("every variant needs one list of lambdas per request")
         read = [self._read(image) for image in images]
         prompts = [self.engine.prompt(*pair) for pair in zip(requests, read, strict=True)]
@@ -140,9 +140,9 @@ class PrefixSweep:
                 self._ask_batch(rows, [prompts[r] for r in rows], read, variants, found)
         return [item.readings() for item in found]
 
-    def _read(self, image: Image | QueryImage | None) -> QueryImage | None:
+    def _read(self, image: Image | PreparedImage | None) -> PreparedImage | None:
         """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
-        if image is None or isinstance(image, QueryImage):
+        if image is None or isinstance(image, PreparedImage):
             return image
         if id(image) not in self._images:
             self._images[id(image)] = image, self.engine.read_image(image)
@@ -162,7 +162,7 @@ class PrefixSweep:
         self,
         rows: list[int],
         prompts: list[Prompt],
-        read: Sequence[QueryImage | None],
+        read: Sequence[PreparedImage | None],
         variants: Sequence[Variant],
         found: list[ReadingsBuffer],
     ) -> None:
@@ -189,7 +189,7 @@ class PrefixSweep:
             documents.append([(start + pad, stop + pad) for start, stop in prompt.document_spans])
             questions.append((prompt.question_span[0] + pad, prompt.question_span[1] + pad))
         for variant, place in zip(variants, found, strict=True):
-            plan = self._plan(prompts, [variant.relevance[row] for row in rows], variant.policy)
+            plan = self._plan(prompts, [variant.lambdas[row] for row in rows], variant.policy)
             output = model(
                 input_ids=ids[:, cut:],
                 attention_mask=mask,
@@ -217,11 +217,10 @@ class PrefixSweep:
                 "guided decoding), and a sweep compares attention alone: use mode='mask', "
                 "guidance=1.0"
             )
-        steered = []
-        for prompt, values in zip(prompts, lambdas, strict=True):
-            pairs = zip(prompt.documents, values, strict=True)
-            documents = tuple(replace(document, relevance=value) for document, value in pairs)
-            steered.append(replace(prompt, documents=documents))
+        steered = [
+            replace(prompt, lambdas=tuple(values))
+            for prompt, values in zip(prompts, lambdas, strict=True)
+        ]
         return self.engine.planner.plan(steered, policy)[0]
 
     def _first_token(
@@ -235,7 +234,7 @@ class PrefixSweep:
         )
         return [leading(token) for token in tokens], p_yes, p_no
 
-    def _seen(self, images: Sequence[QueryImage | None]) -> dict[str, torch.Tensor]:
+    def _seen(self, images: Sequence[PreparedImage | None]) -> dict[str, torch.Tensor]:
         model = self.engine.model
         tensors = stack([image for image in images if image is not None])
         if "pixel_values" in tensors:

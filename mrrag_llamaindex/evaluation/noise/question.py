@@ -9,12 +9,12 @@ import numpy as np
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
-from mrrag_llamaindex.steering.ifa import relevance_lambda
+from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 
 Scores = Literal["true", "mcr"]
 """Whose relevance steers: 1 and 0 by the truth, or MCR's scores, min-max normalised per question
@@ -46,7 +46,7 @@ class NoiseQuestion:
     Parameters
     ----------
     question_id, patient_id, question : str
-    image : PIL.Image.Image, QueryImage or None
+    image : PIL.Image.Image, PreparedImage or None
         Prepared for the model, or yet to be; None for a model that reads text only.
     truth : {"yes", "no"}
     relevant, irrelevant, contradicting : tuple of Evidence
@@ -59,7 +59,7 @@ class NoiseQuestion:
     question_id: str
     patient_id: str
     question: str
-    image: Image | QueryImage | None
+    image: Image | PreparedImage | None
     truth: Literal["yes", "no"]
     relevant: tuple[Evidence, ...]
     irrelevant: tuple[Evidence, ...]
@@ -87,7 +87,7 @@ class NoiseQuestion:
         """Return which of `offered` are irrelevant."""
         return tuple(bool(number < irrelevant) for number in np.argsort(self.order))
 
-    def relevance(
+    def lambdas(
         self, scores: Scores, irrelevant: int, *, adversarial: bool = False
     ) -> tuple[float, ...]:
         """Return lambda of `offered`.
@@ -102,7 +102,7 @@ class NoiseQuestion:
         values = [item.score for item in self.offered(irrelevant, adversarial=adversarial)]
         if None in values:
             raise InputError(f"question {self.question_id!r}: a document has no MCR score")
-        return relevance_lambda(values)
+        return min_max_lambdas(values)
 
     def request(self, irrelevant: int, *, adversarial: bool = False) -> PromptRequest:
         """Return what is asked."""

@@ -89,7 +89,7 @@ def ask(
     """Ask the questions at one level of noise; what does not differ is asked once."""
     requests = [item.request(irrelevant, adversarial=adversarial) for item in questions]
     lambdas = {
-        scores: [item.relevance(scores, irrelevant, adversarial=adversarial) for item in questions]
+        scores: [item.lambdas(scores, irrelevant, adversarial=adversarial) for item in questions]
         for scores in {contestant.scores for contestant in contestants}
     }
     places: dict[tuple[PromptPolicy | None, Scores | None], int] = {}

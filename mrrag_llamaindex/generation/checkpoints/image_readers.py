@@ -18,7 +18,7 @@ from mrrag_llamaindex.images.load import pad_to_square
 
 
 @dataclass(frozen=True, eq=False)
-class QueryImage:
+class PreparedImage:
     """One image, prepared for one model.
 
     Attributes
@@ -53,14 +53,14 @@ class ImageReader(ABC):
     image_token: str
     marker: str
 
-    def read(self, image: Image.Image) -> QueryImage:
+    def read(self, image: Image.Image) -> PreparedImage:
         """Prepare one RGB image."""
         text, tensors = self._prepare(image)
         digest = hashlib.sha256()
         for name in sorted(tensors):
             digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
             digest.update(tensors[name].contiguous().numpy().tobytes())
-        return QueryImage(text, text.count(self.image_token), tensors, digest.hexdigest())
+        return PreparedImage(text, text.count(self.image_token), tensors, digest.hexdigest())
 
     @abstractmethod
     def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]: ...
@@ -156,7 +156,7 @@ def processed(
     return text, {name: made[name] for name in made if name not in _TEXT_INPUTS}
 
 
-def stack(images: Sequence[QueryImage]) -> dict[str, torch.Tensor]:
+def stack(images: Sequence[PreparedImage]) -> dict[str, torch.Tensor]:
     """Join the tensors of several images along their first dimension.
 
     Images cut into different numbers of tiles (LLaVA-NeXT, second dimension) are padded with

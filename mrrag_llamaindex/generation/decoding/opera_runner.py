@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.decoding.opera import IMAGE_STEPS, OPERA
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
@@ -80,7 +80,7 @@ class OperaRunner(BatchRunner):
         opera: OPERA,
         batch: Batch,
         prompt: Prompt,
-        image: QueryImage | None,
+        image: PreparedImage | None,
         probe: FirstTokenProbe,
         max_new_tokens: int,
     ) -> torch.Tensor:
@@ -92,7 +92,7 @@ class OperaRunner(BatchRunner):
         batch : Batch
             Of this prompt alone.
         prompt : Prompt
-        image : QueryImage or None
+        image : PreparedImage or None
         probe : FirstTokenProbe
             Filled in with the penalised probabilities, over the whole vocabulary.
         max_new_tokens : int
@@ -126,7 +126,7 @@ class OperaRunner(BatchRunner):
         return torch.tensor([tokens])
 
     def _prefill(
-        self, batch: Batch, prompt: Prompt, image: QueryImage | None
+        self, batch: Batch, prompt: Prompt, image: PreparedImage | None
     ) -> tuple[DynamicCache, torch.Tensor]:
         inputs = pad_batch([prompt.input_ids], 0)
         if batch.shared:

@@ -10,6 +10,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import PromptError
 from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest, Span
+from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 
 class PromptBuilder:
@@ -171,6 +172,7 @@ class PromptBuilder:
                 _token_span(offsets, span, document.document_id)
                 for span, document in zip(document_chars, documents, strict=True)
             ),
+            lambdas=min_max_lambdas([document.score for document in documents]),
             question_span=_token_span(offsets, question_chars, "the question"),
             image_span=(places[0], places[-1] + 1) if places else None,
             dropped=tuple(dropped),

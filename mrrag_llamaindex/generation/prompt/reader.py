@@ -8,12 +8,13 @@ from dataclasses import replace
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import person_readable
+from mrrag_llamaindex.steering.ifa import min_max_lambdas
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policy import PromptPolicy
 
@@ -73,13 +74,13 @@ class PromptReader:
         self.yes_ids = spellings(self.tokenizer, "yes")
         self.no_ids = spellings(self.tokenizer, "no")
 
-    def read_image(self, image: Image.Image) -> QueryImage | None:
+    def read_image(self, image: Image.Image) -> PreparedImage | None:
         """Prepare an RGB image for this model; None if it reads text only."""
         return self.loaded.images.read(image) if self.loaded.images else None
 
     def read_images(
         self, requests: Sequence[PromptRequest], images: Sequence[Image.Image | None]
-    ) -> list[QueryImage | None]:
+    ) -> list[PreparedImage | None]:
         """Prepare the image of each request, one that occurs twice only once.
 
         Raises
@@ -98,7 +99,7 @@ class PromptReader:
     def prompt(
         self,
         request: PromptRequest,
-        image: QueryImage | None,
+        image: PreparedImage | None,
         policy: PromptPolicy | None = None,
     ) -> Prompt:
         """Build the prompt of a request; see `PromptBuilder.build`.
@@ -109,7 +110,7 @@ class PromptReader:
         if not isinstance(policy, HardMask) or not leaves_out(policy):
             return self.prompts.build(request, text)
         readable = [document for document in request.documents if document.text.strip()]
-        hidden = policy.hidden([document.relevance for document in readable])
+        hidden = policy.hidden(min_max_lambdas([document.score for document in readable]))
         left = [document for document, gone in zip(readable, hidden, strict=True) if gone]
         kept = [document for document in request.documents if document not in left]
         prompt = self.prompts.build(replace(request, documents=kept), text)

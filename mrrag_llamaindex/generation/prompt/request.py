@@ -21,15 +21,13 @@ class PromptDocument:
         The pair id, or the node id of a foreign node.
     text : str
     score : float or None
-        Retrieval score; decides who leaves first when the prompt is too long.
-    relevance : float
-        IFA's lambda in [0, 1].
+        Retrieval score. It decides who leaves first when the prompt is too long, and lambda of
+        those that stay.
     """
 
     document_id: str
     text: str
     score: float | None = None
-    relevance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,9 @@ class Prompt:
         Those that are in the prompt, in order.
     document_spans : tuple of (int, int)
         Token span [start, stop) of each document's text in `input_ids`.
+    lambdas : tuple of float
+        In [0, 1], for each document: `min_max_lambdas` of the scores in this prompt. What
+        knows relevance from elsewhere (an oracle) replaces them.
     question_span : (int, int)
         Token span of the question's own text.
     image_span : (int, int) or None
@@ -83,6 +84,7 @@ class Prompt:
     input_ids: tuple[int, ...]
     documents: tuple[PromptDocument, ...]
     document_spans: tuple[Span, ...]
+    lambdas: tuple[float, ...]
     question_span: Span
     image_span: Span | None
     dropped: tuple[PromptDocument, ...]
@@ -94,8 +96,3 @@ class Prompt:
         return PromptSpans(
             self.document_spans, self.question_span, len(self.input_ids), self.image_span
         )
-
-    @property
-    def lambdas(self) -> tuple[float, ...]:
-        """Lambda of each document in the prompt."""
-        return tuple(document.relevance for document in self.documents)

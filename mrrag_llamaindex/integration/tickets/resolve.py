@@ -183,9 +183,7 @@ def _documents(
         shown = dict(ticket.shown) if refine else here
         for ordinal in sorted(shown):
             origin = ticket.documents[ordinal]
-            documents.append(
-                PromptDocument(origin.document_id, shown[ordinal], origin.score, origin.relevance)
-            )
+            documents.append(PromptDocument(origin.document_id, shown[ordinal], origin.score))
     for host in hosts:
         if text := readable(host.context):
             documents.append(PromptDocument(UNATTRIBUTED, text))

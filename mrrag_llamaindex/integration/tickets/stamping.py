@@ -15,7 +15,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import ImageSource, image_digest
 from mrrag_llamaindex.integration.tickets.markers import mark
 from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket, TicketRegistry
-from mrrag_llamaindex.steering.plan import relevance_lambda
+from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.store.chroma.store import Hit
@@ -113,15 +113,14 @@ def stamp(
     list of NodeWithScore
         In the order given, with the MCR score.
     """
-    relevance = relevance_lambda([item.score for item in evidence])
+    relevance = min_max_lambdas([item.score for item in evidence])
     documents = [
         PromptDocument(
             item.node.node_id,
             item.node.get_content(metadata_mode=MetadataMode.LLM),
             item.score,
-            weight,
         )
-        for item, weight in zip(evidence, relevance, strict=True)
+        for item in evidence
     ]
     digest = None if image is None else image_digest(image)
     ticket = registry.issue(question, documents, image, digest)
@@ -133,7 +132,7 @@ def stamp(
 
 def plain_nodes(evidence: Sequence[Evidence]) -> list[NodeWithScore]:
     """Return scored nodes without a ticket, for an LLM that is not ours."""
-    relevance = relevance_lambda([item.score for item in evidence])
+    relevance = min_max_lambdas([item.score for item in evidence])
     return [
         NodeWithScore(
             node=type(item.node)(**_described_fields(item, rank, weight)), score=item.score

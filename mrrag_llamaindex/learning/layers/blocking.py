@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.learning.layers.edges import (
@@ -59,7 +59,7 @@ class Asked:
     Attributes
     ----------
     prompt : Prompt
-    image : QueryImage or None
+    image : PreparedImage or None
     spans : PromptSpans
     token : int
         The first answer token: the most probable one.
@@ -68,7 +68,7 @@ class Asked:
     """
 
     prompt: Prompt
-    image: QueryImage | None
+    image: PreparedImage | None
     spans: PromptSpans
     token: int
     probability: float

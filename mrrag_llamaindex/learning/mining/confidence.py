@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
@@ -130,7 +130,7 @@ class AnswerConfidence:
         return [found[document] for document in documents]
 
     def _prompt(
-        self, question: str, document: str | None, image: QueryImage | None
+        self, question: str, document: str | None, image: PreparedImage | None
     ) -> Prompt | None:
         if document is None:
             return self.engine.prompt(PromptRequest(question), image)
@@ -167,7 +167,9 @@ class AnswerConfidence:
             raise InputError("the gold answer holds control tokens of the model, or no token")
         return _Row(tuple(ids[: places[-1] + 1]), len(tokens), start, stop)
 
-    def _run(self, rows: Sequence[_Row], image: QueryImage | None, gold: str | None) -> list[float]:
+    def _run(
+        self, rows: Sequence[_Row], image: PreparedImage | None, gold: str | None
+    ) -> list[float]:
         shared = self._shared(rows) if self.share and len(rows) > 1 else 0
         values: dict[int, float] = {}
         longest_first = sorted(range(len(rows)), key=lambda place: -len(rows[place].ids))

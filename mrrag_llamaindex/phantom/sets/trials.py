@@ -28,7 +28,7 @@ class Trial:
     Attributes
     ----------
     request : PromptRequest
-        Lambda of its documents is 1 for the patient's look-alikes and 0 for others.
+        The score of its documents is 1 for the patient's look-alikes and 0 for others.
     image : PIL.Image.Image
     truth : bool
     """
@@ -72,7 +72,7 @@ def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Tr
         study = draw_study(rng, f"document-{number}", findings)
         while finding not in study.mentioned:
             study = draw_study(rng, f"document-{number}", findings)
-        offered.append(PromptDocument(study.pair_id, study.report, float(alike), float(alike)))
+        offered.append(PromptDocument(study.pair_id, study.report, float(alike)))
     order = rng.permutation(documents)
     question = write_question(rng, finding)
     request = PromptRequest(question, tuple(offered[int(i)] for i in order))

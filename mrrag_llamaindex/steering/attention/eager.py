@@ -102,7 +102,7 @@ def full_rows(
     device = window.rows.device
     rows = torch.zeros(plan.batch_size, 1, query_length, 1, dtype=torch.bool, device=device)
     rows[window.batch[:, None], 0, window.rows, 0] = True
-    weights = plan.document_lambda[:, :key_length].to(device)
+    weights = plan.column_weights[:, :key_length].to(device)
     return rows, F.pad(weights, (0, key_length - weights.shape[1]))[:, None, None, :]
 
 

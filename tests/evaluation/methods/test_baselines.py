@@ -36,18 +36,12 @@ class TestRanking:
         found = ImageToText(2).documents(hand_set(PAIRS, [QUESTION]), 0)
         assert names(found) == ["p0", "p1"]
         assert [d.score for d in found] == pytest.approx([0.9, 0.2])
-        assert [d.relevance for d in found] == [0, 0]
 
-    def test_fused_score_is_equation_1_with_lambda_by_min_max(self):
+    def test_fused_score_is_equation_1(self):
         # a, b, c = 1, 2, 3: p0 .9 + .2 + 0, p1 .2 + 1.8 + .3, p2 .1 + .4 + 2.7
         found = Fused(FusionWeights(1, 2, 3), 3).documents(hand_set(PAIRS, [QUESTION]), 0)
         assert names(found) == ["p2", "p1", "p0"]
         assert [d.score for d in found] == pytest.approx([3.2, 2.3, 1.1])
-        assert [d.relevance for d in found] == pytest.approx([1, 1.2 / 2.1, 0])
-
-    def test_lambda_is_over_the_documents_read_not_over_all(self):
-        found = Fused(FusionWeights(1, 2, 3), 2).documents(hand_set(PAIRS, [QUESTION]), 0)
-        assert [d.relevance for d in found] == [1, 0]
 
     def test_fused_takes_the_weights_of_each_question(self):
         gate = QueryGatedWeights(

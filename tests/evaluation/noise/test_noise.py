@@ -105,10 +105,10 @@ def test_order_names_the_place_of_each_document():
 
 def test_true_relevance_is_one_and_zero_and_mcr_is_min_max():
     asked = question()
-    assert asked.relevance("true", 1) == (1.0, 0.0)
-    assert asked.relevance("true", 0) == (1.0, 1.0)
-    assert asked.relevance("mcr", 0) == (0.0, 1.0)  # .8 and .9, whatever is true
-    assert asked.relevance("mcr", 1, adversarial=True) == (1.0, 0.0)
+    assert asked.lambdas("true", 1) == (1.0, 0.0)
+    assert asked.lambdas("true", 0) == (1.0, 1.0)
+    assert asked.lambdas("mcr", 0) == (0.0, 1.0)  # .8 and .9, whatever is true
+    assert asked.lambdas("mcr", 1, adversarial=True) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_unequal_documents_and_no_permutation_are_refused(changes):
 def test_missing_scores_are_an_error_not_a_zero():
     asked = question(relevant=(Evidence("a", "No edema."), Evidence("b", "No edema.")))
     with pytest.raises(InputError, match="MCR score"):
-        asked.relevance("mcr", 1)
+        asked.lambdas("mcr", 1)
 
 
 # ---- where attention goes
@@ -222,14 +222,15 @@ POLICY = [
 
 def test_a_sweep_answers_as_the_engine_does(sweep):
     """The other backend, whole prompts, generation: the same probabilities for every policy."""
-    asked, images, lambdas = requests()
+    asked, images, _ = requests()
+    lambdas = [(1.0, 0.0), (0.0, 1.0), (0.0, 1.0)]  # what the engine makes of these as scores
     found = sweep.ask(asked, images, [Variant(policy, lambdas) for policy in POLICY])
     engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=1)
     told = [
         replace(
             request,
             documents=tuple(
-                replace(d, relevance=v) for d, v in zip(request.documents, values, strict=True)
+                replace(d, score=v) for d, v in zip(request.documents, values, strict=True)
             ),
         )
         for request, values in zip(asked, lambdas, strict=True)
@@ -402,7 +403,7 @@ class Recorder:
     def ask(self, requests, images, variants):
         (request,) = requests
         names = [document.document_id for document in request.documents]
-        kinds = [(type(v.policy).__name__, v.relevance[0]) for v in variants]
+        kinds = [(type(v.policy).__name__, v.lambdas[0]) for v in variants]
         self.asked.append((names, kinds))
         masses = np.ones((1, 2, 4, len(names)))
         return [readings(["no"], masses) for _ in variants]
@@ -494,7 +495,7 @@ def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
     for item in tuned[1:3]:
         assert item.value in VALUES[item.contestant.policy]
         requests_ = [q.request(1) for q in asked]
-        lambdas = [q.relevance(item.contestant.scores, 1) for q in asked]
+        lambdas = [q.lambdas(item.contestant.scores, 1) for q in asked]
         variants = [
             Variant(POLICIES[item.contestant.policy](value, layers), lambdas)
             for value in VALUES[item.contestant.policy]
@@ -530,7 +531,7 @@ class Oracle:
         found = []
         for variant in variants:
             policy = variant.policy
-            key = () if policy is None else (policy.strength, policy.layers, variant.relevance[0])
+            key = () if policy is None else (policy.strength, policy.layers, variant.lambdas[0])
             p_no = np.full(len(requests), self.sure.get(key, 0.5))
             verdicts = ("yes" if key in self.wrong else "no",) * len(requests)
             found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2))))
@@ -540,7 +541,7 @@ class Oracle:
 def test_tuning_is_at_half_noise_and_equals_are_decided_by_the_truths_probability():
     poor = (Evidence("r0", "", 0.1), Evidence("r1", "", 0.1))  # MCR prefers the noise
     asked = [question(n, order=(0, 1), truth="no", relevant=poor) for n in (0, 2)]
-    true, mcr = (asked[0].relevance(kind, 1) for kind in ("true", "mcr"))
+    true, mcr = (asked[0].lambdas(kind, 1) for kind in ("true", "mcr"))
     assert (true, mcr) == ((0.0, 1.0), (1.0, 0.0))
     wrong = (1.0, (0, 1), true)
     sure = {(2.0, (0,), true): 0.9, (0.5, (0, 1), mcr): 0.8, (1.0, (1,), true): 0.1, wrong: 0.99}

@@ -25,7 +25,7 @@ from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.result import OFF
 from mrrag_llamaindex.evaluation.noise.tuning import published
-from mrrag_llamaindex.generation.checkpoints.image_readers import QueryImage
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
@@ -221,7 +221,7 @@ def test_documents_are_drawn_by_labels_and_scored_by_mcr(engine):
         (item,) = trials.questions.values()
         assert (item.question_id, item.patient_id, item.truth) == ("q0", "patient 0", "yes")
         assert item.contradicting == ()
-        assert isinstance(item.image, QueryImage)
+        assert isinstance(item.image, PreparedImage)
         orders.add(item.order)
         for kind, names in seen.items():
             offered = getattr(item, kind)

@@ -35,9 +35,9 @@ def film(seed: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def request(question: str, *relevance: float) -> PromptRequest:
-    pairs = zip(REPORTS, relevance, strict=False)
-    documents = [PromptDocument(f"d{i}", t, w, w) for i, (t, w) in enumerate(pairs)]
+def request(question: str, *scores: float) -> PromptRequest:
+    pairs = zip(REPORTS, scores, strict=False)
+    documents = [PromptDocument(f"d{i}", text, score) for i, (text, score) in enumerate(pairs)]
     return PromptRequest(question, documents)
 
 

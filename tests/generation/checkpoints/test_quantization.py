@@ -131,7 +131,7 @@ def steered_request() -> tuple[PromptRequest, object]:
         rng = np.random.default_rng(seed)
         studies.append(draw_study(rng, f"patient-{seed}", draw_findings(rng)))
     documents = [
-        PromptDocument(f"d{i}", study.report, 1 - i / 10, (1.0, 0.0, 0.5, 0.7, 0.2)[i])
+        PromptDocument(f"d{i}", study.report, (1.0, 0.0, 0.5, 0.7, 0.2)[i])
         for i, study in enumerate(studies)
     ]
     return PromptRequest("Is there a pleural effusion?", documents), studies[2].image

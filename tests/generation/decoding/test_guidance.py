@@ -134,6 +134,6 @@ def test_guidance_of_one_is_no_second_pass(engine, trials, monkeypatch):
 
 
 def test_prompt_without_an_image_is_refused(engine):
-    request = PromptRequest("Is there edema?", [PromptDocument("a", "No edema.", 1.0, 1.0)])
+    request = PromptRequest("Is there edema?", [PromptDocument("a", "No edema.", 1.0)])
     with pytest.raises(SteeringError, match="holds none"):
         engine.generate([request], [None], policy=PAI())

@@ -25,8 +25,8 @@ LENGTH = 14
 REQUEST = PromptRequest(
     "Is there a nodule?",
     [
-        PromptDocument("a", "No pleural effusion. The heart is of normal size.", 0.9, 1.0),
-        PromptDocument("b", "Report of other patients with similar images.", 0.1, 0.0),
+        PromptDocument("a", "No pleural effusion. The heart is of normal size.", 0.9),
+        PromptDocument("b", "Report of other patients with similar images.", 0.1),
     ],
 )
 

@@ -15,7 +15,7 @@ def prompt(before: tuple[int, ...], question: tuple[int, ...] = (7, 8)) -> Promp
     ids = (1, *IMAGE, *before, *question)
     start = 1 + len(IMAGE) + len(before)
     span = (start, start + len(question))
-    return Prompt("", ids, (), (), span, (1, 1 + len(IMAGE)), (), 0)
+    return Prompt("", ids, (), (), (), span, (1, 1 + len(IMAGE)), (), 0)
 
 
 def batches(prompts, images, size=8, shares=True):
@@ -49,14 +49,16 @@ def test_a_question_is_never_part_of_what_is_shared():
 
 
 def test_prompts_that_differ_inside_the_image_are_not_cut_there():
-    short = Prompt("", (1, *IMAGE[:36], 5, 7), (), (), (38, 39), (1, 37), (), 0)
+    short = Prompt("", (1, *IMAGE[:36], 5, 7), (), (), (), (38, 39), (1, 37), (), 0)
     (batch,) = batches([short, prompt((5,))], ["a", "a"])
     assert batch.shared == 0
 
 
 def test_little_in_common_is_not_worth_a_pass_of_its_own():
     ids = (1, *range(50, 50 + LEAST_SHARED - 2))
-    prompts = [Prompt("", (*ids, q), (), (), (len(ids), len(ids) + 1), None, (), 0) for q in (7, 8)]
+    prompts = [
+        Prompt("", (*ids, q), (), (), (), (len(ids), len(ids) + 1), None, (), 0) for q in (7, 8)
+    ]
     assert batches(prompts, [None, None]) == [Batch((0, 1), 0)]
 
 

@@ -73,6 +73,15 @@ def test_too_many_documents_leave_lowest_score_first_and_are_named(bpe):
     assert [document.document_id for document in prompt.dropped] == ["d2", "d0"]
 
 
+def test_lambda_is_min_max_over_the_documents_that_are_read(bpe):
+    builder = PromptBuilder(bpe, PromptTemplate(), max_tokens=900, max_documents=3)
+    empty = PromptDocument("empty", " ", 9.0)
+    offered = (*documents(0.2, 0.9, 0.4, 0.5), empty)
+    prompt = builder.build(PromptRequest(QUESTION, offered))
+    assert [document.document_id for document in prompt.documents] == ["d1", "d2", "d3"]
+    assert prompt.lambdas == pytest.approx((1.0, 0.0, 0.2))
+
+
 def test_too_long_prompt_drops_documents_and_never_cuts_the_question(bpe):
     full = PromptBuilder(bpe, PromptTemplate(), max_tokens=900)
     request = PromptRequest(QUESTION, documents(0.2, 0.9, 0.5))

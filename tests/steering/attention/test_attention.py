@@ -149,7 +149,7 @@ def test_without_steering_the_stock_function_answers_bit_for_bit(function):
     arguments = (query, key, value, mask)
     expected, _ = stock(layer(4), *arguments, scaling=0.25)
     inactive = SteeringPlan(
-        torch.zeros_like(plan.document_lambda), plan.question_rows, frozenset({0})
+        torch.zeros_like(plan.column_weights), plan.question_rows, frozenset({0})
     )
     for module, steering in [(layer(4), None), (layer(4, index=5), plan), (layer(4), inactive)]:
         output, _ = function(module, *arguments, scaling=0.25, steering=steering)
@@ -199,7 +199,7 @@ def test_another_policy_rides_on_the_same_plan():
             return torch.where(weights > 0, torch.zeros_like(logits), logits)
 
     plan = hand_plan([1.0, 0.5, 0.0], [2])
-    other = SteeringPlan(plan.document_lambda, plan.question_rows, plan.layers, policy=Uniform())
+    other = SteeringPlan(plan.column_weights, plan.question_rows, plan.layers, policy=Uniform())
     for function in FUNCTIONS:
         attention = attend(function, LOGITS, causal(3, "bool"), other)
         assert attention[2, 0] == attention[2, 1] == pytest.approx(1 / (2 + math.exp(0.5)))

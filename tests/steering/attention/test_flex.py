@@ -81,7 +81,7 @@ def case(heads: int, key_heads: int, rows: int = 24, length: int = 24):
         )
     ]
     plan = SteeringPlan(
-        torch.cat([p.document_lambda for p in plans]),
+        torch.cat([p.column_weights for p in plans]),
         torch.cat([p.question_rows for p in plans]),
         frozenset({0}),
     )
@@ -144,7 +144,7 @@ def test_policy_is_the_only_source_of_the_formula():
             return logits + 2 * weights
 
     query, key, value, allowed, plan = case(8, 2)
-    other = SteeringPlan(plan.document_lambda, plan.question_rows, plan.layers, policy=Doubled())
+    other = SteeringPlan(plan.column_weights, plan.question_rows, plan.layers, policy=Doubled())
     floats = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
     arguments = (layer(4), query, key, value)
     flex, _ = ifa_flex_attention_forward(*arguments, block(allowed), steering=other)

@@ -134,8 +134,8 @@ def test_lambda_zero_everywhere_leaves_the_prompt_alone(policy, lambdas):
 
 def test_uniform_reads_no_relevance():
     build = SteeringPlan.build
-    one = build([SPANS], [(0.0, 0.0)], Uniform(), (0,), 5).document_lambda
-    two = build([SPANS], [(1.0, 0.3)], Uniform(), (0,), 5).document_lambda
+    one = build([SPANS], [(0.0, 0.0)], Uniform(), (0,), 5).column_weights
+    two = build([SPANS], [(1.0, 0.3)], Uniform(), (0,), 5).column_weights
     assert one.tolist() == two.tolist() == [[0, 1, 1, 0, 0]]
 
 
@@ -143,7 +143,7 @@ def test_pasta_weighs_all_but_the_highlighted_documents_and_no_padding():
     spans = PromptSpans(((2, 4), (4, 6), (7, 8)), (9, 10), 11)
     plan = SteeringPlan.build([spans], [(1.0, 0.2, 0.6)], PASTA(), (0,), 14, shared_prefix=5)
     #        [0 1 d0 d0 d1 | . . . | d1 6 d2 8 q 10]
-    assert plan.document_lambda[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1]
+    assert plan.column_weights[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1]
     assert plan.question_rows[0].nonzero().flatten().tolist() == [12, 13]
 
 
