@@ -9,6 +9,8 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.evaluate.data import check_copy
+from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     NOTICE,
     AllowPickle,
@@ -25,11 +27,11 @@ from mrrag_llamaindex.commands.options import (
     VisionTower,
 )
 from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.evaluation.noise.policies import OFF, POLICIES
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
-_POLICIES = "off,ifa,hard-mask,uniform,pasta,pai"
 _LAST_SEED = 999
 _VALIDATION = 0.3
 _PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
@@ -71,11 +73,11 @@ def noise(
         int, typer.Option(min=2, help="Documents in each prompt; an even number.")
     ] = 4,
     count: Annotated[
-        int, typer.Option(min=2, help="Questions at each level of noise (data: about so many).")
+        int, typer.Option(min=2, help="Questions at each level of noise (data: approximately).")
     ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")
-    ] = _POLICIES,
+    ] = ",".join(POLICIES),
     scores: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +113,7 @@ def noise(
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
     from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
 
-    synthetic = data == "phantom"
+    synthetic = data == defaults.PHANTOM
     given = {
         "--root": root,
         "--question-file": question_file,
@@ -129,7 +131,7 @@ def noise(
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
     kinds = _scores(scores, synthetic, weights)
-    # Torch is imported from here on: what is wrong with the options is said at once.
+    # Only now torch is imported: what is wrong with the options is said at once.
     from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
     from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
 
@@ -139,12 +141,14 @@ def noise(
         documents=documents,
         seed=seed,
         count=count,
-        model=model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
         towers=towers or defaults.PHANTOM,
-        device=device,
-        quantization=quantization,
-        vision_tower=vision_tower,
-        allow_pickle=allow_pickle,
+        model=ModelOptions(
+            model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
+            device,
+            quantization,
+            vision_tower,
+            allow_pickle,
+        ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
     )
     report = phantom_noise(options) if where is None else data_noise(options, where)
@@ -160,7 +164,7 @@ def noise(
     else:
         print_noise(report)
         for path in figures[:1]:
-            print(f"\nfigure       {path} (and {len(figures) - 1} more beside it)")
+            print(f"\nfigure       {path} (and {len(figures) - 1} more in the same folder)")
         typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
 
 
@@ -174,31 +178,30 @@ def _none_of(given: dict[str, Any]) -> None:
 
 
 def _policies(policies: str) -> tuple[str, ...]:
-    known = _POLICIES.split(",")
     names = [name.strip() for name in policies.split(",") if name.strip()]
     for name in names:
-        if name not in known:
-            raise InputError(f"--policies: {name!r} is not one of {', '.join(known)}")
-    return tuple(dict.fromkeys(["off", *names]))
+        if name not in POLICIES:
+            raise InputError(f"--policies: {name!r} is not one of {', '.join(POLICIES)}")
+    return tuple(dict.fromkeys([OFF, *names]))
 
 
 def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[Any, ...]:
-    able = synthetic or weights is not None
+    has_weights = synthetic or weights is not None
     if scores is None:
-        if not able:
+        if not has_weights:
             console.say(
                 "note",
                 "only the labels' relevance steers; for MCR's scores, too, name weights that "
                 "mrrag train-fusion learned (--weights FILE), or --weights equal",
             )
-        return ("true", "mcr") if able else ("true",)
+        return ("true", "mcr") if has_weights else ("true",)
     kinds = [name.strip() for name in scores.split(",") if name.strip()]
     for name in kinds:
         if name not in ("true", "mcr"):
             raise InputError(f"--scores: {name!r} is neither 'true' nor 'mcr'")
     if not kinds:
         raise InputError("--scores names neither 'true' nor 'mcr'")
-    if "mcr" in kinds and not able:
+    if "mcr" in kinds and not has_weights:
         raise InputError(
             "--scores mcr needs the weights of MCR's scores: --weights FILE, learned by mrrag "
             "train-fusion on other questions, or --weights equal"
@@ -211,8 +214,7 @@ def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[A
 def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
     from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
-    if given["--root"] is None or towers is None:
-        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
+    root = check_copy(data, given["--root"], towers)
     if given["--facts"] is None:
         raise InputError(
             f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
@@ -223,7 +225,7 @@ def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
     share = given["--validation"]
     return DataOptions(
         data=data,
-        root=given["--root"],
+        root=root,
         facts=given["--facts"],
         question_facts=given["--question-facts"],
         question_file=given["--question-file"],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.evaluation.noise.attention_share import document_shares, noise_share
+from mrrag_llamaindex.evaluation.noise.policies import OFF
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
@@ -24,9 +25,6 @@ from mrrag_llamaindex.statistics.intervals import most_unseen
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.readings import Readings
     from mrrag_llamaindex.steering.policy import PromptPolicy
-
-OFF = "off"
-"""Name of plain attention: plain RAG."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,11 @@ class NoiseResult:
     def attention(self, key: Key, field: str) -> tuple[float | None, Interval | None]:
         """Return the mean of one of a cell's shares, over the questions in which it is defined."""
         values: NDArray[np.float64] = getattr(self.cells[key], field)
-        there = ~np.isnan(values)
-        if not there.any():
+        defined = ~np.isnan(values)
+        if not defined.any():
             return None, None
-        owners = [owner for owner, known in zip(self.owners, there, strict=True) if known]
-        known = values[there]
+        owners = [owner for owner, keep in zip(self.owners, defined, strict=True) if keep]
+        known = values[defined]
         return float(known.mean()), interval(resampled_means(known, owners, self.seed), owners)
 
     def difference(self, first: Key, second: Key) -> tuple[float, Interval | None]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.report.metrics import verdicts
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.statistics.bootstrap import Interval, difference_interval, resampled_means
 
 

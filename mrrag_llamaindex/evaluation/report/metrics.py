@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parsing import rule_named
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.statistics.bootstrap import Interval, resampled_sums, share_interval
 
 CLASSES = ("yes", "no")

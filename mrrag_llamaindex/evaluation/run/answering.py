@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import ImageError, PromptError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.methods.method import Method
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.images.load import load_image
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.run.prediction import KIND, VERSION, Prediction, PredictionHeader
+from mrrag_llamaindex.evaluation.data.prediction import KIND, VERSION, Prediction, PredictionHeader
 from mrrag_llamaindex.files.json_lines import (
     check_same_header,
     header_of,

@@ -13,8 +13,8 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import UNKNOWN_ID, EvaluationSet, Problem, row_name
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.run.answers_file import is_answers_file, read_predictions
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
 
 ROLES = ("question_id", "text")

@@ -24,13 +24,15 @@ from mrrag_llamaindex.evaluation.noise.data import (
 from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.result import OFF
-from mrrag_llamaindex.evaluation.noise.tuning import published
+from mrrag_llamaindex.evaluation.noise.study import published
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
+from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
 from mrrag_llamaindex.store.question_table import GoldQuestion
@@ -319,19 +321,16 @@ def test_a_prepared_image_is_read_as_the_picture_is(engine):
 
 def test_published_settings_are_the_defaults_of_the_policies():
     found = published((OFF, "ifa", "hard-mask", "pasta", "pai"), ("true", "mcr"), (2, 1))
-    assert [(t.contestant.policy, t.contestant.scores) for t in found[:6]] == [
+    assert [(t.setting.policy, t.setting.scores) for t in found[:6]] == [
         (OFF, "true"), ("ifa", "true"), ("hard-mask", "true"), ("pasta", "true"), ("pai", "true"),
         (OFF, "mcr"),
     ]  # fmt: skip
-    values = {t.contestant.policy: t.value for t in found}
-    assert values == {
+    formulas = {t.setting.policy: t.setting.formula for t in found}
+    assert formulas == {
         OFF: None,
-        "ifa": defaults.STRENGTH,
-        "hard-mask": defaults.RELEVANCE_THRESHOLD,
-        "pasta": defaults.RELEVANCE_THRESHOLD,
-        "pai": defaults.PAI_ALPHA,
+        "ifa": IFA(layers=(1, 2)),
+        "hard-mask": HardMask(layers=(1, 2)),
+        "pasta": PASTA(layers=(1, 2)),
+        "pai": PAI(layers=(1, 2), guidance=1.0),
     }
-    assert found[1].contestant.formula == IFA(strength=defaults.STRENGTH, layers=(1, 2))
-    assert found[3].contestant.formula == PASTA(alpha=defaults.PASTA_ALPHA, layers=(1, 2))
-    assert found[0].contestant.formula is None
-    assert {(t.accuracy, t.plain, t.tried) for t in found} == {(None, None, 0)}
+    assert {(t.accuracy, t.tries, t.questions) for t in found} == {(None, (), 0)}

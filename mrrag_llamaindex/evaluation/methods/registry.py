@@ -1,0 +1,303 @@
+"""The methods of the table, one row each: a new baseline is one file and one row here.
+
+Command line, documentation and tests take the names, their order and everything else about a
+method from `ROWS`. What is heavy to import is named as ``module:name`` and loaded when a method is
+built.
+
+OPERA and PAI were published for models that read no documents, and run so. PASTA and the hard mask
+decide by relevance, so they read MCR's documents: they differ from mcr+ifa in the formula alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.markdown import markdown_table
+from mrrag_llamaindex.evaluation.methods import tuning
+from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
+from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_count
+from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText, Ranking
+from mrrag_llamaindex.mcr.weights import FusionWeights
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+
+_POLICIES = "mrrag_llamaindex.steering.policies"
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a ranking may be made of.
+
+    Attributes
+    ----------
+    documents : int
+        K: documents of a method that reads a fixed number, and the most that the others read.
+    weights : FusionWeights or QueryGatedWeights
+        Of the fused score.
+    learned : Ranking or None
+        What the row's own ``learn`` returned.
+    """
+
+    documents: int
+    weights: AnyWeights
+    learned: Ranking | None
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """Everything that is particular to one method.
+
+    Attributes
+    ----------
+    name : str
+        In tables, files and ``--methods``.
+    reads, does : str
+        Which documents, and what happens to attention or decoding; for documentation.
+    source : str
+        Citation.
+    differs : str
+        From the original, for documentation.
+    ranking : callable or None
+        From `Ingredients`; None: no documents are read.
+    policy, decoding : str
+        ``module:class``, taken with its defaults; empty: plain attention, greedy decoding.
+    learns : str
+        ``module:function`` from an `EmbeddedSet` to a ranking, where one is learned beforehand.
+        The ranking has a ``note``; the function raises `InputError` if there is nothing to learn.
+    grid : callable or None
+        Settings that are tried on validation questions, see `tuning.Grid`; None: as published.
+    tried : str
+        The grid in words.
+    choose : callable
+        Which of them is taken, see `tuning.Choice`.
+    """
+
+    name: str
+    reads: str
+    source: str
+    does: str = ""
+    differs: str = ""
+    ranking: Callable[[Ingredients], Ranking] | None = None
+    policy: str = ""
+    decoding: str = ""
+    learns: str = ""
+    grid: tuning.Grid | None = None
+    tried: str = ""
+    choose: tuning.Choice = tuning.most_accurate
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it ranks by the fused score, whose weights are learned."""
+        return self.ranking is _fused
+
+    def learn(self, data: EmbeddedSet) -> Any:
+        """Learn the ranking, as ``learns`` says; its ``note`` tells what it was learned from."""
+        return resolve_name(self.learns)(data)
+
+    def build(self, ingredients: Ingredients) -> Method:
+        """Return the method with its published settings, or ours where none were published."""
+        if self.learns and ingredients.learned is None:
+            raise InputError(f"{self.name} needs a ranking that was learned beforehand")
+        return Method(
+            self.name,
+            self.ranking(ingredients) if self.ranking else None,
+            resolve_name(self.policy)() if self.policy else None,
+            resolve_name(self.decoding)() if self.decoding else None,
+        )
+
+    def settings(
+        self, method: Method, depth: int, critical: Sequence[int] | None = None
+    ) -> list[Method]:
+        """Return the settings that are tried; only the method itself if nothing is tuned.
+
+        Parameters
+        ----------
+        method : Method
+            As `build` returned it.
+        depth : int
+            Decoder layers of the model.
+        critical : sequence of int, optional
+            Its critical layers.
+        """
+        if self.grid is None:
+            return [method]
+        return self.grid(method, tuning.three_places(depth, critical))
+
+
+def _image_to_text(given: Ingredients) -> Ranking:
+    return ImageToText(given.documents)
+
+
+def _fused(given: Ingredients) -> Ranking:
+    return Fused(given.weights, given.documents)
+
+
+def _learned(given: Ingredients) -> Any:
+    return given.learned
+
+
+ROWS = (
+    MethodRow("no-retrieval", reads="none", source=""),
+    MethodRow("naive-rag", reads="image-to-text similarity, K", source="", ranking=_image_to_text),
+    MethodRow(
+        "rule-k",
+        reads="image-to-text similarity, calibrated number",
+        source="RULE, Xia et al., EMNLP 2024",
+        differs="Hoeffding-Bentkus bound with Bonferroni; the smallest rate that can be kept",
+        ranking=_image_to_text,
+        grid=tuning.counts,
+        tried="1 to K documents, by the risk that they control",
+        choose=controlled_count,
+    ),
+    MethodRow(
+        "mmed-rag",
+        reads="image-to-text similarity, cut where log(s_i / s_i+1) is large",
+        source="MMed-RAG, Xia et al., ICLR 2025, paper",
+        differs="cut before the first similarity that is not positive",
+        ranking=lambda given: GapCut(most=given.documents),
+        grid=tuning.cuts("gamma", lambda gamma: gamma),
+        tried="12 cuts",
+    ),
+    MethodRow(
+        "mmed-rag-code",
+        reads="image-to-text similarity, cut where s_1 / s_i is large",
+        source="MMed-RAG, Xia et al., ICLR 2025, code",
+        differs='their filter lets negative similarities pass (`negative="keep"`); ours cuts there',
+        ranking=lambda given: RatioToFirst(most=given.documents),
+        grid=tuning.cuts("ratio", math.exp),
+        tried="12 cuts",
+    ),
+    MethodRow(
+        "factmm-rag",
+        reads="a map learned so that reports with the same findings come first, 1",
+        source="FactMM-RAG, Sun et al., 2024",
+        differs="finding labels in place of RadGraph; without labels the row is not run",
+        ranking=_learned,
+        learns="mrrag_llamaindex.evaluation.methods.factual_agreement:learn_agreement",
+    ),
+    MethodRow(
+        "opera",
+        reads="none",
+        does="beam search that penalises attention piling up on one answer token",
+        source="OPERA, Huang et al., CVPR 2024",
+        differs="for a yes or no only its image branch acts",
+        decoding="mrrag_llamaindex.generation.decoding.opera:OPERA",
+    ),
+    MethodRow(
+        "pai",
+        reads="none",
+        does="more attention to the image at every step, guided against the prompt without it",
+        source="PAI, Liu et al., ECCV 2024",
+        policy=f"{_POLICIES}.pai:PAI",
+    ),
+    MethodRow(
+        "pasta",
+        reads="fused score, K",
+        does="attention outside the relevant documents times alpha",
+        source="PASTA, Zhang et al., ICLR 2024",
+        differs="from the question on and in decode steps, not in earlier rows; no profiled heads",
+        ranking=_fused,
+        policy=f"{_POLICIES}.pasta:PASTA",
+        grid=tuning.policy_grid("threshold", tuning.THRESHOLDS),
+        tried="4 thresholds on lambda x 3 places",
+    ),
+    MethodRow(
+        "hard-mask",
+        reads="fused score, K",
+        does="documents below a threshold hidden from the question, or left out",
+        source="MR-RAG's own comparison",
+        ranking=_fused,
+        policy=f"{_POLICIES}.hard_mask:HardMask",
+        grid=tuning.mask_or_drop,
+        tried="4 thresholds on lambda x 2 places, and left out of the prompt",
+    ),
+    MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=_fused),
+    MethodRow(
+        "mcr+ifa",
+        reads="fused score, K",
+        does="question attends to documents by lambda (IFA)",
+        source="MR-RAG, Li et al., CVPR 2026",
+        ranking=_fused,
+        policy="mrrag_llamaindex.steering.ifa:IFA",
+        grid=tuning.policy_grid("strength", tuning.STRENGTHS),
+        tried="4 strengths x 3 places",
+    ),
+)
+"""All methods, in the order of the table."""
+
+METHODS = tuple(row.name for row in ROWS)
+"""Their names."""
+
+
+def row_named(name: str) -> MethodRow:
+    """Return the row of a method.
+
+    Raises
+    ------
+    InputError
+        If there is no such method.
+    """
+    for row in ROWS:
+        if row.name == name:
+            return row
+    raise InputError(f"method {name!r} is not known; there are: {', '.join(METHODS)}")
+
+
+def build_method(
+    name: str,
+    *,
+    documents: int = defaults.MAX_DOCUMENTS,
+    weights: AnyWeights | None = None,
+    learned: Ranking | None = None,
+) -> Method:
+    """Return a method with its published settings, or ours where none were published.
+
+    Parameters
+    ----------
+    name : str
+        One of `METHODS`.
+    documents, weights, learned
+        See `Ingredients`; equal weights if none are given.
+
+    Raises
+    ------
+    InputError
+        If there is no such method, or it needs a learned ranking and gets none.
+    """
+    given = Ingredients(documents, FusionWeights() if weights is None else weights, learned)
+    return row_named(name).build(given)
+
+
+def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Read a list of methods, e.g. ``naive-rag,mcr+ifa``; all of them if none is named.
+
+    Raises
+    ------
+    InputError
+        If one is not known, or the list is empty.
+    """
+    if text is None:
+        return METHODS
+    names = text.split(",") if isinstance(text, str) else text
+    wanted = [row_named(name.strip()).name for name in names if name.strip()]
+    if not wanted:
+        raise InputError(f"no method is named; there are: {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if name in wanted)
+
+
+def methods_markdown() -> str:
+    """Return the table of the documentation."""
+    head = ("row", "documents", "attention or decoding", "source", "settings tried", "differs")
+    lines = [
+        (f"`{row.name}`", row.reads, row.does, row.source, row.tried, row.differs) for row in ROWS
+    ]
+    return markdown_table(head, lines)
