@@ -94,11 +94,14 @@ def ask(
     }
     places: dict[tuple[SteeringPolicy | None, Scores | None], int] = {}
     variants: list[Variant] = []
-    for c in contestants:
-        key = (c.formula, None if c.formula is None else c.scores)
+    keys = [
+        (c.formula, c.scores if c.formula is not None and c.formula.reads_lambdas else None)
+        for c in contestants
+    ]
+    for c, key in zip(contestants, keys, strict=True):
         if key not in places:
             places[key] = len(variants)
             variants.append(Variant(c.formula, lambdas[c.scores]))
     images: Any = [item.image for item in questions]  # what is prepared already is passed on
     found = sweep.ask(requests, images, variants)
-    return [found[places[c.formula, None if c.formula is None else c.scores]] for c in contestants]
+    return [found[places[key]] for key in keys]
