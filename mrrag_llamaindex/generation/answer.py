@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.prompt.request import Prompt
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Answer:
 
 
 def steering_outcome(
-    prompt: Prompt, policy: PromptPolicy | None, layers: tuple[int, ...]
+    prompt: Prompt, policy: SteeringPolicy | None, layers: tuple[int, ...]
 ) -> SteeringOutcome:
     """Say where one prompt was steered, or why it was not."""
     if policy is None or policy.is_off:

@@ -15,8 +15,7 @@ from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
-from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policy import PromptPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def require_explainable(engine: LlavaEngine) -> None:
@@ -46,7 +45,7 @@ def explain(
     engine: LlavaEngine,
     request: PromptRequest,
     image: Image.Image | None,
-    policy: PromptPolicy | None = None,
+    policy: SteeringPolicy | None = None,
 ) -> dict[str, Influence]:
     """Tell how much each document of a prompt moved the answer.
 
@@ -65,7 +64,7 @@ def explain(
     request : PromptRequest
     image : PIL.Image.Image or None
         Mode RGB.
-    policy : PromptPolicy, optional
+    policy : SteeringPolicy, optional
         As for the answer.
 
     Returns
@@ -82,9 +81,10 @@ def explain(
         If the policy guides the decoding: the first token is then not the one that a pass gives.
     """
     require_explainable(engine)
-    if isinstance(policy, PAI) and policy.guidance != 1:
+    if policy is not None and policy.guidance != 1:
+        name = type(policy).__name__
         raise SteeringError(
-            "explain cannot tell what moved an answer that PAI guides: use PAI(guidance=1)"
+            f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
         )
     read = None if image is None else engine.read_image(image)
     prompt = engine.prompt(request, read, policy)

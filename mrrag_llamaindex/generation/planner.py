@@ -9,10 +9,8 @@ from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.steering.attention.call_checks import sliding_window
-from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
-from mrrag_llamaindex.steering.policies.pai import PAI
-from mrrag_llamaindex.steering.policy import PromptPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 class Planner:
@@ -32,14 +30,14 @@ class Planner:
         self._near_sighted = [n for n, kind in enumerate(kinds) if kind != "full_attention"]
 
     def plan(
-        self, prompts: Sequence[Prompt], policy: PromptPolicy | None, shared: int = 0
+        self, prompts: Sequence[Prompt], policy: SteeringPolicy | None, shared: int = 0
     ) -> tuple[SteeringPlan | None, tuple[int, ...]]:
         """Lay the steering of several prompts over one batch.
 
         Parameters
         ----------
         prompts : sequence of Prompt
-        policy : PromptPolicy or None
+        policy : SteeringPolicy or None
         shared : int
             Tokens at the start that the prompts have in common and that stay unpadded.
 
@@ -58,15 +56,16 @@ class Planner:
         """
         if policy is None:
             return None, ()
-        if isinstance(policy, PAI) and any(prompt.image_span is None for prompt in prompts):
+        if policy.needs_image and any(prompt.image_span is None for prompt in prompts):
             raise SteeringError(
-                "PAI raises the attention to the query image, and this prompt holds none; give the "
-                "request an image and use a model that reads images, or choose another policy"
+                f"{type(policy).__name__} steers towards the query image, and this prompt holds "
+                "none; give the request an image and use a model that reads images, or choose "
+                "another policy"
             )
         if not any(policy.columns(prompt.spans, prompt.lambdas) for prompt in prompts):
             return None, ()
         layers = self.layers_for(policy)
-        if isinstance(policy, IFA):
+        if policy.checks_reach:
             self._check_reach(prompts, layers, policy)
         plan = SteeringPlan.build(
             [prompt.spans for prompt in prompts],
@@ -79,7 +78,7 @@ class Planner:
         )
         return (plan if plan.is_active else None), layers
 
-    def layers_for(self, policy: PromptPolicy) -> tuple[int, ...]:
+    def layers_for(self, policy: SteeringPolicy) -> tuple[int, ...]:
         """Return the layers that ``policy`` steers in this model.
 
         Raises
@@ -108,7 +107,7 @@ class Planner:
         return policy.layers
 
     def _check_reach(
-        self, prompts: Sequence[Prompt], layers: Sequence[int], policy: PromptPolicy
+        self, prompts: Sequence[Prompt], layers: Sequence[int], policy: SteeringPolicy
     ) -> None:
         """Say so where a sliding window keeps the question from seeing the documents."""
         window = self.sliding_window

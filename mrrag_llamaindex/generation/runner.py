@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from mrrag_llamaindex.errors import ModelError, MRRAGError
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
+from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
-from mrrag_llamaindex.generation.prompt.batching import Batch, pad_batch
+from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -42,12 +42,12 @@ class BatchRunner:
 
     def run(
         self,
-        batch: Batch,
         prompts: Sequence[Prompt],
         images: Sequence[PreparedImage | None],
         plan: SteeringPlan | None,
         probe: FirstTokenProbe,
         max_new_tokens: int,
+        shared: int = 0,
         streamer: Any = None,
         stopping: Any = None,
     ) -> torch.Tensor:
@@ -55,14 +55,14 @@ class BatchRunner:
 
         Parameters
         ----------
-        batch : Batch
         prompts : sequence of Prompt
-            Those of the batch, in its order.
         images : sequence of PreparedImage or None
         plan : SteeringPlan or None
         probe : FirstTokenProbe
             Filled in.
         max_new_tokens : int
+        shared : int
+            Tokens at the start that all prompts have in common, image included; prefilled once.
         streamer, stopping
             As ``streamer`` and ``stopping_criteria`` of ``generate``.
 
@@ -78,15 +78,15 @@ class BatchRunner:
         SteeringError
             If the plan was not applied as it was meant.
         """
-        with person_readable(), self._lock, torch.inference_mode():
+        with self.alone():
             inputs = pad_batch(
                 [prompt.input_ids for prompt in prompts],
                 self.tokenizer.pad_token_id or 0,
-                shared=batch.shared,
+                shared=shared,
             )
-            if batch.shared:
-                prefix = self._prefix(prompts[0].input_ids[: batch.shared], images[0])
-                inputs["past_key_values"] = fork(prefix, len(prompts), self.model.config)
+            if shared:
+                prefix = prompts[0].input_ids[:shared]
+                inputs["past_key_values"] = self.prefix(prefix, images[0], len(prompts))
             else:
                 inputs |= self._seen(inputs["input_ids"], images)
             output: torch.Tensor = self.model.generate(
@@ -142,14 +142,14 @@ class BatchRunner:
         SteeringError
             If the plan was not applied as it was meant.
         """
-        with person_readable(), self._lock, torch.inference_mode():
+        with self.alone():
             inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
             if self._marks != "mm_token_type_ids":  # such models place their images themselves
                 positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
                 inputs["position_ids"] = positions[:, shared:]
             if shared:
-                prefix = self._prefix(sequences[0][:shared], images[0])
-                inputs["past_key_values"] = fork(prefix, len(sequences), self.model.config)
+                prefix = sequences[0][:shared]
+                inputs["past_key_values"] = self.prefix(prefix, images[0], len(sequences))
                 inputs["input_ids"] = inputs["input_ids"][:, shared:]
             else:
                 inputs |= self._seen(inputs["input_ids"], images)
@@ -166,19 +166,41 @@ class BatchRunner:
         logits: torch.Tensor = output.logits.float()
         return logits
 
-    def _prefix(self, ids: tuple[int, ...], image: PreparedImage | None) -> DynamicCache:
-        """Keys and values of the tokens that a batch has in common."""
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Use the model, one call at a time: no gradients, and errors for a person."""
+        with person_readable(), self._lock, torch.inference_mode():
+            yield
 
-        def prefill() -> DynamicCache:
+    def prefill(
+        self, ids: tuple[int, ...], image: PreparedImage | None, shared: int = 0
+    ) -> tuple[DynamicCache, torch.Tensor]:
+        """Read one prompt, its first ``shared`` tokens from the prefix cache.
+
+        Returns
+        -------
+        cache : DynamicCache
+            Keys and values, of batch 1.
+        logits : torch.Tensor
+            float32 (1, vocabulary), of what follows.
+        """
+        inputs = pad_batch([ids], 0)
+        if shared:
+            cache = self.prefix(ids[:shared], image, 1)
+            inputs["input_ids"] = inputs["input_ids"][:, shared:]
+        else:
             cache = DynamicCache(config=self.model.config)
-            inputs = pad_batch([ids], 0)
             inputs |= self._seen(inputs["input_ids"], [image])
-            self.model(
-                **self._placed(inputs), past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-            return cache
+        output = self.model(
+            **self._placed(inputs), past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache, output.logits[:, -1].float()
 
-        return self.prefixes.get((image.digest if image else None, ids), prefill)
+    def prefix(self, ids: tuple[int, ...], image: PreparedImage | None, rows: int) -> DynamicCache:
+        """Return keys and values of the tokens that ``rows`` prompts have in common."""
+        key = (image.digest if image else None, ids)
+        kept = self.prefixes.get(key, lambda: self.prefill(ids, image)[0])
+        return fork(kept, rows, self.model.config)
 
     def _seen(
         self, ids: torch.Tensor, images: Sequence[PreparedImage | None]
@@ -197,24 +219,3 @@ class BatchRunner:
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in inputs.items()
         }
-
-
-@contextlib.contextmanager
-def person_readable() -> Iterator[None]:
-    """Turn what torch and transformers raise into a `ModelError`.
-
-    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex.
-    """
-    try:
-        yield
-    except MRRAGError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            "the device ran out of memory while answering; use fewer documents, a smaller "
-            "batch_size, or a smaller dtype"
-        ) from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ModelError(
-            f"generation failed inside the model ({type(error).__name__}); the cause is chained"
-        ) from error

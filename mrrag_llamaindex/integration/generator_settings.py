@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    model_validator,
+)
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
@@ -13,6 +21,34 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.integration.entry_points import EntryPoints
 from mrrag_llamaindex.integration.tickets.resolve import MissingContext
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.registry import POLICIES
+from mrrag_llamaindex.steering.policy import SteeringPolicy
+
+
+def described(policy: SteeringPolicy | None) -> dict[str, Any] | None:
+    """Write a policy as plain values: its name in `POLICIES`, and its fields."""
+    if policy is None:
+        return None
+    names = {kind: name for name, kind in POLICIES.items()}
+    kind = type(policy)
+    return {"name": names.get(kind, kind.__name__), **asdict(policy)}  # type: ignore[call-overload]
+
+
+def restored(value: Any) -> Any:
+    """Read what `described` wrote; anything else is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of `POLICIES`, or a field is none of the policy's.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    fields = dict(value)
+    name = fields.pop("name", "ifa")
+    if name not in POLICIES:
+        raise ValueError(f"no policy {name!r} can be read back; there are: {', '.join(POLICIES)}")
+    return TypeAdapter(POLICIES[name]).validate_python(fields)
 
 
 class GeneratorSettings(EntryPoints):
@@ -29,8 +65,11 @@ class GeneratorSettings(EntryPoints):
         default="auto",
         description="\"auto\" (checkpoint's on CUDA, float32 on CPU), or a torch dtype's name.",
     )
-    ifa: IFA | None = Field(
-        default_factory=IFA, description="Steering of attention; None turns it off."
+    policy: Annotated[
+        SteeringPolicy | None, BeforeValidator(restored), PlainSerializer(described)
+    ] = Field(
+        default_factory=IFA,
+        description="Steering of attention, with ifa= as the short form; None turns it off.",
     )
     device_map: str | dict[str, Any] | None = Field(
         default=None, description="Spread the model over devices; takes the place of device."
@@ -71,6 +110,16 @@ class GeneratorSettings(EntryPoints):
     on_missing_context: MissingContext = Field(
         default="error", description="What to do when no evidence reaches a call."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        """Take ``ifa=`` for ``policy=``."""
+        if not isinstance(data, Mapping) or "ifa" not in data:
+            return data
+        if "policy" in data:
+            raise ValueError("give ifa= or policy=, not both: ifa= is the short form of policy=")
+        return {"policy" if key == "ifa" else key: value for key, value in data.items()}
 
     def _load(self) -> LlavaEngine:
         """Load the model with the critical layers that are known of it.

@@ -44,8 +44,10 @@ class MRRAGLLaVA(GeneratorSettings):
         ``"phantom"`` (small, synthetic, offline), a folder, or a hub id.
     device : str
         A torch device, or ``"auto"``: CUDA where present, else CPU.
+    policy : SteeringPolicy or None
+        How attention is steered: `IFA` by default, or any other policy; None turns it off.
     ifa : IFA or None
-        Steering; None turns it off.
+        Short form of `policy`.
     profile : str or None
         A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
         taken, if there is one; a profile of another model is refused.
@@ -140,7 +142,7 @@ class MRRAGLLaVA(GeneratorSettings):
             self._engine.generate(
                 [request for request, _ in prepared],
                 [image for _, image in prepared],
-                policy=self.ifa,
+                policy=self.policy,
                 max_new_tokens=limit,
             )
         )
@@ -162,7 +164,7 @@ class MRRAGLLaVA(GeneratorSettings):
         if self._passes_on(call):
             return iter([(call.follow_up, call.follow_up, {})])
         request, image = self._prepare(call)
-        stream = self._engine.stream(request, image, policy=self.ifa, max_new_tokens=limit)
+        stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
         return self._pieces(call, stream, request, image)
 
     def _pieces(
@@ -201,7 +203,7 @@ class MRRAGLLaVA(GeneratorSettings):
                 stacklevel=4,
             )
         if self.explain:
-            answer = replace(answer, influence=explain(self._engine, request, image, self.ifa))
+            answer = replace(answer, influence=explain(self._engine, request, image, self.policy))
         if call.ticket is not None:
             call.ticket.answers.append(answer)
         return answer

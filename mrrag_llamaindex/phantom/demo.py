@@ -110,7 +110,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     say("asking")
     llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4, explain=True)
     asked = ask(index, llm, str(image), query.question)
-    llm.ifa, llm.explain = None, False
+    llm.policy, llm.explain = None, False
     unsteered = ask(index, llm, str(image), query.question)
     answered = time.perf_counter()
     picture, reason = _draw(folder / "answer.png", image, asked, unsteered)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.policy import (
+    Layers,
+    QuestionRows,
+    SteeringPolicy,
+    Weighted,
+    require_finite,
+)
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
@@ -59,7 +65,7 @@ def min_max_lambdas(scores: Sequence[float | None]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class IFA:
+class IFA(SteeringPolicy):
     """Raise the attention of question tokens to relevant documents, by how relevant they are.
 
     ``A'_ij = A_ij + lambda_ij * |A_ij|`` on the logits before mask and softmax, for rows `i` of
@@ -82,21 +88,18 @@ class IFA:
     """
 
     strength: float = defaults.STRENGTH
-    layers: tuple[int, ...] | None = None
-    question_rows: Literal["question", "to_end"] = "question"
+    layers: Layers | None = None
+    question_rows: QuestionRows = "question"
 
-    heads: ClassVar[None] = None
-    every_step: ClassVar[bool] = False
     idle: ClassVar[str] = "no document has a relevance above zero"
+    checks_reach: ClassVar[bool] = True
+    tuned: ClassVar[str] = "strength"
+    three_values: ClassVar[tuple[float, float, float]] = (0.5, 1.0, 2.0)
+    four_values: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0, 2.0)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"strength must be a finite number >= 0, got {self.strength!r}")
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-        if self.question_rows not in ("question", "to_end"):
-            raise ValueError(
-                f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
-            )
+        super().__post_init__()
+        require_finite("strength", self.strength, 0)
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Apply the formula to the raw logits of steered rows.
@@ -124,15 +127,6 @@ class IFA:
     def is_off(self) -> bool:
         """Whether the strength is 0."""
         return self.strength == 0
-
-    def default_layers(self, depth: int) -> None:
-        """Take the critical layers of the model's profile."""
-        return None
-
-    def rows(self, spans: PromptSpans) -> tuple[int, int]:
-        """Rows of the question, or from its start to the end of the prompt."""
-        start, stop = spans.question
-        return start, spans.length if self.question_rows == "to_end" else stop
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of every document with a lambda above 0, weighted strength times lambda."""

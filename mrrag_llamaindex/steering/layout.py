@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.policy import PromptPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 def lay_out(
     spans: Sequence[PromptSpans],
     lambdas: Sequence[Sequence[float]],
-    policy: PromptPolicy,
+    policy: SteeringPolicy,
     padded_length: int,
     shared_prefix: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:

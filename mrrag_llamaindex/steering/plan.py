@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.ifa import IFA, min_max_lambdas
+from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.layout import lay_out
-from mrrag_llamaindex.steering.policy import Policy, PromptPolicy
+from mrrag_llamaindex.steering.policy import Formula, SteeringPolicy
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
 from mrrag_llamaindex.steering.window import RowWindow
-
-__all__ = ["IFA", "Policy", "PromptSpans", "SteeringPlan", "SteeringReport", "min_max_lambdas"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class SteeringPlan:
     layers: frozenset[int]
     padding: tuple[int, ...] = ()
     shared_prefix: int = 0
-    policy: Policy = field(default_factory=IFA)
+    policy: Formula = field(default_factory=IFA)
     heads: Mapping[int, tuple[int, ...]] | None = None
     every_step: bool = False
     report: SteeringReport = field(default_factory=SteeringReport)
@@ -110,7 +108,7 @@ class SteeringPlan:
         cls,
         spans: Sequence[PromptSpans],
         lambdas: Sequence[Sequence[float]],
-        policy: PromptPolicy,
+        policy: SteeringPolicy,
         layers: Collection[int],
         padded_length: int,
         device: torch.device | str | None = None,

@@ -1,20 +1,27 @@
-"""What a steering policy is: a formula, and where in a prompt it acts."""
+"""What a steering policy is: a formula, where in a prompt it acts, and what is particular to it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 
 from mrrag_llamaindex.steering.spans import PromptSpans
 
+Layers = tuple[int, ...]
+QuestionRows = Literal["question", "to_end"]
+
 Weighted = tuple[tuple[int, int], float]
 """A token span (start, stop) of columns, and the weight of each of them."""
 
+PolicyT = TypeVar("PolicyT", bound="SteeringPolicy")
 
-class Policy(Protocol):
-    """A steering formula. The plan says where it acts, the backend does the rest."""
+
+class Formula(Protocol):
+    """What happens to a steered logit. A plan says where; the backend does the rest."""
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Turn raw logits (..., rows, columns) into new ones; `weights` broadcasts to them.
@@ -25,48 +32,119 @@ class Policy(Protocol):
         ...
 
 
-class PromptPolicy(Policy, Protocol):
-    """A policy that knows which rows and columns of a prompt are its own."""
+class SteeringPolicy(ABC):
+    """A way to steer attention: a frozen dataclass that validates itself and can be a key.
+
+    Everything that is particular to a policy is a field, a method or a class variable of it, so
+    that no code outside of `mrrag_llamaindex.steering.policies` asks which one it holds. A new
+    policy is one file there, and one row of `mrrag_llamaindex.steering.policies.registry`.
+
+    Attributes
+    ----------
+    layers
+        Decoder layers to steer; None for those of `default_layers`.
+    question_rows
+        ``"question"``: the question's own tokens; ``"to_end"``: also those after it, up to the
+        end of the prompt.
+    heads
+        Query heads by layer; None for all heads of every layer.
+    guidance
+        Factor of contrastive guidance by the image, see `generation.decoding.guidance`; 1 is none.
+    every_step
+        Whether the rows of generated tokens are steered, too.
+    needs_image
+        Whether a prompt without an image is an error.
+    reads_lambdas
+        Whether the lambdas of the documents make a difference.
+    checks_reach
+        Whether to warn of documents that a sliding window hides from the question.
+    idle
+        Why a prompt without any column to steer is left alone, in words.
+    tuned
+        The field by which the policy is tuned, beside its layers.
+    three_values
+        Values of it that ``mrrag noise`` tries: the published or default one between two others.
+    four_values
+        Those that ``mrrag eval`` tries; empty for a policy that runs as published.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
+    """
+
+    layers: Layers | None = None
+    question_rows: QuestionRows = "question"
+    heads: Mapping[int, tuple[int, ...]] | None = None
+    guidance: float = 1.0
+
+    every_step: ClassVar[bool] = False
+    needs_image: ClassVar[bool] = False
+    reads_lambdas: ClassVar[bool] = True
+    checks_reach: ClassVar[bool] = False
+
+    tuned: ClassVar[str]
+    three_values: ClassVar[tuple[float, float, float]]
+    four_values: ClassVar[tuple[float, ...]] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+        if self.question_rows not in ("question", "to_end"):
+            raise ValueError(
+                f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
+            )
+
+    @abstractmethod
+    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Apply the formula, see `Formula`."""
+
+    @abstractmethod
+    def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
+        """Columns to steer, with their weights; `lambdas` has one value per document."""
 
     @property
-    def layers(self) -> tuple[int, ...] | None:
-        """Decoder layers that the caller named; None for those of `default_layers`."""
-        ...
-
-    @property
-    def heads(self) -> Mapping[int, tuple[int, ...]] | None:
-        """Query heads by layer; None for all heads of every layer."""
-        ...
-
-    @property
-    def every_step(self) -> bool:
-        """Whether the rows of generated tokens are steered too, not those of the prompt only."""
-        ...
-
-    @property
+    @abstractmethod
     def is_off(self) -> bool:
-        """Whether the formula changes no attention at all, whatever the prompt."""
-        ...
+        """Whether no attention is changed at all, whatever the prompt."""
 
     @property
+    @abstractmethod
     def idle(self) -> str:
         """Why a prompt without any column to steer is left alone, in words."""
-        ...
-
-    def default_layers(self, depth: int) -> tuple[int, ...] | None:
-        """Layers of a model with `depth` of them; None for the critical layers of its profile."""
-        ...
 
     def rows(self, spans: PromptSpans) -> tuple[int, int]:
         """Prompt rows to steer, as one span (start, stop) at or behind the question's start."""
-        ...
+        start, stop = spans.question
+        return start, spans.length if self.question_rows == "to_end" else stop
 
-    def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
-        """Columns to steer, with their weights; `lambdas` has one value per document."""
-        ...
+    def default_layers(self, depth: int) -> Layers | None:
+        """Layers of a model with `depth` of them; None for the critical layers of its profile."""
+        return None
+
+    def leaves_out(self, lambdas: Sequence[float]) -> list[bool]:
+        """Tell for each document whether it is kept out of the prompt."""
+        return [False] * len(lambdas)
+
+    def attention_only(self: PolicyT) -> PolicyT:
+        """Return the policy without what it does outside of attention (prompt, decoding)."""
+        return self
+
+    def at(self: PolicyT, value: float, layers: Layers) -> PolicyT:
+        """Return the policy with another value of the field `tuned`, and other layers."""
+        return replace(self, **{self.tuned: value, "layers": layers})  # type: ignore[type-var]
+
+    def grid(self: PolicyT, layer_sets: Sequence[Layers]) -> list[PolicyT]:
+        """Return the settings that ``mrrag eval`` tries, the policy as it is if it has none.
+
+        Parameters
+        ----------
+        layer_sets
+            Places to steer, by how likely they are; every policy has as many settings.
+        """
+        return [self.at(v, layers) for layers in layer_sets for v in self.four_values] or [self]
 
 
-def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
+def checked_layers(layers: Sequence[int] | None) -> Layers | None:
     """Read the field ``layers`` of a policy.
 
     Raises
@@ -82,3 +160,15 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     if min(layers) < 0 or len(set(layers)) != len(layers):
         raise ValueError(f"layers must be distinct and >= 0, got {layers!r}")
     return layers
+
+
+def require_finite(name: str, value: float, least: float) -> None:
+    """Check a number of a policy.
+
+    Raises
+    ------
+    ValueError
+        If it is not finite, or below `least`.
+    """
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number >= {least:g}, got {value!r}")

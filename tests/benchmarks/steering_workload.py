@@ -18,7 +18,9 @@ from transformers import (
 
 from mrrag_llamaindex.steering.attention.model_class import steerable_class
 from mrrag_llamaindex.steering.attention.registry import BACKENDS, register
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 IMAGE_TOKENS, IMAGE_ID, CLOSING = 576, 999, 4
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError, SteeringError
+from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.phantom.sets.trials import Trial, draw_trials
@@ -139,53 +139,3 @@ def test_drop_keeps_the_best_document_that_can_be_read(engine, trials):
 def test_layers_of_a_policy_are_checked_by_its_name(engine, trials):
     with pytest.raises(SteeringError, match="PAI names layer 99"):
         ask(engine, trials[:1], PAI(layers=(99,)))
-
-
-# ---- sweeps
-
-
-def test_sweep_gives_the_answers_of_generate_and_reads_each_prefix_once(trials, monkeypatch):
-    engine = make_engine()
-    lengths = count_prefills(engine, monkeypatch)
-    requests, images = [t.request for t in trials], [t.image for t in trials]
-    found = engine.sweep(requests, images, POLICIES)
-    # One per question, and one of the prompt that "drop" shortens.
-    assert len(lengths) == 2 * len(trials)
-    assert list(found) == POLICIES
-    for policy, answers in found.items():
-        for one, other in zip(answers, ask(engine, trials, policy), strict=True):
-            assert one.text == other.text
-            assert one.document_ids == other.document_ids
-            assert one.p_yes == pytest.approx(other.p_yes, abs=TOLERANCE)
-            assert one.steering == other.steering
-
-
-def test_sweep_over_questions_on_one_prefix_keeps_them_together(trials, monkeypatch):
-    engine = make_engine()
-    lengths = count_prefills(engine, monkeypatch)
-    questions = ["Is there edema?", "Is there a pleural effusion?", "Is there a nodule?"]
-    requests = [replace(trials[1].request, question=question) for question in questions]
-    policies = [IFA(strength=s) for s in (0.5, 1.0, 2.0)]
-    found = engine.sweep(requests, [trials[1].image] * 3, policies)
-    assert len(lengths) == 1
-    assert len({answer.p_yes for answers in found.values() for answer in answers}) == 9
-
-
-def test_same_policy_twice_is_refused(engine, trials):
-    with pytest.raises(InputError, match="given twice"):
-        engine.sweep([trials[0].request], [trials[0].image], [IFA(), IFA()])
-
-
-def count_prefills(engine: LlavaEngine, monkeypatch) -> list[int]:
-    """Lengths of the forward passes that see an image."""
-    lengths: list[int] = []
-    forward = type(engine.model).forward
-
-    def counting(self, *args, **kwargs):
-        if kwargs.get("pixel_values") is not None:
-            lengths.append(kwargs["input_ids"].shape[1])
-        return forward(self, *args, **kwargs)
-
-    counting.__signature__ = forward.__signature__
-    monkeypatch.setattr(type(engine.model), "forward", counting)
-    return lengths

@@ -22,7 +22,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
     steerable_class,
 )
 from mrrag_llamaindex.steering.attention.registry import register
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 IMAGE_TOKEN, PAD_TOKEN, IMAGE_TOKENS = 90, 0, 4
 CRITICAL = (1, 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.plan import IFA, min_max_lambdas
+from mrrag_llamaindex.steering.ifa import IFA, min_max_lambdas
 
 
 def test_top_document_gets_lambda_one_and_worst_gets_zero():

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan, SteeringReport
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.report import SteeringReport
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 CPU = torch.device("cpu")
 

@@ -27,11 +27,12 @@ from mrrag_llamaindex.commands.options import (
     VisionTower,
 )
 from mrrag_llamaindex.errors import InputError, MRRAGError
-from mrrag_llamaindex.evaluation.noise.policies import OFF, POLICIES
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
+_POLICIES = (OFF, *POLICIES)
 _LAST_SEED = 999
 _VALIDATION = 0.3
 _PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
@@ -77,7 +78,7 @@ def noise(
     ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")
-    ] = ",".join(POLICIES),
+    ] = ",".join(_POLICIES),
     scores: Annotated[
         str | None,
         typer.Option(
@@ -180,8 +181,8 @@ def _none_of(given: dict[str, Any]) -> None:
 def _policies(policies: str) -> tuple[str, ...]:
     names = [name.strip() for name in policies.split(",") if name.strip()]
     for name in names:
-        if name not in POLICIES:
-            raise InputError(f"--policies: {name!r} is not one of {', '.join(POLICIES)}")
+        if name not in _POLICIES:
+            raise InputError(f"--policies: {name!r} is not one of {', '.join(_POLICIES)}")
     return tuple(dict.fromkeys([OFF, *names]))
 
 

@@ -25,12 +25,11 @@ from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_coun
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText, Ranking
 from mrrag_llamaindex.mcr.weights import FusionWeights
+from mrrag_llamaindex.steering.policies.registry import POLICIES
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-
-_POLICIES = "mrrag_llamaindex.steering.policies"
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,11 @@ class MethodRow:
         From the original, for documentation.
     ranking : callable or None
         From `Ingredients`; None: no documents are read.
-    policy, decoding : str
-        ``module:class``, taken with its defaults; empty: plain attention, greedy decoding.
+    policy : str
+        A name of `steering.policies.registry.POLICIES`, taken with its defaults; empty: plain
+        attention.
+    decoding : str
+        ``module:class``, taken with its defaults; empty: greedy.
     learns : str
         ``module:function`` from an `EmbeddedSet` to a ranking, where one is learned beforehand.
         The ranking has a ``note``; the function raises `InputError` if there is nothing to learn.
@@ -110,7 +112,7 @@ class MethodRow:
         return Method(
             self.name,
             self.ranking(ingredients) if self.ranking else None,
-            resolve_name(self.policy)() if self.policy else None,
+            POLICIES[self.policy]() if self.policy else None,
             resolve_name(self.decoding)() if self.decoding else None,
         )
 
@@ -197,7 +199,7 @@ ROWS = (
         reads="none",
         does="more attention to the image at every step, guided against the prompt without it",
         source="PAI, Liu et al., ECCV 2024",
-        policy=f"{_POLICIES}.pai:PAI",
+        policy="pai",
     ),
     MethodRow(
         "pasta",
@@ -206,8 +208,8 @@ ROWS = (
         source="PASTA, Zhang et al., ICLR 2024",
         differs="from the question on and in decode steps, not in earlier rows; no profiled heads",
         ranking=_fused,
-        policy=f"{_POLICIES}.pasta:PASTA",
-        grid=tuning.policy_grid("threshold", tuning.THRESHOLDS),
+        policy="pasta",
+        grid=tuning.of_policy,
         tried="4 thresholds on lambda x 3 places",
     ),
     MethodRow(
@@ -216,8 +218,8 @@ ROWS = (
         does="documents below a threshold hidden from the question, or left out",
         source="MR-RAG's own comparison",
         ranking=_fused,
-        policy=f"{_POLICIES}.hard_mask:HardMask",
-        grid=tuning.mask_or_drop,
+        policy="hard-mask",
+        grid=tuning.of_policy,
         tried="4 thresholds on lambda x 2 places, and left out of the prompt",
     ),
     MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=_fused),
@@ -227,8 +229,8 @@ ROWS = (
         does="question attends to documents by lambda (IFA)",
         source="MR-RAG, Li et al., CVPR 2026",
         ranking=_fused,
-        policy="mrrag_llamaindex.steering.ifa:IFA",
-        grid=tuning.policy_grid("strength", tuning.STRENGTHS),
+        policy="ifa",
+        grid=tuning.of_policy,
         tried="4 strengths x 3 places",
     ),
 )

@@ -1,9 +1,9 @@
 """Settings chosen on validation questions, with the same number of tries for every method.
 
-Two studies choose settings: the table of methods (`methods.registry`, whose rows name their grid)
-and the noise study (`noise.policies`). What is tried differs: a method of the table costs a run
-over all validation questions for each setting, a policy of the noise study one pass over the
-questions alone. Which of the tries wins is decided alike.
+Two studies choose settings: the table of methods, whose rows name their grid, and the noise study.
+What they try differs: a method of the table costs a run over all validation questions for each
+setting, a policy of the noise study one pass over the questions alone. Which of the tries wins is
+decided alike.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ TRIES = 12
 
 LEAST_QUESTIONS = 30
 """Validation questions below which nothing is tuned: the best of 12 settings on fewer is chance."""
-
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)
-THRESHOLDS = (0.2, 0.4, 0.6, 0.8)
 
 _EACH_LAYER = 8
 
@@ -158,21 +155,9 @@ def cuts(field: str, value_of: Callable[[float], float]) -> Grid:
     return grid
 
 
-def policy_grid(field: str, values: Sequence[float]) -> Grid:
-    """Try values of a field of the policy, in each of the places."""
-
-    def grid(method: Method, places: Sequence[Layers]) -> list[Method]:
-        changes = [{field: value, "layers": layers} for layers in places for value in values]
-        return [replace(method, policy=replace(method.policy, **change)) for change in changes]
-
-    return grid
-
-
-def mask_or_drop(method: Method, places: Sequence[Layers]) -> list[Method]:
-    """Try 4 thresholds: masked in the first two places, and dropped from the prompt."""
-    masked = policy_grid("threshold", THRESHOLDS)(method, places[:2])
-    drop = replace(method.policy, layers=None, mode="drop")
-    return masked + [replace(method, policy=replace(drop, threshold=t)) for t in THRESHOLDS]
+def of_policy(method: Method, places: Sequence[Layers]) -> list[Method]:
+    """Try what the policy names, see `SteeringPolicy.grid`."""
+    return [replace(method, policy=policy) for policy in method.policy.grid(places)]
 
 
 # ---- what is chosen

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,17 +23,17 @@ from mrrag_llamaindex.evaluation.noise.attention_share import document_masses
 from mrrag_llamaindex.evaluation.noise.readings import Readings, ReadingsBuffer
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prefix_cache import fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.generation.runner import person_readable
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 BATCH_SIZE = 64
 """Prompts prefilled at once: what a phantom's prompts of 65 tokens fill a core with."""
@@ -45,13 +45,13 @@ class Variant:
 
     Parameters
     ----------
-    policy : PromptPolicy or None
+    policy : SteeringPolicy or None
         None: plain attention.
     lambdas : sequence of sequence of float
         For each prompt, a value in [0, 1] for every document, in the prompt's order.
     """
 
-    policy: PromptPolicy | None
+    policy: SteeringPolicy | None
     lambdas: Sequence[Sequence[float]]
 
 
@@ -208,10 +208,13 @@ class PrefixSweep:
                 place.masses[rows] = document_masses(output.attentions, documents, questions)
 
     def _plan(
-        self, prompts: Sequence[Prompt], lambdas: Sequence[Sequence[float]], policy: Any
+        self,
+        prompts: Sequence[Prompt],
+        lambdas: Sequence[Sequence[float]],
+        policy: SteeringPolicy | None,
     ) -> SteeringPlan | None:
         """Lay a policy over the batch, as the engine does."""
-        if getattr(policy, "mode", "mask") == "drop" or getattr(policy, "guidance", 1.0) != 1.0:
+        if policy is not None and policy != policy.attention_only():
             raise InputError(
                 f"{type(policy).__name__} acts outside of attention here (a dropped document, "
                 "guided decoding), and a sweep compares attention alone: use mode='mask', "

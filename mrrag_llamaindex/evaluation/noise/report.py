@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
-from mrrag_llamaindex.evaluation.noise.policies import OFF, ROWS
 from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
 from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
+from mrrag_llamaindex.steering.policies.registry import OFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +99,13 @@ class NoiseReport:
         off = next((item.accuracy for item in self.tuning if item.setting.policy == OFF), None)
         rows = []
         for item in self.tuning:
-            name, formula = item.setting.policy, item.setting.formula
+            formula = item.setting.formula
             if formula is not None:
                 rows.append(
                     {
-                        "policy": name,
+                        "policy": item.setting.policy,
                         "scores": item.setting.scores,
-                        "value": getattr(formula, ROWS[name].tuned),
+                        "value": getattr(formula, formula.tuned),
                         "layers": list(formula.layers or ()),
                         "accuracy": item.accuracy,
                         "off": off,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.evaluation.noise.attention_share import document_shares, noise_share
-from mrrag_llamaindex.evaluation.noise.policies import OFF
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
@@ -21,10 +20,11 @@ from mrrag_llamaindex.statistics.bootstrap import (
     share_interval,
 )
 from mrrag_llamaindex.statistics.intervals import most_unseen
+from mrrag_llamaindex.steering.policies.registry import OFF
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.readings import Readings
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Contestant:
 
     policy: str
     scores: Scores
-    formula: PromptPolicy | None
+    formula: SteeringPolicy | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.methods.tuning import Try, Tuned, best_place, each_part
-from mrrag_llamaindex.evaluation.noise.policies import OFF, ROWS
+from mrrag_llamaindex.evaluation.methods.tuning import Layers, Try, Tuned, best_place, each_part
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, Key, NoiseResult
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def run_noise(
@@ -98,18 +98,19 @@ def ask(
         scores: [item.lambdas(scores, irrelevant, adversarial=adversarial) for item in questions]
         for scores in {contestant.scores for contestant in contestants}
     }
-    places: dict[tuple[PromptPolicy | None, Scores | None], int] = {}
+    places: dict[tuple[SteeringPolicy | None, Scores | None], int] = {}
     variants: list[Variant] = []
-    for c in contestants:
-        key = (c.formula, None if c.formula is None else c.scores)
+    keys = [
+        (c.formula, c.scores if c.formula is not None and c.formula.reads_lambdas else None)
+        for c in contestants
+    ]
+    for c, key in zip(contestants, keys, strict=True):
         if key not in places:
             places[key] = len(variants)
             variants.append(Variant(c.formula, lambdas[c.scores]))
     images: Any = [item.image for item in questions]  # what is prepared already is passed on
     readings = sweep.ask(requests, images, variants)
-    return [
-        readings[places[c.formula, None if c.formula is None else c.scores]] for c in contestants
-    ]
+    return [readings[places[key]] for key in keys]
 
 
 def published(
@@ -120,12 +121,12 @@ def published(
     For data with too few patients to choose on; nothing is known of how well it does.
     """
     layers = tuple(sorted(critical))
-    return [
-        Tuned(Contestant(name, kind, row and row.formula(row.values[1], layers)), (), 0)
-        for kind in scores
-        for name in policies
-        for row in [ROWS.get(name)]
-    ]
+    tuned = []
+    for kind in scores:
+        for name in policies:
+            settings = _settings(name, kind, [layers])
+            tuned.append(Tuned(settings[len(settings) // 2], (), 0))
+    return tuned
 
 
 def tune(
@@ -146,7 +147,7 @@ def tune(
     questions : sequence of NoiseQuestion
         Not those of the measurement.
     policies : sequence of str
-        Names of `noise.policies.POLICIES`.
+        Names of `POLICIES`, and `OFF`.
     scores : sequence of str
 
     Returns
@@ -155,18 +156,9 @@ def tune(
         For each kind of scores, each policy.
     """
     layer_sets = each_part(sweep.depth, sweep.engine.loaded.critical_layers)
-    grids: dict[tuple[Scores, str], list[Contestant]] = {
-        (kind, name): [Contestant(OFF, kind, None)]
-        if name == OFF
-        else [
-            Contestant(name, kind, ROWS[name].formula(value, layers))
-            for value in ROWS[name].values
-            for layers in layer_sets
-        ]
-        for kind in scores
-        for name in policies
-    }
-    contestants = [item for grid in grids.values() for item in grid]
+    contestants = [
+        item for kind in scores for name in policies for item in _settings(name, kind, layer_sets)
+    ]
     half = len(questions[0].relevant) // 2
     truth = np.array([question.truth == "yes" for question in questions])
     tries = []
@@ -175,7 +167,21 @@ def tune(
         confidence = np.where(truth, readings.p_yes, readings.p_no).mean()
         tries.append(Try(item, float(np.mean(right)), float(confidence)))
     tuned = []
-    for kind, name in grids:
-        own = [t for t in tries if (t.setting.scores, t.setting.policy) == (kind, name)]
-        tuned.append(Tuned(own[best_place(own)].setting, tuple(own), len(questions)))
+    for kind in scores:
+        for name in policies:
+            own = [t for t in tries if (t.setting.scores, t.setting.policy) == (kind, name)]
+            tuned.append(Tuned(own[best_place(own)].setting, tuple(own), len(questions)))
     return tuned
+
+
+def _settings(name: str, scores: Scores, layer_sets: Sequence[Layers]) -> list[Contestant]:
+    """Return a policy's three values in each set of layers, or plain attention."""
+    if name == OFF:
+        return [Contestant(OFF, scores, None)]
+    # What acts outside of attention is left out, because attention is what is compared.
+    policy = POLICIES[name]().attention_only()
+    return [
+        Contestant(name, scores, policy.at(value, layers))
+        for value in policy.three_values
+        for layers in layer_sets
+    ]

@@ -13,12 +13,11 @@ from transformers import DynamicCache, LogitsProcessor
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
-from mrrag_llamaindex.steering.policies.pai import PAI
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.prompt.reader import PromptReader
     from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 class ImageGuidance(LogitsProcessor):
@@ -119,7 +118,7 @@ def probe_for(
     reader: PromptReader,
     requests: Sequence[PromptRequest],
     prompts: Sequence[Prompt],
-    policy: PromptPolicy | None,
+    policy: SteeringPolicy | None,
 ) -> FirstTokenProbe:
     """Make what sees the first token's probabilities, and guides them where a policy asks for it.
 
@@ -129,10 +128,10 @@ def probe_for(
         Of the model.
     requests, prompts : sequence of PromptRequest, sequence of Prompt
         Those of one batch; a guidance reads the same documents, without the image.
-    policy : PromptPolicy or None
+    policy : SteeringPolicy or None
     """
     yes, no = reader.yes_ids, reader.no_ids
-    if not isinstance(policy, PAI) or policy.guidance == 1:
+    if policy is None or policy.guidance == 1:
         return FirstTokenProbe(yes, no)
     imageless = [
         reader.prompts.build(replace(request, documents=prompt.documents)).input_ids

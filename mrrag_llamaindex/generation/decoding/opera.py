@@ -1,23 +1,30 @@
-"""OPERA: the settings and formulas of beam search with an over-trust penalty."""
+"""OPERA: beam search with a penalty on over-trust."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-IMAGE_STEPS: Final = 10
-"""Response tokens at the start for which the attention to the image takes the penalty's place."""
+from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.generation.decoding.decoding import Decoding
+from mrrag_llamaindex.generation.decoding.opera_search import OperaSearch
+from mrrag_llamaindex.generation.decoding.opera_settings import OperaSettings
+from mrrag_llamaindex.steering.attention.call_checks import sliding_window
+from mrrag_llamaindex.steering.attention.registry import BACKENDS
 
-_RANGE = math.log(1e-7)  # the original's factor on the product
-_LARGEST = 80.0  # log of a penalty that still is a finite float32
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+    from mrrag_llamaindex.generation.first_token import FirstTokenProbe
+    from mrrag_llamaindex.generation.prompt.request import Prompt
+    from mrrag_llamaindex.generation.runner import BatchRunner
+    from mrrag_llamaindex.steering.plan import SteeringPlan
 
 
 @dataclass(frozen=True)
-class OPERA:
+class OPERA(OperaSettings, Decoding):
     """Beam search that shuns tokens whose attention piles up on one earlier token of the answer.
 
     For the `candidates` likeliest next tokens of every beam, the last layer's attention of that
@@ -31,105 +38,52 @@ class OPERA:
     search goes back to the token after it and forbids the one that stood there, at most
     `candidates` times per place and never within the first ten tokens.
 
-    Used as ``engine.generate(..., decoding=OPERA())``, with ``policy=None``.
+    Used as ``engine.generate(..., decoding=OPERA())``, with ``policy=None``; it answers one
+    question at a time.
 
-    Attributes
-    ----------
-    beams
-        Sequences kept, at least 1.
-    candidates
-        N, tokens tried for each beam, at least 1.
-    scale
-        sigma, above 0.
-    weight
-        Factor on the penalty, at least 0. At 0 this is beam search among the candidates.
-    recurrences
-        r, at least 1.
-    window
-        Last response tokens that are looked at, at least 2.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
+    Its fields are those of `OperaSettings`.
     """
 
-    beams: int = 5
-    candidates: int = 5
-    scale: float = 50.0
-    weight: float = 1.0
-    recurrences: int = 15
-    window: int = 512
+    batch_size: ClassVar[int] = 1
+    takes_policy: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        for name, least in (("beams", 1), ("candidates", 1), ("recurrences", 1), ("window", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale must be a finite number > 0, got {self.scale!r}")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight must be a finite number >= 0, got {self.weight!r}")
+    def run(
+        self,
+        runner: BatchRunner,
+        prompts: Sequence[Prompt],
+        images: Sequence[PreparedImage | None],
+        plan: SteeringPlan | None,
+        probe: FirstTokenProbe,
+        max_new_tokens: int,
+        shared: int,
+    ) -> torch.Tensor:
+        """Answer one prompt; `probe` records penalised probabilities. See `Decoding.run`.
 
-    def over_trust(self, attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the column on which the attention of the last response tokens piles up.
-
-        Parameters
-        ----------
-        attention
-            (sequences, tokens, tokens) of the response, row `i` that of token `i`; what stands
-            above the diagonal is not read.
-
-        Returns
-        -------
-        penalty : torch.Tensor
-            (sequences,), the largest ``phi_c``.
-        column : torch.Tensor
-            int64 (sequences,), its `c`, counted from the response's first token.
-
-        Examples
-        --------
-        Column 0: 1e-7 * (2 * 1) * (2 * .75) = 3e-7; column 1: 1e-7 * 2 * .25 = .5e-7.
-
-        >>> penalty, column = OPERA(scale=2.0).over_trust(torch.tensor([[[1.0, 0], [0.75, 0.25]]]))
-        >>> round(penalty.item() * 1e7, 4), column.item()
-        (3.0, 0)
+        Raises
+        ------
+        SteeringError
+            If the model's backend hands out no attention, the prompt holds no image, or the model
+            does not see all of it.
         """
-        first = max(0, attention.shape[-1] - self.window)
-        seen = attention[..., first:, first:].double()
-        below = torch.ones_like(seen[0], dtype=torch.bool).tril()
-        # A sum of logarithms: the product of hundreds of factors leaves every floating-point range.
-        logs = ((seen * self.scale).log()).masked_fill(~below, 0.0).sum(dim=-2)
-        best, column = logs.max(dim=-1)
-        return (best + _RANGE).clamp(max=_LARGEST).exp().float(), column + first
-
-    def place_to_return_to(self, columns: Sequence[int]) -> int | None:
-        """Tell where the search goes back to, from the highest columns of one beam's steps.
-
-        Parameters
-        ----------
-        columns
-            `c` of every token after the first ten, in order.
-
-        Returns
-        -------
-        int or None
-            Index in the response of the token to be chosen anew; None to go on.
-
-        Examples
-        --------
-        >>> OPERA(recurrences=2).place_to_return_to([12, 12, 12])
-        13
-        >>> OPERA(recurrences=3).place_to_return_to([12, 12, 12]) is None
-        True
-        >>> OPERA(recurrences=2).place_to_return_to([3, 3, 3]) is None  # among the first ten
-        True
-        """
-        recent = list(columns)[-self.window :]
-        if not recent:
-            return None
-        # The likeliest column now; of two that recurred as often, no other can be meant.
-        place = recent[-1] + 1
-        if recent.count(recent[-1]) <= self.recurrences or place < IMAGE_STEPS:
-            return None
-        return place
+        (prompt,), (image,) = prompts, images
+        text = runner.model.config.get_text_config(decoder=True)
+        if text._attn_implementation not in (BACKENDS["rows"], BACKENDS["eager"]):
+            raise SteeringError(
+                "OPERA reads the attention of the last layer, which this model's backend does not "
+                "hand out; load the model with backend='rows' or 'eager'"
+            )
+        if prompt.image_span is None:
+            raise SteeringError(
+                "OPERA chooses the first tokens by their attention to the query image, and this "
+                "prompt holds none; give the request an image, or decode without OPERA"
+            )
+        sight = sliding_window(text)
+        if sight is not None and len(prompt.input_ids) + max_new_tokens > sight:
+            raise SteeringError(
+                f"OPERA reads the attention to the whole prompt, and the model looks back {sight} "
+                "tokens only; use a model without a sliding window"
+            )
+        with runner.alone():
+            cache, logits = runner.prefill(prompt.input_ids, image, shared)
+            search = OperaSearch(runner.model, self, prompt, cache, max_new_tokens)
+            return torch.tensor([search.run(logits, probe)])

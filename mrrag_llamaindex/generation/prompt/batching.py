@@ -16,7 +16,7 @@ LEAST_SHARED = 32
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Prompts that run together.
 
     Attributes
@@ -38,7 +38,7 @@ def make_batches(
     *,
     batch_size: int,
     shares_prefix: bool = True,
-) -> list[Batch]:
+) -> list[PromptBatch]:
     """Sort prompts into batches.
 
     Questions on the same image and documents share everything up to the question; other prompts
@@ -57,15 +57,15 @@ def make_batches(
 
     Returns
     -------
-    list of Batch
+    list of PromptBatch
         Every prompt stands in exactly one.
     """
-    batches: list[Batch] = []
+    batches: list[PromptBatch] = []
     alone = list(range(len(prompts)))
     if shares_prefix and len(prompts) == 1:
         # A single question takes the same road, so that its answer does not depend, in the last
         # digits, on whether its prefix was in the cache.
-        return [Batch((0,), _worth(prompts[0].question_span[0]))]
+        return [PromptBatch((0,), _worth(prompts[0].question_span[0]))]
     if shares_prefix:
         alone = []
         for rows in _by_image(images):
@@ -109,10 +109,12 @@ def _worth(shared: int) -> int:
     return shared if shared >= LEAST_SHARED else 0
 
 
-def _cut(prompts: Sequence[Prompt], rows: Sequence[int], shared: int, size: int) -> list[Batch]:
+def _cut(
+    prompts: Sequence[Prompt], rows: Sequence[int], shared: int, size: int
+) -> list[PromptBatch]:
     longest_first = sorted(rows, key=lambda row: -len(prompts[row].input_ids))
     return [
-        Batch(tuple(longest_first[start : start + size]), shared)
+        PromptBatch(tuple(longest_first[start : start + size]), shared)
         for start in range(0, len(longest_first), size)
     ]
 

@@ -11,12 +11,11 @@ from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import spellings
+from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.generation.runner import person_readable
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
-from mrrag_llamaindex.steering.policies.hard_mask import HardMask
-from mrrag_llamaindex.steering.policy import PromptPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
 _USUAL_SIDE = 1024  # pixels
@@ -100,23 +99,17 @@ class PromptReader:
         self,
         request: PromptRequest,
         image: PreparedImage | None,
-        policy: PromptPolicy | None = None,
+        policy: SteeringPolicy | None = None,
     ) -> Prompt:
         """Build the prompt of a request; see `PromptBuilder.build`.
 
         ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
         """
         text = image.text if image else ""
-        if not isinstance(policy, HardMask) or not leaves_out(policy):
-            return self.prompts.build(request, text)
         readable = [document for document in request.documents if document.text.strip()]
-        hidden = policy.hidden(min_max_lambdas([document.score for document in readable]))
-        left = [document for document, gone in zip(readable, hidden, strict=True) if gone]
+        lambdas = min_max_lambdas([document.score for document in readable])
+        leaving = [False] * len(lambdas) if policy is None else policy.leaves_out(lambdas)
+        left = [document for document, leaves in zip(readable, leaving, strict=True) if leaves]
         kept = [document for document in request.documents if document not in left]
         prompt = self.prompts.build(replace(request, documents=kept), text)
         return replace(prompt, dropped=(*left, *prompt.dropped))
-
-
-def leaves_out(policy: PromptPolicy | None) -> bool:
-    """Tell whether a policy keeps documents out of the prompt: its prefix is then its own."""
-    return isinstance(policy, HardMask) and policy.mode == "drop"

@@ -23,7 +23,7 @@ from mrrag_llamaindex.learning.layers.edges import (
     everything,
     window_around,
 )
-from mrrag_llamaindex.steering.plan import PromptSpans
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 ROWS = 16
 """Rows per forward pass, enough for every edge of a question with ten documents: each row repeats

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.steering.policy import PromptPolicy
+    from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def examples_of(trials: Sequence[Trial]) -> list[Example]:
 def answered_right(
     engine: LlavaEngine,
     trials: Sequence[Trial],
-    policy: PromptPolicy | None = None,
+    policy: SteeringPolicy | None = None,
     batch_size: int = 64,
 ) -> list[bool]:
     """Ask every trial; an answer is right if its first word is the truth, and wrong otherwise."""

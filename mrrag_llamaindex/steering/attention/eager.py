@@ -12,7 +12,7 @@ from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.attention.gate import layer_index
 from mrrag_llamaindex.steering.attention.rows import head_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
-from mrrag_llamaindex.steering.policy import Policy
+from mrrag_llamaindex.steering.policy import Formula
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -22,7 +22,7 @@ def steered_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    policy: Policy | None = None,
+    policy: Formula | None = None,
     rows: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
     dropout: float = 0.0,

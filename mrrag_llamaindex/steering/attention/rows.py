@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from mrrag_llamaindex.steering.policy import Policy
+from mrrag_llamaindex.steering.policy import Formula
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -17,7 +17,7 @@ def steer_rows(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    policy: Policy,
+    policy: Formula,
     window: RowWindow,
     is_causal: bool = True,
     dropout: float = 0.0,

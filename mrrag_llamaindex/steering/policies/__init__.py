@@ -1,1 +1,1 @@
-"""What IFA is compared with."""
+"""What IFA is compared with, and the table of all policies."""

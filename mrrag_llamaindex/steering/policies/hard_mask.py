@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.policy import Layers, QuestionRows, SteeringPolicy, Weighted
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 @dataclass(frozen=True)
-class HardMask:
+class HardMask(SteeringPolicy):
     """Hide documents of low relevance from the question, or leave them out of the prompt.
 
     The best document is never hidden. Where every lambda is 0 (a single document, or equal
@@ -42,24 +42,21 @@ class HardMask:
 
     threshold: float = defaults.RELEVANCE_THRESHOLD
     mode: Literal["mask", "drop"] = "mask"
-    layers: tuple[int, ...] | None = None
-    question_rows: Literal["question", "to_end"] = "question"
+    layers: Layers | None = None
+    question_rows: QuestionRows = "question"
 
-    heads: ClassVar[None] = None
-    every_step: ClassVar[bool] = False
+    tuned: ClassVar[str] = "threshold"
+    three_values: ClassVar[tuple[float, float, float]] = (0.25, 0.5, 0.75)
+    four_values: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold!r}")
         if self.mode not in ("mask", "drop"):
             raise ValueError(f"mode must be 'mask' or 'drop', got {self.mode!r}")
-        if self.question_rows not in ("question", "to_end"):
-            raise ValueError(
-                f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
-            )
         if self.mode == "drop" and self.layers is not None:
             raise ValueError("layers have no meaning for mode='drop': leave them None")
-        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     @property
     def is_off(self) -> bool:
@@ -95,14 +92,24 @@ class HardMask:
         """
         return torch.where(weights > 0, torch.finfo(logits.dtype).min, logits)
 
-    def default_layers(self, depth: int) -> tuple[int, ...]:
+    def default_layers(self, depth: int) -> Layers:
         """All layers."""
         return tuple(range(depth))
 
-    def rows(self, spans: PromptSpans) -> tuple[int, int]:
-        """Rows of the question, or from its start to the end of the prompt."""
-        start, stop = spans.question
-        return start, spans.length if self.question_rows == "to_end" else stop
+    def leaves_out(self, lambdas: Sequence[float]) -> list[bool]:
+        """Tell which documents are not in the prompt: the hidden ones, if they are dropped."""
+        return self.hidden(lambdas) if self.mode == "drop" else super().leaves_out(lambdas)
+
+    def attention_only(self) -> HardMask:
+        """Mask what would be dropped."""
+        return replace(self, mode="mask")
+
+    def grid(self, layer_sets: Sequence[Layers]) -> list[HardMask]:
+        """Mask in all sets but the last; in its place, drop."""
+        masked = replace(self, mode="mask")
+        return [masked.at(v, layers) for layers in layer_sets[:-1] for v in self.four_values] + [
+            replace(self, threshold=v, layers=None, mode="drop") for v in self.four_values
+        ]
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of the hidden documents."""

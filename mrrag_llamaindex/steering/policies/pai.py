@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.policy import Layers, SteeringPolicy, Weighted, require_finite
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 @dataclass(frozen=True)
-class PAI:
+class PAI(SteeringPolicy):
     """Pay attention to the image: raise the last row's attention to it, at every step.
 
     ``A_ij + alpha * |A_ij|`` for image columns `j` and the row `i` that gives the next token: the
-    prompt's last one, then each decode step (PAI, Liu et al., ECCV 2024). It reads no relevance.
-    With `guidance`, each step's log-probabilities `s` become ``g * (s - u) + u`` with `u` those of
-    the prompt without its image, plainly attended; see `generation.decoding.guidance`.
+    prompt's last one, then each decode step (PAI, Liu et al., ECCV 2024). With
+    `guidance`, each step's log-probabilities `s` become ``g * (s - u) + u`` with `u` those of the
+    prompt without its image, plainly attended; see `generation.decoding.guidance`.
 
     Attributes
     ----------
@@ -39,19 +38,20 @@ class PAI:
     """
 
     alpha: float = defaults.PAI_ALPHA
-    layers: tuple[int, ...] | None = None
+    layers: Layers | None = None
     guidance: float = defaults.PAI_GUIDANCE
 
-    heads: ClassVar[None] = None
-    every_step: ClassVar[bool] = True
     idle: ClassVar[str] = "no image is in the prompt"
+    every_step: ClassVar[bool] = True
+    needs_image: ClassVar[bool] = True
+    reads_lambdas: ClassVar[bool] = False
+    tuned: ClassVar[str] = "alpha"
+    three_values: ClassVar[tuple[float, float, float]] = (0.1, 0.2, 0.5)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"alpha must be a finite number >= 0, got {self.alpha!r}")
-        if not (math.isfinite(self.guidance) and self.guidance >= 1):
-            raise ValueError(f"guidance must be a finite number >= 1, got {self.guidance!r}")
-        object.__setattr__(self, "layers", checked_layers(self.layers))
+        super().__post_init__()
+        require_finite("alpha", self.alpha, 0)
+        require_finite("guidance", self.guidance, 1)
 
     @property
     def is_off(self) -> bool:
@@ -62,13 +62,17 @@ class PAI:
         """Apply the formula of `IFA` with the weights of the image."""
         return torch.addcmul(logits, weights, logits.abs())
 
-    def default_layers(self, depth: int) -> tuple[int, ...]:
+    def default_layers(self, depth: int) -> Layers:
         """All but the lowest sixteenth."""
         return tuple(range(depth // 16, depth))
 
     def rows(self, spans: PromptSpans) -> tuple[int, int]:
         """Return the prompt's last row."""
         return spans.length - 1, spans.length
+
+    def attention_only(self) -> PAI:
+        """Do without guidance."""
+        return replace(self, guidance=1.0)
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of the image, weighted with alpha."""

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.policy import Weighted, checked_layers
+from mrrag_llamaindex.steering.policy import Layers, SteeringPolicy, Weighted
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 @dataclass(frozen=True)
-class PASTA:
+class PASTA(SteeringPolicy):
     """Highlight the relevant documents by scaling attention to all else down.
 
     ``A_ij * alpha / C_i`` for columns `j` outside the highlighted set, ``A_ij / C_i`` inside, with
@@ -47,28 +47,32 @@ class PASTA:
 
     alpha: float = defaults.PASTA_ALPHA
     threshold: float = defaults.RELEVANCE_THRESHOLD
-    layers: tuple[int, ...] | None = None
+    layers: Layers | None = None
     heads: Mapping[int, tuple[int, ...]] | None = None
 
     every_step: ClassVar[bool] = True
+    tuned: ClassVar[str] = "threshold"  # what tells documents apart; alpha stays as published
+    three_values: ClassVar[tuple[float, float, float]] = (0.25, 0.5, 0.75)
+    four_values: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1], got {self.alpha!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {self.threshold!r}")
-        layers = checked_layers(self.layers)
         if self.heads is not None:
             named = _Heads({layer: tuple(chosen) for layer, chosen in self.heads.items()})
             if not named or any(not chosen or min(chosen) < 0 for chosen in named.values()):
                 raise ValueError(f"heads must name heads >= 0 for each layer, got {self.heads!r}")
-            if layers is not None and set(layers) != set(named):
+            if self.layers is not None and set(self.layers) != set(named):
                 raise ValueError(
-                    f"layers {layers!r} are not those of heads, {tuple(named)!r}: leave layers None"
+                    f"layers {self.layers!r} are not those of heads, {tuple(named)!r}: leave "
+                    "layers None"
                 )
-            layers = checked_layers(tuple(named))
             object.__setattr__(self, "heads", named)
-        object.__setattr__(self, "layers", layers)
+            object.__setattr__(self, "layers", tuple(named))
+            super().__post_init__()
 
     @property
     def is_off(self) -> bool:
@@ -91,10 +95,6 @@ class PASTA:
         [0.2, 0.8]
         """
         return torch.add(logits, weights, alpha=math.log(self.alpha))
-
-    def default_layers(self, depth: int) -> None:
-        """Take the critical layers of the model's profile."""
-        return None
 
     def rows(self, spans: PromptSpans) -> tuple[int, int]:
         """Rows from the question to the end of the prompt."""

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.policies.hard_mask import HardMask
-from mrrag_llamaindex.steering.policies.pasta import PASTA
 from mrrag_llamaindex.steering.policy import Weighted
 from mrrag_llamaindex.steering.spans import PromptSpans
-
-__all__ = ["PASTA", "HardMask", "Uniform"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +16,11 @@ class Uniform(IFA):
     """IFA with lambda 1 for every document: more attention to the evidence, whatever its worth.
 
     The ablation that asks whether relevance matters, or attention to documents as such. Fields,
-    rows, layers and formula are those of `IFA`; the documents' relevance is not read.
+    rows, layers and formula are those of `IFA`.
     """
 
     idle: ClassVar[str] = "no document is in the prompt"
+    reads_lambdas: ClassVar[bool] = False
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of every document, weighted with the strength."""

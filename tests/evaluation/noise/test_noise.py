@@ -19,7 +19,6 @@ from mrrag_llamaindex.evaluation.noise.attention_share import (
     document_shares,
     noise_share,
 )
-from mrrag_llamaindex.evaluation.noise.policies import OFF, POLICIES, ROWS
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
 from mrrag_llamaindex.evaluation.noise.readings import Readings
@@ -33,6 +32,7 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -486,20 +486,21 @@ def test_layer_sets_of_a_small_and_a_deep_model():
 
 def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
     asked = [question(number) for number in range(4)]
-    tuned = tune(sweep, asked, POLICIES, ("mcr",))
+    names = [OFF, *POLICIES]
+    tuned = tune(sweep, asked, names, ("mcr",))
     assert [(t.setting.policy, t.setting.scores) for t in tuned] == [
-        (name, "mcr") for name in POLICIES
+        (name, "mcr") for name in names
     ]
     assert {len(t.tries) for t in tuned if t.setting.policy != OFF} == {15}
     assert all(t.setting.formula is None for t in tuned if t.setting.policy == OFF)
     for item in tuned[1:3]:
-        row = ROWS[item.setting.policy]
-        assert getattr(item.setting.formula, row.tuned) in row.values
+        policy = POLICIES[item.setting.policy]().attention_only()
+        assert getattr(item.setting.formula, policy.tuned) in policy.three_values
         requests_ = [q.request(1) for q in asked]
         lambdas = [q.lambdas(item.setting.scores, 1) for q in asked]
         variants = [
-            Variant(row.formula(value, layers), lambdas)
-            for value in row.values
+            Variant(policy.at(value, layers), lambdas)
+            for value in policy.three_values
             for layers in each_part(sweep.depth, sweep.engine.loaded.critical_layers)
         ]
         found = sweep.ask(requests_, [q.image for q in asked], variants)

@@ -13,7 +13,7 @@ from PIL import Image
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.decoding.opera import OPERA
-from mrrag_llamaindex.generation.decoding.opera_runner import AttentionRecorder
+from mrrag_llamaindex.generation.decoding.opera_search import AttentionRecorder
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
@@ -56,15 +56,14 @@ def image():
 
 def tokens_of(engine, image, opera, limit=LENGTH, request=REQUEST):
     """The searched tokens themselves: decoding to text would hide differences."""
-    from mrrag_llamaindex.generation.decoding.opera_runner import OperaRunner
     from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 
     read = engine.read_image(image)
     prompt = engine.prompt(request, read)
     (batch,) = engine._batches([prompt], [read])
     probe = FirstTokenProbe(engine.yes_ids, engine.no_ids)
-    runner = OperaRunner(engine.loaded, engine.runner)
-    return runner.search(opera, batch, prompt, read, probe, limit)[0].tolist()
+    tokens = opera.run(engine.runner, [prompt], [read], None, probe, limit, batch.shared)
+    return tokens[0].tolist()
 
 
 def stock_tokens(engine, image, request=REQUEST, **options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED, Batch, make_batches
+from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED, PromptBatch, make_batches
 from mrrag_llamaindex.generation.prompt.request import Prompt
 
 IMAGE = tuple(range(100, 140))  # 40 tokens, more than LEAST_SHARED
@@ -39,7 +39,7 @@ def test_the_same_tokens_on_another_image_share_nothing():
     """The ids of two images are alike: only the key tells them apart."""
     prompts = [prompt((5, 6)), prompt((5, 6))]
     (batch,) = batches(prompts, ["a", "b"])
-    assert batch == Batch((0, 1), 0)
+    assert batch == PromptBatch((0, 1), 0)
 
 
 def test_a_question_is_never_part_of_what_is_shared():
@@ -59,11 +59,11 @@ def test_little_in_common_is_not_worth_a_pass_of_its_own():
     prompts = [
         Prompt("", (*ids, q), (), (), (), (len(ids), len(ids) + 1), None, (), 0) for q in (7, 8)
     ]
-    assert batches(prompts, [None, None]) == [Batch((0, 1), 0)]
+    assert batches(prompts, [None, None]) == [PromptBatch((0, 1), 0)]
 
 
 def test_single_question_takes_the_shared_road_whether_or_not_it_is_cached():
-    assert batches([prompt((5, 6))], ["a"]) == [Batch((0,), 43)]
+    assert batches([prompt((5, 6))], ["a"]) == [PromptBatch((0,), 43)]
 
 
 def test_the_rest_runs_in_batches_of_about_equal_length():

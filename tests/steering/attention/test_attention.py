@@ -17,7 +17,9 @@ from mrrag_llamaindex.steering.attention.registry import (
     ifa_attention_forward,
     ifa_eager_attention_forward,
 )
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 FUNCTIONS = [ifa_attention_forward, ifa_eager_attention_forward]
 

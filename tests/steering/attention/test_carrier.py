@@ -19,7 +19,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
     steerable_class,
 )
 from mrrag_llamaindex.steering.attention.registry import register
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 def test_signature_keeps_every_parameter_and_adds_one():

@@ -19,7 +19,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
     require_backend,
 )
 from mrrag_llamaindex.steering.attention.registry import ifa_eager_attention_forward
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 def layer(groups: int = 1) -> Any:

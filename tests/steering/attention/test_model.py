@@ -12,7 +12,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
-from mrrag_llamaindex.steering.plan import IFA, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 

@@ -11,7 +11,9 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.attention.model_class import steerable_class
 from mrrag_llamaindex.steering.attention.registry import register
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 

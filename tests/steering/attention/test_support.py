@@ -17,7 +17,9 @@ from mrrag_llamaindex.steering.attention.model_class import (
 )
 from mrrag_llamaindex.steering.attention.registry import BACKENDS, register
 from mrrag_llamaindex.steering.attention.support import check_steerable
-from mrrag_llamaindex.steering.plan import IFA, PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 LAYERS = 4
 TEXT = {

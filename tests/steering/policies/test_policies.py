@@ -15,11 +15,12 @@ from mrrag_llamaindex.steering.attention.registry import (
     ifa_eager_attention_forward,
 )
 from mrrag_llamaindex.steering.ifa import IFA
-from mrrag_llamaindex.steering.plan import PromptSpans, SteeringPlan
+from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
 from mrrag_llamaindex.steering.policies.uniform import Uniform
+from mrrag_llamaindex.steering.spans import PromptSpans
 
 FUNCTIONS = [ifa_attention_forward, ifa_eager_attention_forward]
 # Image 0..1, documents 1..2 and 2..3, question 3..4, one closing token.
