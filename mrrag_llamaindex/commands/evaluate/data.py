@@ -72,8 +72,8 @@ def phantom_sets(seeds: int, questions: int | None) -> list[EvaluationSet]:
         phantom_set,
     )
 
-    drawn = (FIT_SEED, TUNE_SEED, *range(seeds))
-    return [phantom_set(seed, questions=questions or QUESTIONS) for seed in drawn]
+    all_seeds = (FIT_SEED, TUNE_SEED, *range(seeds))
+    return [phantom_set(seed, questions=questions or QUESTIONS) for seed in all_seeds]
 
 
 def phantom_documents() -> int:

@@ -135,7 +135,9 @@ def evaluate(
         seed=seed,
     )
     encoder = load_towers(towers or defaults.PHANTOM, device=device)
-    given = None if weights is None else load_weights(weights, towers_identity=encoder.identity)
+    fusion_weights = (
+        None if weights is None else load_weights(weights, towers_identity=encoder.identity)
+    )
     source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
     engine, layers = ModelOptions(source, device, quantization, vision_tower, allow_pickle).engine(
         max_documents=max(count, defaults.MAX_DOCUMENTS),
@@ -143,7 +145,7 @@ def evaluate(
         batch_size=max(batch_size, 32) if synthetic else batch_size,
     )
     run, parts, problems = run_methods(
-        sets, encoder, engine, settings, given, out, validation, synthetic
+        sets, encoder, engine, settings, fusion_weights, out, validation, synthetic
     )
     problems = [problem for item in sets for problem in item.problems] + problems
     scored = pooled_questions(sets[-1], parts.tests)

@@ -145,14 +145,14 @@ def _answers(
     from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
     from mrrag_llamaindex.evaluation.run.harness import LAYERS
 
-    wanted = chosen_methods(methods)
-    paths = {name: folder / "predictions" / f"{name}.jsonl" for name in wanted}
+    selected = chosen_methods(methods)
+    paths = {name: folder / "predictions" / f"{name}.jsonl" for name in selected}
     missing = [name for name, path in paths.items() if not path.is_file()]
-    if missing and (methods is not None or len(missing) == len(wanted)):
+    if missing and (methods is not None or len(missing) == len(selected)):
         raise InputError(f"--rescore {folder.name} holds no answers of {missing[0]}")
     answers: dict[str, list[Prediction]] = {}
     sources, layers = set(), ()
-    for name in wanted:
+    for name in selected:
         if name not in missing:
             header, answers[name] = read_predictions(paths[name])
             sources.add((header.data, header.model))

@@ -115,7 +115,7 @@ def noise(
     from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
 
     synthetic = data == defaults.PHANTOM
-    given = {
+    options_of_data = {
         "--root": root,
         "--question-file": question_file,
         "--report-file": report_file,
@@ -126,8 +126,8 @@ def noise(
         "--validation": validation,
     }
     if synthetic:
-        _none_of(given)
-    where = None if synthetic else _where(data, given, towers)
+        _none_of(options_of_data)
+    where = None if synthetic else _where(data, options_of_data, towers)
     names = _policies(policies)
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
@@ -169,8 +169,8 @@ def noise(
         typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
 
 
-def _none_of(given: dict[str, Any]) -> None:
-    named = [option for option, value in given.items() if value is not None]
+def _none_of(options_of_data: dict[str, Any]) -> None:
+    named = [option for option, value in options_of_data.items() if value is not None]
     if named:
         raise InputError(
             f"--data phantom draws its own studies and learns on others; leave {', '.join(named)} "
@@ -212,26 +212,26 @@ def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[A
     return tuple(dict.fromkeys(kinds))
 
 
-def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
+def _where(data: str, options_of_data: dict[str, Any], towers: str | None) -> DataOptions:
     from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
-    root = check_copy(data, given["--root"], towers)
-    if given["--facts"] is None:
+    root = check_copy(data, options_of_data["--root"], towers)
+    if options_of_data["--facts"] is None:
         raise InputError(
             f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
             "(1, 0, -1 or nothing, as CheXpert and CheXbert label reports): a document counts as "
             "relevant if its labels agree with those of the question's own report, and nothing "
             "else in the data says what is relevant"
         )
-    share = given["--validation"]
+    share = options_of_data["--validation"]
     return DataOptions(
         data=data,
         root=root,
-        facts=given["--facts"],
-        question_facts=given["--question-facts"],
-        question_file=given["--question-file"],
-        report_file=given["--report-file"],
-        images=given["--images"],
-        weights=given["--weights"],
+        facts=options_of_data["--facts"],
+        question_facts=options_of_data["--question-facts"],
+        question_file=options_of_data["--question-file"],
+        report_file=options_of_data["--report-file"],
+        images=options_of_data["--images"],
+        weights=options_of_data["--weights"],
         validation=_VALIDATION if share is None else share,
     )

@@ -106,17 +106,17 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
         )
 
     console.say_progress(f"choosing settings on other patients (seed {VALIDATION + seed})")
-    drawn = {
+    studies = {
         "validation": draw(VALIDATION + seed, max(1, count // 2)),
         "measured": draw(seed, count),
     }
-    for name, trials in drawn.items():
+    for name, trials in studies.items():
         if trials.left_out:
             console.say(
                 "note", f"{trials.left_out} {name} questions have too few documents: left out"
             )
-    validation = drawn["validation"].questions
+    validation = studies["validation"].questions
     tuned = tune(sweep, validation, options.policies, options.scores)
-    result = measure(sweep, drawn["measured"].questions, tuned, seed)
+    result = measure(sweep, studies["measured"].questions, tuned, seed)
     chosen_on: dict[str, Any] = {"seed": VALIDATION + seed, "n": len(validation)}
     return NoiseReport(result, tuple(tuned), chosen_on, fusion)

@@ -169,7 +169,7 @@ def learn_agreement(
             "no finding labels are known for the pairs, so nothing says which reports agree; give "
             "a table of them (pair_id and one column for each finding)"
         )
-    data = data.some_pairs(settings.most_pairs, settings.seed)
+    data = data.sample_pairs(settings.most_pairs, settings.seed)
     positives = agreeing_pairs(data.pair_ids, data.patients, data.facts, settings)
     if not positives:
         raise InputError(

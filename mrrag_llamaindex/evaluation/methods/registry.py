@@ -135,16 +135,16 @@ class MethodRow:
         return self.grid(method, tuning.three_places(depth, critical))
 
 
-def _image_to_text(given: Ingredients) -> Ranking:
-    return ImageToText(given.documents)
+def _image_to_text(ingredients: Ingredients) -> Ranking:
+    return ImageToText(ingredients.documents)
 
 
-def _fused(given: Ingredients) -> Ranking:
-    return Fused(given.weights, given.documents)
+def _fused(ingredients: Ingredients) -> Ranking:
+    return Fused(ingredients.weights, ingredients.documents)
 
 
-def _learned(given: Ingredients) -> Any:
-    return given.learned
+def _learned(ingredients: Ingredients) -> Any:
+    return ingredients.learned
 
 
 ROWS = (
@@ -165,7 +165,7 @@ ROWS = (
         reads="image-to-text similarity, cut where log(s_i / s_i+1) is large",
         source="MMed-RAG, Xia et al., ICLR 2025, paper",
         differs="cut before the first similarity that is not positive",
-        ranking=lambda given: GapCut(most=given.documents),
+        ranking=lambda ingredients: GapCut(most=ingredients.documents),
         grid=tuning.cuts("gamma", lambda gamma: gamma),
         tried="12 cuts",
     ),
@@ -174,7 +174,7 @@ ROWS = (
         reads="image-to-text similarity, cut where s_1 / s_i is large",
         source="MMed-RAG, Xia et al., ICLR 2025, code",
         differs='their filter lets negative similarities pass (`negative="keep"`); ours cuts there',
-        ranking=lambda given: RatioToFirst(most=given.documents),
+        ranking=lambda ingredients: RatioToFirst(most=ingredients.documents),
         grid=tuning.cuts("ratio", math.exp),
         tried="12 cuts",
     ),
@@ -275,8 +275,8 @@ def build_method(
     InputError
         If there is no such method, or it needs a learned ranking and gets none.
     """
-    given = Ingredients(documents, FusionWeights() if weights is None else weights, learned)
-    return row_named(name).build(given)
+    ingredients = Ingredients(documents, FusionWeights() if weights is None else weights, learned)
+    return row_named(name).build(ingredients)
 
 
 def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -290,10 +290,10 @@ def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
     if text is None:
         return METHODS
     names = text.split(",") if isinstance(text, str) else text
-    wanted = [row_named(name.strip()).name for name in names if name.strip()]
-    if not wanted:
+    selected = [row_named(name.strip()).name for name in names if name.strip()]
+    if not selected:
         raise InputError(f"no method is named; there are: {', '.join(METHODS)}")
-    return tuple(name for name in METHODS if name in wanted)
+    return tuple(name for name in METHODS if name in selected)
 
 
 def methods_markdown() -> str:

@@ -100,9 +100,9 @@ def three_places(depth: int, critical: Sequence[int] | None) -> list[Layers]:
     third = max(1, depth // 3)
     everything = tuple(range(depth))
     middle = everything[third : depth - third] or everything
-    wanted = [tuple(critical) if critical else middle, everything, everything[-third:]]
+    preferred = [tuple(critical) if critical else middle, everything, everything[-third:]]
     spare = [middle, everything[:third], everything[: depth // 2], everything[depth // 2 :]]
-    places = list(dict.fromkeys(filter(None, [*wanted, *spare])))[:3]
+    places = list(dict.fromkeys(filter(None, [*preferred, *spare])))[:3]
     return places + [everything] * (3 - len(places))
 
 

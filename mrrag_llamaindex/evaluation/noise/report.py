@@ -139,14 +139,14 @@ class NoiseReport:
         InputError, MRRAGError
             See `mrrag_llamaindex.evaluation.report.plots.line_plot`.
         """
-        points, drawn = self.points(), []
+        points, figures = self.points(), []
         for name, what in (
             ("accuracy", "accuracy"),
             ("noise_attention", "document attention on irrelevant documents"),
         ):
             for adversarial in self.kinds():
                 for scores in dict.fromkeys(point["scores"] for point in points):
-                    kept = [
+                    selected = [
                         point
                         for point in points
                         if (point["scores"], point["adversarial"]) == (scores, adversarial)
@@ -156,8 +156,10 @@ class NoiseReport:
                     stem = f"{name.replace('_', '-')}-{scores}"
                     file = folder / f"{stem}{'-adversarial' if adversarial else ''}.png"
                     xlabel = f"share of {kind} documents"
-                    drawn.append(line_plot(_series(kept, name), xlabel, what, file, title=title))
-        return drawn
+                    figures.append(
+                        line_plot(_series(selected, name), xlabel, what, file, title=title)
+                    )
+        return figures
 
 
 def _series(points: Sequence[dict[str, Any]], name: str) -> dict[str, list[Point]]:

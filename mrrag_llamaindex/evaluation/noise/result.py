@@ -72,8 +72,8 @@ class Cell:
         marked = np.array([item.marked(irrelevant) for item in questions])
         every = range(readings.masses.shape[2])
 
-        def share(chosen: Sequence[int], rows: str) -> NDArray[np.float64]:
-            return noise_share(document_shares(readings.masses, chosen, rows), marked)
+        def share(of_layers: Sequence[int], rows: str) -> NDArray[np.float64]:
+            return noise_share(document_shares(readings.masses, of_layers, rows), marked)
 
         return cls(
             right, share(layers, "question"), share(every, "question"), share(layers, "answer")
@@ -162,11 +162,11 @@ class NoiseResult:
         sums = resampled_sums(pairs, self.owners, self.seed)
         if np.quantile(sums[:, 1], 0.025) <= 0:
             return float(gain / lost), None
-        kept = sums[sums[:, 1] > 0]
-        share, ends = float(gain / lost), interval(kept[:, 0] / kept[:, 1], self.owners)
+        samples = sums[sums[:, 1] > 0]
+        share, ends = float(gain / lost), interval(samples[:, 0] / samples[:, 1], self.owners)
         if ends is not None and ends[0] == ends[1]:
             wide = most_unseen(len(set(self.owners)))
-            loss, least, most = lost / len(off), -off.mean(), 1 - off.mean()
-            low, high = (np.clip(share * loss + side, least, most) for side in (-wide, wide))
+            loss, lowest, highest = lost / len(off), -off.mean(), 1 - off.mean()
+            low, high = (np.clip(share * loss + side, lowest, highest) for side in (-wide, wide))
             ends = float(low / loss), float(high / loss)
         return share, ends

@@ -120,5 +120,5 @@ def check_same_questions(first: Sequence[Prediction], second: Sequence[Predictio
 
 
 def _right(predictions: Sequence[Prediction], rule: str) -> NDArray[np.bool_]:
-    said = verdicts(predictions, rule)
-    return np.array([item.gold == word for item, word in zip(predictions, said, strict=True)])
+    words = verdicts(predictions, rule)
+    return np.array([item.gold == word for item, word in zip(predictions, words, strict=True)])

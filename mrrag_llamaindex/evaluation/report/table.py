@@ -64,9 +64,9 @@ class ResultTable:
             values[name] = getattr(row, name)
             values[f"{name}_ci"] = _listed(row.intervals[name])
         values["classes"] = {name: asdict(scores) for name, scores in row.classes.items()}
-        found = self.comparison(row.method)
-        if found is not None:
-            values["versus"] = {**asdict(found), "ci": _listed(found.ci)}
+        comparison = self.comparison(row.method)
+        if comparison is not None:
+            values["versus"] = {**asdict(comparison), "ci": _listed(comparison.ci)}
             del values["versus"]["method"]
         return values
 

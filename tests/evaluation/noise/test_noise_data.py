@@ -12,9 +12,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.noise.data import (
+    DOES_NOT_FIT,
     FEW_IRRELEVANT,
     FEW_RELEVANT,
-    NO_ROOM,
     OWN_LABELS,
     OWN_REPORT,
     draw_data_trials,
@@ -264,7 +264,7 @@ def test_documents_that_do_not_fit_are_counted(engine, sentences, always):
     long = " ".join(["There is an effusion."] * sentences)
     data = replace(data, reports=(data.reports[0], long, long, *data.reports[3:]))
     if always:
-        with pytest.raises(InputError, match=f"1 x {NO_ROOM}.*fewer --documents"):
+        with pytest.raises(InputError, match=f"1 x {DOES_NOT_FIT}.*fewer --documents"):
             drawn_trials(data, engine, documents=2)
     two = replace(
         data.subset([0, 0]),
@@ -277,7 +277,7 @@ def test_documents_that_do_not_fit_are_counted(engine, sentences, always):
         assert "q1" in trials.questions
         refused += trials.problems
         assert ("q0" in trials.questions) == (not trials.problems)
-    assert {(item.kind, item.name) for item in refused} == {(NO_ROOM, "question 'q0'")}
+    assert {(item.kind, item.name) for item in refused} == {(DOES_NOT_FIT, "question 'q0'")}
     assert not any("effusion" in str(item) for item in refused)
     assert (len(refused) == 12) == always
 
@@ -287,7 +287,7 @@ def test_room_is_looked_for_at_every_level_of_noise(engine):
     data = embedded()
     long = " ".join(["There is an effusion."] * 700)
     data = replace(data, reports=(*data.reports[:5], *[long] * 3))
-    with pytest.raises(InputError, match=f"1 x {NO_ROOM}"):
+    with pytest.raises(InputError, match=f"1 x {DOES_NOT_FIT}"):
         drawn_trials(data, engine, documents=2)
 
 
