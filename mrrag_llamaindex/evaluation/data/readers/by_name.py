@@ -46,7 +46,7 @@ class DataSetRow:
     source : str
         Where it comes from; the user brings the copy.
     questions, reports, images : str
-        Files and folder, below the root, that are looked for first.
+        Files and folder below the root, the first of those that are looked for; in Markdown.
     """
 
     name: str
@@ -59,7 +59,8 @@ class DataSetRow:
     @classmethod
     def of_layout(cls, layout: Layout, source: str) -> DataSetRow:
         """Return the row of a data set that is laid out as RULE and MMed-RAG have it."""
-        files = layout.questions[0], layout.reports[0], f"{layout.images[0]}/{layout.shape}"
+        images = f"`{layout.images[0]}/{layout.shape}`"
+        files = f"`{layout.questions[0]}`", f"`{layout.reports[0]}`", images
         return cls(layout.name, partial(read_layout, layout), source, *files)
 
 
@@ -71,16 +72,16 @@ ROWS = (
         "vqa-rad",
         vqa_rad.read_vqa_rad,
         "VQA-RAD, Lau et al., 2018; it has no reports",
-        vqa_rad.QUESTIONS[0],
+        f"`{vqa_rad.QUESTIONS[0]}`",
         "none; a table of pairs with `--report-file`",
-        vqa_rad.IMAGES[0],
+        f"`{vqa_rad.IMAGES[0]}`",
     ),
     DataSetRow(
         "table",
         table.read_table,
         "your own tables",
-        " or ".join(table.QUESTIONS),
-        " or ".join(table.PAIRS),
+        " or ".join(f"`{name}`" for name in table.QUESTIONS),
+        " or ".join(f"`{name}`" for name in table.PAIRS),
         "as the tables name them",
     ),
 )
