@@ -12,6 +12,7 @@ import typer
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def train_towers(
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},
     )
-    with console.progress_bar("pairs") as advance:
+    with progress_bar("pairs") as advance:
         found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
     run = TrainingRun(
         out,

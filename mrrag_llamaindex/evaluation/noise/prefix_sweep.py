@@ -129,16 +129,16 @@ class PrefixSweep:
             )
         if any(len(variant.lambdas) != len(requests) for variant in variants):
             raise InputError("every variant needs one list of lambdas per request")
-        read = [self._read(image) for image in images]
-        prompts = [self.engine.prompt(*pair) for pair in zip(requests, read, strict=True)]
+        prepared = [self._read(image) for image in images]
+        prompts = [self.engine.prompt(*pair) for pair in zip(requests, prepared, strict=True)]
         if any(prompt.dropped for prompt in prompts):
             raise InputError("documents are empty or do not fit into the prompt; offer fewer")
         (count,) = counts
-        found = [ReadingsBuffer(len(requests), self.depth, count) for _ in variants]
+        buffers = [ReadingsBuffer(len(requests), self.depth, count) for _ in variants]
         with person_readable(), torch.inference_mode():
             for rows in self._batches(prompts):
-                self._ask_batch(rows, [prompts[r] for r in rows], read, variants, found)
-        return [item.readings() for item in found]
+                self._ask_batch(rows, [prompts[r] for r in rows], prepared, variants, buffers)
+        return [item.readings() for item in buffers]
 
     def _read(self, image: Image | PreparedImage | None) -> PreparedImage | None:
         """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
@@ -162,9 +162,9 @@ class PrefixSweep:
         self,
         rows: list[int],
         prompts: list[Prompt],
-        read: Sequence[PreparedImage | None],
+        prepared: Sequence[PreparedImage | None],
         variants: Sequence[Variant],
-        found: list[ReadingsBuffer],
+        buffers: list[ReadingsBuffer],
     ) -> None:
         model, device = self.engine.model, self.engine.model.device
         inputs = pad_batch([p.input_ids for p in prompts], self.engine.tokenizer.pad_token_id or 0)
@@ -180,7 +180,7 @@ class PrefixSweep:
             past_key_values=prefix,
             use_cache=True,
             logits_to_keep=1,
-            **self._seen([read[row] for row in rows]),
+            **self._seen([prepared[row] for row in rows]),
         )
         self.prefills += 1
         documents, questions = [], []
@@ -188,7 +188,7 @@ class PrefixSweep:
             pad = length - len(prompt.input_ids)
             documents.append([(start + pad, stop + pad) for start, stop in prompt.document_spans])
             questions.append((prompt.question_span[0] + pad, prompt.question_span[1] + pad))
-        for variant, place in zip(variants, found, strict=True):
+        for variant, buffer in zip(variants, buffers, strict=True):
             plan = self._plan(prompts, [variant.lambdas[row] for row in rows], variant.policy)
             output = model(
                 input_ids=ids[:, cut:],
@@ -203,9 +203,9 @@ class PrefixSweep:
             self.passes += 1
             if plan is not None:
                 plan.require_applied()
-            place.write(rows, self._first_token(output.logits[:, -1]))
+            buffer.write(rows, self._first_token(output.logits[:, -1]))
             if documents[0]:
-                place.masses[rows] = document_masses(output.attentions, documents, questions)
+                buffer.masses[rows] = document_masses(output.attentions, documents, questions)
 
     def _plan(
         self,

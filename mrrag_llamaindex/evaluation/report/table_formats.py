@@ -49,16 +49,19 @@ def cells(table: ResultTable) -> tuple[list[str], list[list[str]]]:
         for name in METRICS:
             ends = row.intervals[name] if name in _WITH_INTERVAL else None
             line.append(_percent(getattr(row, name)) + _ends(ends))
-        found = table.comparison(row.method)
-        if found is not None:
-            line += [_percent(found.difference, "+") + _ends(found.ci, "+"), _p(found.p_mid)]
+        comparison = table.comparison(row.method)
+        if comparison is not None:
+            line += [
+                _percent(comparison.difference, "+") + _ends(comparison.ci, "+"),
+                _p(comparison.p_mid),
+            ]
         lines.append(line + ["-"] * (len(head) - len(line)))
     return head, lines
 
 
 def notes(table: ResultTable) -> list[str]:
     """Return what has to be known to read the table, one sentence each."""
-    said = [
+    sentences = [
         f"{table.data}: {table.n} questions about {table.patients} patients, in percent.",
         "Brackets: 95% intervals, bootstrap by patient."
         if table.patients > 1
@@ -69,11 +72,11 @@ def notes(table: ResultTable) -> list[str]:
         "Precision, recall and macro F1 are means over yes and no; yes F1 is of that class alone.",
     ]
     if table.comparisons:
-        said.append(
+        sentences.append(
             "McNemar p (mid-p) takes questions for independent; several about one patient are not, "
             "so judge by the interval of the difference."
         )
-    return said
+    return sentences
 
 
 def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
@@ -86,28 +89,28 @@ def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
     from rich.text import Text
 
     head, lines = cells(table)
-    said = notes(table)
+    sentences = notes(table)
     hidden: tuple[str, ...] = () if width >= _WIDE else _LEFT_OUT
     tight = width < _NARROW
     if tight and table.comparisons:
         hidden = (*hidden, "McNemar p")
-    kept = [place for place, name in enumerate(head) if name not in hidden]
+    columns = [place for place, name in enumerate(head) if name not in hidden]
     gap = 1 if tight else 2
-    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in kept)
+    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in columns)
     if tight and needed > width + gap:
         hidden = ("macro F1", *hidden)
-        kept.remove(head.index("macro F1"))
+        columns.remove(head.index("macro F1"))
     if hidden:
-        said.append(f"A wider console also shows {', '.join(hidden)}.")
-    made = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", caption_justify="left")
-    for place in kept:
+        sentences.append(f"A wider console also shows {', '.join(hidden)}.")
+    rendered = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", caption_justify="left")
+    for place in columns:
         # Of text, not markup: a method may be named "[x]".
         first = place == 0
-        made.add_column(Text(head[place]), justify="left" if first else "right", no_wrap=first)
+        rendered.add_column(Text(head[place]), justify="left" if first else "right", no_wrap=first)
     for line in lines:
-        made.add_row(*(Text(line[place]) for place in kept))
-    made.caption = Text(" ".join(said))
-    return made
+        rendered.add_row(*(Text(line[place]) for place in columns))
+    rendered.caption = Text(" ".join(sentences))
+    return rendered
 
 
 def to_markdown(table: ResultTable) -> str:
@@ -159,10 +162,10 @@ def to_csv(table: ResultTable) -> str:
         values: list[object] = []
         for name in METRICS:
             values += [getattr(row, name), *(row.intervals[name] or ("", ""))]
-        found = table.comparison(row.method)
-        if found is not None:
-            values += [found.baseline, found.difference, *(found.ci or ("", ""))]
-            values += [found.gained, found.lost, found.p_exact, found.p_mid]
+        comparison = table.comparison(row.method)
+        if comparison is not None:
+            values += [comparison.baseline, comparison.difference, *(comparison.ci or ("", ""))]
+            values += [comparison.gained, comparison.lost, comparison.p_exact, comparison.p_mid]
         else:
             values += blank
         values += [getattr(row.classes[name], part) for name in CLASSES for part in _OF_CLASS]
@@ -174,10 +177,10 @@ def write_table(table: ResultTable, folder: str | Path, name: str = "table") -> 
     """Write ``name.md``, ``name.csv`` and ``name.tex`` into a folder, which is made if absent."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    made = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
-    for suffix, text in made.items():
+    rendered = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
+    for suffix, text in rendered.items():
         (target / f"{name}{suffix}").write_text(text, encoding="utf-8", newline="")
-    return tuple(target / f"{name}{suffix}" for suffix in made)
+    return tuple(target / f"{name}{suffix}" for suffix in rendered)
 
 
 def _percent(share: float, sign: str = "") -> str:

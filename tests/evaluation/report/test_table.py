@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.report.plots import Point, line_plot, table_plot
 from mrrag_llamaindex.evaluation.report.table import build_table
 from mrrag_llamaindex.evaluation.report.table_formats import (
@@ -20,7 +21,6 @@ from mrrag_llamaindex.evaluation.report.table_formats import (
     to_rich,
     write_table,
 )
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 
 ODD = "a_b & [x]|50%"
 

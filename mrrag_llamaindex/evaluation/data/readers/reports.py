@@ -52,16 +52,18 @@ def read_reports(layout: Layout, files: Sequence[Path], images: Images) -> Repor
     ``subject_id``, ``study_id`` and ``filename`` are read, to check the path against, and
     ``glaucoma``.
     """
-    found = Reports()
+    reports = Reports()
     for source in files:
         for number, row in enumerate(rows_of(source), start=1):
-            _add(found, layout, row, images, source.name, number)
-    return found
+            _add(reports, layout, row, images, source.name, number)
+    return reports
 
 
-def _add(found: Reports, layout: Layout, row: Any, images: Images, file: str, number: int) -> None:
+def _add(
+    reports: Reports, layout: Layout, row: Any, images: Images, file: str, number: int
+) -> None:
     def problem(kind: str, reason: str, name: str | None = None) -> None:
-        found.problems.append(Problem(kind, row_name(file, number, name), reason))
+        reports.problems.append(Problem(kind, row_name(file, number, name), reason))
 
     if isinstance(row, str):
         return problem(UNREADABLE, row)
@@ -79,7 +81,7 @@ def _add(found: Reports, layout: Layout, row: Any, images: Images, file: str, nu
     report = row.get("report")
     if not isinstance(report, str) or not report.strip():
         return problem(EMPTY_REPORT, "there is nothing to retrieve", pair_id)
-    if pair_id in found.pairs:
+    if pair_id in reports.pairs:
         return problem(DUPLICATE_ID, "an earlier row has the same id", pair_id)
     image = images.find(owner.image)
     try:
@@ -88,10 +90,10 @@ def _add(found: Reports, layout: Layout, row: Any, images: Images, file: str, nu
         return problem(UNREADABLE, str(error), pair_id)
     if image is None:
         problem(MISSING_IMAGE, "kept as a report alone", pair_id)
-    found.pairs[pair_id] = pair
-    found.of_image.setdefault(owner.image, pair_id)
+    reports.pairs[pair_id] = pair
+    reports.of_image.setdefault(owner.image, pair_id)
     if row.get("glaucoma") in ("yes", "no"):
-        found.facts[pair_id] = {"glaucoma": row["glaucoma"] == "yes"}
+        reports.facts[pair_id] = {"glaucoma": row["glaucoma"] == "yes"}
     return None
 
 
