@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.phantom_engine", "tests.tiny_towers", "tests.toy_pairs"]
+pytest_plugins = ["tests.tiny.fixtures"]
 
 
 @pytest.fixture(scope="session", autouse=True)
