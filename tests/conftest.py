@@ -1,4 +1,4 @@
-"""What all rooms share: real data where it is present, and models on one thread."""
+"""What all folders share: real data where it is present, and models on one thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.phantom_engine", "tests.tiny_towers", "tests.toy_pairs"]
+pytest_plugins = ["tests.tiny.fixtures"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread per worker, in the processes that a test starts, too: workers share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ what the heads add to image_image.
 
 @5 counts a query if any of the five hits shares the label. "bal." is the mean over the label's
 values instead of over queries: more than half of the rows are COVID-19, and always showing such
-a pair is right as often (see "commonest label"). Chance draws among the other patients' pairs at
+a pair is right as often (see "most common"). Chance draws among the other patients' pairs at
 random. Intervals are 95%, by bootstrap over patients; a draw that lacks a value of the label
 leaves it out of "bal.", which shifts those intervals upwards.
 """
@@ -35,13 +35,10 @@ from collections.abc import Callable
 from math import comb
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-import real_towers
 import torch
-from covid_data import CovidData, fixed_question, patient_question
-from head_fitting import HeadTraining
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
@@ -52,6 +49,9 @@ from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.projection_head import FittedHeads
+from tests import real_towers
+from tests.benchmarks.covid_data import CovidData, fixed_question, patient_question
+from tests.head_fitting import HeadTraining
 
 Vectors = NDArray[np.float64]
 K = 5
@@ -99,7 +99,7 @@ class Study:
             kind: text.features([ask(row) for row in covid.rows]) for kind, ask in QUESTIONS.items()
         }
         self.weights: dict[str, list[NDArray[np.float64]]] = {}
-        self.agreed = self.asked = 0
+        self.agreed = self.compared = 0
         torch.set_num_threads(1)  # what follows is too small to share between threads
 
     def run(self) -> dict[str, dict[str, list[list[int]]]]:
@@ -127,20 +127,20 @@ class Study:
         ) as store:
             store.upsert(self.pairs, images, texts)
             for kind, features in self.questions.items():
-                asked = unit(heads.text, features)
+                questions = unit(heads.text, features)
                 for row in np.flatnonzero(self.patients == patient):
-                    told = similarity_terms(images[row], asked[row], images, texts)
-                    terms[kind][row] = told
+                    values = similarity_terms(images[row], questions[row], images, texts)
+                    terms[kind][row] = values
                     for way, weights in WAYS.items():
-                        found = top_of_store(store, images[row], asked[row], weights, patient)
-                        exact = self._scan(told, weights, row)
-                        self.asked += 1
-                        scores = fuse(told, weights)
-                        self.agreed += np.allclose(scores[found], scores[exact], atol=1e-5)
-                        tops[kind][way][row] = found
+                        top = top_of_store(store, images[row], questions[row], weights, patient)
+                        exact = self._scan(values, weights, row)
+                        self.compared += 1
+                        scores = fuse(values, weights)
+                        self.agreed += np.allclose(scores[top], scores[exact], atol=1e-5)
+                        tops[kind][way][row] = top
 
-    def _scan(self, told: Vectors, weights: FusionWeights, row: int) -> list[int]:
-        scores = np.where(self.patients == self.patients[row], -np.inf, fuse(told, weights))
+    def _scan(self, terms: Vectors, weights: FusionWeights, row: int) -> list[int]:
+        scores = np.where(self.patients == self.patients[row], -np.inf, fuse(terms, weights))
         return np.argsort(-scores, kind="stable")[:K].tolist()
 
     def _without_heads(self) -> list[list[int]]:
@@ -163,9 +163,9 @@ class Study:
             for row in np.flatnonzero(kept):
                 right, wrong = (other[row] & kept & part for part in (same[row], ~same[row]))
                 if right.any() and wrong.any():
-                    told = terms[row].astype(np.float64)
+                    values = terms[row].astype(np.float64)
                     owner = str(self.patients[row])
-                    examples.append(FusionExample(owner, told[right], told[wrong]))
+                    examples.append(FusionExample(owner, values[right], values[wrong]))
             owners = [example.patient_id for example in examples]
             fit, check = split_by_patient(owners, 0.25, self.seed)
             weights = train_fusion(
@@ -184,15 +184,15 @@ class Study:
     def chance(self, label: str, depth: int) -> NDArray[np.float64]:
         """Probability of a hit per query when pairs are drawn at random."""
         values = self.labels[label]
-        told = []
+        shares = []
         for row, patient in enumerate(self.patients):
             others = values[self.patients != patient]
             wrong = int((others != values[row]).sum())
-            told.append(1 - comb(wrong, depth) / comb(len(others), depth))
-        return np.array(told)
+            shares.append(1 - comb(wrong, depth) / comb(len(others), depth))
+        return np.array(shares)
 
-    def commonest(self, label: str) -> NDArray[np.float64]:
-        """Whether the query has the commonest label: always showing that one hits so often."""
+    def most_common(self, label: str) -> NDArray[np.float64]:
+        """Whether the query has the most common label: always showing that one hits so often."""
         values, counts = np.unique(self.labels[label], return_counts=True)
         return (self.labels[label] == values[counts.argmax()]).astype(float)
 
@@ -234,9 +234,9 @@ def show(study: Study, tops: dict[str, dict[str, list[list[int]]]]) -> None:
     for kind in QUESTIONS:
         print(f'\nquestion "{kind}"\n{"":16}{heads}')
         line("chance", study.chance)
-        line("commonest label", lambda label, _: study.commonest(label))
-        for way, found in tops[kind].items():
-            line(way, lambda label, depth, found=found: study.hits(found, label, depth))
+        line("most common", lambda label, _: study.most_common(label))
+        for way, rows in tops[kind].items():
+            line(way, lambda label, depth, rows=rows: study.hits(rows, label, depth))
         for way in ("equal", "learned"):
             line(
                 f"{way} - i_i",
@@ -272,7 +272,7 @@ def main() -> None:
     print(f'     "patient": {example} (age and sex only; never the query\'s own report)')
     tops = study.run()
     show(study, tops)
-    print(f"\nstore and exact scan agree on {study.agreed} of {study.asked} queries")
+    print(f"\nstore and exact scan agree on {study.agreed} of {study.compared} queries")
     took = time.perf_counter() - ready
     print(f"features {ready - start:.0f} s; {names} fits, stores and queries {took:.0f} s")
 

@@ -114,10 +114,10 @@ class Union:
         image, text = self.collections
         known: list[dict[str, float]] = []
         for collection, vector in ((text, q_image), (image, q_image), (text, q_text)):
-            found = collection.query(
+            answer = collection.query(
                 query_embeddings=vector[None], n_results=depth, include=["distances"]
             )
-            pairs = zip(found["ids"][0], found["distances"][0], strict=True)
+            pairs = zip(answer["ids"][0], answer["distances"][0], strict=True)
             known.append({key: 1.0 - distance for key, distance in pairs})
         candidates = sorted(set().union(*known))
         for scores, collection, vector in zip(

@@ -19,13 +19,12 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import real_towers
-from covid_data import CovidData
-from head_fitting import HeadTraining
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mrrag_llamaindex.towers.frozen import FrozenTower
+from tests import real_towers
+from tests.benchmarks.covid_data import CovidData
+from tests.head_fitting import HeadTraining
 
 
 def make(data: Path, left_out: list[str], seed: int) -> FrozenTower:

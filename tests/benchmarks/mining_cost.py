@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
@@ -68,9 +71,9 @@ class Generated:
         for document in documents:
             offered = [PromptDocument("d", document)] if document else []
             request = PromptRequest(question, offered)
-            (found,) = self.engine.generate([request], [image], max_new_tokens=1)
-            gold = found.p_yes if polarity(answer) == "yes" else found.p_no
-            values.append(gold / (found.p_yes + found.p_no))
+            (reply,) = self.engine.generate([request], [image], max_new_tokens=1)
+            gold = reply.p_yes if polarity(answer) == "yes" else reply.p_no
+            values.append(gold / (reply.p_yes + reply.p_no))
         return values
 
 
@@ -103,7 +106,7 @@ def measure(
     towers = load_towers(defaults.PHANTOM)
     corpus = make_corpus(options.seed, queries=questions)
     store = store_of(corpus, towers)
-    asked = questions_of(corpus)
+    gold = questions_of(corpus)
     engine = LlavaEngine(loaded, max_new_tokens=2)
     shared = AnswerConfidence(engine)
     ways = {
@@ -112,34 +115,34 @@ def measure(
         "generate": Timed(Generated(loaded, shared.identity)),
     }
     settings = MiningSettings(candidates=options.candidates, pool="fused")
-    whole: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     asking: dict[str, list[float]] = {way: [] for way in ways}
     labels: dict[str, list[object]] = {way: [] for way in ways}
     order = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         for way in ways.values():  # warm up
-            mine(asked[:1], store, towers, way, Path(folder) / "warm", settings)
+            mine(gold[:1], store, towers, way, Path(folder) / "warm", settings)
             (Path(folder) / "warm").unlink()
         for part in range(parts):
-            some = asked[part::parts]
+            share = gold[part::parts]
             for way in order.sample(list(ways), len(ways)):
                 ways[way].seconds = 0.0
                 engine.runner.prefixes.clear()
                 out = Path(folder) / f"{way}-{part}.jsonl"
-                whole[way].append(mine(some, store, towers, ways[way], out, settings).seconds)
+                seconds[way].append(mine(share, store, towers, ways[way], out, settings).seconds)
                 asking[way].append(ways[way].seconds)
                 labels[way] += [(r.positive, r.negatives) for r in read_training_set(out).records]
     for way in ways:
-        each = 1000 / questions
+        total = sum(seconds[way])
         print(
-            f"{name}, {way}: {sum(whole[way]):.1f} s ({sum(whole[way]) * each:.0f} ms a question), "
+            f"{name}, {way}: {total:.1f} s ({1000 * total / questions:.0f} ms a question), "
             f"of these {sum(asking[way]):.1f} s asking"
         )
     for way in ("naive", "generate"):
         same = np.mean([a == b for a, b in zip(labels["mined"], labels[way], strict=True)])
         print(
             f"{name}, mined / {way} ({DENOMINATORS[way]}): "
-            f"whole run {interval(whole['mined'], whole[way], options.seed)}"
+            f"whole run {interval(seconds['mined'], seconds[way], options.seed)}"
             f", asking {interval(asking['mined'], asking[way], options.seed)}"
             f", equal labels {same:.3f}"
         )

@@ -32,13 +32,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
 import transformers
-from steering_sweep import sweep
-from steering_workload import (
+
+from tests.benchmarks.steering_sweep import sweep
+from tests.benchmarks.steering_workload import (
     FLEX,
     IMAGE_TOKENS,
     VARIANTS,

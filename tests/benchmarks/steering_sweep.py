@@ -12,18 +12,24 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import torch
-from steering_workload import FLEX, VARIANTS, Size, Variant, build, make_inputs, make_plan, switch
-from steering_workload import prefill as run_prefill
+
+from tests.benchmarks.steering_workload import (
+    FLEX,
+    VARIANTS,
+    Size,
+    Variant,
+    build,
+    make_inputs,
+    make_plan,
+    switch,
+)
+from tests.benchmarks.steering_workload import prefill as run_prefill
 
 
 @dataclass

@@ -173,7 +173,7 @@ def test_marker_text_inside_a_report_is_data(mrrag, corpus, tmp_path):
 
 
 def test_text_only_model_answers_and_says_that_it_did_not_see_the_image(mrrag, corpus, tmp_path):
-    from tests.tiny_families import write
+    from tests.tiny.families import write
 
     arguments = ("ask", "--store", corpus.store, "--image", corpus.image, "--device", "cpu")
     folder = write("llama", tmp_path / "model")

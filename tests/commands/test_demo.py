@@ -49,6 +49,7 @@ def test_store_persists_and_can_be_asked(mrrag, demo):
     assert again["sources"] == shown["sources"]
 
 
+@pytest.mark.slow
 def test_text_output_says_synthetic_and_shows_both_answers(mrrag, demo):
     out, _ = demo
     result = mrrag("demo", "--out", out)

@@ -73,7 +73,10 @@ def test_model_that_does_not_fit_exits_with_one_line_and_the_ways_on(mrrag, fold
     [
         ("--dtype", "bfloat16"),
         ("--quantization", "int4"),
-        ("--quantization", "int8", "--batch-size", "1", "--documents", "1"),
+        pytest.param(
+            ("--quantization", "int8", "--batch-size", "1", "--documents", "1"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_would_fit_fits(mrrag, folders, small_machine, options):

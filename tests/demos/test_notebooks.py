@@ -40,7 +40,13 @@ def test_both_notebooks_are_here():
     assert [path.stem for path in NOTEBOOKS] == ["existing_app", "quickstart"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "quickstart"), id=path.stem)
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_and_prints_what_is_saved(path):
     saved = nbformat.read(path, as_version=4)
     fresh = nbformat.read(path, as_version=4)

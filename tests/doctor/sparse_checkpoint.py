@@ -17,7 +17,7 @@ from transformers import (
     MistralConfig,
 )
 
-from tests.tiny_families import tokenizer
+from tests.tiny.tokenizers import byte_pairs
 
 # LLaVA-Med 1.5: Mistral-7B-Instruct-v0.2 and CLIP ViT-L/14 at 336 pixels.
 TEXT = {
@@ -140,7 +140,7 @@ def write_original_7b(folder: Path, tokenizer_model: bytes, *, tower: bool = Tru
 
 def write_published_7b(folder: Path) -> int:
     """The same model as a converted copy."""
-    tokens = tokenizer(["<image>"])
+    tokens = byte_pairs(["<image>"])
     config = llava_config()
     config.image_token_index = tokens.convert_tokens_to_ids("<image>")
     config.dtype = torch.bfloat16

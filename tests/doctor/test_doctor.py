@@ -30,7 +30,7 @@ from tests.generation.checkpoints.llava_original.original_checkpoint import (
     sentencepiece_model,
     write_clip,
 )
-from tests.tiny_families import FAMILIES, write
+from tests.tiny.families import FAMILIES, write
 
 GB = 10**9
 PHANTOM = defaults.PHANTOM_FOLDER / "llava"
@@ -90,10 +90,10 @@ class PeakMemory(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def hundred_million(tmp_path_factory) -> Path:
     """A random LLaVA of 108M parameters in bfloat16, with 576 image tokens."""
-    from tests.tiny_families import tokenizer
+    from tests.tiny.tokenizers import byte_pairs
 
     folder = tmp_path_factory.mktemp("hundred-million")
-    tokens = tokenizer(["<image>"])
+    tokens = byte_pairs(["<image>"])
     vision = transformers.CLIPVisionConfig(
         hidden_size=512,
         intermediate_size=2048,

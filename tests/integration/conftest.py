@@ -42,27 +42,10 @@ class Hospital:
 
 @pytest.fixture(scope="session")
 def towers():
-    from transformers import BertConfig, ResNetConfig
-
     from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
-    from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-    from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+    from tests.tiny.towers import resnet_bert
 
-    tokenizer = build_tokenizer()
-    return ResNetBertTower.from_configs(
-        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"),
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=128,
-        ),
-        tokenizer,
-        ImagePreparation.square(48),
-        dimension=32,
-    )
+    return resnet_bert(build_tokenizer(), dimension=32, width=16, layers=1, tokens=128)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ QUESTIONS = (
     "Is there edema?",
     "Is there a pneumothorax?",
 )
-QUERIES = 2000
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +110,14 @@ def test_abandoned_stream_leaves_nothing_behind_for_the_next_question(hospital, 
     assert crossings(hospital, "patient-06", QUESTIONS[0], response) == 0
 
 
-def test_two_thousand_mixed_concurrent_queries_without_a_crossing(hospital, engines):
+@pytest.mark.parametrize("queries", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mixed_concurrent_queries_without_a_crossing(hospital, engines, queries):
     """Four threads on one engine: whole, streamed, async, and streams read in turn."""
     whole, streaming = engines
     rng = random.Random(0)
     jobs = [
         (f"patient-{rng.randrange(50):02d}", rng.choice(QUESTIONS), kind % 4)
-        for kind in range(QUERIES)
+        for kind in range(queries)
     ]
     waiting: list[tuple[str, str, object]] = []
     lock = threading.Lock()

@@ -45,15 +45,17 @@ def test_it_answers_from_one_matching_document(engine):
     assert np.mean(answered_right(engine, trials)) >= 0.85
 
 
-def test_its_own_eyes_are_not_enough_but_not_blind_to_documents(engine):
+@pytest.mark.parametrize("count", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_its_own_eyes_are_not_enough_but_not_blind_to_documents(engine, count):
     """Were images enough, nothing about documents could be shown with it."""
-    trials = draw_trials(SEED, 400, documents=0, irrelevant=0)
+    trials = draw_trials(SEED, count, documents=0, irrelevant=0)
     assert 0.45 < np.mean(answered_right(engine, trials)) < 0.75
 
 
-def test_noise_hurts_and_steering_wins_back(engine):
-    clean = draw_trials(SEED, 300, documents=4, irrelevant=0)
-    noisy = draw_trials(SEED, 300, documents=4, irrelevant=2)
+@pytest.mark.parametrize("count", [80, pytest.param(300, marks=pytest.mark.slow)])
+def test_noise_hurts_and_steering_wins_back(engine, count):
+    clean = draw_trials(SEED, count, documents=4, irrelevant=0)
+    noisy = draw_trials(SEED, count, documents=4, irrelevant=2)
     plain, lost = (np.mean(answered_right(engine, trials)) for trials in (clean, noisy))
     steered = np.mean(answered_right(engine, noisy, IFA()))
     assert lost < plain - 0.05
@@ -67,6 +69,7 @@ def test_text_only_prompt_does_not_crash(engine):
     assert answer.text
 
 
+@pytest.mark.slow
 def test_towers_find_a_matching_pair():
     figures = {figure.name: figure.value for figure in check_towers(SEED, 150)}
     assert figures["equal: matching pair in top 5 of 500"] >= 0.6

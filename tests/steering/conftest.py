@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    MistralConfig,
-)
+from transformers import LlavaForConditionalGeneration, MistralConfig
 
 from mrrag_llamaindex.steering.attention.model_class import (
     attention_implementation,
@@ -25,6 +20,7 @@ from mrrag_llamaindex.steering.attention.registry import register
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.spans import PromptSpans
+from tests.tiny.families import TEXT, llava_config
 
 IMAGE_TOKEN, PAD_TOKEN, IMAGE_TOKENS = 90, 0, 4
 CRITICAL = (1, 2)
@@ -47,35 +43,11 @@ def _uncompiled() -> Iterator[None]:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved checkpoint; 8 query heads share 2 key heads, 4 layers."""
     torch.manual_seed(0)
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=28,
-            patch_size=14,
-        ),
-        text_config=MistralConfig(
-            vocab_size=96,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=2,
-            head_dim=16,
-            sliding_window=None,
-            # Above the usual .02, so that attention is peaked and steering is visible; higher
-            # values amplify rounding until even stock SDPA and stock eager differ by 1e-4.
-            initializer_range=0.15,
-            pad_token_id=PAD_TOKEN,
-            bos_token_id=1,
-            eos_token_id=2,
-        ),
-        image_token_id=IMAGE_TOKEN,
-        vision_feature_layer=-2,
-        image_seq_length=IMAGE_TOKENS,
-    )
+    # Above the usual .02, so that attention is peaked and steering is visible; higher values
+    # amplify rounding until even stock SDPA and stock eager differ by 1e-4.
+    shape = {"num_attention_heads": 8, "initializer_range": 0.15}
+    text = MistralConfig(**TEXT | shape | {"pad_token_id": PAD_TOKEN}, sliding_window=None)
+    config = llava_config(text, IMAGE_TOKEN)
     folder = tmp_path_factory.mktemp("llava")
     LlavaForConditionalGeneration(config).eval().save_pretrained(folder)
     return folder

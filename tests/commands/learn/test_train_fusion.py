@@ -136,6 +136,7 @@ def test_table_says_whether_each_difference_is_more_than_noise(mrrag, records):
         assert line.rstrip().endswith("more than noise")
 
 
+@pytest.mark.slow
 def test_seeds_of_the_phantom_become_one_table_of_all_regimes(mrrag, small_phantom):
     options = ("--data", "phantom", "--seeds", "2", "--device", "cpu", "--no-gated")
     result = mrrag("train-fusion", *options, "--json")
@@ -176,10 +177,16 @@ def test_nothing_to_learn_from_is_one_line(mrrag, arguments):
     assert len(result.err.strip().splitlines()) == 1
 
 
-def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(mrrag, records, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "kills"),
+    [("--no-gated", 1), pytest.param("--gated", 2, marks=pytest.mark.slow)],
+)
+def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(
+    mrrag, records, tmp_path, option, kills
+):
     """There is no state to lose: the file is the old one or the new one, the end is the same."""
     out, worker = tmp_path / "w.json", tmp_path / "worker.py"
-    result = mrrag("train-fusion", records, "--out", out, "--json", "--gated")
+    result = mrrag("train-fusion", records, "--out", out, "--json", option)
     assert result.code == 0, result.err
     expected = out.read_bytes()
     worker.write_text(
@@ -191,9 +198,9 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(mrrag, rec
         "    except SystemExit as done:\n"
         "        assert not done.code\n"
     )
-    command = [sys.executable, worker, records, "--out", out, "--gated"]
+    command = [sys.executable, worker, records, "--out", out, option]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    delays = np.random.default_rng(0).uniform(0, 0.4, 2)
+    delays = np.random.default_rng(0).uniform(0, 0.4, kills)
     for delay in delays:
         out.unlink()
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
@@ -202,6 +209,6 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(mrrag, rec
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         assert out.read_bytes() == expected
-    again = mrrag("train-fusion", records, "--out", out, "--json", "--gated")
+    again = mrrag("train-fusion", records, "--out", out, "--json", option)
     assert again.out == result.out
     assert out.read_bytes() == expected

@@ -56,7 +56,11 @@ def recall(results: dict[str, Any], name: str = "recall@5") -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("regime", "kind"), [(HEADS, "frozen@"), (QUICK, "resnet-bert@")], ids=["heads", "full"]
+    ("regime", "kind"),
+    [
+        pytest.param(HEADS, "frozen@", id="heads"),
+        pytest.param(QUICK, "resnet-bert@", id="full", marks=pytest.mark.slow),
+    ],
 )
 def test_towers_learn_and_ingest_takes_them(mrrag, arguments, table, tmp_path, regime, kind):
     out = tmp_path / "towers"
@@ -78,8 +82,10 @@ def test_towers_learn_and_ingest_takes_them(mrrag, arguments, table, tmp_path, r
 
 @pytest.mark.parametrize(
     ("regime", "file"),
-    [(HEADS, "heads.safetensors"), (QUICK, "model.safetensors")],
-    ids=["heads", "full"],
+    [
+        pytest.param(HEADS, "heads.safetensors", id="heads"),
+        pytest.param(QUICK, "model.safetensors", id="full", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_path, regime, file):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -22,7 +22,8 @@ from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
-from tests.tiny_families import FAMILIES, TEXT, llava, tokenizer, write
+from tests.tiny.families import FAMILIES, TEXT, llava, write
+from tests.tiny.tokenizers import byte_pairs
 
 LAYERS = (1, 2)
 STEERED = IFA(layers=LAYERS)
@@ -250,7 +251,7 @@ def test_text_only_model_says_that_it_does_not_see_the_image(tmp_path):
 )
 def test_model_that_cannot_be_steered_is_refused_by_name(tmp_path, config, reason):
     config.save_pretrained(tmp_path)
-    tokenizer([]).save_pretrained(tmp_path)
+    byte_pairs([]).save_pretrained(tmp_path)
     class_name = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(
         config.model_type, ""
     )
@@ -283,7 +284,7 @@ def test_prefix_is_not_shared_where_a_window_would_count_the_padding(tmp_path):
     config = transformers.MistralConfig(**TEXT, sliding_window=64)
     torch.manual_seed(0)
     transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer([]).save_pretrained(tmp_path)
+    byte_pairs([]).save_pretrained(tmp_path)
     engine = LlavaEngine(load_model(str(tmp_path), device="cpu"), max_new_tokens=3)
     with pytest.warns(UserWarning, match="look back 64 tokens"):
         together = engine.generate(REQUESTS, [None, None], policy=STEERED)

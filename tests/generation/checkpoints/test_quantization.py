@@ -27,7 +27,7 @@ from mrrag_llamaindex.steering.attention.model_class import (
 )
 from mrrag_llamaindex.steering.attention.registry import register
 from mrrag_llamaindex.steering.ifa import IFA
-from tests.tiny_families import FAMILIES, write
+from tests.tiny.families import FAMILIES, write
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

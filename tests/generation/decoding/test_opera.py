@@ -17,7 +17,7 @@ from mrrag_llamaindex.generation.decoding.opera_search import AttentionRecorder
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import IFA
-from tests.tiny_families import write
+from tests.tiny.families import write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

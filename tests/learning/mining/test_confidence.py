@@ -23,7 +23,7 @@ from mrrag_llamaindex.learning.mining.gold_answer import (
     renormalised,
 )
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
-from tests.tiny_families import FAMILIES, write
+from tests.tiny.families import FAMILIES, write
 
 TOLERANCE = 2e-6
 REPORTS = ["No pleural effusion.", "The heart is of normal size. Is there a nodule? Yes", "No"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer
+
+from tests.tiny.tokenizers import byte_pairs
 
 TEXT = {
     "hidden_size": 64,
@@ -35,11 +35,6 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
-SENTENCES = [
-    "No pleural effusion. The heart is of normal size. Is there a nodule? Report 1: yes no Yes No",
-    "Below are reference reports of other patients with similar images. Question: Answer:",
-]
-
 TURN = "{{{{ '{open}' + message['role'] + '\\n' }}}}{parts}{{{{ '{close}\\n' }}}}"
 PARTS = (
     "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}{{ 'IMAGE' }}"
@@ -66,43 +61,28 @@ TEXT_TURNS = (
 )
 
 
-def tokenizer(special: list[str], *, bos: bool = True, **options: Any) -> Any:
-    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    core.decoder = decoders.Metaspace()
-    first = ["<unk>", "<s>", "</s>", "<pad>"]
-    bytes_ = [f"<0x{value:02X}>" for value in (10, 124)]  # line feed and bar
-    trainer = BpeTrainer(vocab_size=200, special_tokens=[*first, *bytes_])
-    core.train_from_iterator(SENTENCES * 5, trainer)
-    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    if bos:
-        core.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 1)]
-        )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        **options,
-    )
-
-
 def _clip_images() -> Any:
     return transformers.CLIPImageProcessorPil(
         size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
     )
 
 
-def llava(text: Any = None) -> tuple[Any, Any]:
-    tokens = tokenizer(["<image>"])
-    config = transformers.LlavaConfig(
+def llava_config(text: Any, image_token: int) -> Any:
+    """Configuration of a LLaVA that makes 4 tokens of an image of 28 pixels."""
+    return transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
-        text_config=text or transformers.MistralConfig(**TEXT, sliding_window=None),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        text_config=text,
+        image_token_index=image_token,
         vision_feature_layer=-2,
         image_seq_length=4,
+    )
+
+
+def llava(text: Any = None) -> tuple[Any, Any]:
+    tokens = byte_pairs(["<image>"])
+    config = llava_config(
+        text or transformers.MistralConfig(**TEXT, sliding_window=None),
+        tokens.convert_tokens_to_ids("<image>"),
     )
     processor = transformers.LlavaProcessor(
         image_processor=_clip_images(),
@@ -119,7 +99,7 @@ def llava_llama() -> tuple[Any, Any]:
 
 
 def llava_next() -> tuple[Any, Any]:
-    tokens = tokenizer(["<image>"])
+    tokens = byte_pairs(["<image>"])
     tiles = [[28, 56], [56, 28], [56, 56]]
     config = transformers.LlavaNextConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
@@ -144,7 +124,7 @@ def llava_next() -> tuple[Any, Any]:
 
 def qwen2_5_vl() -> tuple[Any, Any]:
     marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    tokens = tokenizer([*marks, "<|im_start|>", "<|im_end|>"], bos=False)
+    tokens = byte_pairs([*marks, "<|im_start|>", "<|im_end|>"], bos=False)
     tokens.chat_template = chat_template(
         "<|im_start|>", "<|im_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
     )
@@ -182,7 +162,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 def gemma3() -> tuple[Any, Any]:
     marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
-    tokens = tokenizer(
+    tokens = byte_pairs(
         [*marks, "<start_of_turn>", "<end_of_turn>"],
         extra_special_tokens=dict(
             zip(("boi_token", "eoi_token", "image_token"), marks, strict=True)
@@ -214,11 +194,11 @@ def gemma3() -> tuple[Any, Any]:
 
 
 def mistral() -> tuple[Any, Any]:
-    return transformers.MistralConfig(**TEXT, sliding_window=None), (tokenizer([]),)
+    return transformers.MistralConfig(**TEXT, sliding_window=None), (byte_pairs([]),)
 
 
 def llama() -> tuple[Any, Any]:
-    tokens = tokenizer(["<|user|>", "<|assistant|>"])
+    tokens = byte_pairs(["<|user|>", "<|assistant|>"])
     tokens.chat_template = TEXT_TURNS
     return transformers.LlamaConfig(**TEXT), (tokens,)
 

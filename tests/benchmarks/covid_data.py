@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from head_fitting import HeadTraining, fit_heads
 from torch import Tensor
 
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.projection_head import FittedHeads
+from tests.head_fitting import HeadTraining, fit_heads
 
 SEX = {"M": "man", "F": "woman"}
 

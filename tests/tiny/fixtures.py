@@ -1,0 +1,73 @@
+"""What every folder of tests can ask for: tiny models, toy pairs, the shipped phantom model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+from tests.tiny import pairs as toy
+from tests.tiny import tokenizers
+from tests.tiny import towers as tiny
+
+
+@pytest.fixture(scope="session")
+def engine() -> LlavaEngine:
+    """The phantom model, loaded once."""
+    return LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=4)
+
+
+@pytest.fixture(scope="session")
+def bpe() -> PreTrainedTokenizerFast:
+    return tokenizers.byte_pairs(["<image>"])
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizers.words()
+
+
+@pytest.fixture
+def tokenizer_of() -> Callable[..., PreTrainedTokenizerFast]:
+    return tokenizers.words
+
+
+@pytest.fixture
+def films() -> list[Image.Image]:
+    return tiny.films(5)
+
+
+@pytest.fixture
+def resnet_bert() -> Callable[..., ResNetBertTower]:
+    """Factory of a `ResNetBertTower` with fresh weights, n = 12, 16 tokens, 48 pixels."""
+    return tiny.resnet_bert
+
+
+@pytest.fixture
+def units() -> Callable[..., toy.Vectors]:
+    return toy.unit_rows
+
+
+@pytest.fixture
+def pairs() -> Callable[..., list[Pair]]:
+    return toy.make_pairs
+
+
+@pytest.fixture
+def towers() -> dict[str, Any]:
+    return dict(toy.TOWERS)
+
+
+@pytest.fixture
+def store() -> Iterator[PairStore]:
+    with PairStore.create("memory", **toy.TOWERS) as empty:
+        yield empty
