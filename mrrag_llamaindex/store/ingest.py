@@ -19,7 +19,7 @@ from mrrag_llamaindex.store.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -46,14 +46,6 @@ class IngestReport:
     unchanged: int
     skipped: tuple[Skipped, ...]
     seconds: float
-
-
-@dataclass
-class _Tally:
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -133,29 +125,25 @@ def ingest_pairs(
         done += len(batch)
         if progress is not None:
             progress(done)
-    tally = ingest.tally
-    return IngestReport(
-        added=tally.added,
-        updated=tally.updated,
-        unchanged=tally.unchanged,
-        skipped=tuple(sorted(tally.skipped, key=lambda item: item.row)),
-        seconds=time.perf_counter() - start,
-    )
+    skipped = tuple(sorted(ingest.skipped, key=lambda item: item.row))
+    seconds = time.perf_counter() - start
+    return IngestReport(ingest.added, ingest.updated, ingest.unchanged, skipped, seconds)
 
 
+@dataclass
 class _Ingest:
-    """One run: its options, what it has seen, and what became of it."""
+    """One run: its options, and what became of the rows."""
 
-    def __init__(
-        self, store: PairStore, towers: DualTower, keep: bool, strict: bool, replace: bool
-    ) -> None:
-        self.store = store
-        self.towers = towers
-        self.keep = keep
-        self.strict = strict
-        self.replace = replace
-        self.tally = _Tally()
-        self._seen: dict[str, int] = {}
+    store: PairStore
+    towers: DualTower
+    keep: bool
+    strict: bool
+    replace: bool
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    rows_by_id: dict[str, int] = field(default_factory=dict)
 
     def take(self, items: Sequence[Pair | Skipped], first: int) -> None:
         """Write one batch, whose first item is row `first`."""
@@ -168,32 +156,32 @@ class _Ingest:
                 rows.append(self._admit(number, item))
             except InputError as error:
                 self._skip(number, item.pair_id, str(error))
-        stored = self.store.stamps([row.pair.pair_id for row in rows]) if rows else {}
+        stored = self.store.fingerprints(row.pair.pair_id for row in rows)
         fresh = []
         for row in rows:
-            stamp = stored.get(row.pair.pair_id)
-            if stamp is None:
+            known = stored.get(row.pair.pair_id)
+            if known is None:
                 fresh.append(row)
-            elif stamp.patient_id not in (None, row.pair.patient_id) and not self.replace:
+            elif known.patient_id not in (None, row.pair.patient_id) and not self.replace:
                 self._skip(
                     row.number,
                     row.pair.pair_id,
                     "this pair_id is stored already, for another patient: give it another id, "
                     "or allow replacing",
                 )
-            elif stamp.fingerprint == row.fingerprint:
-                self.tally.updated += 1
-                self.tally.unchanged += 1
+            elif known.digest == row.fingerprint:
+                self.updated += 1
+                self.unchanged += 1
             else:
                 fresh.append(row)
         written = self._write(fresh)
-        known = sum(row.pair.pair_id in stored for row in written)
-        self.tally.updated += known
-        self.tally.added += len(written) - known
+        replaced = sum(row.pair.pair_id in stored for row in written)
+        self.updated += replaced
+        self.added += len(written) - replaced
 
     def _admit(self, number: int, pair: Pair) -> _Row:
         """Return the row if it may enter, else raise `InputError` with the reason."""
-        earlier = self._seen.setdefault(pair.pair_id, number)
+        earlier = self.rows_by_id.setdefault(pair.pair_id, number)
         if earlier != number:
             raise InputError(f"row {earlier} has the same pair_id")
         if pair.image is None and pair.report is None:
@@ -228,4 +216,4 @@ class _Ingest:
         skipped = Skipped(number, pair_id, reason)
         if self.strict:
             raise InputError(str(skipped)) from None
-        self.tally.skipped.append(skipped)
+        self.skipped.append(skipped)

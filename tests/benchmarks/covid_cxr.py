@@ -48,8 +48,9 @@ from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.towers.contrastive import HeadTraining
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.statistics.patients import split_by_patient
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.projection_head import FittedHeads
 
 Vectors = NDArray[np.float64]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.methods.factual_agreement import FactualAgreement
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 LEAST_EXAMPLES = 20

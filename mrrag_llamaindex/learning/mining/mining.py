@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.mining.candidates import candidates, terms_of
+from mrrag_llamaindex.learning.mining.candidates import candidates
 from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
 from mrrag_llamaindex.learning.mining.records import (
     TrainingHeader,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 DIGITS = 6
@@ -188,7 +188,7 @@ def mine_question(
     if not all(map(math.isfinite, [*values, unaided])):
         raise InputError("the model's confidence is not a finite number")
     positive, negatives = label(values, settings.negatives, settings.margin)
-    terms = [tuple(round(value, DIGITS) for value in terms_of(hit)) for hit, _ in read]
+    terms = [tuple(round(value, DIGITS) for value in hit.terms.values()) for hit, _ in read]
     return TrainingRecord(
         question_id=item.question_id,
         patient_id=item.patient_id,

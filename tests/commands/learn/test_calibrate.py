@@ -147,7 +147,7 @@ def calibrated(corpus, tmp_path):
 
 
 def _metadata(corpus) -> str:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
     with PairStore.open(corpus.store) as store:
         return json.dumps(store.towers_identity)
