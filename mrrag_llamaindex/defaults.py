@@ -53,6 +53,9 @@ MIN_IMAGE_SIDE = 16
 MAX_IMAGE_PIXELS = 200_000_000
 """Pixels, 14,000 x 14,000: above any radiograph, below what exhausts memory."""
 
+MAX_IMAGE_BYTES = 8 * MAX_IMAGE_PIXELS
+"""Bytes of an image file: four channels of 16 bits, uncompressed, for every pixel allowed."""
+
 MAX_NEW_TOKENS = 256
 """Answer length: questions of this field are answered in a sentence or two."""
 
@@ -66,6 +69,10 @@ patient at hand, and each kept prefix costs a 7B model about 250 MiB."""
 
 TICKET_CAPACITY = 4096
 """Questions whose evidence is held at once; the least recently used leaves first."""
+
+TICKET_BYTES = 256 * 2**20
+"""Bytes of query images and reports that held evidence may take: dozens of radiographs as files of
+some megabytes each, and little beside a model. The newest question's evidence is always held."""
 
 TICKET_SECONDS = 3600.0
 """Seconds for which a question's evidence is held: a stream may be read long after it was made."""
@@ -83,7 +90,7 @@ PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
 """Folder of the shipped weights: ``llava``, ``towers`` and the towers' ``fusion_weights.json``."""
 
 RELEVANCE_THRESHOLD = 0.5
-"""Lambda from which on `HardMask` keeps a document and `PASTA` highlights it: the middle of the
+"""Lambda from which `HardMask` keeps a document and `PASTA` highlights it: the middle of the
 range, so that neither is tuned in its favour."""
 
 PASTA_ALPHA = 0.01

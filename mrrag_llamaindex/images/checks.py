@@ -1,9 +1,8 @@
-"""What every reader of images refuses, in the same words."""
+"""What every image reader refuses, in the same words."""
 
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -35,18 +34,18 @@ def require_size(width: int, height: int, what: str) -> None:
         )
 
 
-def require_complete(stream: BinaryIO, image_format: str | None, what: str) -> None:
+def require_complete(data: bytes, image_format: str | None, what: str) -> None:
     """Refuse a truncated PNG or JPEG without decoding it.
 
-    For use where `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set, which an application may have
-    done: it makes Pillow fill the missing part with grey.
+    For use where the application has set `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which makes Pillow
+    fill the missing part with grey.
 
     Parameters
     ----------
-    stream : BinaryIO
-        The file; left at its beginning.
+    data : bytes
+        The file.
     image_format : str or None
-        Pillow's name of the format. Others than PNG, JPEG and MPO are not checked.
+        Pillow's name of the format. Only PNG, JPEG and MPO are checked.
     what : str
         What the image is, for the error message.
 
@@ -55,9 +54,6 @@ def require_complete(stream: BinaryIO, image_format: str | None, what: str) -> N
     ImageError
         If PNG's checksums or JPEG's end marker say that something is missing.
     """
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(0)
     try:
         if image_format == "PNG":
             with Image.open(io.BytesIO(data)) as image:
@@ -77,7 +73,7 @@ def jpeg_has_end(data: bytes) -> bool:
 
 
 def several_frames(frames: int, what: str) -> ImageError:
-    """Error for a file of more than one picture."""
+    """Error for a file that holds more than one picture."""
     return ImageError(
         f"{what}: the file holds {frames} frames; choose one and save it as a single image"
     )
@@ -94,7 +90,7 @@ def too_large(what: str) -> ImageError:
 def unreadable(what: str, error: BaseException) -> ImageError:
     """Error for a file that a decoder gave up on.
 
-    Of ``error`` only the kind is told: its text may hold a path or a value of the file.
+    The message names only the kind of ``error``: its text may hold a path or a value of the file.
     """
     return ImageError(
         f"{what}: the file is damaged or incomplete and cannot be decoded ({cause(error)})"

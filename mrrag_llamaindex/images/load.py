@@ -1,4 +1,4 @@
-"""Read an image so that what follows can rely on it: whole, RGB, upright, of a sane size."""
+"""Read an image so that what follows can rely on it: complete, RGB, upright, of a sane size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.checks import (
     cause,
@@ -28,8 +29,6 @@ from mrrag_llamaindex.images.dicom import is_dicom, read_dicom
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
 
-_FEED = 1 << 20
-
 
 def load_image(
     source: ImageSource, *, what: str = "image", window: Window | None = None
@@ -42,8 +41,8 @@ def load_image(
     minimum..maximum, to 0..255, because a plain conversion clips everything above 255 to white;
     a TIFF of that depth in which zero is white is inverted. EXIF orientation is applied.
 
-    Of 16 bits per channel in colour, or in grey with an alpha channel, Pillow keeps the upper 8
-    (``value >> 8``): no window can bring back what it drops.
+    Where a file has 16 bits per channel in colour, or in grey with an alpha channel, Pillow keeps
+    the upper 8 (``value >> 8``): no window can bring back the rest.
 
     Parameters
     ----------
@@ -67,34 +66,33 @@ def load_image(
     ------
     ImageError
         If ``window`` is not two finite numbers, low below high. If the source is missing, empty,
-        not an image, truncated, smaller than
-        `defaults.MIN_IMAGE_SIDE`, larger than `defaults.MAX_IMAGE_PIXELS` (or than the limit of
-        Pillow itself, where that is lower), or holds several frames. If it is a DICOM file and
-        pydicom is not installed. The message begins with ``what``.
+        not an image, truncated, smaller than `defaults.MIN_IMAGE_SIDE`, larger than
+        `defaults.MAX_IMAGE_PIXELS` (or than the limit of Pillow itself, where that is lower) or
+        `defaults.MAX_IMAGE_BYTES`, or holds several frames. If it is a DICOM file and pydicom is
+        not installed. The message begins with ``what``.
     """
     window = checked_window(window, what)
     if isinstance(source, Image.Image):
         return _decode(source, what, window)
-    stream = _open_stream(source, what)
-    with stream:
-        try:
-            if is_dicom(stream):
-                return read_dicom(stream, what=what, window=window)
-            image = Image.open(stream)
-        except ImageError:
-            raise
-        except Image.DecompressionBombError:
-            raise too_large(what) from None
-        except UnidentifiedImageError:
-            raise ImageError(
-                f"{what}: this is not an image that can be read (PNG, JPEG, TIFF, DICOM and others)"
-            ) from None
-        except Exception as error:
-            raise unreadable(what, error) from None
-        with image:
-            if ImageFile.LOAD_TRUNCATED_IMAGES:
-                require_complete(stream, image.format, what)
-            return _decode(image, what, window)
+    stream = io.BytesIO(read_bytes(source, what=what))
+    try:
+        if is_dicom(stream):
+            return read_dicom(stream, what=what, window=window)
+        image = Image.open(stream)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise too_large(what) from None
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{what}: this is not an image that can be read (PNG, JPEG, TIFF, DICOM and others)"
+        ) from None
+    except Exception as error:
+        raise unreadable(what, error) from None
+    with image:
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            require_complete(stream.getvalue(), image.format, what)
+        return _decode(image, what, window)
 
 
 def image_digest(source: ImageSource, *, what: str = "image") -> str:
@@ -118,24 +116,63 @@ def image_digest(source: ImageSource, *, what: str = "image") -> str:
     ImageError
         If the source is missing, empty or cannot be read.
     """
-    digest = hashlib.sha256()
-    if isinstance(source, Image.Image):
-        try:
-            pixels = source.tobytes()
-        except Exception as error:
-            raise unreadable(what, error) from None
-        digest.update(f"{source.mode} {source.width}x{source.height} ".encode())
-        if source.palette is not None:
-            digest.update(bytes(source.palette.palette))
-        digest.update(pixels)
-        return digest.hexdigest()
-    with _open_stream(source, what) as stream:
-        try:
-            while block := stream.read(_FEED):
-                digest.update(block)
-        except OSError as error:
-            raise unreadable(what, error) from None
+    if not isinstance(source, Image.Image):
+        return hashlib.sha256(read_bytes(source, what=what)).hexdigest()
+    try:
+        pixels = source.tobytes()
+    except Exception as error:
+        raise unreadable(what, error) from None
+    digest = hashlib.sha256(f"{source.mode} {source.width}x{source.height} ".encode())
+    if source.palette is not None:
+        digest.update(bytes(source.palette.palette))
+    digest.update(pixels)
     return digest.hexdigest()
+
+
+def read_bytes(source: str | os.PathLike[str] | bytes, *, what: str = "image") -> bytes:
+    """Read an image file completely, without decoding it.
+
+    Parameters
+    ----------
+    source : path or bytes
+    what : str
+        As in `load_image`.
+
+    Raises
+    ------
+    ImageError
+        If the source is missing, empty, no file, larger than `defaults.MAX_IMAGE_BYTES` or cannot
+        be read, or is a web address.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        if not data:
+            raise ImageError(f"{what}: the data is empty (0 bytes)")
+        return data
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(
+            f"{what}: a path, bytes or a PIL image is needed, not {type(source).__name__}"
+        )
+    if str(source).startswith(("http://", "https://")):
+        raise ImageError(f"{what}: this is a web address; download the file and give its path")
+    # Errors are raised from None throughout: those of the system and of Pillow name the path.
+    try:
+        path = Path(source)
+        if not path.exists():
+            raise ImageError(f"{what}: the file does not exist")
+        if not path.is_file():
+            raise ImageError(f"{what}: this is a folder or a device, not a file")
+        if path.stat().st_size > defaults.MAX_IMAGE_BYTES:
+            raise ImageError(
+                f"{what}: the file is larger than any image that can be read "
+                f"(limit {defaults.MAX_IMAGE_BYTES:,} bytes)"
+            )
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{what}: the file cannot be read ({cause(error)})") from None
+    if not data:
+        raise ImageError(f"{what}: the file is empty (0 bytes)")
+    return data
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
@@ -168,31 +205,6 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     canvas = Image.new("RGB", (side, side), tuple(int(255 * channel) for channel in mean))
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
-
-
-def _open_stream(source: str | os.PathLike[str] | bytes, what: str) -> BinaryIO:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        if not len(source):
-            raise ImageError(f"{what}: the data is empty (0 bytes)")
-        return io.BytesIO(source)
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(
-            f"{what}: a path, bytes or a PIL image is needed, not {type(source).__name__}"
-        )
-    if str(source).startswith(("http://", "https://")):
-        raise ImageError(f"{what}: this is a web address; download the file and give its path")
-    # Errors are raised from None throughout: those of the system and of Pillow name the path.
-    try:
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(f"{what}: the file does not exist")
-        if not path.is_file():
-            raise ImageError(f"{what}: this is a folder or a device, not a file")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{what}: the file is empty (0 bytes)")
-        return path.open("rb")
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{what}: the file cannot be opened ({cause(error)})") from None
 
 
 def _decode(image: Image.Image, what: str, window: Window | None) -> Image.Image:
