@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
     from mrrag_llamaindex.generation.answer import Influence
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
-    from mrrag_llamaindex.integration.ask import Asked
+    from mrrag_llamaindex.integration.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
     from mrrag_llamaindex.store.ingest import IngestReport
 
@@ -113,7 +113,7 @@ def print_report(report: IngestReport, total: int) -> None:
         print(f"  skipped {item}")
 
 
-def print_asked(asked: Asked) -> None:
+def print_asked(asked: AskResult) -> None:
     """Print an answer and the table of its sources."""
     console = Console(highlight=False)
     _print_answer(console, "answer", asked)
@@ -215,7 +215,7 @@ def print_converted(made: ConvertedCheckpoint) -> None:
         print(f"  note: {note}")
 
 
-def _print_answer(console: Console, name: str, asked: Asked) -> None:
+def _print_answer(console: Console, name: str, asked: AskResult) -> None:
     answer = asked.answer
     console.print(
         f"{name:<13}{asked.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",

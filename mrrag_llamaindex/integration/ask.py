@@ -1,4 +1,4 @@
-"""Ask one question through a stock query engine and gather everything there is to know of it."""
+"""Ask one question through a stock query engine and gather all that is known of its answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.integration.query_image import query_image
-from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY
+from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
+from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskResult:
     """One question, its answer, and the documents behind it.
 
     Attributes
@@ -42,32 +43,32 @@ class Asked:
     seconds: dict[str, float]
 
     def sources(self) -> list[dict[str, Any]]:
-        """Return what is known of every source, best first.
+        """Return the facts of every source, best first.
 
         Pair id, score, similarity terms, lambda, whether the model read it, the probability that
         it supports a right answer (None without a calibration), and, of an LLM that explains, its
         ``influence`` (None if the prompt did not hold it).
         """
         rows: list[dict[str, Any]] = []
-        moved = self.answer.influence
+        influences = self.answer.influence
         for item in self.source_nodes:
             facts = item.node.metadata[METADATA_KEY]
             rows.append(
                 {
                     "pair_id": item.node.node_id,
-                    **{key: facts[key] for key in ("score", *_TERMS, "lambda")},
+                    **{key: facts[key] for key in ("score", *ALL_TERMS, "lambda")},
                     "probability": facts.get("probability"),
                     "read": item.node.node_id in self.answer.document_ids,
                 }
             )
-            if moved is not None:
-                own = moved.get(item.node.node_id)
-                rows[-1]["influence"] = None if own is None else asdict(own)
+            if influences is not None:
+                influence = influences.get(item.node.node_id)
+                rows[-1]["influence"] = None if influence is None else asdict(influence)
         return rows
 
     @property
     def left_out(self) -> int:
-        """How many documents were not shown because they were not probable enough."""
+        """Number of documents that were not shown because they were not probable enough."""
         return max(
             (item.node.metadata[METADATA_KEY].get("left_out", 0) for item in self.source_nodes),
             default=0,
@@ -95,12 +96,9 @@ class Asked:
         }
 
 
-_TERMS = ("image_text", "image_image", "text_text", "text_image")
-
-
 def ask(
     index: MRRAGIndex, llm: MRRAGLLaVA, image: ImageSource, question: str, **options: Any
-) -> Asked:
+) -> AskResult:
     """Ask ``question`` about ``image``.
 
     Parameters
@@ -117,7 +115,7 @@ def ask(
     NoRelevantCase
         With ``abstain=True``, where no document is probable enough.
     MRRAGError
-        Whatever else was wrong, in one line.
+        If anything else was wrong.
     """
     engine = index.as_query_engine(llm=llm, **options)
     bundle = QueryBundle(question)
@@ -128,4 +126,4 @@ def ask(
         response = engine.synthesize(bundle, nodes)
     seconds = {"retrieve": retrieved - started, "answer": time.perf_counter() - retrieved}
     answer = answer_trace(response.source_nodes)[-1]
-    return Asked(question, str(response), answer, response.source_nodes, seconds)
+    return AskResult(question, str(response), answer, response.source_nodes, seconds)

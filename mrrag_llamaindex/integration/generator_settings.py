@@ -88,13 +88,13 @@ class GeneratorSettings(EntryPoints):
         default="rows", description="How steering is computed; all give the same result."
     )
     max_documents: int = Field(
-        default=defaults.MAX_DOCUMENTS, ge=1, description="Most documents in one prompt."
+        default=defaults.MAX_DOCUMENTS, ge=1, description="Maximum documents in one prompt."
     )
     max_new_tokens: int = Field(
-        default=defaults.MAX_NEW_TOKENS, ge=1, description="Longest answer, in tokens."
+        default=defaults.MAX_NEW_TOKENS, ge=1, description="Maximum answer length, in tokens."
     )
     batch_size: int = Field(
-        default=defaults.BATCH_SIZE, ge=1, description="Most questions answered at once."
+        default=defaults.BATCH_SIZE, ge=1, description="Maximum questions answered at once."
     )
     prefix_cache: int = Field(
         default=defaults.PREFIX_CACHE,
@@ -104,9 +104,7 @@ class GeneratorSettings(EntryPoints):
     profile: str | None = Field(
         default=None, description="Profile file of this model, with its critical layers."
     )
-    explain: bool = Field(
-        default=False, description="Tell how much each document moved the answer."
-    )
+    explain: bool = Field(default=False, description="Say how much each document moved the answer.")
     on_missing_context: MissingContext = Field(
         default="error", description="What to do when no evidence reaches a call."
     )
@@ -122,7 +120,7 @@ class GeneratorSettings(EntryPoints):
         return {"policy" if key == "ifa" else key: value for key, value in data.items()}
 
     def _load(self) -> LlavaEngine:
-        """Load the model with the critical layers that are known of it.
+        """Load the model with its known critical layers.
 
         Raises
         ------

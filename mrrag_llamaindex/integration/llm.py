@@ -16,13 +16,12 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.integration.entry_points import Piece, as_messages, token_limit
+from mrrag_llamaindex.integration.entry_points import Reply, as_messages
 from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
 from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 from mrrag_llamaindex.integration.tickets.resolve import Resolved, resolve
-from mrrag_llamaindex.integration.trace import answer_facts, verbatim
+from mrrag_llamaindex.integration.trace import answer_facts, verbatim_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,9 +51,11 @@ class MRRAGLLaVA(GeneratorSettings):
         A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
         taken, if there is one; a profile of another model is refused.
     explain : bool
-        Tell for each document how much it moved the answer (`Answer.influence`, and the metadata
+        Say for each document how much it moved the answer (`Answer.influence`, and the metadata
         of responses). Costs one more pass over the tokens of the question, with a row for each
-        document; the answer stays what it is.
+        document; the answer itself does not change.
+    engine : LlavaEngine, optional
+        A generator that is loaded already; the fields that say how to load one are not used then.
 
     Raises
     ------
@@ -70,8 +71,7 @@ class MRRAGLLaVA(GeneratorSettings):
 
     _engine: LlavaEngine = PrivateAttr()
 
-    def __init__(self, **data: Any) -> None:
-        engine = data.pop("engine", None)
+    def __init__(self, *, engine: LlavaEngine | None = None, **data: Any) -> None:
         super().__init__(**data)
         self._engine = engine or self._load()
         if self.explain:
@@ -119,10 +119,7 @@ class MRRAGLLaVA(GeneratorSettings):
             As `complete`, for the first prompt that cannot be answered; nothing is then answered.
         """
         answers = self._answers([as_messages(prompt) for prompt in prompts], kwargs)
-        return [
-            CompletionResponse(text=answer.text, additional_kwargs=answer_facts(answer))
-            for answer in answers
-        ]
+        return [Reply.of(answer).completion() for answer in answers]
 
     def _resolve(self, messages: Sequence[ChatMessage]) -> Resolved:
         return resolve(messages, TICKETS, self.on_missing_context)
@@ -134,58 +131,60 @@ class MRRAGLLaVA(GeneratorSettings):
     def _answers(
         self, conversations: Sequence[Sequence[ChatMessage]], kwargs: dict[str, Any]
     ) -> list[Answer]:
-        limit = token_limit(kwargs)
+        limit = _token_limit(kwargs)
         calls = [self._resolve(messages) for messages in conversations]
-        asked = [call for call in calls if not self._passes_on(call)]
-        prepared = [self._prepare(call) for call in asked]
-        generated = iter(
-            self._engine.generate(
-                [request for request, _ in prepared],
-                [image for _, image in prepared],
-                policy=self.policy,
-                max_new_tokens=limit,
-            )
+        inputs = {
+            place: self._inputs(call)
+            for place, call in enumerate(calls)
+            if not self._passes_on(call)
+        }
+        generated = self._engine.generate(
+            [request for request, _ in inputs.values()],
+            [image for _, image in inputs.values()],
+            policy=self.policy,
+            max_new_tokens=limit,
         )
-        readings = iter(prepared)
+        answers = {
+            place: self._record(calls[place], answer, *inputs[place])
+            for place, answer in zip(inputs, generated, strict=True)
+        }
         return [
-            verbatim(call.follow_up)
-            if self._passes_on(call)
-            else self._record(call, next(generated), *next(readings))
-            for call in calls
+            answers[place] if place in answers else verbatim_answer(call.follow_up)
+            for place, call in enumerate(calls)
         ]
 
     def _passes_on(self, call: Resolved) -> bool:
         """Whether a follow-up question is handed on as it is: the model cannot rephrase."""
         return call.kind == "condense" and not self._engine.loaded.profile.conversational
 
-    def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Piece]:
-        limit = token_limit(kwargs)
+    def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Reply]:
+        limit = _token_limit(kwargs)
         call = self._resolve(messages)
         if self._passes_on(call):
-            return iter([(call.follow_up, call.follow_up, {})])
-        request, image = self._prepare(call)
+            return iter([Reply(call.follow_up, call.follow_up, {})])
+        request, image = self._inputs(call)
         stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
-        return self._pieces(call, stream, request, image)
+        return self._replies(call, stream, request, image)
 
-    def _pieces(
+    def _replies(
         self, call: Resolved, stream: TokenStream, request: PromptRequest, image: Image | None
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Reply]:
         text = ""
         try:
             for piece in stream:
                 text += piece
-                yield text, piece, {}
+                yield Reply(text, piece, {})
         finally:
             stream.close()
         if stream.answer is not None:
-            yield text, "", answer_facts(self._record(call, stream.answer, request, image))
+            answer = self._record(call, stream.answer, request, image)
+            yield Reply(text, "", answer_facts(answer))
 
-    def _prepare(self, call: Resolved) -> tuple[PromptRequest, Image | None]:
+    def _inputs(self, call: Resolved) -> tuple[PromptRequest, Image | None]:
         request = call.request
         if not self._engine.loaded.profile.conversational:
             request = replace(request, history=())
-        image = None if call.image is None else load_image(call.image, what="query image")
-        return request, image
+        return request, None if call.image is None else call.image.rgb
 
     def _record(
         self, call: Resolved, answer: Answer, request: PromptRequest, image: Image | None
@@ -200,10 +199,21 @@ class MRRAGLLaVA(GeneratorSettings):
             warnings.warn(
                 f"{answer.unknown_tokens} words of this prompt are unknown to model "
                 f"{self.model!r}: it did not read them, and its answer is worth little",
-                stacklevel=4,
+                stacklevel=1,  # what the user wrote is any number of frames of the host above
             )
         if self.explain:
             answer = replace(answer, influence=explain(self._engine, request, image, self.policy))
         if call.ticket is not None:
-            call.ticket.answers.append(answer)
+            call.ticket.record(answer)
         return answer
+
+
+def _token_limit(kwargs: dict[str, Any]) -> int | None:
+    """Return ``max_new_tokens``; other generation settings are refused rather than ignored."""
+    unknown = sorted(set(kwargs) - {"max_new_tokens"})
+    if unknown:
+        raise ModelError(
+            f"MRRAGLLaVA does not take {unknown[0]!r}: it decodes greedily, so that an answer can "
+            "be reproduced; the one setting per call is max_new_tokens"
+        )
+    return kwargs.get("max_new_tokens")

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mrrag_llamaindex.integration.ask import Asked
+    from mrrag_llamaindex.integration.ask import AskResult
 
 _STEERED, _PLAIN = "#1f6f8b", "#b8b8b8"
 
 
 def draw_answer(
-    image: ImageSource, asked: Asked, unsteered: Asked | None = None, *, title: str = ""
+    image: ImageSource, result: AskResult, unsteered: AskResult | None = None, *, title: str = ""
 ) -> Figure:
     """Draw one answer.
 
@@ -25,9 +25,9 @@ def draw_answer(
     ----------
     image : path, bytes or PIL.Image.Image
         The query image.
-    asked : Asked
-    unsteered : Asked, optional
-        The same question without IFA, drawn beside it.
+    result : AskResult
+    unsteered : AskResult, optional
+        The same question without IFA, for comparison.
     title : str
 
     Returns
@@ -46,20 +46,20 @@ def draw_answer(
         raise MRRAGError(
             "pictures need matplotlib: pip install 'mrrag-llamaindex[plot]'"
         ) from error
-    sources = asked.source_nodes
+    sources = result.source_nodes
     columns = max(3, (len(sources) + 1) // 2)
     figure = Figure(figsize=(3.4 + 2.15 * columns, 6.9), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns], squeeze=False)[0]
     image_axes, bar_axes = left.subplots(2, 1, height_ratios=[1.5, 1])
     _show(image_axes, image, "query image")
-    _draw_probabilities(bar_axes, asked, unsteered)
+    _draw_probabilities(bar_axes, result, unsteered)
     axes = right.subplots(2, columns, squeeze=False).flatten()
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for axis, item in zip(axes, sources, strict=False):
         _draw_source(axis, item)
-    figure.suptitle("\n".join(filter(None, [asked.question, title])), fontsize=12)
+    figure.suptitle("\n".join(filter(None, [result.question, title])), fontsize=12)
     return figure
 
 
@@ -69,16 +69,16 @@ def _show(axis: Axes, image: ImageSource, what: str) -> None:
     axis.set_title(what, fontsize=9)
 
 
-def _draw_probabilities(axis: Axes, asked: Asked, unsteered: Asked | None) -> None:
-    bars = [("with IFA", asked, _STEERED)]
+def _draw_probabilities(axis: Axes, result: AskResult, unsteered: AskResult | None) -> None:
+    bars = [("with IFA", result, _STEERED)]
     if unsteered is not None:
         bars.append(("without", unsteered, _PLAIN))
     width = 0.8 / len(bars)
-    for number, (label, one, colour) in enumerate(bars):
-        heights = [one.answer.p_yes, one.answer.p_no]
+    for number, (label, item, colour) in enumerate(bars):
+        heights = [item.answer.p_yes, item.answer.p_no]
         places = [position + number * width for position in range(2)]
-        drawn = axis.bar(places, heights, width, label=f"{label}: {one.text!r}", color=colour)
-        axis.bar_label(drawn, fmt="%.2f", fontsize=8)
+        patches = axis.bar(places, heights, width, label=f"{label}: {item.text!r}", color=colour)
+        axis.bar_label(patches, fmt="%.2f", fontsize=8)
     middle = width * (len(bars) - 1) / 2
     axis.set_xticks([middle, 1 + middle], ["p(yes)", "p(no)"])
     axis.set_ylim(0, 1.25)

@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.integration.query_image import image_of
+from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
+from mrrag_llamaindex.integration.scored_nodes import add_ranks, scored_node
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.stamping import (
-    Evidence,
-    add_facts,
-    stamp,
-    unstamped,
-)
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of, with_ticket, without_ticket
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -36,6 +32,9 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
 
 dispatcher = get_dispatcher(__name__)
+
+_Scored = tuple[float, dict[str, float]]
+"""A fused score and the similarity terms that it is made of."""
 
 
 class MRRAGPostprocessor(BaseNodePostprocessor):
@@ -55,7 +54,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         Gives every scored node a ``probability``. Without an index: none unless given. Other
         weights than the index's need their own, or False.
     top_n : int
-        Documents kept; with ``minimum_probability`` the most.
+        Documents kept; with ``minimum_probability`` at most so many.
     minimum_probability : float, optional
         As for `MRRAGRetriever`. There is no ``abstain``: a threshold's error rate was shown for the
         best document of the whole store, not for what another retriever brings.
@@ -79,11 +78,11 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     minimum_probability: float | None = Field(
         default=None, ge=0, le=1, description="Less probable documents are left out."
     )
-    minimum_documents: int = Field(default=1, ge=1, description="So many are kept all the same.")
+    minimum_documents: int = Field(default=1, ge=1, description="Minimum documents kept.")
     unknown: Literal["embed", "keep", "error"] = Field(
         default="embed", description="What to do with nodes that the pair store does not hold."
     )
-    on_missing_image: Literal["error", "ignore"] = Field(
+    on_missing_image: MissingImage = Field(
         default="error", description="What to do with a question without an image."
     )
 
@@ -112,7 +111,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
-        # None is false here: nothing is looked for beside the store of a postprocessor.
+        # None means False here: a postprocessor does not look for files beside the store.
         self._calibration = calibration_of(store, self._weights, calibration or False)
         self._selection()
 
@@ -154,40 +153,34 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         return result
 
     def _rescore(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
-        image = image_of(query)
-        if image is None and self.on_missing_image == "error":
-            raise InputError(
-                "the question has no image: pass QueryBundle(question, image_path=...) or ask "
-                'inside "with query_image(...)"; to rescore by text alone, set '
-                'on_missing_image="ignore"'
-            )
-        image_vector = None
-        if image is not None:
-            image_vector = self._towers.embed_images([load_image(image, what="query image")])[0]
+        tickets = [ticket for item in nodes if (ticket := ticket_of(item.node)) is not None]
+        known = [ticket.image for ticket in tickets if ticket.image is not None]
+        image = read_query_image(query, self.on_missing_image, known)
+        image_vector = None if image is None else self._towers.embed_images([image.rgb])[0]
         text_vector = self._towers.embed_texts([query.query_str])[0]
         weights = self._weights.weights_for(image_vector, text_vector)
-        plain = [unstamped(item.node) for item in nodes]
+        plain = [without_ticket(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in _pair_ids(node)))
-        known = self._store.score(ids, image_vector, text_vector, weights)
-        scored: dict[int, tuple[float, dict[str, float]]] = {}
+        hits = self._store.score(ids, image_vector, text_vector, weights)
+        scored: dict[int, _Scored] = {}
         for position, node in enumerate(plain):
-            hit = next((known[pair_id] for pair_id in _pair_ids(node) if pair_id in known), None)
+            hit = next((hits[pair_id] for pair_id in _pair_ids(node) if pair_id in hits), None)
             if hit is not None:
                 scored[position] = hit.score, hit.terms
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
         scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
-        evidence = [
-            Evidence(node, score, terms, item.score)
-            for position, (node, item) in enumerate(zip(plain, nodes, strict=True))
-            for score, terms in [scored.get(position, (None, {}))]
-        ]
+        ranking = []
+        for position, (node, item) in enumerate(zip(plain, nodes, strict=True)):
+            score, terms = scored.get(position, (None, {}))
+            previous = {} if item.score is None else {"previous_score": item.score}
+            ranking.append(scored_node(node, score, {**terms, **previous}))
         # The sort is stable, so nodes without a score keep their order behind the others.
-        evidence.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)
-        scores = [item.score for item in evidence]
-        facts = self._selection().select(scores, whole=image is not None)
-        kept = stamp(evidence[: len(facts)], question=query.query_str, image=image)
-        add_facts(kept, [{"weights": weights.as_dict(), **more} for more in facts])
-        return kept
+        ranking.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)
+        scores = [item.score for item in ranking]
+        facts = self._selection().select(scores, complete=image is not None)
+        kept = ranking[: len(facts)]
+        add_ranks(kept, [{"weights": weights.as_dict(), **more} for more in facts])
+        return with_ticket(kept, question=query.query_str, image=image)
 
     def _score_unknown(
         self,
@@ -195,7 +188,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image_vector: NDArray[np.float32] | None,
         text_vector: NDArray[np.float32],
         weights: FusionWeights,
-    ) -> dict[int, tuple[float, dict[str, float]]]:
+    ) -> dict[int, _Scored]:
         if not nodes or self.unknown == "keep":
             return {}
         if self.unknown == "error":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -11,10 +11,11 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.integration.query_image import image_of
+from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
+from mrrag_llamaindex.integration.scored_nodes import add_ranks, node_of_hit
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.stamping import add_facts, evidence_of, plain_nodes, stamp
+from mrrag_llamaindex.integration.tickets.nodes import with_ticket
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore
@@ -41,7 +42,7 @@ class MRRAGRetriever(BaseRetriever):
         The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
         which were used.
     similarity_top_k : int
-        Documents returned; with ``minimum_probability`` the most.
+        Documents returned; with ``minimum_probability`` at most so many.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -57,7 +58,7 @@ class MRRAGRetriever(BaseRetriever):
         Leave out documents that are less probable than this; ``left_out`` in the metadata says how
         many of the ``similarity_top_k`` were.
     minimum_documents : int
-        So many are kept all the same.
+        Minimum documents kept, however improbable.
     abstain : bool
         Raise `NoRelevantCase` where the best document's probability is below the threshold for
         which the calibration showed its error rate.
@@ -80,7 +81,7 @@ class MRRAGRetriever(BaseRetriever):
         similarity_top_k: int = defaults.MAX_DOCUMENTS,
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
-        on_missing_image: Literal["error", "ignore"] = "error",
+        on_missing_image: MissingImage = "error",
         stamped: bool = True,
         calibration: Calibration | None = None,
         minimum_probability: float | None = None,
@@ -113,35 +114,28 @@ class MRRAGRetriever(BaseRetriever):
 
     @property
     def similarity_top_k(self) -> int:
-        """Most documents returned."""
-        return self.selection.most
+        """Maximum number of documents returned."""
+        return self.selection.maximum_documents
 
     def hits(self, question: str, image: ImageSource | None) -> list[Hit]:
         """Return the candidates of a question with their similarity terms, best first."""
-        return self._search(question, image)[0]
+        return self._search(question, None if image is None else QueryImage.read(image))[0]
 
-    def _search(self, question: str, image: ImageSource | None) -> tuple[list[Hit], FusionWeights]:
+    def _search(self, question: str, image: QueryImage | None) -> tuple[list[Hit], FusionWeights]:
         image_vector = text_vector = None
         if image is not None:
-            loaded = load_image(image, what="query image")
-            image_vector = self.towers.embed_images([loaded])[0]
+            image_vector = self.towers.embed_images([image.rgb])[0]
         if question.strip():
             text_vector = self.towers.embed_texts([question])[0]
         weights = self.weights.weights_for(image_vector, text_vector)
-        found = self.store.query(
+        hits = self.store.query(
             image_vector, text_vector, weights, self.candidates, exclude=self.exclude
         )
-        return found, weights
+        return hits, weights
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        image = image_of(query_bundle)
+        image = read_query_image(query_bundle, self.on_missing_image)
         question = query_bundle.query_str
-        if image is None and self.on_missing_image == "error":
-            raise InputError(
-                "the question has no image: pass QueryBundle(question, image_path=...) or ask "
-                'inside "with query_image(...)"; to search by text alone, build the retriever '
-                'with on_missing_image="ignore"'
-            )
         if image is None and not question.strip():
             raise InputError("there is neither an image nor a question to search with")
         hits, weights = self._search(question, image)
@@ -150,15 +144,11 @@ class MRRAGRetriever(BaseRetriever):
                 f"no documents found: the store holds {len(self.store)} pairs and none of them is "
                 "left for this question; ingest pairs, or exclude fewer"
             )
-        whole = image is not None and bool(question.strip())
-        facts = self.selection.select([hit.score for hit in hits], whole=whole)
-        evidence = [evidence_of(hit) for hit in hits[: len(facts)]]
-        if self.stamped:
-            nodes = stamp(evidence, question=question, image=image)
-        else:
-            nodes = plain_nodes(evidence)
-        add_facts(nodes, [{"weights": weights.as_dict(), **more} for more in facts])
-        return nodes
+        complete = image is not None and bool(question.strip())
+        facts = self.selection.select([hit.score for hit in hits], complete=complete)
+        nodes = [node_of_hit(hit) for hit in hits[: len(facts)]]
+        add_ranks(nodes, [{"weights": weights.as_dict(), **more} for more in facts])
+        return with_ticket(nodes, question=question, image=image) if self.stamped else nodes
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -19,14 +19,13 @@ class Selection:
 
     Parameters
     ----------
-    most : int
-        Most documents.
+    maximum_documents : int
     calibration : Calibration or None
         Turns scores into probabilities; needed for everything below.
     minimum_probability : float or None
         Documents less probable than this to support a right answer are left out. None: none are.
     minimum_documents : int
-        So many are kept however improbable they are.
+        Minimum documents kept, however improbable.
     abstain : bool
         Raise `NoRelevantCase` where the best document is below the calibration's threshold.
 
@@ -38,32 +37,28 @@ class Selection:
         If there is no calibration, or no threshold in it, for what is asked.
     """
 
-    most: int
+    maximum_documents: int
     calibration: Calibration | None = None
     minimum_probability: float | None = None
     minimum_documents: int = 1
     abstain: bool = False
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise ValueError(f"similarity_top_k must be at least 1, not {self.most}")
-        if not 1 <= self.minimum_documents <= self.most:
+        if self.maximum_documents < 1:
+            raise ValueError(f"similarity_top_k must be at least 1, not {self.maximum_documents}")
+        if not 1 <= self.minimum_documents <= self.maximum_documents:
             raise ValueError(
-                f"minimum_documents is {self.minimum_documents}; it must be at least 1, and not "
-                f"above {self.most}, the most documents"
+                f"minimum_documents is {self.minimum_documents}; it must be at least 1, and at "
+                f"most {self.maximum_documents}, the maximum number of documents"
             )
         low = self.minimum_probability
         if low is not None and not 0 <= low <= 1:
             raise ValueError(f"minimum_probability is {low}; it must be between 0 and 1")
-        wanted = [
-            name
-            for name, value in (("minimum_probability", low is not None), ("abstain", self.abstain))
-            if value
-        ]
-        if wanted and self.calibration is None:
+        option = "minimum_probability" if low is not None else "abstain" if self.abstain else ""
+        if option and self.calibration is None:
             raise InputError(
-                f"{wanted[0]} needs a calibration: make one with mrrag calibrate, and put it "
-                "beside the store as calibration.json or give it as calibration="
+                f"{option} needs a calibration: make one with mrrag calibrate, and put it in the "
+                "store's folder as calibration.json or give it as calibration="
             )
         if self.abstain and self.calibration and self.calibration.abstention is None:
             raise InputError(
@@ -76,28 +71,28 @@ class Selection:
         if self.calibration is not None:
             self.calibration.check(towers_identity, weights)
 
-    def select(self, scores: Sequence[float | None], *, whole: bool) -> list[dict[str, Any]]:
-        """Return, for each document that is kept, what its metadata should say.
+    def select(self, scores: Sequence[float | None], *, complete: bool) -> list[dict[str, Any]]:
+        """Return facts for the metadata of each document that is kept.
 
         Parameters
         ----------
         scores : sequence of float or None
             Best first; those without a score come last and have no probability.
-        whole : bool
-            Whether the question has an image and a text, as those that were calibrated on. Scores
-            of others are sums of fewer terms: they get no probability, and what needs one is
-            refused.
+        complete : bool
+            Whether the question has an image and a text, as those of the calibration have. Scores
+            of others are sums of fewer terms: they get no probability, and options that need one
+            are refused.
 
         Raises
         ------
         NoRelevantCase
         InputError
-            If a probability is needed and the question is not whole.
+            If a probability is needed and the question is not complete.
         """
-        kept = list(scores[: self.most])
+        kept = list(scores[: self.maximum_documents])
         if self.calibration is None:
             return [{} for _ in kept]
-        if not whole:
+        if not complete:
             if self.abstain or self.minimum_probability is not None:
                 raise InputError(
                     "the calibration was fitted on questions with an image and a text, and this "

@@ -14,7 +14,8 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY, ticket_of
+from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of
 from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
 
 
@@ -32,7 +33,7 @@ class MRRAGSynthesizer(BaseSynthesizer):
     ----------
     llm : MRRAGLLaVA
     streaming : bool
-        Stream; the metadata of a stream is had from `answer_trace` once it has been read.
+        Stream; `answer_trace` gives the metadata of a stream once it has been read.
     """
 
     def __init__(

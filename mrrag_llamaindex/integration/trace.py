@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.integration.tickets.stamping import METADATA_KEY, ticket_of
+from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -52,7 +53,7 @@ def answer_trace(source_nodes: list[NodeWithScore]) -> list[Answer]:
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
-    """Answer without its text, for ``additional_kwargs["mrrag"]`` of a LlamaIndex response."""
+    """Return an answer without its text, for ``additional_kwargs`` of a LlamaIndex response."""
     facts = asdict(answer)
     del facts["text"]
     return {"mrrag": facts}
@@ -67,19 +68,19 @@ def note_influence(source_nodes: Sequence[NodeWithScore], answer: Answer) -> Non
     Parameters
     ----------
     source_nodes : sequence of NodeWithScore
-        Stamped nodes: copies that belong to one query.
+        Ticketed nodes: copies that belong to one query.
     answer : Answer
     """
     if answer.influence is None:
         return
     for item in source_nodes:
-        moved = answer.influence.get(item.node.node_id)
+        influence = answer.influence.get(item.node.node_id)
         facts = item.node.metadata.get(METADATA_KEY)
         if isinstance(facts, dict):
-            facts["influence"] = None if moved is None else asdict(moved)
+            facts["influence"] = None if influence is None else asdict(influence)
 
 
-def verbatim(text: str) -> Answer:
-    """Wrap text that was passed on unchanged, without generation."""
+def verbatim_answer(text: str) -> Answer:
+    """Return text that was passed on unchanged, without generation, as an answer."""
     outcome = SteeringOutcome(False, reason="nothing was generated")
     return Answer(text, 0.0, 0.0, (), {}, (), outcome, False, 0, 0, 0.0)

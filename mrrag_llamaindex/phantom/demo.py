@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import MRRAGError
-from mrrag_llamaindex.integration.ask import Asked, ask
+from mrrag_llamaindex.integration.ask import AskResult, ask
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.picture import draw_answer
@@ -34,7 +34,7 @@ class DemoResult:
 
     Attributes
     ----------
-    asked, unsteered : Asked
+    asked, unsteered : AskResult
         With and without IFA.
     truth : str
         "yes" or "no".
@@ -47,8 +47,8 @@ class DemoResult:
     seconds : dict of str to float
     """
 
-    asked: Asked
-    unsteered: Asked
+    asked: AskResult
+    unsteered: AskResult
     truth: str
     pairs: int
     store: Path
@@ -131,7 +131,9 @@ def _interesting(queries: tuple[PhantomQuery, ...]) -> PhantomQuery:
     return next((query for query in queries if query.finding == 0), queries[0])
 
 
-def _draw(path: Path, image: Path, asked: Asked, unsteered: Asked) -> tuple[Path | None, str]:
+def _draw(
+    path: Path, image: Path, asked: AskResult, unsteered: AskResult
+) -> tuple[Path | None, str]:
     try:
         figure = draw_answer(image, asked, unsteered, title="synthetic study, not a real patient")
     except MRRAGError as error:

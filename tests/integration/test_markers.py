@@ -19,7 +19,7 @@ BEFORE, AFTER = "Context information is below.\n---\n", "\n---\nGiven the contex
 
 def issue(registry: TicketRegistry, documents=DOCUMENTS):
     evidence = [PromptDocument(str(i), text, 0.1 * i) for i, text in enumerate(documents)]
-    return registry.issue("question", evidence, None, None)
+    return registry.issue("question", evidence, None)
 
 
 def packed(ticket) -> str:

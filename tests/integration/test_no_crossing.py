@@ -11,6 +11,7 @@ import pytest
 from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, answer_trace, query_image
+from mrrag_llamaindex.images.load import image_digest
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 
 QUESTIONS = (
@@ -45,7 +46,7 @@ def crossings(hospital, patient: str, question: str, response) -> int:
         len(answers) == 1
         and answers[0].document_ids == expected
         and answers[0].steering.applied
-        and ticket.image == hospital.images[patient]
+        and ticket.image.digest == image_digest(hospital.images[patient])
         and ticket.question == question
     )
     return int(not right)
@@ -149,3 +150,4 @@ def test_two_thousand_mixed_concurrent_queries_without_a_crossing(hospital, engi
         total += crossings(hospital, patient, question, response)
     assert total == 0
     assert len(TICKETS._tickets) <= TICKETS.capacity
+    assert sum(ticket.memory for ticket in TICKETS._tickets.values()) <= TICKETS.memory

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.markers import mark
 from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 from mrrag_llamaindex.integration.tickets.resolve import UNATTRIBUTED, resolve
@@ -28,7 +29,7 @@ def registry() -> TicketRegistry:
 @pytest.fixture
 def ticket(registry):
     documents = [PromptDocument(f"d{i}", text, 1.0 - i) for i, text in enumerate(TEXTS)]
-    return registry.issue(QUESTION, documents, None, None)
+    return registry.issue(QUESTION, documents, None)
 
 
 def marked(ticket, *ordinals: int) -> str:
@@ -146,7 +147,7 @@ def test_image_that_a_person_sends_in_a_chat_is_the_query_image(registry):
         blocks=[TextBlock(text=QUESTION), ImageBlock(image=buffer.getvalue())],
     )
     call = resolve([message], registry, "error")
-    assert call.image == buffer.getvalue()
+    assert call.image == QueryImage.read(buffer.getvalue())
 
 
 def test_image_that_a_synthesizer_packed_is_never_the_query_image(registry):

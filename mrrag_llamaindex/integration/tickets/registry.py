@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -24,7 +25,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
-    from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.query_image import QueryImage
 
 _NONCE_BYTES, _SEAL_BYTES = 9, 6  # 72 bits cannot be guessed; together 20 characters
 
@@ -36,10 +37,8 @@ class Ticket:
     Attributes
     ----------
     ticket_id : str
-    image : ImageSource or None
-        The query image as the user gave it.
-    image_digest : str or None
-        Its digest at retrieval; generation refuses an image that has changed since.
+    image : QueryImage or None
+        The query image as it was at retrieval.
     question : str
     documents : tuple of PromptDocument
     answers : list of Answer
@@ -47,15 +46,36 @@ class Ticket:
     shown : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
+    used : float
+        When it was last issued or redeemed, by the monotonic clock.
     """
 
     ticket_id: str
-    image: ImageSource | None
-    image_digest: str | None
+    image: QueryImage | None
     question: str
     documents: tuple[PromptDocument, ...]
     answers: list[Answer] = field(default_factory=list)
     shown: dict[int, str] = field(default_factory=dict)
+    used: float = field(default_factory=time.monotonic)
+    _text_memory: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._text_memory = sum(sys.getsizeof(document.text) for document in self.documents)
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by the query image and the documents' texts."""
+        return self._text_memory + (0 if self.image is None else self.image.memory)
+
+    def record(self, answer: Answer) -> None:
+        """Note an LLM call's answer, and keep of the image only what a further call needs.
+
+        A host does not say which call is the last one. The decoded pixels of a file are dropped,
+        since a further call can decode its bytes again; everything else stays until it is evicted.
+        """
+        self.answers.append(answer)
+        if self.image is not None:
+            self.image.release_pixels()
 
 
 class TicketRegistry:
@@ -64,7 +84,11 @@ class TicketRegistry:
     Parameters
     ----------
     capacity : int
-        Most tickets held; the least recently used leaves first.
+        Maximum number of tickets held; the least recently used leaves first.
+    memory : int
+        Maximum number of bytes held. Where it is exceeded, the decoded pixels of the least recently
+        used tickets are dropped first, then the tickets themselves. The newest ticket always stays,
+        however large its image is.
     seconds : float
         How long a ticket is held after its last use.
     """
@@ -73,10 +97,12 @@ class TicketRegistry:
         self,
         capacity: int = defaults.TICKET_CAPACITY,
         seconds: float = defaults.TICKET_SECONDS,
+        memory: int = defaults.TICKET_BYTES,
     ) -> None:
         self.capacity = capacity
         self.seconds = seconds
-        self._tickets: OrderedDict[str, tuple[float, Ticket]] = OrderedDict()
+        self.memory = memory
+        self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._lock = threading.Lock()
         self._key = secrets.token_bytes(32)
 
@@ -84,21 +110,32 @@ class TicketRegistry:
         self,
         question: str,
         documents: Sequence[PromptDocument],
-        image: ImageSource | None,
-        image_digest: str | None,
+        image: QueryImage | None,
     ) -> Ticket:
         """Register the evidence of one query and return its ticket."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         ticket_id = base64.urlsafe_b64encode(nonce + self._seal(nonce)).decode()
-        ticket = Ticket(ticket_id, image, image_digest, question, tuple(documents))
-        now = time.monotonic()
+        ticket = Ticket(ticket_id, image, question, tuple(documents))
         with self._lock:
-            self._tickets[ticket_id] = (now, ticket)
-            for old_id, (used, _) in list(self._tickets.items()):
-                if len(self._tickets) <= self.capacity and now - used <= self.seconds:
-                    break  # the rest was used later still
-                del self._tickets[old_id]
+            self._tickets[ticket_id] = ticket
+            self._evict()
         return ticket
+
+    def _evict(self) -> None:
+        """Bring what is held within the bounds, least recently used first; the newest stays."""
+        *older, newest = self._tickets.values()
+        excess = newest.memory + sum(ticket.memory for ticket in older) - self.memory
+        for ticket in older:
+            if excess > 0 and ticket.image is not None:
+                before = ticket.memory
+                ticket.image.release_pixels()
+                excess -= before - ticket.memory
+        for ticket in older:
+            expired = newest.used - ticket.used > self.seconds
+            if excess <= 0 and len(self._tickets) <= self.capacity and not expired:
+                break  # the rest was used later still
+            del self._tickets[ticket.ticket_id]
+            excess -= ticket.memory
 
     def is_ours(self, ticket_id: str) -> bool:
         """Whether this registry issued ``ticket_id``, held or evicted; forgeries are not ours."""
@@ -120,13 +157,14 @@ class TicketRegistry:
         """
         now = time.monotonic()
         with self._lock:
-            entry = self._tickets.pop(ticket_id, None)
-            if entry is not None and now - entry[0] <= self.seconds:
-                self._tickets[ticket_id] = (now, entry[1])
-                return entry[1]
+            ticket = self._tickets.pop(ticket_id, None)
+            if ticket is not None and now - ticket.used <= self.seconds:
+                ticket.used = now
+                self._tickets[ticket_id] = ticket
+                return ticket
         raise EvidenceError(
-            f"the evidence of this question is no longer held (more than {self.capacity} questions "
-            f"or {self.seconds:.0f} s ago); ask the question again"
+            f"the evidence of this question is no longer held (at most {self.capacity} questions, "
+            f"{self.memory:,} bytes and {self.seconds:.0f} s); ask the question again"
         )
 
     def _seal(self, nonce: bytes) -> bytes:

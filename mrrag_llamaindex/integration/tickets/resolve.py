@@ -5,16 +5,17 @@ One function stands behind all entry points of `MRRAGLLaVA`.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
-from mrrag_llamaindex.images.load import ImageSource, image_digest
+from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.host_prompts import (
     HostText,
     Kind,
@@ -28,7 +29,7 @@ from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
 MissingContext = Literal["error", "warn", "ignore"]
 
 UNATTRIBUTED = "unattributed context"
-"""Id of context text that a host added beside our documents; it is read, and never steered to."""
+"""Id of context text that a host added to our documents; it is read, and never steered to."""
 
 _NO_EVIDENCE = (
     "MRRAGLLaVA got no evidence for this question: no query image and no scores arrived. Use one "
@@ -45,7 +46,7 @@ class Resolved:
     Attributes
     ----------
     request : PromptRequest
-    image : ImageSource or None
+    image : QueryImage or None
     ticket : Ticket or None
     kind : str
         "condense" marks a chat engine's request to rephrase a follow-up question.
@@ -54,7 +55,7 @@ class Resolved:
     """
 
     request: PromptRequest
-    image: ImageSource | None
+    image: QueryImage | None
     ticket: Ticket | None
     kind: Kind
     follow_up: str = ""
@@ -70,15 +71,15 @@ def resolve(
     Raises
     ------
     EvidenceError
-        If no evidence arrived and the policy is "error", if it was evicted, if two questions'
-        evidence stands in one prompt, or if the query image changed since retrieval.
+        If no evidence arrived and the policy is "error", if it was evicted, or if two questions'
+        evidence stands in one prompt.
     InputError
         If there is no user message, or several images without a ticket.
     """
     texts = [_text(message) for message in messages]
     ticket = find_ticket("\n".join(texts), registry)
     segments = [find_segments(text, ticket) if ticket else [] for text in texts]
-    rests = [strip(_without(text, found)) for text, found in zip(texts, segments, strict=True)]
+    rests = [strip(_without(text, parts)) for text, parts in zip(texts, segments, strict=True)]
 
     last = _last_user(messages)
     user = read_user_text(rests[last])
@@ -92,9 +93,7 @@ def resolve(
         return Resolved(request, None, None, "condense", user.question)
 
     image = ticket.image if ticket else _direct_image(messages[last], user)
-    if ticket is not None:
-        _check_unchanged(ticket)
-    elif image is None:
+    if ticket is None and image is None:
         _missing(on_missing_context)
 
     refine = "refine" in (user.kind, *(system.kind for system in systems))
@@ -127,29 +126,21 @@ def _last_user(messages: Sequence[ChatMessage]) -> int:
     raise InputError("the messages hold no user message, so nothing is asked")
 
 
-def _direct_image(message: ChatMessage, user: HostText) -> ImageSource | None:
+def _direct_image(message: ChatMessage, user: HostText) -> QueryImage | None:
     """Image of a chat message that a person sent; never one that a synthesizer packed."""
     images = [block for block in message.blocks if isinstance(block, ImageBlock)]
     if not images or user.kind != "plain":
         return None
     if len(images) > 1:
         raise InputError(f"the message holds {len(images)} images; the model reads one")
-    data: bytes = images[0].resolve_image().read()
-    return data
-
-
-def _check_unchanged(ticket: Ticket) -> None:
-    if ticket.image is not None and image_digest(ticket.image) != ticket.image_digest:
-        raise EvidenceError(
-            "the query image has changed since the evidence was retrieved for it; ask again"
-        )
+    return QueryImage.read(images[0].resolve_image().read())
 
 
 def _missing(policy: MissingContext) -> None:
     if policy == "error":
         raise EvidenceError(_NO_EVIDENCE)
     if policy == "warn":
-        warnings.warn(_NO_EVIDENCE, stacklevel=2)
+        warnings.warn(_NO_EVIDENCE, stacklevel=1)
 
 
 def _around(user: HostText, ticket: Ticket | None) -> tuple[str, str, str]:
@@ -173,17 +164,15 @@ def _documents(
     weighs documents against each other, so they must stand side by side, and an answer is no
     evidence.
     """
-    here: dict[int, str] = {}
-    for segment in (segment for found in segments for segment in found):
-        here[segment.ordinal] = _join(here.get(segment.ordinal, ""), segment.text)
+    texts: dict[int, str] = {}
+    for segment in itertools.chain.from_iterable(segments):
+        texts[segment.ordinal] = _join(texts.get(segment.ordinal, ""), segment.text)
     documents = []
     if ticket is not None:
-        for ordinal, text in here.items():
+        for ordinal, text in texts.items():
             ticket.shown[ordinal] = _join(ticket.shown.get(ordinal, ""), text)
-        shown = dict(ticket.shown) if refine else here
-        for ordinal in sorted(shown):
-            origin = ticket.documents[ordinal]
-            documents.append(PromptDocument(origin.document_id, shown[ordinal], origin.score))
+        for ordinal, text in sorted(dict(ticket.shown if refine else texts).items()):
+            documents.append(replace(ticket.documents[ordinal], text=text))
     for host in hosts:
         if text := readable(host.context):
             documents.append(PromptDocument(UNATTRIBUTED, text))
