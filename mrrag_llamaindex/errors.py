@@ -28,11 +28,11 @@ class StoreError(MRRAGError):
 
 
 class TowerError(MRRAGError):
-    """A dual encoder cannot be loaded, or returned something that is not an embedding."""
+    """A dual encoder cannot be loaded, or its output is not an embedding."""
 
 
 class ModelError(MRRAGError):
-    """A generator cannot be loaded or cannot be used as asked."""
+    """A generator cannot be loaded, or not be used as requested."""
 
 
 class PromptError(MRRAGError):
@@ -40,7 +40,7 @@ class PromptError(MRRAGError):
 
 
 class SteeringError(MRRAGError):
-    """Steering was asked for and did not, or cannot, happen."""
+    """Steering was requested and did not, or cannot, happen."""
 
 
 class EvidenceError(MRRAGError):
@@ -58,9 +58,9 @@ class NoRelevantCase(EvidenceError):  # noqa: N818 (it is a finding, not a failu
     probability : float
         That the best document supports a right answer.
     threshold : float
-        What it would have had to be.
+        The least that would have been enough.
     error_rate, confidence : float
-        What was shown of that threshold, see `Abstention`.
+        What is guaranteed from that threshold on, see `Abstention`.
 
     Examples
     --------
@@ -79,12 +79,12 @@ class NoRelevantCase(EvidenceError):  # noqa: N818 (it is a finding, not a failu
         self.confidence = confidence
         super().__init__(
             f"no relevant case was found: the best document supports a right answer with "
-            f"probability {probability:.3f}, below {threshold:.3f}, from which on at most "
-            f"{error_rate:.0%} of the best documents do not; catch NoRelevantCase and say so, add "
-            "cases to the store, or ask with abstain=False"
+            f"probability {probability:.3f}, below the threshold of {threshold:.3f}, above which "
+            f"at most {error_rate:.0%} of the best documents do not; catch NoRelevantCase and say "
+            "so, add cases to the store, or ask with abstain=False"
         )
 
     def __reduce__(self) -> tuple[type[NoRelevantCase], tuple[float, float, float, float]]:
-        """Be rebuilt from the numbers where an error crosses processes."""
+        """Rebuild it from its numbers where it crosses processes."""
         numbers = (self.probability, self.threshold, self.error_rate, self.confidence)
         return type(self), numbers

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder
 
 # Nothing else is read from the file, the name of the patient least of all.
-_PICTURE = [
+_HEADER = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "PlanarConfiguration",
@@ -64,11 +64,11 @@ _silence = threading.Lock()
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """Whether a file has DICOM's preamble: "DICM" at byte 128. The stream is left at its start."""
+    """Whether a file has DICOM's prefix, "DICM" at byte 128. The stream is left at its start."""
     stream.seek(128)
-    found = stream.read(4) == b"DICM"
+    prefix = stream.read(4)
     stream.seek(0)
-    return found
+    return prefix == b"DICM"
 
 
 def read_dicom(stream: BinaryIO, *, what: str, window: Window | None = None) -> Image.Image:
@@ -79,17 +79,16 @@ def read_dicom(stream: BinaryIO, *, what: str, window: Window | None = None) -> 
     MONOCHROME1, through an inversion. Without a window the range of the values is taken, pixel
     padding left out. Colour becomes RGB. The order is that of DICOM PS3.4, annex N.2.
 
-    Pixels that are not square (Pixel Spacing, Pixel Aspect Ratio), overlays, ICC profiles,
-    Presentation LUT Shape (in an image it repeats the polarity) and presentation states are left
-    aside.
+    Ignored are pixels that are not square (Pixel Spacing, Pixel Aspect Ratio), overlays, ICC
+    profiles, Presentation LUT Shape (in an image it repeats the polarity) and presentation states.
 
     Parameters
     ----------
     stream : BinaryIO
         The whole file, at its start.
     what : str
-        What the image is, for error messages. No value of the file appears in them but the
-        number of pixels and frames and the name of the compression.
+        What the image is, for error messages. The only values of the file in them are the numbers
+        of pixels and frames and the name of the compression.
     window : tuple of float, optional
         (low, high) in units after the rescale, for example HU, instead of the file's window.
         For colour, in 8-bit levels.
@@ -107,7 +106,7 @@ def read_dicom(stream: BinaryIO, *, what: str, window: Window | None = None) -> 
         own window or its colour space cannot be applied.
     """
     try:
-        import pydicom.pixels  # noqa: F401
+        from pydicom import pixels  # noqa: F401
     except ImportError:
         raise ImageError(
             f"{what}: this is a DICOM file, which needs pydicom 3 or newer; "
@@ -125,8 +124,8 @@ def read_dicom(stream: BinaryIO, *, what: str, window: Window | None = None) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # pydicom puts the values that it cannot read into warnings and into its log, and logs the
-    # path. The lock keeps two threads from restoring the warning filters in the wrong order.
+    # pydicom writes values that it cannot read into warnings and its log, and the path into its
+    # log. The lock keeps two threads from restoring the warning filters in the wrong order.
     thread = threading.get_ident()
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
@@ -150,7 +149,7 @@ def _read(stream: BinaryIO, what: str, window: Window | None) -> Image.Image:
 
     decoder = _decoder(stream, what)
     stream.seek(0)
-    header = dcmread(stream, stop_before_pixels=True, specific_tags=[*_PICTURE])
+    header = dcmread(stream, stop_before_pixels=True, specific_tags=[*_HEADER])
     if "Rows" not in header or "Columns" not in header:
         raise ImageError(
             f"{what}: this DICOM file holds no image; it is a report, a plan or the like, or it "
@@ -160,11 +159,11 @@ def _read(stream: BinaryIO, what: str, window: Window | None) -> Image.Image:
         raise several_frames(frames, what)
     require_size(int(header.Columns), int(header.Rows), what)
     stream.seek(0)
-    dataset = dcmread(stream, specific_tags=[*_PICTURE, *_PIXELS, *_OFFSETS])
+    dataset = dcmread(stream, specific_tags=[*_HEADER, *_PIXELS, *_OFFSETS])
     if not any(name in dataset for name in _PIXELS):
         raise ImageError(f"{what}: this DICOM file has no pixel data, or not all of it")
     values, properties = _decode(dataset, decoder, what)
-    # Frames that the header does not count.
+    # The header may count fewer frames than there are.
     if (frames := int(properties["number_of_frames"])) > 1:
         raise several_frames(frames, what)
     colour = str(properties["photometric_interpretation"])
@@ -176,7 +175,7 @@ def _read(stream: BinaryIO, what: str, window: Window | None) -> Image.Image:
 
 def _decoder(stream: BinaryIO, what: str) -> Decoder:
     from pydicom.filereader import read_dataset
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     stream.seek(132)
@@ -186,11 +185,11 @@ def _decoder(stream: BinaryIO, what: str) -> Decoder:
         raise ImageError(
             f"{what}: this DICOM file does not say how it is encoded (no Transfer Syntax UID)"
         )
-    # Its size is not known before all of it is in memory.
+    # Its size is unknown until all of it is in memory.
     if syntax == DeflatedExplicitVRLittleEndian:
         raise ImageError(
-            f"{what}: this DICOM file is deflated as a whole, which is not read; save it without "
-            "that, or with its pixels compressed"
+            f"{what}: this DICOM file is compressed as a whole (deflated), which is not supported; "
+            "save it without, or with only its pixels compressed"
         )
     try:
         return get_decoder(syntax)
@@ -225,7 +224,7 @@ def _decode(
 def _rgb(
     values: npt.NDArray[Any], dataset: Dataset, colour: str, what: str, window: Window | None
 ) -> npt.NDArray[np.uint8]:
-    from pydicom.pixels import apply_color_lut
+    from pydicom.pixels.processing import apply_color_lut
 
     if colour == "PALETTE COLOR":
         bits = dataset.RedPaletteColorLookupTableDescriptor[2]
@@ -237,6 +236,6 @@ def _rgb(
             f"{what}: the colours of this DICOM file are of a kind that cannot be converted to "
             "RGB; save it as RGB or YBR_FULL"
         )
-    whole = values.dtype == np.uint8 and bits == 8
-    levels = values if whole else to_uint8(values, 0, 2**bits - 1)
+    eight_bits = values.dtype == np.uint8 and bits == 8
+    levels = values if eight_bits else to_uint8(values, 0, 2**bits - 1)
     return levels if window is None else to_uint8(levels, *window)

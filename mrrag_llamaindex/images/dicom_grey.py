@@ -1,4 +1,4 @@
-"""From the stored grey values of a DICOM image to 8 bits, each step by `pydicom.pixels`."""
+"""Map the stored grey values of a DICOM image to 8 bits, each step by `pydicom.pixels`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def grey_levels(
     """Apply the modality transformation and the window of a DICOM image.
 
     The modality lookup table, else rescale slope and intercept; then ``window``, else the first
-    item of the file's VOI lookup tables, else its first window, else the range of the values,
-    pixel padding left out of it. The polarity is left to the caller.
+    item of the file's VOI lookup tables, else its first window, else the range of the values
+    without pixel padding. The polarity is left to the caller.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def grey_levels(
     ImageError
         If a value is not finite, or the file's window cannot be applied.
     """
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     _lift_functional_groups(dataset)
     # pydicom's lookup subtracts in the array's own type, which overflows in 8 and 16 bits.
@@ -77,12 +77,12 @@ def _lift_functional_groups(dataset: Dataset) -> None:
 
 
 def _windowed(values: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]:
-    from pydicom.pixels import apply_windowing
+    from pydicom.pixels.processing import apply_windowing
 
     dataset.VOILUTFunction = dataset.get("VOILUTFunction") or "LINEAR"
     with np.errstate(over="ignore"):
-        # What pydicom makes of the darkest and of the brightest value there is: with a negative
-        # slope its dark end is the greater number.
+        # The levels to which pydicom maps the darkest and the brightest value there is; with a
+        # negative slope its dark end is the greater number.
         dark, bright = apply_windowing(np.array([-1e300, 1e300]), dataset)
         if not np.isfinite([dark, bright]).all():
             raise ValueError
@@ -90,7 +90,7 @@ def _windowed(values: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint
 
 
 def _looked_up(values: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]:
-    from pydicom.pixels import apply_voi
+    from pydicom.pixels.processing import apply_voi
 
     table = dataset.VOILUTSequence[0]
     entries, first, bits = (int(value) for value in table.LUTDescriptor)

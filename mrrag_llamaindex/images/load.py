@@ -179,8 +179,8 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     """Pad an RGB image to a square in the mean colour, centred.
 
     Most processors resize the short edge and crop the centre, which cuts both sides of a wide
-    film. Padding keeps the whole of it. Where the difference of the sides is odd, the bottom or
-    right border is the wider by one pixel.
+    film; padding keeps them. Where the difference of the sides is odd, the bottom or right border
+    is wider by one pixel.
 
     The colour is ``int(255 * mean)``, truncated, as in LLaVA's ``expand2square``, with which
     LLaVA-Med was trained, and in transformers' ``LlavaImageProcessor``: (122, 116, 104) for the

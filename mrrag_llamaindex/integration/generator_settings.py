@@ -1,4 +1,4 @@
-"""The settings of `MRRAGLLaVA`: which model, how it is loaded, steered and asked."""
+"""The settings of `MRRAGLLaVA`: the model, its loading, steering and limits."""
 
 from __future__ import annotations
 

@@ -39,12 +39,8 @@ class MRRAGLLaVA(GeneratorSettings):
 
     Parameters
     ----------
-    model : str
-        ``"phantom"`` (small, synthetic, offline), a folder, or a hub id.
-    device : str
-        A torch device, or ``"auto"``: CUDA where present, else CPU.
-    policy : SteeringPolicy or None
-        How attention is steered: `IFA` by default, or any other policy; None turns it off.
+    model, device, policy, ...
+        The fields of `GeneratorSettings`, each with its description.
     ifa : IFA or None
         Short form of `policy`.
     profile : str or None

@@ -51,10 +51,10 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         Source of store, towers, weights and calibration; or give ``store``, ``towers`` and
         ``weights``.
     calibration : Calibration, path or False, optional
-        Gives every scored node a ``probability``. Without an index: none unless given. Other
+        Gives every scored node a ``probability``. Without an index: none by default. Other
         weights than the index's need their own, or False.
     top_n : int
-        Documents kept; with ``minimum_probability`` at most so many.
+        Documents kept; with ``minimum_probability`` their maximum number.
     minimum_probability : float, optional
         As for `MRRAGRetriever`. There is no ``abstain``: a threshold's error rate was shown for the
         best document of the whole store, not for what another retriever brings.

@@ -25,8 +25,9 @@ _SOURCE: ContextVar[ImageSource | None] = ContextVar("mrrag_query_image", defaul
 def query_image(image: ImageSource) -> Iterator[None]:
     """Ask about ``image`` in every retrieval inside the block.
 
-    The image is read by our retriever or postprocessor at the moment of retrieval and travels
-    on in the query's ticket, so a stream made inside the block may be read outside it.
+    The image is read once per question, at retrieval, and travels on in the question's ticket: a
+    stream made inside the block may be read outside it, and a file that is replaced afterwards
+    does not matter.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ class MRRAGRetriever(BaseRetriever):
         The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
         which were used.
     similarity_top_k : int
-        Documents returned; with ``minimum_probability`` at most so many.
+        Documents returned; with ``minimum_probability`` their maximum number.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion

@@ -89,19 +89,19 @@ class Selection:
         InputError
             If a probability is needed and the question is not complete.
         """
-        kept = list(scores[: self.maximum_documents])
+        scores = scores[: self.maximum_documents]
         if self.calibration is None:
-            return [{} for _ in kept]
+            return [{} for _ in scores]
         if not complete:
             if self.abstain or self.minimum_probability is not None:
                 raise InputError(
                     "the calibration was fitted on questions with an image and a text, and this "
                     "one lacks one of them: ask it without minimum_probability and abstain"
                 )
-            return [{} for _ in kept]
-        known = [score for score in kept if score is not None]
+            return [{} for _ in scores]
+        known = [score for score in scores if score is not None]
         values: list[float | None] = list(self.calibration.probability(known).tolist())
-        values += [None] * (len(kept) - len(known))
+        values += [None] * (len(scores) - len(known))
         if self.abstain:
             self._check_best(values[0])
         if self.minimum_probability is None:

@@ -52,26 +52,18 @@ class MRRAGSynthesizer(BaseSynthesizer):
         """Take no prompts: the layout is the model's own."""
 
     def synthesize(
-        self,
-        query: QueryTextType,
-        nodes: list[NodeWithScore],
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
+        self, query: QueryTextType, nodes: list[NodeWithScore], *args: Any, **kwargs: Any
     ) -> RESPONSE_TYPE:
         """Answer ``query`` from ``nodes``; see the class for what is refused."""
         _require_ticket(nodes)
-        return super().synthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return super().synthesize(query, nodes, *args, **kwargs)
 
     async def asynthesize(
-        self,
-        query: QueryTextType,
-        nodes: list[NodeWithScore],
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
+        self, query: QueryTextType, nodes: list[NodeWithScore], *args: Any, **kwargs: Any
     ) -> RESPONSE_TYPE:
         """Answer ``query`` from ``nodes``; see the class for what is refused."""
         _require_ticket(nodes)
-        return await super().asynthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return await super().asynthesize(query, nodes, *args, **kwargs)
 
     def get_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any

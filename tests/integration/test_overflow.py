@@ -43,7 +43,7 @@ def test_overflowing_evidence_is_attributed_in_every_call(long_index, hospital, 
     ticket = response.source_nodes[0].node._ticket
     for ordinal, document in enumerate(ticket.documents):
         # Every word that any call was shown under this ordinal is a word of this document.
-        assert set(ticket.shown[ordinal].split()) == set(document.text.split())
+        assert set(ticket.texts[ordinal].split()) == set(document.text.split())
     assert "mrrag:" not in str(response)
 
 
@@ -53,6 +53,6 @@ def test_all_words_of_all_documents_are_shown_over_the_calls(long_index, hospita
     image = hospital.images["patient-03"]
     response = engine.query(QueryBundle(QUESTION, image_path=image))
     ticket = response.source_nodes[0].node._ticket
-    shown = sum(len(text.split()) for text in ticket.shown.values())
+    shown = sum(len(text.split()) for text in ticket.texts.values())
     whole = sum(len(document.text.split()) for document in ticket.documents)
     assert shown == whole

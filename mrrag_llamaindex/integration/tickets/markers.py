@@ -77,7 +77,7 @@ def strip(text: str, ticket_id: str | None = None) -> str:
     def keep(match: re.Match[str]) -> str:
         if ticket_id is not None and match[1] != ticket_id:
             return match[0]
-        # The blank behind a continuation marker was written with it.
+        # The blank after a continuation marker was written with it.
         return ""
 
     text = re.sub(_MARKER.pattern.replace("([bce])", "(c)") + " ?", keep, text)
@@ -87,9 +87,9 @@ def strip(text: str, ticket_id: str | None = None) -> str:
 def find_segments(text: str, ticket: Ticket) -> list[Segment]:
     """Find which parts of which documents of ``ticket`` stand in ``text``, in order.
 
-    Whole documents lie between their begin and end markers. A part cut by a splitter lacks one
-    of them: its words before the first marker and behind the last are told from the host's own
-    by comparing them with the document's words.
+    Complete documents lie between their begin and end markers. A part cut by a splitter lacks one
+    of them: its words before the first marker and after the last are distinguished from the host's
+    own by comparing them with the document's words.
     """
     marks = [match for match in _MARKER.finditer(text) if match[1] == ticket.ticket_id]
     segments: list[Segment] = []

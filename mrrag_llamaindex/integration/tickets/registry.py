@@ -43,7 +43,7 @@ class Ticket:
     documents : tuple of PromptDocument
     answers : list of Answer
         One per LLM call made with this evidence, in order of completion.
-    shown : dict of int to str
+    texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
     used : float
@@ -55,7 +55,7 @@ class Ticket:
     question: str
     documents: tuple[PromptDocument, ...]
     answers: list[Answer] = field(default_factory=list)
-    shown: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
 
@@ -138,7 +138,7 @@ class TicketRegistry:
             excess -= ticket.memory
 
     def is_ours(self, ticket_id: str) -> bool:
-        """Whether this registry issued ``ticket_id``, held or evicted; forgeries are not ours."""
+        """Whether this registry issued ``ticket_id``, which may be evicted by now."""
         try:
             raw = base64.urlsafe_b64decode(ticket_id)
         except ValueError:

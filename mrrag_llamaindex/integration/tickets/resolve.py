@@ -1,4 +1,4 @@
-"""From what a host sends to what is asked: ticket, image, documents, question.
+"""From the messages of a host to a request: ticket, image, documents, question.
 
 One function stands behind all entry points of `MRRAGLLaVA`.
 """
@@ -170,8 +170,8 @@ def _documents(
     documents = []
     if ticket is not None:
         for ordinal, text in texts.items():
-            ticket.shown[ordinal] = _join(ticket.shown.get(ordinal, ""), text)
-        for ordinal, text in sorted(dict(ticket.shown if refine else texts).items()):
+            ticket.texts[ordinal] = _join(ticket.texts.get(ordinal, ""), text)
+        for ordinal, text in sorted((ticket.texts.copy() if refine else texts).items()):
             documents.append(replace(ticket.documents[ordinal], text=text))
     for host in hosts:
         if text := readable(host.context):
