@@ -72,11 +72,11 @@ class QueryImage:
 
     @property
     def memory(self) -> int:
-        """Bytes held now: the encoded file, and three per decoded pixel."""
+        """Bytes held now: the encoded file, and four per decoded pixel, as Pillow holds RGB."""
         if isinstance(self.content, Image.Image):
-            return 3 * self.content.width * self.content.height
+            return 4 * self.content.width * self.content.height
         decoded = self.__dict__.get("rgb")
-        return len(self.content) + (3 * decoded.width * decoded.height if decoded else 0)
+        return len(self.content) + (4 * decoded.width * decoded.height if decoded else 0)
 
     def release_pixels(self) -> None:
         """Drop decoded pixels that can be decoded again from the file's bytes."""

@@ -15,7 +15,7 @@ from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 from mrrag_llamaindex.integration.trace import verbatim_answer
 
 SIDE = 100
-PIXELS = 3 * SIDE * SIDE
+PIXELS = 4 * SIDE * SIDE
 
 
 def film(seed: int = 0) -> Image.Image:
