@@ -25,7 +25,7 @@ from mrrag_llamaindex.steering.policies.registry import POLICIES
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
-def described(policy: SteeringPolicy | None) -> dict[str, Any] | None:
+def policy_as_dict(policy: SteeringPolicy | None) -> dict[str, Any] | None:
     """Write a policy as plain values: its name in `POLICIES`, and its fields."""
     if policy is None:
         return None
@@ -34,8 +34,8 @@ def described(policy: SteeringPolicy | None) -> dict[str, Any] | None:
     return {"name": names.get(kind, kind.__name__), **asdict(policy)}  # type: ignore[call-overload]
 
 
-def restored(value: Any) -> Any:
-    """Read what `described` wrote; anything else is returned as it is.
+def policy_from_dict(value: Any) -> Any:
+    """Read what `policy_as_dict` wrote; anything else is returned as it is.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class GeneratorSettings(EntryPoints):
         description="\"auto\" (checkpoint's on CUDA, float32 on CPU), or a torch dtype's name.",
     )
     policy: Annotated[
-        SteeringPolicy | None, BeforeValidator(restored), PlainSerializer(described)
+        SteeringPolicy | None, BeforeValidator(policy_from_dict), PlainSerializer(policy_as_dict)
     ] = Field(
         default_factory=IFA,
         description="Steering of attention, with ifa= as the short form; None turns it off.",
@@ -120,7 +120,7 @@ class GeneratorSettings(EntryPoints):
         return {"policy" if key == "ifa" else key: value for key, value in data.items()}
 
     def _load(self) -> LlavaEngine:
-        """Load the model with the critical layers that are known of it.
+        """Load the model with its known critical layers.
 
         Raises
         ------

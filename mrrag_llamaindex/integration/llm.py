@@ -26,7 +26,6 @@ from mrrag_llamaindex.integration.trace import answer_facts, verbatim_answer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
 
@@ -41,8 +40,9 @@ class MRRAGLLaVA(GeneratorSettings):
     Parameters
     ----------
     model, device, policy, ...
-        The fields of `GeneratorSettings`, each with its description; ``ifa=`` is the short form
-        of ``policy=``.
+        The fields of `GeneratorSettings`, each with its description.
+    ifa : IFA or None
+        Short form of `policy`.
     profile : str or None
         A profile that ``mrrag find-layers`` wrote. Without it the one kept for this very model is
         taken, if there is one; a profile of another model is refused.
