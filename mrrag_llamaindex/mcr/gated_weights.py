@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights, SavedWeights
 
 _ARRAYS = ("hidden_weight", "hidden_bias", "out_weight", "out_bias")

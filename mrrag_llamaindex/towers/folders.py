@@ -74,14 +74,16 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
     """
     import torch
 
-    model, told = kind.from_pretrained(
+    model, report = kind.from_pretrained(
         str(folder),
         local_files_only=True,
         output_loading_info=True,
         dtype=torch.float32,
         **settings,
     )
-    absent = sorted(told["missing_keys"]) + sorted(str(k) for k in told.get("mismatched_keys", ()))
+    absent = sorted(report["missing_keys"]) + sorted(
+        str(k) for k in report.get("mismatched_keys", ())
+    )
     layer = getattr(model, "pooler", None)
     if not pooler and layer is not None and any(True for _ in layer.parameters()):
         model.pooler = None

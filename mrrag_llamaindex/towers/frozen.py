@@ -109,8 +109,8 @@ class FrozenTower:
     @property
     def identity(self) -> str:
         """``"frozen@<16 hex digits>"`` of heads, encoders and settings, not of their places."""
-        told = [{**one, "source": ""} for one in self._references.values()]
-        return make_identity(self.name, told, weights_digest(self._heads))
+        references = [{**one, "source": ""} for one in self._references.values()]
+        return make_identity(self.name, references, weights_digest(self._heads))
 
     def embed_images(
         self, images: Sequence[Image.Image], batch_size: int = 32
@@ -150,7 +150,7 @@ class FrozenTower:
         references = write_backbones(target, backbones, self._references, copy_backbones)
         state = self._heads.state_dict()
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
-        told = {
+        data = {
             "kind": self.name,
             "format": 1,
             "image_head": self._head("image").settings,
@@ -158,7 +158,7 @@ class FrozenTower:
             "record": self.record,
             **references,
         }
-        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         self.source = str(target.resolve())
 
     @classmethod
@@ -190,15 +190,15 @@ class FrozenTower:
 
         where = Path(folder).resolve()
         try:
-            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+            data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             heads = FittedHeads(
-                ProjectionHead(**told["image_head"]),
-                ProjectionHead(**told["text_head"]),
-                told["record"],
+                ProjectionHead(**data["image_head"]),
+                ProjectionHead(**data["text_head"]),
+                data["record"],
             )
             tensors = load_file(where / HEADS_FILE)
             nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
-            references = {key: told[key] for key in ("image_backbone", "text_backbone")}
+            references = {key: data[key] for key in ("image_backbone", "text_backbone")}
         # Damaged files raise errors of json, safetensors and torch alike.
         except Exception as error:
             raise TowerError(

@@ -69,10 +69,12 @@ class HFDualTower(TorchTower):
                     f"a model of type {self.name!r} has no {method}, so it is not a dual encoder "
                     "of images and texts (CLIP, SigLIP and the like are)"
                 )
-        most = _token_limit(model.config, tokenizer)
-        limit = most if text_token_limit is None else text_token_limit
-        if limit > most:
-            raise ValueError(f"text_token_limit is {limit}, the model reads at most {most} tokens")
+        capacity = _token_limit(model.config, tokenizer)
+        limit = capacity if text_token_limit is None else text_token_limit
+        if limit > capacity:
+            raise ValueError(
+                f"text_token_limit is {limit}, the model reads at most {capacity} tokens"
+            )
         # SigLIP takes the last position, whatever stands there, and was trained on full length.
         padding = "max_length" if self.name.startswith("siglip") else "longest"
         crops = bool(getattr(image_processor, "do_center_crop", False))

@@ -178,8 +178,8 @@ class ResNetBertTower(TorchTower):
         save_file(tensors, target / WEIGHTS_FILE)
         self.texts.save(target)
         self.images.save(target)
-        told = {"kind": self.name, "format": 1, **self.settings()}
-        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        data = {"kind": self.name, "format": 1, **self.settings()}
+        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         self.source = str(target.resolve())
 
     @classmethod
@@ -196,26 +196,26 @@ class ResNetBertTower(TorchTower):
 
         where = Path(folder).resolve()
         try:
-            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+            data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             network = _fresh_network(
-                ResNetConfig.from_dict(told["image_config"]),
-                BertConfig.from_dict(told["text_config"]),
-                told["dimension"],
-                told["text_pooling"],
+                ResNetConfig.from_dict(data["image_config"]),
+                BertConfig.from_dict(data["text_config"]),
+                data["dimension"],
+                data["text_pooling"],
                 seed=0,
             )
             network.load_state_dict(load_file(where / WEIGHTS_FILE))
             tokenizer = read_tokenizer(where)
-            kept = told["texts"]
+            kept = data["texts"]
             texts = TextWindows(tokenizer, kept["limit"], kept["long_text"], kept["padding"])
-            images = ImagePreparation.load(where, pad=told["images"]["pad"])
+            images = ImagePreparation.load(where, pad=data["images"]["pad"])
         # Damaged files raise errors of json, safetensors, torch and transformers alike.
         except Exception as error:
             raise TowerError(
                 f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
             ) from error
         tower = cls(network, images, texts, source=str(where), device=device)
-        tower._configs = {key: told[key] for key in ("image_config", "text_config")}
+        tower._configs = {key: data[key] for key in ("image_config", "text_config")}
         return tower
 
     def settings(self) -> dict[str, Any]:
@@ -252,8 +252,10 @@ def _windows(
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, the BERT only {text_config.vocab_size}"
         )
-    most = min(text_config.max_position_embeddings, tokenizer.model_max_length)
-    limit = most if text_token_limit is None else text_token_limit
-    if limit > most:
-        raise ValueError(f"text_token_limit is {limit}, the encoder reads at most {most} tokens")
+    capacity = min(text_config.max_position_embeddings, tokenizer.model_max_length)
+    limit = capacity if text_token_limit is None else text_token_limit
+    if limit > capacity:
+        raise ValueError(
+            f"text_token_limit is {limit}, the encoder reads at most {capacity} tokens"
+        )
     return TextWindows(tokenizer, limit, long_text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreement
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
@@ -135,7 +135,7 @@ def _fusion(
         out.parent.mkdir(parents=True, exist_ok=True)
         mine(fit.questions, store, towers, confidence, out, settings, progress)
         found = read_training_set(out)
-    examples = [Candidates.of_record(record).example for record in found.usable]
+    examples = [FusionQuestion.of_record(record).example for record in found.usable]
     known = [item for item in examples if item is not None]
     if len(known) < LEAST_EXAMPLES or len({item.patient_id for item in known}) < 3:
         return FusionWeights(), (

@@ -79,8 +79,8 @@ class TransformersTextBackbone(TransformersBackbone):
         try:
             model = read_model(AutoModel, folder, pooler=False)
             tokenizer = read_tokenizer(folder)
-            most = int(min(_positions(model.config), tokenizer.model_max_length))
-            texts = TextWindows(tokenizer, text_token_limit or most, long_text)
+            capacity = int(min(_positions(model.config), tokenizer.model_max_length))
+            texts = TextWindows(tokenizer, text_token_limit or capacity, long_text)
             return cls(model, texts, pooling, absolute_source(source))
         except TowerError:
             raise
@@ -93,9 +93,11 @@ class TransformersTextBackbone(TransformersBackbone):
         from transformers import AutoModel
 
         try:
-            told = reference["texts"]
+            settings = reference["texts"]
             tokenizer = read_tokenizer(preparation)
-            texts = TextWindows(tokenizer, told["limit"], told["long_text"], told["padding"])
+            texts = TextWindows(
+                tokenizer, settings["limit"], settings["long_text"], settings["padding"]
+            )
             model = read_model(AutoModel, weights, pooler=False)
             return cls(model, texts, reference["pooling"], str(weights))
         except TowerError:
