@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,22 @@ def absolute_source(source: str) -> str:
     """Folder names absolute, hub ids as they are."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.is_dir() else source
+
+
+@contextmanager
+def reading(what: str, source: str) -> Iterator[None]:
+    """Turn whatever a damaged or foreign folder raises into a `TowerError` that names both.
+
+    Such files raise errors of json, safetensors, torch and transformers alike.
+    """
+    try:
+        yield
+    except TowerError:
+        raise
+    except Exception as error:
+        raise TowerError(
+            f"{source!r} cannot be read as {what} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -24,6 +24,7 @@ from mrrag_llamaindex.towers.base import (
     check_texts,
     unit_rows,
 )
+from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 
@@ -189,7 +190,7 @@ class FrozenTower:
         from safetensors.torch import load_file
 
         where = Path(folder).resolve()
-        try:
+        with reading("a tower", str(folder)):
             data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             heads = FittedHeads(
                 ProjectionHead(**data["image_head"]),
@@ -199,11 +200,6 @@ class FrozenTower:
             tensors = load_file(where / HEADS_FILE)
             nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
             references = {key: data[key] for key in ("image_backbone", "text_backbone")}
-        # Damaged files raise errors of json, safetensors and torch alike.
-        except Exception as error:
-            raise TowerError(
-                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
         given = (image_backbone, text_backbone)
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)

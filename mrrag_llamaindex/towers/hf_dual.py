@@ -15,6 +15,7 @@ from mrrag_llamaindex.towers.folders import (
     model_folder,
     read_model,
     read_tokenizer,
+    reading,
 )
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
@@ -115,17 +116,10 @@ class HFDualTower(TorchTower):
         from transformers import AutoModel
 
         folder = model_folder(source)
-        try:
+        with reading("a dual encoder with its tokenizer and image processor", source):
             model = read_model(AutoModel, folder)
             tokenizer = read_tokenizer(folder)
             processor = ImagePreparation.load(folder).processor
-        except TowerError:
-            raise
-        except Exception as error:
-            raise TowerError(
-                f"towers {source!r} cannot be read as a dual encoder with its tokenizer and image "
-                f"processor ({type(error).__name__}: {error})"
-            ) from error
         return cls(
             model,
             tokenizer,

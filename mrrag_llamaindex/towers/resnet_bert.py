@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer
+from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
@@ -145,16 +144,11 @@ class ResNetBertTower(TorchTower):
         from transformers import BertModel, ResNetModel
 
         image_folder, text_folder = model_folder(image_encoder), model_folder(text_encoder)
-        try:
+        with reading("a ResNet and a BERT", f"{image_encoder} and {text_encoder}"):
             resnet = read_model(ResNetModel, image_folder)
             bert = read_model(BertModel, text_folder, add_pooling_layer=False)
             tokenizer = read_tokenizer(text_folder)
             stated = ImagePreparation.load(image_folder).processor
-        except Exception as error:
-            raise TowerError(
-                f"the encoders {image_encoder!r} and {text_encoder!r} could not be read as a "
-                f"ResNet and a BERT ({type(error).__name__}: {error})"
-            ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = ResNetBertNetwork(resnet, bert, dimension, text_pooling)
@@ -195,7 +189,7 @@ class ResNetBertTower(TorchTower):
         from transformers import BertConfig, ResNetConfig
 
         where = Path(folder).resolve()
-        try:
+        with reading("a tower", str(folder)):
             data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             network = _fresh_network(
                 ResNetConfig.from_dict(data["image_config"]),
@@ -209,11 +203,6 @@ class ResNetBertTower(TorchTower):
             kept = data["texts"]
             texts = TextWindows(tokenizer, kept["limit"], kept["long_text"], kept["padding"])
             images = ImagePreparation.load(where, pad=data["images"]["pad"])
-        # Damaged files raise errors of json, safetensors, torch and transformers alike.
-        except Exception as error:
-            raise TowerError(
-                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
         tower = cls(network, images, texts, source=str(where), device=device)
         tower._configs = {key: data[key] for key in ("image_config", "text_config")}
         return tower

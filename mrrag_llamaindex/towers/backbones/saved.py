@@ -107,11 +107,12 @@ def _place(folder: Path, reference: dict[str, Any]) -> Path:
 
 def _check_same(key: str, backbone: Any, stored: dict[str, Any]) -> None:
     reference = backbone.reference()
+    digest = str(reference.get("sha256"))
     what = key.replace("_", " ")
-    if reference.get("sha256") != stored["sha256"]:
+    if digest != stored["sha256"]:
         raise TowerError(
             f"the {what} at {stored['source']!r} has other weights than those that the heads were "
-            f"fitted on (sha256 {stored['sha256'][:12]}..., found {str(reference.get('sha256'))[:12]}"
+            f"fitted on (sha256 {stored['sha256'][:12]}..., found {digest[:12]}"
             "...); restore them or fit the heads again"
         )
     for name, value in stored.items():

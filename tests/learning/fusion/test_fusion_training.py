@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
@@ -283,12 +282,6 @@ def test_intervals_that_touch_are_not_apart():
 def test_a_tie_at_rank_one_is_shared():
     tied = FusionQuestion("p", np.zeros((4, 3)), np.array([True, False, False, False]), None)
     assert tied.hit(FusionWeights()) == 0.25
-
-
-def test_the_bootstrap_draws_patients_with_all_their_questions():
-    # Two patients, ten equal questions each: only 0, 1/2 and 1 can come up.
-    hits = {"x": np.repeat([0.0, 1.0], 10)}
-    assert bootstrap_by_patient(hits, ["a"] * 10 + ["b"] * 10, 0)["x"] == (0.0, 1.0)
 
 
 def test_a_mined_record_is_measured_by_all_that_supports_and_learned_from_its_labels():
