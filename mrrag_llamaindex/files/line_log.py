@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from filelock import BaseFileLock, FileLock, Timeout
 from typing_extensions import Self
@@ -145,13 +144,3 @@ def _locked(path: Path, instead: str) -> BaseFileLock:
     except OSError as error:
         raise unusable(path, error, "written") from None
     return lock
-
-
-class Closing(AbstractContextManager[Any]):
-    """A context manager that is itself, and closes itself."""
-
-    def close(self) -> None:
-        """Let go of what is held."""
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -24,6 +24,7 @@ from mrrag_llamaindex.towers.base import (
     check_texts,
     unit_rows,
 )
+from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 
@@ -109,8 +110,8 @@ class FrozenTower:
     @property
     def identity(self) -> str:
         """``"frozen@<16 hex digits>"`` of heads, encoders and settings, not of their places."""
-        told = [{**one, "source": ""} for one in self._references.values()]
-        return make_identity(self.name, told, weights_digest(self._heads))
+        references = [{**one, "source": ""} for one in self._references.values()]
+        return make_identity(self.name, references, weights_digest(self._heads))
 
     def embed_images(
         self, images: Sequence[Image.Image], batch_size: int = 32
@@ -150,7 +151,7 @@ class FrozenTower:
         references = write_backbones(target, backbones, self._references, copy_backbones)
         state = self._heads.state_dict()
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
-        told = {
+        data = {
             "kind": self.name,
             "format": 1,
             "image_head": self._head("image").settings,
@@ -158,7 +159,7 @@ class FrozenTower:
             "record": self.record,
             **references,
         }
-        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         self.source = str(target.resolve())
 
     @classmethod
@@ -189,21 +190,16 @@ class FrozenTower:
         from safetensors.torch import load_file
 
         where = Path(folder).resolve()
-        try:
-            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+        with reading("a tower", str(folder)):
+            data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             heads = FittedHeads(
-                ProjectionHead(**told["image_head"]),
-                ProjectionHead(**told["text_head"]),
-                told["record"],
+                ProjectionHead(**data["image_head"]),
+                ProjectionHead(**data["text_head"]),
+                data["record"],
             )
             tensors = load_file(where / HEADS_FILE)
             nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
-            references = {key: told[key] for key in ("image_backbone", "text_backbone")}
-        # Damaged files raise errors of json, safetensors and torch alike.
-        except Exception as error:
-            raise TowerError(
-                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
+            references = {key: data[key] for key in ("image_backbone", "text_backbone")}
         given = (image_backbone, text_backbone)
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)

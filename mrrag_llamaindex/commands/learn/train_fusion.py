@@ -26,8 +26,8 @@ from mrrag_llamaindex.commands.options import (
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
     from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 _PHANTOM_QUESTIONS = 500
@@ -127,14 +127,14 @@ def _wanted(comparison: FusionComparison, terms: int, gated: bool) -> AnyWeights
     return comparison.four_terms.weights
 
 
-def _mined(path: Path) -> tuple[list[Candidates], str]:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
+def _mined(path: Path) -> tuple[list[FusionQuestion], str]:
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.learning.mining.records import read_training_set
 
     mined = read_training_set(path)
     if not mined.usable:
         raise InputError(f"{path.name} holds no question that there is something to learn from")
-    return [Candidates.of_record(record) for record in mined.usable], mined.header.towers_identity
+    return [FusionQuestion.of_record(record) for record in mined.usable], mined.header.towers_identity
 
 
 def _over_seeds(

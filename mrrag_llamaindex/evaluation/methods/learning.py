@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
@@ -136,7 +136,7 @@ def _fusion(
         out.parent.mkdir(parents=True, exist_ok=True)
         mine(fit.questions, store, towers, confidence, out, settings, progress)
         records = read_training_set(out).usable
-    examples = [Candidates.of_record(record).example for record in records]
+    examples = [FusionQuestion.of_record(record).example for record in records]
     known = [item for item in examples if item is not None]
     if len(known) < LEAST_EXAMPLES or len({item.patient_id for item in known}) < 3:
         return FusionWeights(), (

@@ -79,16 +79,16 @@ class RecallTable:
         apart = {*beyond, CHANCE}
         paper = {name: value for name, value in self.recall.items() if name not in apart}
         ci = {name: self.ci[name] for name in self.ci if name.partition("-")[0] not in apart}
-        found: dict[str, Any] = {"recall_at_1": paper, "ci": ci, "n": self.n}
+        data: dict[str, Any] = {"recall_at_1": paper, "ci": ci, "n": self.n}
         if CHANCE in self.recall:
-            found[CHANCE] = self.recall[CHANCE]
+            data[CHANCE] = self.recall[CHANCE]
         for name in beyond:
             difference = f"{name}-learned"
-            found[name] = {
+            data[name] = {
                 "recall_at_1": self.recall[name],
                 "ci": self.ci[name],
                 "minus_learned": self.recall[name] - self.recall["learned"],
                 "minus_learned_ci": self.ci[difference],
                 "verdict": self.verdict(difference),
             }
-        return found
+        return data

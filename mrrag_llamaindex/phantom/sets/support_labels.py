@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.mcr.score import ALL_TERMS, similarity_terms
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
 
@@ -30,18 +30,18 @@ def label_phantom(
     queries: int = 200,
     patients: int = 500,
     regime: Regime = "combination",
-) -> list[Candidates]:
+) -> list[FusionQuestion]:
     """Draw a corpus and questions about other patients, and label every pair by its truth."""
     corpus = make_corpus(seed, patients=patients, queries=queries, regime=regime)
     return label_corpus(corpus, towers)
 
 
-def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[Candidates]:
+def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[FusionQuestion]:
     """Embed a corpus and its questions, and label every pair of every question.
 
     Returns
     -------
-    list of Candidates
+    list of FusionQuestion
         One for each question, with all pairs of the corpus and the four similarities.
     """
     labelled = []
@@ -49,7 +49,7 @@ def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[Candidates]:
         patient_id = query.study.patient_id
         right = np.array([s.supports(query.finding, query.answer) for s in corpus.studies])
         example = _example(patient_id, terms, right, vector)
-        labelled.append(Candidates(patient_id, terms, right, example, vector))
+        labelled.append(FusionQuestion(patient_id, terms, right, example, vector))
     return labelled
 
 

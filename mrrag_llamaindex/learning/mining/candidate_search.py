@@ -22,7 +22,7 @@ SAME_IMAGE = 1.0 - 1e-6
 """Cosine of two images that are one: the question's own, stored under another patient or none."""
 
 
-def candidates(
+def find_candidates(
     store: PairStore,
     q_image: NDArray[np.float32],
     q_text: NDArray[np.float32],
@@ -37,10 +37,10 @@ def candidates(
     weights = settings.weights.weights_for(q_image, q_text)
     rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
     if settings.pool == "each_term":
-        some = math.ceil(count / (1 + len(TERMS)))
+        share = math.ceil(count / (1 + len(TERMS)))
         for row in np.eye(len(TERMS)).tolist():
             single = FusionWeights(*row)
-            rankings.append(_allowed(store, q_image, q_text, single, some, exclude))
+            rankings.append(_allowed(store, q_image, q_text, single, share, exclude))
     chosen: dict[str, Hit] = {}
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
         if len(chosen) < count:
