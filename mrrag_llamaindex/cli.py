@@ -10,11 +10,10 @@ def main() -> None:
     try:
         from mrrag_llamaindex.commands.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("rich", "typer"):
             raise
-        print(
-            f'error: mrrag needs {error.name}: pip install "mrrag-llamaindex[cli]"', file=sys.stderr
-        )
+        print(f'error: mrrag needs {missing}: pip install "mrrag-llamaindex[cli]"', file=sys.stderr)
         raise SystemExit(2) from None
     app()
 

@@ -75,7 +75,8 @@ class Looks:
     def __call__(self, images: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Mean squared distance to what the pictures of those numbers look like."""
         target = self.target[torch.from_numpy(rows)]
-        return (images[:, :LOOKS] - target).square().sum(dim=1).mean()
+        distance: Tensor = (images[:, :LOOKS] - target).square().sum(dim=1).mean()
+        return distance
 
 
 def say_the_same(kinds: list[tuple[tuple[bool, ...], frozenset[int]]]) -> Tensor:

@@ -8,15 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.text import Text
+
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mrrag_llamaindex.evaluation.data.data_set import Problem
     from mrrag_llamaindex.evaluation.data.prediction import Prediction
     from mrrag_llamaindex.evaluation.report.table import ResultTable
     from mrrag_llamaindex.evaluation.run.records import Evaluation
 
+_WIDE, _NARROW = 116, 96
+_WIDE_ONLY = ("precision", "recall", "yes F1")
 _INCOMPLETE = "left out of the data, or incomplete"
 
 
@@ -79,10 +86,7 @@ def _print(
     problems: Sequence[Problem],
     out: Path | None,
 ) -> None:
-    from rich.console import Console
-
     from mrrag_llamaindex.evaluation.report.notes import grid_lines
-    from mrrag_llamaindex.evaluation.report.table_formats import to_rich
 
     screen = Console(highlight=False)
     screen.print(to_rich(table, screen.width))
@@ -99,6 +103,40 @@ def _print(
         output.append(f"answers, tables and plot: {out}")
     for line in output:
         screen.print(line, markup=False, soft_wrap=True)
+
+
+def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
+    """Return the table for a console of ``width`` columns.
+
+    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
+    macro F1 where intervals would be broken; the caption says so.
+    """
+    from mrrag_llamaindex.evaluation.report.table_formats import cells, notes
+
+    head, *lines = cells(table)
+    sentences = notes(table)
+    hidden: tuple[str, ...] = () if width >= _WIDE else _WIDE_ONLY
+    tight = width < _NARROW
+    if tight and table.comparisons:
+        hidden = (*hidden, "McNemar p")
+    columns = [place for place, name in enumerate(head) if name not in hidden]
+    gap = 1 if tight else 2
+    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in columns)
+    if tight and needed > width + gap:
+        hidden = ("macro F1", *hidden)
+        columns.remove(head.index("macro F1"))
+    if hidden:
+        sentences.append(f"A wider console also shows {', '.join(hidden)}.")
+    rendered = console.plain_table(gap)
+    rendered.caption_justify = "left"
+    for place in columns:
+        # Of text, not markup: a method may be named "[x]".
+        first = place == 0
+        rendered.add_column(Text(head[place]), justify="left" if first else "right", no_wrap=first)
+    for line in lines:
+        rendered.add_row(*(Text(line[place]) for place in columns))
+    rendered.caption = Text(" ".join(sentences))
+    return rendered
 
 
 def rescore(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.data import check_copy
+from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions, data_noise
+from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
+from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     NOTICE,
@@ -28,9 +31,6 @@ from mrrag_llamaindex.commands.options import (
 )
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
 _POLICIES = (OFF, *POLICIES)
 _LAST_SEED = 999
@@ -112,30 +112,22 @@ def noise(
     as_json: AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
-    from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
-
     synthetic = data == defaults.PHANTOM
-    options_of_data = {
-        "--root": root,
-        "--question-file": question_file,
-        "--report-file": report_file,
-        "--images": images,
-        "--facts": facts,
-        "--question-facts": question_facts,
-        "--weights": weights,
-        "--validation": validation,
+    given = {
+        "root": root,
+        "question_file": question_file,
+        "report_file": report_file,
+        "images": images,
+        "facts": facts,
+        "question_facts": question_facts,
+        "weights": weights,
+        "validation": validation,
     }
-    if synthetic:
-        _none_of(options_of_data)
-    where = None if synthetic else _where(data, options_of_data, towers)
+    where = _none_of(given) if synthetic else _where(data, given, towers)
     names = _policies(policies)
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
     kinds = _scores(scores, synthetic, weights)
-    # Only now torch is imported: what is wrong with the options is said at once.
-    from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
-    from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
-
     options = NoiseOptions(
         policies=names,
         scores=kinds,
@@ -169,8 +161,8 @@ def noise(
         typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
 
 
-def _none_of(options_of_data: dict[str, Any]) -> None:
-    named = [option for option, value in options_of_data.items() if value is not None]
+def _none_of(given: dict[str, Any]) -> None:
+    named = [f"--{name}".replace("_", "-") for name, value in given.items() if value is not None]
     if named:
         raise InputError(
             f"--data phantom draws its own studies and learns on others; leave {', '.join(named)} "
@@ -212,26 +204,14 @@ def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[A
     return tuple(dict.fromkeys(kinds))
 
 
-def _where(data: str, options_of_data: dict[str, Any], towers: str | None) -> DataOptions:
-    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
-
-    root = check_copy(data, options_of_data["--root"], towers)
-    if options_of_data["--facts"] is None:
+def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
+    check_copy(data, given["root"], towers)
+    if given["facts"] is None:
         raise InputError(
             f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
             "(1, 0, -1 or nothing, as CheXpert and CheXbert label reports): a document counts as "
             "relevant if its labels agree with those of the question's own report, and nothing "
             "else in the data says what is relevant"
         )
-    share = options_of_data["--validation"]
-    return DataOptions(
-        data=data,
-        root=root,
-        facts=options_of_data["--facts"],
-        question_facts=options_of_data["--question-facts"],
-        question_file=options_of_data["--question-file"],
-        report_file=options_of_data["--report-file"],
-        images=options_of_data["--images"],
-        weights=options_of_data["--weights"],
-        validation=_VALIDATION if share is None else share,
-    )
+    share = _VALIDATION if given["validation"] is None else given["validation"]
+    return DataOptions(**{**given, "data": data, "validation": share})

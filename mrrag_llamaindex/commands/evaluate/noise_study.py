@@ -21,19 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """What is measured, whatever the data.
-
-    Attributes
-    ----------
-    policies : tuple of str
-    scores : tuple of {"true", "mcr"}
-    documents : int
-        K, even.
-    seed, count : int
-    towers : str
-    model : ModelOptions
-    batch_size : int
-    """
+    """What is measured, whatever the data; ``documents`` is K, an even number."""
 
     policies: tuple[str, ...]
     scores: tuple[Scores, ...]

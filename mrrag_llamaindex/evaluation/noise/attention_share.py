@@ -92,7 +92,8 @@ def document_shares(masses: Masses, layers: Collection[int], rows: str = "questi
         raise ValueError(f"rows is {rows!r}; there are: {', '.join(ROWS)}")
     of_layers = masses[:, ROWS.index(rows), sorted(layers), :].sum(axis=1)
     total = of_layers.sum(axis=1, keepdims=True)
-    return np.divide(of_layers, total, out=np.full_like(of_layers, np.nan), where=total > 0)
+    shares: Shares = np.full_like(of_layers, np.nan)
+    return np.divide(of_layers, total, out=shares, where=total > 0)
 
 
 def noise_share(shares: Shares, irrelevant: NDArray[np.bool_]) -> NDArray[np.float64]:

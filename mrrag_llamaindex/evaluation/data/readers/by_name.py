@@ -5,9 +5,9 @@ Command line, documentation and tests take the names and everything else about t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
@@ -16,22 +16,6 @@ from mrrag_llamaindex.evaluation.data.readers.files import PathLike
 from mrrag_llamaindex.evaluation.data.readers.layouts import FAIRVLMED, IU_XRAY, MIMIC_CXR, Layout
 from mrrag_llamaindex.evaluation.data.readers.questions import read_layout
 from mrrag_llamaindex.evaluation.markdown import markdown_table
-
-
-class Reader(Protocol):
-    """Read a data set; see `read_data`."""
-
-    def __call__(
-        self,
-        root: PathLike,
-        *,
-        questions: PathLike | None = None,
-        reports: PathLike | None = None,
-        images: PathLike | None = None,
-        rule: str = "leading",
-    ) -> EvaluationSet:
-        """Read the set."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +27,7 @@ class DataSetRow:
     name : str
         What ``--data`` takes.
     read : callable
+        Takes what `read_data` takes, but for the name.
     source : str
         Where it comes from; the user brings the copy.
     questions, reports, images : str
@@ -50,7 +35,7 @@ class DataSetRow:
     """
 
     name: str
-    read: Reader
+    read: Callable[..., EvaluationSet]
     source: str
     questions: str
     reports: str

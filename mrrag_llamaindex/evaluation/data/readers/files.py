@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
@@ -16,8 +16,8 @@ from mrrag_llamaindex.evaluation.data.data_set import (
     row_name,
 )
 from mrrag_llamaindex.files.rows import identifier, jsonl_rows, read_bytes
-from mrrag_llamaindex.store.question_table import GoldQuestion
 
+T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
 QUESTION_FILE = "--question-file (questions= in Python)"
@@ -55,13 +55,14 @@ def find_file(root: Path, names: Sequence[str], what: str, option: str) -> Path:
     )
 
 
-def question_rows(
+def unique_rows(
     source: Path,
     id_field: str,
-    parse: Callable[[dict[str, Any], str, str], GoldQuestion | Problem],
+    parse: Callable[[dict[str, Any], str, str], T | Problem],
     problems: list[Problem],
-) -> Iterator[tuple[str, dict[str, Any], GoldQuestion]]:
-    """Yield the questions of a file, each with an id of its own; other rows become problems.
+    known: Container[str] = (),
+) -> Iterator[tuple[str, dict[str, Any], T]]:
+    """Yield what the rows of a file hold, each with an id of its own; others become problems.
 
     Parameters
     ----------
@@ -71,13 +72,15 @@ def question_rows(
         Takes a row, its id, and the name that a problem gives it; may raise `InputError`.
     problems : list of Problem
         Gets one for each row that is left out, in the order of the file.
+    known : container of str
+        Ids that an earlier file has taken.
 
     Yields
     ------
     where : str
-        The row's name without its id.
+        The row's name without its id, for problems.
     row : dict
-    question : GoldQuestion
+    item : GoldQuestion or Pair
     """
     seen: set[str] = set()
     for number, row in enumerate(rows_of(source), start=1):
@@ -85,7 +88,7 @@ def question_rows(
         if isinstance(row, str):
             problems.append(Problem(UNREADABLE, where, row))
             continue
-        named = where
+        named, name = where, None
         try:
             name = identifier(row.get(id_field))
             if name is None:
@@ -96,10 +99,10 @@ def question_rows(
             item = Problem(UNREADABLE, named, str(error))
         if isinstance(item, Problem):
             problems.append(item)
-        elif item.question_id in seen:
+        elif name in seen or name in known:
             problems.append(Problem(DUPLICATE_ID, named, "an earlier row has the same id"))
         else:
-            seen.add(item.question_id)
+            seen.add(str(name))
             yield where, row, item
 
 

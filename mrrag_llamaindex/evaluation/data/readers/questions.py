@@ -24,7 +24,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     check_root,
     find_file,
     question_file,
-    question_rows,
+    unique_rows,
 )
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout
 from mrrag_llamaindex.evaluation.data.readers.reports import Reports, read_reports
@@ -79,7 +79,7 @@ def read_layout(
     problems = list(evidence.problems)
     references: dict[str, tuple[str, ...]] = {}
     kept: list[GoldQuestion] = []
-    for where, row, item in question_rows(source, "question_id", parse, problems):
+    for where, row, item in unique_rows(source, "question_id", parse, problems):
         kept.append(item)
         if texts := _references(row, where, problems):
             references[item.question_id] = texts

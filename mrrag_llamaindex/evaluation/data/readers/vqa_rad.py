@@ -22,7 +22,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     PathLike,
     check_root,
     question_file,
-    question_rows,
+    unique_rows,
 )
 from mrrag_llamaindex.evaluation.data.readers.table import read_evidence
 from mrrag_llamaindex.store.question_table import GoldQuestion
@@ -64,7 +64,7 @@ def read_vqa_rad(
     def parse(row: dict[str, Any], name: str, where: str) -> GoldQuestion | Problem:
         return _question(row, name, image_files, where)
 
-    kept = [item for _, _, item in question_rows(source, "qid", parse, problems)]
+    kept = [item for _, _, item in unique_rows(source, "qid", parse, problems)]
     return labelled("vqa-rad", kept, pairs, problems, rule=rule, file=source.name)
 
 
