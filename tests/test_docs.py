@@ -1,0 +1,146 @@
+"""What the documents name exists: links, commands and their options, modules, files, benchmarks."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import mrrag_llamaindex
+from mrrag_llamaindex.commands.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMANDS = typer.main.get_command(app).commands
+HISTORY = "CHANGELOG.md"
+BENCHMARKS = sorted(
+    path
+    for path in (ROOT / "tests" / "benchmarks").glob("*.py")
+    if "__main__" in path.read_text(encoding="utf-8")
+)
+
+of_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+
+
+def code(document: Path) -> str:
+    """Code spans and blocks of a document, one on a line; continued lines are joined."""
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
+    return "\n".join([*spans, *blocks]).replace("\\\n", " ")
+
+
+def calls(document: Path, program: str) -> Iterator[tuple[str, list[str]]]:
+    """What follows ``program`` in the document, and the long options that come with it."""
+    for line in code(document).splitlines():
+        for call in re.split(r"&&|\s#\s", line):
+            match = re.search(rf"(?:^|[\s/]){program}([\w./-]+)(.*)", call)
+            if match:
+                yield match[1], re.findall(r"(?<![\w-])--[a-z][\w-]*", match[2])
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    words = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in headings)
+    return {re.sub(r"\s", "-", heading.strip()) for heading in words}
+
+
+@of_document
+def test_links_resolve(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@of_document
+def test_lines_of_text_can_be_read_without_wrapping(document):
+    lines = document.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+@of_document
+def test_commands_and_their_options_exist(document):
+    for name, options in calls(document, "mrrag "):
+        assert name in COMMANDS, f"mrrag {name}"
+        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        known |= {o for parameter in COMMANDS[name].params for o in parameter.secondary_opts}
+        assert set(options) <= known | {"--help"}, f"mrrag {name}"
+
+
+@of_document
+def test_modules_and_files_exist(document):
+    if document.name == HISTORY:
+        return
+    named = code(document)
+    for name in re.findall(r"\bmrrag_llamaindex(?:\.\w+)+", named):
+        module, _, attribute = name.rpartition(".")
+        found = importlib.util.find_spec(name) or getattr(
+            importlib.import_module(module), attribute, None
+        )
+        assert found, name
+    for name in re.findall(r"\b(?:mrrag_llamaindex|tests|docs|demos|tools)/[\w./-]*\w", named):
+        assert (ROOT / name).exists(), name
+
+
+@of_document
+def test_what_is_imported_from_the_package_is_public(document):
+    for names in re.findall(r"from mrrag_llamaindex import ([\w, ]+)", code(document)):
+        assert {name.strip() for name in names.split(",")} <= set(mrrag_llamaindex.__all__)
+
+
+def test_three_lines_of_the_readme_are_python():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert "MRRAGIndex.from_store" in ast.unparse(ast.parse(block))
+
+
+@pytest.mark.parametrize("name", ["demo", "test"])
+def test_the_readme_marks_the_command_that_ci_runs(name):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(rf"<!-- {name} -->\n```bash\n([^\n]+)\n```\n", text)
+    extras = re.search(r'"\.\[([\w,-]+)\]"', command)
+    assert extras
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{extra} = \[", declared, re.M) for extra in extras[1].split(","))
+    assert command.rstrip().endswith({"demo": "mrrag demo", "test": '-m "not slow"'}[name])
+
+
+def test_benchmarks_that_the_documents_name_exist():
+    named = {name for path in DOCUMENTS for name, _ in calls(path, "python tests/benchmarks/")}
+    assert named <= {path.name for path in BENCHMARKS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_start_and_know_their_options(script, tmp_path):
+    """As a user runs them: the package is installed, the tests are not."""
+    (tmp_path / "mrrag_llamaindex").symlink_to(Path(mrrag_llamaindex.__file__).parent)
+    answer = subprocess.run(
+        [sys.executable, script, "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    for path in DOCUMENTS:
+        for name, options in calls(path, "python tests/benchmarks/"):
+            if name == script.name:
+                assert set(options) <= set(re.findall(r"--[a-z][\w-]*", answer.stdout))
