@@ -68,5 +68,5 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo, with its picture."""
-    install(session, ".[plot]")
+    install(session, ".[cli,plot]")
     session.run("mrrag", "demo")

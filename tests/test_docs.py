@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -103,14 +102,6 @@ def test_modules_and_files_exist(document):
 def test_what_is_imported_from_the_package_is_public(document):
     for names in re.findall(r"from mrrag_llamaindex import ([\w, ]+)", code(document)):
         assert {name.strip() for name in names.split(",")} <= set(mrrag_llamaindex.__all__)
-
-
-@of_document
-def test_tables_of_what_can_be_chosen_are_those_of_the_rows(document):
-    """A table below ``<!-- table: module:function -->`` is what the function returns."""
-    text = document.read_text(encoding="utf-8")
-    for name, table in re.findall(r"<!-- table: (\S+) -->\n((?:\|.*\n)+)", text):
-        assert table.strip() == pkgutil.resolve_name(name)().strip(), name
 
 
 def test_three_lines_of_the_readme_are_python():

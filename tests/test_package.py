@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import mrrag_llamaindex
 from mrrag_llamaindex import errors
+from mrrag_llamaindex.commands.console import OneLineErrors
 
 PROBE = """
 import json, sys, time
@@ -47,6 +51,51 @@ assert added and all(name.startswith("mrrag_") for name in added), added
 @pytest.mark.parametrize("name", mrrag_llamaindex.__all__)
 def test_every_public_name_resolves_and_is_documented(name):
     assert getattr(mrrag_llamaindex, name).__doc__
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys(("matplotlib", "pydicom", "scipy", "sklearn", "typer")))
+from pathlib import Path
+from tempfile import mkdtemp
+from llama_index.core import QueryBundle
+from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA
+from mrrag_llamaindex.phantom.corpus import as_pairs, make_corpus
+folder = Path(mkdtemp())
+corpus = make_corpus(seed=3, patients=8, queries=1, profiles=4)
+pairs = as_pairs(corpus.studies, folder)
+MRRAGIndex.from_pairs(pairs, towers="phantom", persist_dir=folder / "store")
+corpus.queries[0].study.image.save(folder / "cxr.png")
+index = MRRAGIndex.from_store(folder / "store")
+engine = index.as_query_engine(llm=MRRAGLLaVA(model="phantom"))
+print(engine.query(QueryBundle("Is there edema?", image_path=str(folder / "cxr.png"))))
+"""
+
+
+def test_three_lines_need_no_extra():
+    answer = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() in ("yes", "no")
+
+
+def test_command_without_its_extra_says_what_to_install(monkeypatch):
+    app = typer.Typer(cls=OneLineErrors)
+    app.callback()(lambda: None)
+
+    @app.command()
+    def measure() -> None:
+        importlib.import_module("scipy.stats")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    result = CliRunner().invoke(app, ["measure"])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        'error: scipy is not here: pip install "mrrag-llamaindex[learn]"'
+    ]
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -45,6 +45,12 @@ class OneLineErrors(TyperGroup):
             except (MRRAGError, ValueError) as error:
                 say("error", str(error))
                 raise typer.Exit(2) from error
+            except ModuleNotFoundError as error:
+                package = (error.name or "").partition(".")[0]
+                if package not in ("scipy", "sklearn"):
+                    raise
+                say("error", f'{package} is not here: pip install "mrrag-llamaindex[learn]"')
+                raise typer.Exit(2) from error
 
 
 def say(kind: str, text: str) -> None:
