@@ -72,7 +72,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Learn what a score means, and below which one it is better not to answer."""
-    from mrrag_llamaindex.learning.calibration.data import of_candidates
+    from mrrag_llamaindex.learning.calibration.data import of_questions
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.mcr.score import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
@@ -89,7 +89,7 @@ def calibrate(
     fusion: AnyWeights = FusionWeights() if weights is None else load_weights(weights)
     if records is None:
         candidates, identity = phantom_candidates(seed, device, queries=questions)
-        scored, source = of_candidates(candidates, fusion, depth=depth), "phantom"
+        scored, source = of_questions(candidates, fusion, depth=depth), "phantom"
     else:
         scored, identity = _mined(records, fusion, rule, depth)
         source = f"mined records, rule {rule}"

@@ -11,7 +11,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 
 
 def check_one_source(records: Path | None, data: str | None) -> None:
@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def phantom_candidates(
     seed: int, device: str, *, queries: int, regime: str = "combination"
-) -> tuple[list[Candidates], str]:
+) -> tuple[list[FusionQuestion], str]:
     """Draw synthetic questions, labelled by their truth; also returns the towers' identity."""
     from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
     from mrrag_llamaindex.towers.loading import load_towers
