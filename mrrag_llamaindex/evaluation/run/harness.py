@@ -105,7 +105,7 @@ class Harness:
             tune = None
         elif tune is None:
             notes.append("no validation questions: published settings")
-        depth = self.engine.planner.layers
+        depth = self.engine.planner.depth
         grids = {m.name: variants(m, depth, self._layers) if tune else [m] for m in methods}
         self._done = self._resumed = 0
         self._total = sum(

@@ -37,6 +37,8 @@ from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
