@@ -199,7 +199,7 @@ def _check_count(processor: Any, config: Any) -> None:
     features = image_tokens(config)
     if written != features:
         raise ModelError(
-            f"the processor writes {written} image tokens and the model makes {features} features: it "
-            f"makes images of {side} pixels for a vision tower that takes "
+            f"the processor writes {written} image tokens and the model makes {features} features: "
+            f"it makes images of {side} pixels for a vision tower that takes "
             f"{config.vision_config.image_size}; preprocessor_config.json belongs to another model"
         )

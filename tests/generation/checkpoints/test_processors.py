@@ -1,4 +1,4 @@
-"""Every known fault of a converted copy is corrected and named, and the counts agree with the model."""
+"""Every known fault of a converted copy is corrected and named, and the counts are the model's."""
 
 from __future__ import annotations
 
