@@ -148,8 +148,8 @@ def _filled(checkpoint: Checkpoint, config: Any, tensors: Any, dtype: torch.dtyp
 
     register()
     base = _model_class(checkpoint)
-    with _silent():
-        model, told = steerable_class(base).from_pretrained(
+    with loading.no_progress_bars():
+        model, report = steerable_class(base).from_pretrained(
             None,
             config=config,
             state_dict={
@@ -162,7 +162,7 @@ def _filled(checkpoint: Checkpoint, config: Any, tensors: Any, dtype: torch.dtyp
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported by name below
         )
-    loading.check_complete(told, checkpoint.source)
+    loading.check_complete(report, checkpoint.source)
     return model.eval()
 
 
@@ -181,17 +181,3 @@ def _collected(problems: list[tuple[str, str]], what: str, source: str) -> Itera
             yield
     except ModelError as error:
         problems.append((what, str(error)))
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Show no progress of a load that moves nothing."""
-    from transformers.utils import logging as library
-
-    shown = library.is_progress_bar_enabled()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            library.enable_progress_bar()

@@ -80,8 +80,8 @@ def examine(
         checks.append(Check("tensors", "ok", "every stored tensor has its place in the model"))
     size = ModelSize.of(blueprint.model)
     text = size.text_config
-    prompt, read = check_prompt(checkpoint, blueprint, max_documents, batch_size)
-    checks += [*read, *check_steering(blueprint.model, place)]
+    prompt, prompt_checks = check_prompt(checkpoint, blueprint, max_documents, batch_size)
+    checks += [*prompt_checks, *check_steering(blueprint.model, place)]
     checks += check_quantization(quantization, device, dtype_on(device))
     verdicts = judge(
         machine.devices(), size, prompt, dtype_on, quantization, spread=device_map is not None

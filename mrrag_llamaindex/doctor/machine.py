@@ -42,16 +42,16 @@ def devices() -> tuple[DeviceMemory, ...]:
     """List the devices that torch can use here, the CPU last."""
     import torch
 
-    found = []
+    memories = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        found.append(DeviceMemory(f"cuda:{index}", name, total, free))
+        memories.append(DeviceMemory(f"cuda:{index}", name, total, free))
     if torch.backends.mps.is_available():
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.driver_allocated_memory()
-        found.append(DeviceMemory("mps", "Apple GPU", total, free))
-    return (*found, _cpu())
+        memories.append(DeviceMemory("mps", "Apple GPU", total, free))
+    return (*memories, _cpu())
 
 
 def _cpu() -> DeviceMemory:
@@ -95,10 +95,10 @@ def free_disk(folder: Path) -> int:
 
 def packages() -> dict[str, str | None]:
     """Version of every package that matters here; None for one that is not installed."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in (*REQUIRED, *OPTIONAL):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions

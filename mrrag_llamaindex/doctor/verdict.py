@@ -79,10 +79,10 @@ def judge(
     verdicts = []
     for place in places:
         dtype = dtype_on(place.device)
-        shown = str(dtype).removeprefix("torch.") + (f", {quantization}" if quantization else "")
+        label = str(dtype).removeprefix("torch.") + (f", {quantization}" if quantization else "")
         need = size.need(dtype, quantization, prompt)
         verdicts.append(
-            DeviceVerdict(place.device, place.name, place.total, place.free, shown, need)
+            DeviceVerdict(place.device, place.name, place.total, place.free, label, need)
         )
     return tuple(verdicts)
 
@@ -122,19 +122,19 @@ def what_would_fit(
     if dtype.itemsize > 2:
         ways.append(("dtype bfloat16", total(half, quantization, prompt.batch_size)))
     for name in BITS if quantization is None and size.matrices else ():
-        shown = f"quantization {name} with dtype {str(half).removeprefix('torch.')}"
-        ways.append((shown, total(half, name, prompt.batch_size)))
+        label = f"quantization {name} with dtype {str(half).removeprefix('torch.')}"
+        ways.append((label, total(half, name, prompt.batch_size)))
     if quantization is None and size.matrices and prompt.batch_size > 1:
         ways.append(("quantization int4 with batch_size 1", total(half, "int4", 1)))
-    found = [f"{what} ({gigabytes(need)})" for what, need in ways if need <= chosen.free]
+    fitting = [f"{what} ({gigabytes(need)})" for what, need in ways if need <= chosen.free]
     others = [v for v in verdicts if v.device not in (chosen.device, "device_map")]
-    found += [
+    fitting += [
         f"device {v.device} ({gigabytes(v.need.total)} in {v.dtype})" for v in others if v.fits
     ]
     together = sum(v.free for v in verdicts if v.device != "device_map")
     if chosen.device != "device_map" and others and chosen.need.total <= together:
-        found.append(f'device_map "auto" ({gigabytes(together)} in all, slower)')
-    return tuple(found) or ("a smaller model",)
+        fitting.append(f'device_map "auto" ({gigabytes(together)} in all, slower)')
+    return tuple(fitting) or ("a smaller model",)
 
 
 def gigabytes(count: int) -> str:

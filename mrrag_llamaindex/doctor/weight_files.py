@@ -65,9 +65,9 @@ def survey_weights(folder: Path) -> WeightFiles:
     is found without reading it. Every fault is listed, not only the first.
     """
     for stem, suffix in _KINDS:
-        found = _survey(folder, stem, suffix)
-        if found.sizes or found.absent or found.problems:
-            return found
+        files = _survey(folder, stem, suffix)
+        if files.sizes or files.absent or files.problems:
+            return files
     return WeightFiles()
 
 
@@ -97,12 +97,12 @@ def _survey(folder: Path, stem: str, suffix: str) -> WeightFiles:
                 stored[kind] += size
         except ValueError as error:
             problems.append(f"{name} {error}; download it again")
-    most = stored.most_common(1)
+    commonest = stored.most_common(1)
     return WeightFiles(
         sizes={name: (folder / name).stat().st_size for name in present},
         keys=frozenset(keys),
         pickled=suffix == "bin",
-        dtype=_NAMES.get(most[0][0], most[0][0]) if most else None,
+        dtype=_NAMES.get(commonest[0][0], commonest[0][0]) if commonest else None,
         absent=tuple(name for name in names if name not in present),
         problems=tuple(problems),
     )

@@ -86,23 +86,23 @@ def explain(
         raise SteeringError(
             f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
         )
-    read = None if image is None else engine.read_image(image)
-    prompt = engine.prompt(request, read, policy)
+    prepared = None if image is None else engine.read_image(image)
+    prompt = engine.prompt(request, prepared, policy)
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
     shared = prompt.question_span[0]
-    found: dict[str, Influence] = {}
+    influences: dict[str, Influence] = {}
     size = max(1, engine.batch_size - 1)
     for first in range(0, len(names), size):
-        some = names[first : first + size]
-        hidden = torch.zeros(len(some) + 1, len(prompt.input_ids), dtype=torch.bool)
+        hidden_ids = names[first : first + size]
+        hidden = torch.zeros(len(hidden_ids) + 1, len(prompt.input_ids), dtype=torch.bool)
         for span, document in zip(prompt.document_spans, prompt.documents, strict=True):
-            if document.document_id in some:
-                hidden[some.index(document.document_id), slice(*span)] = True
+            if document.document_id in hidden_ids:
+                hidden[hidden_ids.index(document.document_id), slice(*span)] = True
         rows = [prompt] * len(hidden)
         plan, _ = engine.planner.plan(rows, policy, shared)
         logits = engine.runner.logits(
             [row.input_ids for row in rows],
-            [read] * len(rows),
+            [prepared] * len(rows),
             shared=shared,
             steering=plan,
             hidden=hidden,
@@ -112,6 +112,6 @@ def explain(
         answer = likeliest[-1]
         alike = next((ids for ids in (engine.yes_ids, engine.no_ids) if answer in ids), [answer])
         without = p[:-1, answer].tolist()
-        for name, value, token in zip(some, without, likeliest, strict=False):
-            found[name] = Influence(100 * (float(p[-1, answer]) - value), token not in alike)
-    return found
+        for name, value, token in zip(hidden_ids, without, likeliest, strict=False):
+            influences[name] = Influence(100 * (float(p[-1, answer]) - value), token not in alike)
+    return influences

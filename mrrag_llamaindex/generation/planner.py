@@ -24,9 +24,9 @@ class Planner:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         text = loaded.model.config.get_text_config(decoder=True)
-        self.layers = int(text.num_hidden_layers)
+        self.depth = int(text.num_hidden_layers)
         self.sliding_window = sliding_window(text)
-        kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * self.layers
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * self.depth
         self._near_sighted = [n for n, kind in enumerate(kinds) if kind != "full_attention"]
 
     def plan(
@@ -88,7 +88,7 @@ class Planner:
         """
         name = type(policy).__name__
         if policy.layers is None:
-            of_its_own = policy.default_layers(self.layers)
+            of_its_own = policy.default_layers(self.depth)
             if of_its_own is not None:
                 return of_its_own
             if not self.loaded.layers_are_known:
@@ -96,13 +96,13 @@ class Planner:
                     f"no critical layers are known for model {self.loaded.source!r}: steering the "
                     f"middle third, {list(self.loaded.critical_layers)}; name others with "
                     f"{name}(layers=...)",
-                    stacklevel=2,
+                    stacklevel=1,  # the host may be any number of frames above
                 )
             return self.loaded.critical_layers
-        beyond = [layer for layer in policy.layers if layer >= self.layers]
+        beyond = [layer for layer in policy.layers if layer >= self.depth]
         if beyond:
             raise SteeringError(
-                f"{name} names layer {beyond[0]}, and the model has {self.layers} layers"
+                f"{name} names layer {beyond[0]}, and the model has {self.depth} layers"
             )
         return policy.layers
 
@@ -124,5 +124,5 @@ class Planner:
                 f"layers {blind} look back {window} tokens, and some documents stand farther from "
                 "the question: steering does not reach those there; name other layers with "
                 f"{type(policy).__name__}(layers=...)",
-                stacklevel=3,
+                stacklevel=1,  # the host may be any number of frames above
             )

@@ -40,10 +40,10 @@ class PrefixCache:
             return self._kept[key]
         while self._kept and len(self._kept) >= self.capacity:  # before the new one takes memory
             self._kept.popitem(last=False)
-        made = prefill()
+        prefilled = prefill()
         if self.capacity:
-            self._kept[key] = made
-        return made
+            self._kept[key] = prefilled
+        return prefilled
 
     def clear(self) -> None:
         """Forget every prefix, and with it what is left of images and reports in memory."""

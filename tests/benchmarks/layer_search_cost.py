@@ -22,14 +22,14 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.layers.blocking import Asked, Example, Knockout
+from mrrag_llamaindex.learning.layers.blocking import Baseline, Example, Knockout
 from mrrag_llamaindex.learning.layers.edges import Edge, block_plan, edges_of, window_around
 from mrrag_llamaindex.learning.layers.search import search_layers
 from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.ifa import IFA
 
 
-def naive(knockout: Knockout, asked: Asked, edge: Edge, centre: int) -> float:
+def naive(knockout: Knockout, asked: Baseline, edge: Edge, centre: int) -> float:
     """Probability of the answer with one edge blocked: one full forward pass, nothing shared."""
     layers = window_around(centre, knockout.window, knockout.depth)
     engine = knockout.engine

@@ -78,7 +78,7 @@ def test_outcome_tells_rows_and_columns_of_each_policy(engine, trials):
     length, (start, stop) = len(prompt.input_ids), prompt.question_span
     sizes = [b - a for a, b in prompt.document_spans]
     low = sum(n for n, value in zip(sizes, prompt.lambdas, strict=True) if value == 0)
-    layers = tuple(range(engine.planner.layers))
+    layers = tuple(range(engine.planner.depth))
     expected = {
         IFA(): (stop - start, sum(sizes) - low, engine.loaded.critical_layers),
         Uniform(layers=(0,)): (stop - start, sum(sizes), (0,)),

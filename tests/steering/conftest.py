@@ -28,7 +28,7 @@ CRITICAL = (1, 2)
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread(one_thread: None) -> None:
-    """All of this room."""
+    """All of this folder."""
 
 
 @pytest.fixture(autouse=True, scope="module")

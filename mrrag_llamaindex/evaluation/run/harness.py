@@ -108,7 +108,7 @@ class Harness:
             validation = None
         grids = {}
         if validation is not None:
-            depth = self.engine.planner.layers
+            depth = self.engine.planner.depth
             for method in methods:
                 settings = row_named(method.name).settings(method, depth, self._layers)
                 if len(settings) > 1:

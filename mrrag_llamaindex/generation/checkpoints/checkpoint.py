@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from mrrag_llamaindex.generation.checkpoints.families import ModelFamily, family
 from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
     ORIGINAL_TYPES,
     is_original,
+    read_config,
 )
 
 WAYS_ON = (
@@ -108,13 +108,7 @@ def _folder(model: str, weights: bool) -> Path:
 
 
 def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{model!r} holds no config.json, so it is not a model; {WAYS_ON}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"config.json of model {model!r} is not valid JSON; {WAYS_ON}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"config.json of model {model!r} is not a JSON object; {WAYS_ON}")
-    return config
+        return read_config(folder)
+    except ModelError as error:
+        raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error

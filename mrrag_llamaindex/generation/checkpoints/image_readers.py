@@ -88,8 +88,8 @@ class FixedReader(ImageReader):
     def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
         if self.pads:
             image = pad_to_square(image, self.processor.image_processor.image_mean)
-        made = self.processor.image_processor(images=[image], return_tensors="pt")
-        return self._text, {"pixel_values": made["pixel_values"]}
+        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        return self._text, {"pixel_values": inputs["pixel_values"]}
 
 
 class TiledReader(ImageReader):
@@ -126,10 +126,10 @@ class GridReader(ImageReader):
         self.image_processor = image_processor
 
     def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        made = self.image_processor(images=[image], return_tensors="pt")
+        inputs = self.image_processor(images=[image], return_tensors="pt")
         merged = self.image_processor.merge_size**2
-        count = int(made["image_grid_thw"][0].prod()) // merged
-        return self.marker.replace(self.image_token, self.image_token * count), dict(made)
+        count = int(inputs["image_grid_thw"][0].prod()) // merged
+        return self.marker.replace(self.image_token, self.image_token * count), dict(inputs)
 
 
 def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
@@ -150,10 +150,10 @@ def processed(
     processor: Any, image: Image.Image, marker: str, image_token: str
 ) -> tuple[str, dict[str, torch.Tensor]]:
     """Let a processor prepare one image and write its places."""
-    made = processor(images=[[image]], text=[marker], return_tensors="pt")
-    count = int((made["input_ids"] == processor.image_token_id).sum())
+    inputs = processor(images=[[image]], text=[marker], return_tensors="pt")
+    count = int((inputs["input_ids"] == processor.image_token_id).sum())
     text = getattr(processor, "full_image_sequence", None) or image_token * count
-    return text, {name: made[name] for name in made if name not in _TEXT_INPUTS}
+    return text, {name: inputs[name] for name in inputs if name not in _TEXT_INPUTS}
 
 
 def stack(images: Sequence[PreparedImage]) -> dict[str, torch.Tensor]:
@@ -166,8 +166,8 @@ def stack(images: Sequence[PreparedImage]) -> dict[str, torch.Tensor]:
     for name in images[0].tensors if images else ():
         parts = [image.tensors[name] for image in images]
         if parts[0].ndim == 5:
-            most = max(part.shape[1] for part in parts)
-            parts = [F.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1])) for p in parts]
+            tiles = max(part.shape[1] for part in parts)
+            parts = [F.pad(p, (0, 0, 0, 0, 0, 0, 0, tiles - p.shape[1])) for p in parts]
         if len({part.shape[1:] for part in parts}) > 1:
             shapes = sorted({tuple(part.shape[1:]) for part in parts})
             raise ModelError(f"images of one batch differ in {name!r}: {shapes}")

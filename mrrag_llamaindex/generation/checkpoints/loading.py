@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,7 @@ from mrrag_llamaindex.generation.checkpoints.chat_template import profile_for
 from mrrag_llamaindex.generation.checkpoints.checkpoint import WAYS_ON, Checkpoint
 from mrrag_llamaindex.generation.checkpoints.families import ModelFamily
 from mrrag_llamaindex.generation.checkpoints.image_readers import ImageReader, reader_for
-from mrrag_llamaindex.generation.checkpoints.profile import (
-    ModelProfile,
-)
+from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile
 from mrrag_llamaindex.generation.checkpoints.quantization import (
     check_name,
     check_quantized,
@@ -135,7 +133,7 @@ def load_model(
 
 
 def _load(
-    checkpoint: Checkpoint, backend: str, *, vision_tower: str, allow_pickle: bool, **how: Any
+    checkpoint: Checkpoint, backend: str, *, vision_tower: str, allow_pickle: bool, **options: Any
 ) -> tuple[Any, Any, Any]:
     """Model, tokenizer, and processor (None for a text-only model)."""
     import transformers
@@ -151,9 +149,11 @@ def _load(
 
     register()
     base = getattr(transformers, checkpoint.family.model_class)
-    how["attn_implementation"] = attention_implementation(base, backend)
+    options["attn_implementation"] = attention_implementation(base, backend)
     notes: tuple[str, ...] = ()
-    with readable(checkpoint.source), _quiet(checkpoint.source):
+    with readable(checkpoint.source), ExitStack() as stack:
+        if checkpoint.source == defaults.PHANTOM:  # its load takes a tenth of a second
+            stack.enter_context(no_progress_bars())
         if checkpoint.original:
             from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
 
@@ -161,18 +161,18 @@ def _load(
                 checkpoint.folder, vision_tower=vision_tower, allow_pickle=allow_pickle
             )
             notes, processor, tokenizer = opened.notes, opened.processor, opened.processor.tokenizer
-            how["config"], how["state_dict"] = opened.config, dict(opened.tensors)
+            options["config"], options["state_dict"] = opened.config, dict(opened.tensors)
         else:
             tokenizer, processor, notes = load_processor(checkpoint)
             # Weights in pickles could run code of their author.
-            how["use_safetensors"] = None if allow_pickle else True
-        network, told = steerable_class(base).from_pretrained(
+            options["use_safetensors"] = None if allow_pickle else True
+        network, report = steerable_class(base).from_pretrained(
             None if checkpoint.original else checkpoint.folder,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported by name below
-            **how,
+            **options,
         )
-    check_complete(told, checkpoint.source)
+    check_complete(report, checkpoint.source)
     check_steerable(network)
     require_proven(backend, network)
     if checkpoint.original:
@@ -196,24 +196,24 @@ def readable(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(model: str) -> Iterator[None]:
-    """Show no progress bar for the phantom, whose load takes a tenth of a second."""
-    from transformers.utils import logging as library
+def no_progress_bars() -> Iterator[None]:
+    """Let transformers show no progress bar."""
+    from transformers.utils import logging as transformers_logging
 
-    if model != defaults.PHANTOM or not library.is_progress_bar_enabled():
-        yield
-        return
+    library: Any = transformers_logging  # without annotations
+    enabled = library.is_progress_bar_enabled()
     library.disable_progress_bar()
     try:
         yield
     finally:
-        library.enable_progress_bar()
+        if enabled:
+            library.enable_progress_bar()
 
 
-def check_complete(told: Any, model: str) -> None:
+def check_complete(report: Any, model: str) -> None:
     """Refuse weights with gaps: transformers fills them with random numbers and goes on."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(str(name) for name in told.get(kind, ()))
+        names = sorted(str(name) for name in report.get(kind, ()))
         if names:
             raise ModelError(
                 f"the weights of model {model!r} do not fit its configuration: "

@@ -31,7 +31,7 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
         The image processor alone for Qwen-VL, whose processor needs torchvision for videos; None
         for a text-only model.
     notes : tuple of str
-        Faults of the checkpoint that were mended.
+        Faults of the checkpoint that were corrected.
     """
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, LlavaConfig
 
@@ -52,7 +52,7 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     else:
         processor = auto.from_pretrained(folder, backend=BACKEND)
     own_layout = (folder / PROFILE_FILE).is_file()
-    notes += mend_processor(processor, config, own_layout=own_layout)
+    notes += correct_processor(processor, config, own_layout=own_layout)
     return processor.tokenizer, processor, notes
 
 
@@ -76,7 +76,7 @@ def missing_processor(tokenizer: Any, config: Any) -> tuple[Any, tuple[str, ...]
     -------
     processor : LlavaProcessor
     sentences : tuple of str
-        What was mended; for the log, once.
+        What was corrected; for the log, once.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def missing_processor(tokenizer: Any, config: Any) -> tuple[Any, tuple[str, ...]
             "the folder holds no preprocessor_config.json, and image processing for a vision "
             f"tower of type {config.vision_config.model_type!r} cannot be guessed; add the file"
         )
-    mends = _image_token(tokenizer, config)
+    corrections = _image_token(tokenizer, config)
     processor = build_processor(tokenizer, config)
     _name_image_token(processor, config)
     side = config.vision_config.image_size
@@ -96,11 +96,11 @@ def missing_processor(tokenizer: Any, config: Any) -> tuple[Any, tuple[str, ...]
         "the folder holds no processor_config.json and no preprocessor_config.json: CLIP's image "
         f"processing at {side} x {side} pixels is used, as the vision tower's configuration says"
     )
-    return processor, (sentence, *mends)
+    return processor, (sentence, *corrections)
 
 
-def mend_processor(processor: Any, config: Any, *, own_layout: bool = False) -> tuple[str, ...]:
-    """Mend, in memory, what is known to be wrong with the processors of converted copies.
+def correct_processor(processor: Any, config: Any, *, own_layout: bool = False) -> tuple[str, ...]:
+    """Correct, in memory, what is known to be wrong with the processors of converted copies.
 
     The truth is the model's configuration: it says which token stands for the image, and how
     many features there are.
@@ -125,11 +125,11 @@ def mend_processor(processor: Any, config: Any, *, own_layout: bool = False) -> 
         If the tokenizer and the configuration disagree on the image token, or the processor
         still writes another number of image tokens than the model makes.
     """
-    mends = list(_image_token(processor.tokenizer, config))
+    corrections = list(_image_token(processor.tokenizer, config))
     before = processor.image_token, processor.image_token_id
     _name_image_token(processor, config)
-    if before != (processor.image_token, processor.image_token_id) and not mends:
-        mends.append(
+    if before != (processor.image_token, processor.image_token_id) and not corrections:
+        corrections.append(
             f"image_token was {before[0]!r} and the model's is {processor.image_token!r}: corrected"
         )
     patch = config.vision_config.patch_size
@@ -138,24 +138,28 @@ def mend_processor(processor: Any, config: Any, *, own_layout: bool = False) -> 
     if has_class_token(config):
         wanted.append(("num_additional_image_tokens", 1))
     for name, value in wanted:
-        found = getattr(processor, name, None)
-        if found != value:
+        current = getattr(processor, name, None)
+        if current != value:
             setattr(processor, name, value)
-            state = "missing" if found is None else f"{found!r}"
-            mends.append(f"{name} of the processor was {state}: set to {value!r}, as in the model")
+            state = "missing" if current is None else f"{current!r}"
+            corrections.append(
+                f"{name} of the processor was {state}: set to {value!r}, as in the model"
+            )
     template = chat_template(config)
     if not processor.chat_template and template and not own_layout:
         processor.chat_template = template
-        mends.append("the processor has no chat template: the one of this kind of LLaVA is used")
+        corrections.append(
+            "the processor has no chat template: the one of this kind of LLaVA is used"
+        )
     images = processor.image_processor
     if type(images).__name__.startswith("LlavaImageProcessor") and not images.do_pad:
         images.do_pad = True
-        mends.append(
+        corrections.append(
             "do_pad of the image processor was off, which cuts the sides of a wide image: set to "
             "True, as LLaVA was trained"
         )
     _check_count(processor, config)
-    return tuple(mends)
+    return tuple(corrections)
 
 
 def _image_token(tokenizer: Any, config: Any) -> tuple[str, ...]:
@@ -192,10 +196,10 @@ def _check_count(processor: Any, config: Any) -> None:
     dropped = processor.vision_feature_select_strategy == "default"
     patches = (side // processor.patch_size) ** 2
     written = patches + processor.num_additional_image_tokens - dropped
-    made = image_tokens(config)
-    if written != made:
+    features = image_tokens(config)
+    if written != features:
         raise ModelError(
-            f"the processor writes {written} image tokens and the model makes {made} features: it "
-            f"makes images of {side} pixels for a vision tower that takes "
+            f"the processor writes {written} image tokens and the model makes {features} features: "
+            f"it makes images of {side} pixels for a vision tower that takes "
             f"{config.vision_config.image_size}; preprocessor_config.json belongs to another model"
         )

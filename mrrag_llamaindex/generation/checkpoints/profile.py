@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.atomic import write_atomically
 
 PROFILE_FILE = "mrrag_profile.json"
 
@@ -171,12 +171,8 @@ class ModelProfile:
 
     def write(self, path: Path) -> None:
         """Write the profile to a file, whole or not at all."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def middle_third(layers: int, sliding: Collection[int] = ()) -> tuple[int, ...]:

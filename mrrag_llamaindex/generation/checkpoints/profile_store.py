@@ -61,10 +61,10 @@ def profile_identity(loaded: LoadedModel) -> str:
             )
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         values = weight.detach().flatten()
-        some = values[:: max(1, values.numel() // _SAMPLES)][:_SAMPLES]
-        if some.is_floating_point():
-            some = some.to(torch.bfloat16).float()
-        digest.update(some.double().cpu().numpy().tobytes())
+        sample = values[:: max(1, values.numel() // _SAMPLES)][:_SAMPLES]
+        if sample.is_floating_point():
+            sample = sample.to(torch.bfloat16).float()
+        digest.update(sample.double().cpu().numpy().tobytes())
     return f"{Path(loaded.source).name}@{digest.hexdigest()[:16]}"
 
 

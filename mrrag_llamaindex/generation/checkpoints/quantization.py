@@ -73,11 +73,12 @@ def quantization_config(
     import torch
     from transformers import BitsAndBytesConfig
 
+    config: Any = BitsAndBytesConfig  # without annotations in the library
     if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_ALL_BUT_TEXT_LAYERS)
+        return config(load_in_8bit=True, llm_int8_skip_modules=_ALL_BUT_TEXT_LAYERS)
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
-    return BitsAndBytesConfig(
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype or torch.float32,
@@ -136,11 +137,11 @@ def check_quantized(model: Any, name: str | None) -> None:
     """
     if name is None:
         return
-    import bitsandbytes
     import torch
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
-    wanted = bitsandbytes.nn.Linear8bitLt if name == "int8" else bitsandbytes.nn.Linear4bit
-    both = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
+    wanted = Linear8bitLt if name == "int8" else Linear4bit
+    both = (Linear8bitLt, Linear4bit)
     converted = {key for key, module in model.named_modules() if isinstance(module, both)}
     outside = sorted(key for key in converted if not is_text_layer(key))
     if outside:

@@ -55,7 +55,7 @@ class ImageGuidance(LogitsProcessor):
         self._cache = DynamicCache(config=model.config)
         self._began = False
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         """Return guided log-probabilities (batch, vocabulary); removed tokens are at -inf."""
         if self._began:
             self._next = input_ids[:, -1:]

@@ -146,7 +146,7 @@ class OperaSearch:
         finished = sorted(finished, key=lambda item: -item[0])[: opera.beams]
         picked = torch.tensor(chosen, dtype=torch.long, device=logits.device)
         parents = picked // width
-        told = [
+        columns_so_far = [
             [*beams.columns[parent], *([] if columns is None else [int(columns[index])])]
             for parent, index in zip(parents.tolist(), chosen, strict=True)
         ]
@@ -154,7 +154,7 @@ class OperaSearch:
             torch.cat([beams.tokens[parents], tokens.flatten()[picked, None]], dim=1),
             totals[picked],
             attention[picked],
-            told,
+            columns_so_far,
             finished,
         )
         if not chosen or self._is_settled(after):

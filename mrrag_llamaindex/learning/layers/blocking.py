@@ -53,7 +53,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Baseline:
     """An example as this model reads it, and the answer that it gives unblocked.
 
     Attributes
@@ -109,47 +109,47 @@ class Knockout:
             raise ValueError(f"rows is {rows}; one edge and the unblocked row need 2")
         self.rows = rows
 
-    def ask(self, example: Example) -> Asked:
+    def ask(self, example: Example) -> Baseline:
         """Read one example and answer it, unblocked."""
         image = None if example.image is None else self.engine.read_image(example.image)
         prompt = self.engine.prompt(example.request, image)
         spans = prompt.spans
         logits = self.engine.runner.logits([prompt.input_ids], [image], shared=self._shared(spans))
         p, token = logits[0, -1].softmax(-1).max(-1)
-        return Asked(prompt, image, spans, int(token), float(p))
+        return Baseline(prompt, image, spans, int(token), float(p))
 
-    def changes(self, asked: Asked) -> dict[str, list[float]]:
+    def changes(self, baseline: Baseline) -> dict[str, list[float]]:
         """Block every edge in every window.
 
         Returns
         -------
         dict of str to list of float
             By edge, for each window centre: ``100 (p_blocked - p) / p``, in percent, of the
-            probability of `Asked.token`. ``p`` is that of an unblocked row of the same pass.
+            probability of `Baseline.token`. ``p`` is that of an unblocked row of the same pass.
 
         Raises
         ------
         SteeringError
             If the unblocked row is not what it is without any blocking.
         """
-        edges = edges_of(asked.spans)
-        found: dict[str, list[float]] = {edge.name: [] for edge in edges}
+        edges = edges_of(baseline.spans)
+        changes: dict[str, list[float]] = {edge.name: [] for edge in edges}
         size = self.rows - 1
         for centre in range(self.depth):
             layers = window_around(centre, self.window, self.depth)
             for start in range(0, len(edges), size):
-                some = edges[start : start + size]
-                *blocked, free = self._probabilities(asked, [*some, None], layers)
-                if abs(free - asked.probability) > _SAME * asked.probability:
+                part = edges[start : start + size]
+                *blocked, free = self._probabilities(baseline, [*part, None], layers)
+                if abs(free - baseline.probability) > _SAME * baseline.probability:
                     raise SteeringError(
                         f"control failed: around layer {centre} the row in which nothing is "
-                        f"blocked answers with {free:.6f} instead of {asked.probability:.6f}"
+                        f"blocked answers with {free:.6f} instead of {baseline.probability:.6f}"
                     )
-                for edge, p in zip(some, blocked, strict=True):
-                    found[edge.name].append(100 * (p - free) / free)
-        return found
+                for edge, p in zip(part, blocked, strict=True):
+                    changes[edge.name].append(100 * (p - free) / free)
+        return changes
 
-    def control(self, asked: Asked) -> tuple[float, float]:
+    def control(self, baseline: Baseline) -> tuple[float, float]:
         """Run the two controls on one example.
 
         Returns
@@ -161,12 +161,14 @@ class Knockout:
             Change when neither image nor documents are seen from the question on, in any layer:
             not 0, or blocking does not reach the model.
         """
-        pair = [asked.prompt.input_ids] * 2
-        shared = self._shared(asked.spans)
-        logits = self.engine.runner.logits(pair, [asked.image] * 2, shared=shared)
-        plain = logits[:, -1].softmax(-1)[:, asked.token].tolist()
-        nothing = self._probabilities(asked, [None, None], range(self.depth))
-        full, free = self._probabilities(asked, [everything(asked.spans), None], range(self.depth))
+        pair = [baseline.prompt.input_ids] * 2
+        shared = self._shared(baseline.spans)
+        logits = self.engine.runner.logits(pair, [baseline.image] * 2, shared=shared)
+        plain = logits[:, -1].softmax(-1)[:, baseline.token].tolist()
+        nothing = self._probabilities(baseline, [None, None], range(self.depth))
+        full, free = self._probabilities(
+            baseline, [everything(baseline.spans), None], range(self.depth)
+        )
         # Beside a row that is blocked, a row that is not must stay what it was, too; up to
         # rounding, which may depend on the other rows of a batch.
         if abs(free - plain[0]) > _SAME * plain[0]:
@@ -179,18 +181,18 @@ class Knockout:
         return 100 * off / plain[0], 100 * (full - free) / free
 
     def _probabilities(
-        self, asked: Asked, edges: Sequence[Edge | None], layers: Collection[int]
+        self, baseline: Baseline, edges: Sequence[Edge | None], layers: Collection[int]
     ) -> list[float]:
-        shared = self._shared(asked.spans)
-        plan = block_plan(edges, asked.spans, layers, self.engine.model.device, shared)
+        shared = self._shared(baseline.spans)
+        plan = block_plan(edges, baseline.spans, layers, self.engine.model.device, shared)
         logits = self.engine.runner.logits(
-            [asked.prompt.input_ids] * len(edges),
-            [asked.image] * len(edges),
+            [baseline.prompt.input_ids] * len(edges),
+            [baseline.image] * len(edges),
             shared=shared,
             steering=plan,
         )
-        found: list[float] = logits[:, -1].softmax(-1)[:, asked.token].tolist()
-        return found
+        probabilities: list[float] = logits[:, -1].softmax(-1)[:, baseline.token].tolist()
+        return probabilities
 
     def _shared(self, spans: PromptSpans) -> int:
         return spans.question[0] if self.engine.shares_prefix else 0

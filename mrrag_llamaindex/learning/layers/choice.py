@@ -117,9 +117,9 @@ def critical_layers(
             "blocking the documents from the question changes the answers of this model in no "
             f"layer by {_NOTHING}%: it does not read them, so there is nothing to steer"
         )
-    most = max(1, int(cap * len(magnitude)))
+    limit = max(1, int(cap * len(magnitude)))
     ranked = sorted(range(len(magnitude)), key=lambda layer: (-magnitude[layer], layer))
-    return tuple(sorted(at for at in ranked[:most] if magnitude[at] >= share * largest))
+    return tuple(sorted(at for at in ranked[:limit] if magnitude[at] >= share * largest))
 
 
 def choose(

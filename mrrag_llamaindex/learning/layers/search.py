@@ -12,7 +12,7 @@ import numpy as np
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.checkpoints.profile_store import profile_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.layers.blocking import ROWS, Asked, Example, Knockout
+from mrrag_llamaindex.learning.layers.blocking import ROWS, Baseline, Example, Knockout
 from mrrag_llamaindex.learning.layers.choice import LayerChoice, Point, choose, curve
 from mrrag_llamaindex.learning.layers.edges import block_plan, edges_of, window_around
 
@@ -154,19 +154,19 @@ def search_layers(
     seconds = 0.0
     for number, example in enumerate(examples):
         started = time.perf_counter()
-        asked = knockout.ask(example)
-        right = asked.token in words[example.answer]
+        baseline = knockout.ask(example)
+        right = baseline.token in words[example.answer]
         if right:
-            changes.append(knockout.changes(asked))
+            changes.append(knockout.changes(baseline))
             patients.append(example.patient_id)
         seconds += time.perf_counter() - started
         if right and len(controls) < CONTROLS:
-            controls.append(knockout.control(asked))
+            controls.append(knockout.control(baseline))
         if right:
             # Spread over the search, so that both ways meet the same load of the machine.
             due = -(-naive * (number + 1) // len(examples))
             count = min(due, naive) - len(timed)
-            timed += _naive_passes(knockout, asked, changes[-1], count, rng)
+            timed += _naive_passes(knockout, baseline, changes[-1], count, rng)
         if advance is not None:
             advance(number + 1, len(examples))
     if not changes:
@@ -196,7 +196,7 @@ def search_layers(
 
 def _naive_passes(
     knockout: Knockout,
-    asked: Asked,
+    baseline: Baseline,
     changes: Mapping[str, Sequence[float]],
     count: int,
     rng: np.random.Generator,
@@ -208,18 +208,18 @@ def _naive_passes(
     list of (float, float)
         For each pass its seconds, and how far its probability is from that of `changes`.
     """
-    engine, edges = knockout.engine, edges_of(asked.spans)
+    engine, edges = knockout.engine, edges_of(baseline.spans)
     passes = []
     for _ in range(count):
         edge = edges[rng.integers(len(edges))]
         centre = int(rng.integers(knockout.depth))
         started = time.perf_counter()
         layers = window_around(centre, knockout.window, knockout.depth)
-        plan = block_plan([edge], asked.spans, layers, engine.model.device)
-        logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
-        p = float(logits[0, -1].softmax(-1)[asked.token])
+        plan = block_plan([edge], baseline.spans, layers, engine.model.device)
+        logits = engine.runner.logits([baseline.prompt.input_ids], [baseline.image], steering=plan)
+        p = float(logits[0, -1].softmax(-1)[baseline.token])
         seconds = time.perf_counter() - started
-        ours = asked.probability * (1 + changes[edge.name][centre] / 100)
+        ours = baseline.probability * (1 + changes[edge.name][centre] / 100)
         passes.append((seconds, abs(p - ours)))
     return passes
 

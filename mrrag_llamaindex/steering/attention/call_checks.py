@@ -96,8 +96,8 @@ def sliding_window(text: PretrainedConfig) -> int | None:
     """
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention"])
     limits = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    found = [getattr(text, name, None) for kind, name in limits.items() if kind in kinds]
-    return min((limit for limit in found if limit is not None), default=None)
+    sizes = [getattr(text, name, None) for kind, name in limits.items() if kind in kinds]
+    return min((limit for limit in sizes if limit is not None), default=None)
 
 
 def past_tokens(arguments: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention.gate import layer_index
+from mrrag_llamaindex.steering.attention.call_window import layer_index
 from mrrag_llamaindex.steering.attention.rows import head_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import Formula

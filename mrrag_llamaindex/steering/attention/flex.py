@@ -13,7 +13,7 @@ from transformers.integrations.flex_attention import (
 )
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention.gate import layer_index, steered_window
+from mrrag_llamaindex.steering.attention.call_window import layer_index, steered_window
 from mrrag_llamaindex.steering.attention.rows import head_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.window import RowWindow

@@ -1,4 +1,4 @@
-"""Models that carry a plan: a subclass whose ``forward`` and ``generate`` take ``steering``."""
+"""Models that take a plan: a subclass whose ``forward`` and ``generate`` take ``steering``."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
+from mrrag_llamaindex.steering.attention.call_window import layer_index, steered_window
 from mrrag_llamaindex.steering.attention.eager import eager_attention
 from mrrag_llamaindex.steering.attention.flex import ifa_flex_attention_forward
-from mrrag_llamaindex.steering.attention.gate import layer_index, steered_window
 from mrrag_llamaindex.steering.attention.rows import steer_rows, write_rows
 from mrrag_llamaindex.steering.plan import SteeringPlan
 

@@ -20,6 +20,8 @@ from mrrag_llamaindex.steering.block import Block, hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.spans import PromptSpans
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPANS = PromptSpans(((5, 8), (9, 9), (10, 12)), (14, 17), 19, (1, 5))
 
 

@@ -36,6 +36,8 @@ from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, ex
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:

@@ -18,7 +18,6 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.opening import (
     OriginalCheckpoint,
     open_original,
 )
-from mrrag_llamaindex.generation.checkpoints.llava_original.settings import is_original, read_config
 from mrrag_llamaindex.generation.checkpoints.llava_original.shards import LazyTensor
 from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile, PromptTemplate
 
@@ -92,19 +91,13 @@ def convert_checkpoint(
     src, dst = Path(src).expanduser(), Path(dst).expanduser().absolute()
     if not src.is_dir():
         raise ModelError(f"{str(src)!r}: there is no such folder; download the checkpoint first")
-    raw = read_config(src)
-    if not is_original(raw):
-        raise ModelError(
-            f"{str(src)!r} is of type {raw.get('model_type')!r}, not in LLaVA's original layout; "
-            "if it loads in transformers it needs no conversion"
-        )
     _refuse_filled(dst)
     kind = _dtype(dtype)
     opened = open_original(src, vision_tower=vision_tower, allow_pickle=allow_pickle)
     sizes = {name: _size(tensor, kind) for name, tensor in opened.tensors.items()}
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(dst.parent, sum(sizes.values()))
+        _check_disk(dst.parent, sum(sizes.values()))
         partial = dst.parent / f".{dst.name}.{uuid.uuid4().hex[:8]}.partial"
         partial.mkdir()
         try:
@@ -152,21 +145,21 @@ def _size(tensor: LazyTensor, kind: Any) -> int:
     return tensor.nbytes // int(tensor.dtype.itemsize) * int(kind.itemsize)
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelError(
             f"the converted model takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free "
-            f"beside {str(folder)!r}; make room or name another place"
+            f"beside {str(folder)!r}; free some space or name another place"
         )
 
 
-def _shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
     """Split names into groups of at most ``most`` bytes, in order."""
     group: list[str] = []
     held = 0
     for name, size in sizes.items():
-        if group and held + size > most:
+        if group and held + size > limit:
             yield group
             group, held = [], 0
         group.append(name)
@@ -179,12 +172,12 @@ def _write_weights(
     sizes: Mapping[str, int],
     folder: Path,
     kind: Any,
-    most: int,
+    limit: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[str, ...]:
     from safetensors.torch import save_file
 
-    groups = list(_shards(sizes, most))
+    groups = list(_shards(sizes, limit))
     total, done = sum(sizes.values()), 0
     index: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.processor import (
 )
 from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
     OriginalSettings,
-    is_original,
     read_config,
 )
 from mrrag_llamaindex.generation.checkpoints.llava_original.shards import (
@@ -33,8 +32,6 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.vision_tower import 
     choose_tower,
 )
 
-__all__ = ["OriginalCheckpoint", "is_original", "open_original"]
-
 OWN_TOWER = "model.vision_tower.vision_tower.vision_model."
 """How the names of the checkpoint's own vision tower begin."""
 
@@ -48,12 +45,12 @@ _NAMES = (
     ("model.norm.", "language_model.model.norm."),
     ("lm_head.", "language_model.lm_head."),
 )
-# (beginning in the published layout, beginning in the model in memory), for the other way.
+# (beginning in the model in memory, beginning in the published layout)
 _IN_MEMORY = (
-    ("vision_tower.vision_model.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
 )
 # Constants that early transformers wrote into checkpoints; the model computes them itself.
 _CONSTANTS = re.compile(r"rotary_emb\.inv_freq$|vision_model\.embeddings\.position_ids$")
@@ -79,16 +76,6 @@ class OriginalCheckpoint:
         ``"checkpoint"``, or ``"clip: NAME"``.
     notes : tuple of str
         What to tell the user, a sentence each.
-
-    Examples
-    --------
-    The way into a model::
-
-        opened = open_original(folder)
-        model, told = LlavaForConditionalGeneration.from_pretrained(
-            None, config=opened.config, state_dict=dict(opened.tensors), output_loading_info=True
-        )
-        model.generation_config = opened.generation_config
     """
 
     config: Any
@@ -97,11 +84,6 @@ class OriginalCheckpoint:
     generation_config: Any
     vision_source: str
     notes: tuple[str, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def open_original(
@@ -132,14 +114,10 @@ def open_original(
         If a setting is not reproduced here, a file is missing or damaged, or a tensor is missing,
         unexpected, or of another shape: its name in the checkpoint is given.
     """
-    folder = Path(folder)
-    raw = read_config(folder)
-    if not is_original(raw):
-        raise ModelError(
-            f"model type {raw.get('model_type')!r} is not LLaVA's original layout; it needs no "
-            "conversion or cannot be converted"
-        )
-    settings = OriginalSettings.of(raw)
+    from transformers import GenerationConfig
+
+    generation_config: Any = GenerationConfig  # without annotations in the library
+    settings = OriginalSettings.of(read_config(folder))
     stored = open_weights(
         folder,
         allow_pickle=allow_pickle,
@@ -158,7 +136,12 @@ def open_original(
         config=config,
         tensors=tensors,
         processor=build_processor(tokenizer, config, tower.image_processor),
-        generation_config=_generation_config(config, tokenizer, rows),
+        generation_config=generation_config(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=list(range(rows, config.text_config.vocab_size)) or None,
+        ),
         vision_source=tower.source,
         notes=(*settings.notes, *tower.notes),
     )
@@ -170,13 +153,13 @@ def _named(stored: Mapping[str, StoredTensor], tower: VisionTower) -> dict[str, 
     for key, tensor in stored.items():
         if key.startswith(OWN_TOWER):
             continue
-        begin, target = next(((b, t) for b, t in _NAMES if key.startswith(b)), ("", ""))
-        if not begin:
+        name = _renamed(key, _NAMES)
+        if name is None:
             raise ModelError(
                 f"the checkpoint holds a tensor that LLaVA does not have: {key!r}, shape "
                 f"{list(tensor.shape)}, in {tensor.path.name}"
             )
-        named[target + key.removeprefix(begin)] = tensor
+        named[name] = tensor
     prefix = _NAMES[0][1]
     return named | {prefix + key: tensor for key, tensor in tower.tensors.items()}
 
@@ -185,8 +168,8 @@ def llava_config(settings: OriginalSettings, tower: VisionTower) -> Any:
     """Make the configuration of the model as transformers knows it."""
     from transformers import LlavaConfig
 
-    made: Any = LlavaConfig
-    config = made(
+    config_class: Any = LlavaConfig
+    config = config_class(
         text_config=settings.text_config,
         vision_config=tower.config,
         vision_feature_layer=settings.layer,
@@ -209,40 +192,40 @@ def _check_shapes(named: Mapping[str, StoredTensor], config: Any, tower: VisionT
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     expected = {
-        _renamed(name, _IN_MEMORY): tuple(value.shape) for name, value in model.state_dict().items()
+        _renamed(name, _IN_MEMORY) or name: tuple(value.shape)
+        for name, value in model.state_dict().items()
     }
 
-    def told(name: str) -> str:
+    def label(name: str) -> str:
         """Name in the files of the user, and which files."""
         if name.startswith(_NAMES[0][1]) and tower.source != "checkpoint":
             return f"tensor {name.removeprefix('vision_tower.')!r} of the vision tower's model"
-        return f"tensor {_renamed(name, _NAMES)!r} of the checkpoint"
+        original = _renamed(name, [(published, own) for own, published in _NAMES])
+        return f"tensor {original or name!r} of the checkpoint"
 
     for name in sorted(named.keys() - expected.keys()):
         raise ModelError(
-            f"{told(name)} has no place in the model that config.json describes (shape "
+            f"{label(name)} has no place in the model that config.json describes (shape "
             f"{list(named[name].shape)}, in {named[name].path.name}); the file and the "
             "configuration do not belong together"
         )
     for name in sorted(expected.keys() - named.keys()):
         raise ModelError(
-            f"{told(name)} is missing; the model needs it with shape {list(expected[name])}; "
+            f"{label(name)} is missing; the model needs it with shape {list(expected[name])}; "
             "download the folder completely"
         )
     for name, shape in sorted(expected.items()):
         if named[name].shape != shape:
             raise ModelError(
-                f"{told(name)} has shape {list(named[name].shape)} in {named[name].path.name} and "
+                f"{label(name)} has shape {list(named[name].shape)} in {named[name].path.name} and "
                 f"the configuration asks for {list(shape)}; they do not belong together"
             )
 
 
-def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """Replace the beginning of a name, from the table's second column to its first."""
-    for target, begin in table:
-        if name.startswith(begin):
-            return target + name.removeprefix(begin)
-    return name
+def _renamed(name: str, table: Iterable[tuple[str, str]]) -> str | None:
+    """Replace the beginning of a name, from the table's first column to its second."""
+    pairs = ((old, new) for old, new in table if name.startswith(old))
+    return next((new + name.removeprefix(old) for old, new in pairs), None)
 
 
 def _extend_vocabulary(
@@ -262,15 +245,3 @@ def _extend_vocabulary(
     config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     config.text_config.pad_token_id = tokenizer.pad_token_id
     return rows, tensors
-
-
-def _generation_config(config: Any, tokenizer: Any, rows: int) -> Any:
-    from transformers import GenerationConfig
-
-    new = list(range(rows, config.text_config.vocab_size))
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=new or None,
-    )

@@ -58,8 +58,8 @@ def image_processor(vision_config: Any) -> Any:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     side = vision_config.image_size
-    made: Any = CLIPImageProcessorPil
-    return made(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor_class: Any = CLIPImageProcessorPil
+    return processor_class(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def build_processor(tokenizer: Any, config: Any, images: Any = None) -> Any:
@@ -80,8 +80,8 @@ def build_processor(tokenizer: Any, config: Any, images: Any = None) -> Any:
     """
     from transformers import LlavaProcessor
 
-    made: Any = LlavaProcessor
-    return made(
+    processor_class: Any = LlavaProcessor
+    return processor_class(
         image_processor=images or image_processor(config.vision_config),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,

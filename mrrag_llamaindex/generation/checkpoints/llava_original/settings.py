@@ -158,9 +158,14 @@ class OriginalSettings:
         Raises
         ------
         ModelError
-            If a setting that changes the computation is absent, or has a value that is not
-            reproduced here; the setting is named.
+            If the layout is another one, or if a setting that changes the computation is absent
+            or has a value that is not reproduced here; the setting is named.
         """
+        if not is_original(config):
+            raise ModelError(
+                f"config.json is of type {config.get('model_type')!r}, not in LLaVA's original "
+                "layout; the model needs no conversion, or cannot be converted"
+            )
         for key, (values, otherwise) in _REPRODUCED.items():
             value = config.get(key, otherwise)
             if value not in values:
@@ -227,10 +232,10 @@ def _text_config(config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
                 "within which attention is full"
             )
     try:
-        made = MistralConfig(**values) if kind == "mistral" else LlamaConfig(**values)
+        text = MistralConfig(**values) if kind == "mistral" else LlamaConfig(**values)
     except Exception as error:  # of the validators of several libraries
         cause = str(error).strip().splitlines()
         raise ModelError(
             f"config.json does not describe a {kind} language model ({cause[0] if cause else ''})"
         ) from error
-    return made, tuple(notes)
+    return text, tuple(notes)

@@ -157,23 +157,23 @@ def open_weights(
             f"{what}: the folder holds no weights (model*.safetensors or pytorch_model*.bin); "
             "download it completely"
         )
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
         for stored in _tensors_of(file, what):
-            if stored.key in found:
+            if stored.key in tensors:
                 raise ModelError(
                     f"{what}: tensor {stored.key!r} stands in two files, "
-                    f"{found[stored.key].path.name} and {file.name}; remove the file that does "
+                    f"{tensors[stored.key].path.name} and {file.name}; remove the file that does "
                     "not belong to this checkpoint"
                 )
-            found[stored.key] = stored
+            tensors[stored.key] = stored
     for key, name in index.items():
-        if key not in found or found[key].path.name != name:
+        if key not in tensors or tensors[key].path.name != name:
             raise ModelError(
                 f"{what}: its index places tensor {key!r} in {name}, which does not hold it; "
                 "download the folder again"
             )
-    return found
+    return tensors
 
 
 def _weight_files(

@@ -56,10 +56,10 @@ def load_original_tokenizer(folder: Path) -> Any:
 def _require_sentencepiece() -> None:
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
         try:
-            found = importlib.util.find_spec(module) is not None
+            installed = importlib.util.find_spec(module) is not None
         except ModuleNotFoundError:  # its parent is missing
-            found = False
-        if not found:
+            installed = False
+        if not installed:
             raise ModelError(
                 "the tokenizer is there only as tokenizer.model, and reading it needs the package "
                 f"{package}; pip install {package}"

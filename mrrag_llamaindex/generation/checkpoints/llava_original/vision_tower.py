@@ -178,8 +178,8 @@ def vision_config(folder: Path | None, name: str) -> Any:
             f"config.json names the vision tower {name!r}, whose dimensions are not known here; "
             'give the folder of that CLIP model, vision_tower="path/to/clip"'
         )
-    made: Any = CLIPVisionConfig
-    return made(**known)
+    config_class: Any = CLIPVisionConfig
+    return config_class(**known)
 
 
 def _clip_tensors(
@@ -235,5 +235,5 @@ def _image_processor(folder: Path | None, config: Any) -> Any:
         return image_processor(config)
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    made: Any = CLIPImageProcessorPil
-    return made.from_pretrained(folder)
+    processor_class: Any = CLIPImageProcessorPil
+    return processor_class.from_pretrained(folder)

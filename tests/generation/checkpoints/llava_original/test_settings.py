@@ -90,5 +90,5 @@ def test_the_layout_is_recognised(config: dict[str, Any], expected: bool) -> Non
 def test_a_converted_model_is_refused(original: Any, tmp_path: Path) -> None:
     folder = original.write(tmp_path)
     original.reference.save_pretrained(folder)
-    with pytest.raises(ModelError, match="not LLaVA's original layout"):
+    with pytest.raises(ModelError, match="not in LLaVA's original layout"):
         open_original(folder)

@@ -1,4 +1,4 @@
-"""Every known fault of a converted copy is mended, told, and the counts agree with the model."""
+"""Every known fault of a converted copy is corrected and named, and the counts are the model's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.processor import (
     build_processor,
 )
 from mrrag_llamaindex.generation.checkpoints.processors import (
+    correct_processor,
     lacks_processor,
-    mend_processor,
     missing_processor,
 )
 from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
@@ -139,7 +139,7 @@ def load(folder: Path) -> tuple[Any, LlavaConfig]:
 
 def test_a_sound_copy_is_left_alone(sound: Path) -> None:
     processor, config = load(sound)
-    assert mend_processor(processor, config) == ()
+    assert correct_processor(processor, config) == ()
     assert counts(sound, processor) == (9, 9)
 
 
@@ -148,19 +148,19 @@ def test_each_fault_is_mended_and_told(sound: Path, fault: str) -> None:
     damage, told = FAULTS[fault]
     damage(sound)
     processor, config = load(sound)
-    mends = mend_processor(processor, config)
-    assert len(mends) == 1, mends
+    corrections = correct_processor(processor, config)
+    assert len(corrections) == 1, corrections
     with pytest.raises(AssertionError, match=told):
-        raise AssertionError(mends[0])
+        raise AssertionError(corrections[0])
     assert counts(sound, processor) == (9, 9)
     assert processor.chat_template
-    assert mend_processor(processor, config) == ()
+    assert correct_processor(processor, config) == ()
 
 
 def test_a_layout_of_its_own_needs_no_chat_template(sound: Path) -> None:
     no_template(sound)
     processor, config = load(sound)
-    assert mend_processor(processor, config, own_layout=True) == ()
+    assert correct_processor(processor, config, own_layout=True) == ()
     assert not processor.chat_template
 
 
@@ -170,7 +170,7 @@ def test_all_faults_at_once(sound: Path) -> None:
     edit(sound, patch_size=..., vision_feature_select_strategy=...)
     edit(sound, num_additional_image_tokens=0, image_token="[IMG]")
     processor, config = load(sound)
-    assert len(mend_processor(processor, config)) == 6
+    assert len(correct_processor(processor, config)) == 6
     assert counts(sound, processor) == (9, 9)
 
 
@@ -186,7 +186,7 @@ def test_the_class_token_counts_where_it_is_kept(bpe: Any, tmp_path: Path) -> No
     build_processor(bpe, config).save_pretrained(tmp_path)
     edit(tmp_path, num_additional_image_tokens=0, vision_feature_select_strategy="default")
     processor, config = load(tmp_path)
-    assert len(mend_processor(processor, config)) == 2
+    assert len(correct_processor(processor, config)) == 2
     assert counts(tmp_path, processor) == (10, 10)
 
 
@@ -194,7 +194,7 @@ def test_padding_after_the_mend_is_ours(sound: Path) -> None:
     cropping(sound)
     processor, config = load(sound)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    mend_processor(processor, config)
+    correct_processor(processor, config)
     theirs = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
     square = pad_to_square(image, processor.image_processor.image_mean)
     ours = processor.image_processor(images=[square], return_tensors="pt")["pixel_values"]
@@ -206,10 +206,10 @@ def test_a_folder_without_a_processor(sound: Path) -> None:
     (sound / "processor_config.json").unlink()
     assert lacks_processor(sound)
     tokenizer = AutoTokenizer.from_pretrained(sound)
-    processor, mends = missing_processor(tokenizer, LlavaConfig.from_pretrained(sound))
-    assert len(mends) == 1
-    assert "preprocessor_config.json" in mends[0]
-    assert mend_processor(processor, LlavaConfig.from_pretrained(sound)) == ()
+    processor, corrections = missing_processor(tokenizer, LlavaConfig.from_pretrained(sound))
+    assert len(corrections) == 1
+    assert "preprocessor_config.json" in corrections[0]
+    assert correct_processor(processor, LlavaConfig.from_pretrained(sound)) == ()
     assert counts(sound, processor) == (9, 9)
     (sound / "preprocessor_config.json").write_text("{}")
     assert not lacks_processor(sound)
@@ -234,8 +234,8 @@ def test_a_tokenizer_without_the_image_token_gets_it(bpe: Any, sound: Path) -> N
     (sound / "processor_config.json").unlink()
     tokenizer = AutoTokenizer.from_pretrained(sound)
     assert "<image>" not in tokenizer.get_vocab()
-    processor, mends = missing_processor(tokenizer, LlavaConfig.from_pretrained(sound))
-    assert any("no image token" in mend for mend in mends)
+    processor, corrections = missing_processor(tokenizer, LlavaConfig.from_pretrained(sound))
+    assert any("no image token" in sentence for sentence in corrections)
     assert counts(sound, processor) == (9, 9)
 
 
@@ -245,14 +245,14 @@ def test_another_models_tokenizer_is_refused(bpe: Any, shift: int, told: str) ->
     processor = build_processor(bpe, right)
     wrong = config_for(bpe, image_token_index=right.image_token_index + shift)
     with pytest.raises(ModelError, match=told):
-        mend_processor(processor, wrong)
+        correct_processor(processor, wrong)
 
 
 def test_images_of_another_size_are_refused(bpe: Any, sound: Path) -> None:
     processor, config = load(sound)
     processor.image_processor.crop_size = {"height": 28, "width": 28}
     with pytest.raises(ModelError, match="writes 4 image tokens and the model makes 9"):
-        mend_processor(processor, config)
+        correct_processor(processor, config)
 
 
 def test_the_template_says_what_ours_says(bpe: Any) -> None:
