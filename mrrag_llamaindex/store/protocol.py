@@ -195,7 +195,7 @@ class PairStore(Backend):
         weights: FusionWeights,
         k: int,
         exclude: Exclusion | None = None,
-        where: Filter | None = None,
+        filters: Filter | None = None,
     ) -> list[Hit]:
         """Return the k pairs of highest score, best first, equal scores in the order of their ids.
 
@@ -210,7 +210,7 @@ class PairStore(Backend):
         exclude
             Pairs, patients and studies that are dropped, however many pairs they have: more
             candidates are fetched until k others are found.
-        where
+        filters
             What a pair's metadata must be; see `store.filters`.
 
         Raises
@@ -229,7 +229,7 @@ class PairStore(Backend):
                 "weigh zero, or a weight is beyond float32"
             )
         with store_errors(f"querying {self.name}"):
-            best = self._best(vector, int(k), exclude or Exclusion(), where)
+            best = self._best(vector, int(k), exclude or Exclusion(), filters)
         return [Hit.of(pair, _terms(q_image, q_text, pair), score) for score, pair in best]
 
     def score(
@@ -295,20 +295,20 @@ class PairStore(Backend):
             self._delete(_distinct(pair_ids))
 
     def _best(
-        self, vector: NDArray[np.float32], k: int, exclude: Exclusion, where: Filter | None
+        self, vector: NDArray[np.float32], k: int, exclude: Exclusion, filters: Filter | None
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
-        if exclude or where is not None:
+        if exclude or filters is not None:
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
-            candidates = self._nearest(vector, wanted, where, complete=complete)
+            candidates = self._nearest(vector, wanted, filters, complete=complete)
             allowed = [
                 (score, pair)
                 for score, pair in candidates
                 if not exclude.excludes(pair)
-                and (where is None or where.matches(pair.filter_values))
+                and (filters is None or filters.matches(pair.filter_values))
             ]
             # Fewer than asked for: that was all. (Counting takes longer than the search: 17 ms at
             # 100,000 pairs.)

@@ -246,9 +246,9 @@ class TestPairStore:
         assert store.fingerprints(["p"])["p"] == Fingerprint("bert", "f2")
         # What a filter sees is gone as well.
         question = (*units(2, seed=4), FusionWeights(), 1)
-        assert store.query(*question, where=Comparison("label", "==", "x")) == []
-        assert store.query(*question, where=Comparison("study_id", "==", "s1")) == []
-        assert len(store.query(*question, where=Comparison("view", "==", "AP"))) == 1
+        assert store.query(*question, filters=Comparison("label", "==", "x")) == []
+        assert store.query(*question, filters=Comparison("study_id", "==", "s1")) == []
+        assert len(store.query(*question, filters=Comparison("view", "==", "AP"))) == 1
 
     def test_excluded_patient_with_thousands_of_closer_pairs_never_appears(
         self, store, units, pairs
@@ -312,7 +312,7 @@ class TestPairStore:
         text[5] = 0
         store.upsert(made, units(6, seed=1), text)
         for where, expected in FILTERS:
-            hits = store.query(*units(2, seed=3), FusionWeights(), 6, where=where)
+            hits = store.query(*units(2, seed=3), FusionWeights(), 6, filters=where)
             assert {hit.pair_id for hit in hits} == {f"p{i}" for i in expected}, where
 
     def test_filter_and_exclusion_hold_together_however_rare_the_match(
@@ -334,7 +334,7 @@ class TestPairStore:
             Comparison("rare", "==", True),
             Combination("not", (Comparison("rare", "==", False),)),
         ):
-            hits = store.query(*question, where=where)
+            hits = store.query(*question, filters=where)
             assert sorted(hit.pair_id for hit in hits) == ["p307", "p407", "p507"]
             assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 

@@ -110,7 +110,7 @@ class ChromaPairStore(PairStore):
             yield from map(decode, part["ids"], *(part[name] for name in include))
 
     def _nearest(
-        self, vector: NDArray[np.float32], count: int, where: Filter | None, *, complete: bool
+        self, vector: NDArray[np.float32], count: int, filters: Filter | None, *, complete: bool
     ) -> Sequence[tuple[float, StoredPair]]:
         include = _COMPLETE if complete else _COMPLETE[:1]
         result = cast(
@@ -118,7 +118,7 @@ class ChromaPairStore(PairStore):
             self.collection.query(
                 query_embeddings=cast(Any, vector[None]),
                 n_results=count,
-                where=where_of(where),
+                where=where_of(filters),
                 include=cast(Any, ["distances", *include]),
             ),
         )
