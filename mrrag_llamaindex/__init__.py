@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.steering.policies.pai import PAI as PAI
     from mrrag_llamaindex.steering.policies.pasta import PASTA as PASTA
     from mrrag_llamaindex.steering.policies.uniform import Uniform as Uniform
-    from mrrag_llamaindex.store.chroma.store import Exclusion as Exclusion
-    from mrrag_llamaindex.store.chroma.store import PairStore as PairStore
+    from mrrag_llamaindex.store.hits import Exclusion as Exclusion
     from mrrag_llamaindex.store.pair import Pair as Pair
+    from mrrag_llamaindex.store.protocol import PairStore as PairStore
     from mrrag_llamaindex.towers.loading import load_towers as load_towers
     from mrrag_llamaindex.towers.protocol import DualTower as DualTower
 
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Calibration": "mrrag_llamaindex.mcr.calibration",
     "DualTower": "mrrag_llamaindex.towers.protocol",
-    "Exclusion": "mrrag_llamaindex.store.chroma.store",
+    "Exclusion": "mrrag_llamaindex.store.hits",
     "FusionWeights": "mrrag_llamaindex.mcr.score",
     "HardMask": "mrrag_llamaindex.steering.policies.hard_mask",
     "IFA": "mrrag_llamaindex.steering.ifa",
@@ -55,7 +55,7 @@ _EXPORTS = {
     "PAI": "mrrag_llamaindex.steering.policies.pai",
     "PASTA": "mrrag_llamaindex.steering.policies.pasta",
     "Pair": "mrrag_llamaindex.store.pair",
-    "PairStore": "mrrag_llamaindex.store.chroma.store",
+    "PairStore": "mrrag_llamaindex.store.protocol",
     "QueryGatedWeights": "mrrag_llamaindex.mcr.gated_weights",
     "Uniform": "mrrag_llamaindex.steering.policies.uniform",
     "answer_trace": "mrrag_llamaindex.integration.trace",

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from head_fitting import HeadTraining, fit_heads
 from torch import Tensor
 
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.towers.contrastive import HeadTraining, fit_heads
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.projection_head import FittedHeads
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 
 Vectors = NDArray[np.float32]
 TOWERS: dict[str, Any] = {"towers_identity": "toy@1", "towers_source": "", "dimension": 8}

@@ -74,9 +74,9 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.store.chroma.store import PairStore
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
     rows = read_pairs(pairs, renames_of(columns), images)
@@ -158,7 +158,7 @@ def ask(
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
-    from mrrag_llamaindex.store.chroma.store import Exclusion
+    from mrrag_llamaindex.store.hits import Exclusion
 
     started = time.perf_counter()
     check_name(quantization)

@@ -7,50 +7,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file beside ``path``, bring it to the disk and rename it.
+def write_atomically(path: str | os.PathLike[str], content: str | Callable[[Path], Any]) -> None:
+    """Write a file beside ``path``, bring it to the disk and rename it.
 
     Parameters
     ----------
-    path : Path
-    write : callable
-        Takes the path to write to.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(beside)
-        with beside.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, see `write_atomically`."""
-    from safetensors.torch import save_file
-
-    write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
-
-
-def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file beside `path`, bring it to the disk and rename it.
+    path : path
+        What was there before is left as it was if writing fails.
+    content : str or callable
+        Text, written as UTF-8; or what writes the file to the path that it is given.
 
     Raises
     ------
     OSError
-        If it cannot be written; what was there before is left as it was.
+        If it cannot be written.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
+        if isinstance(content, str):
+            part.write_text(content, encoding="utf-8")
+        else:
+            content(part)
+        with part.open("rb+") as handle:
             os.fsync(handle.fileno())
-        beside.replace(target)
+        part.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)

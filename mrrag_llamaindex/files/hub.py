@@ -64,10 +64,10 @@ def weight_sizes(
     from huggingface_hub import HfApi
 
     try:
-        told = HfApi().model_info(hub_id, timeout=SECONDS, files_metadata=True)
+        info = HfApi().model_info(hub_id, timeout=SECONDS, files_metadata=True)
     except Exception as cause:  # as in `_downloaded`
         raise _not_provided(hub_id, what, ways_on, error, cause) from cause
-    sizes = {file.rfilename: int(file.size or 0) for file in told.siblings or []}
+    sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
     pattern = _weight_pattern(list(sizes))
     return {name: size for name, size in sizes.items() if fnmatch(name, pattern)}
 
@@ -94,8 +94,8 @@ def _downloaded(
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        told = HfApi().model_info(hub_id, timeout=SECONDS)
-        names = [file.rfilename for file in told.siblings or []]
+        info = HfApi().model_info(hub_id, timeout=SECONDS)
+        names = [file.rfilename for file in info.siblings or []]
         patterns = [*_FILES, _weight_pattern(names)] if weights else _FILES
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     # The hub's client raises errors of whichever HTTP library its version uses.

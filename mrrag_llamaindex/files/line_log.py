@@ -3,76 +3,116 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic
 
 from filelock import BaseFileLock, FileLock, Timeout
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.json_lines import read_bytes, unusable
+from mrrag_llamaindex.files.line_format import (
+    Header,
+    LineFormat,
+    PathLike,
+    Record,
+    check_same_header,
+)
+from mrrag_llamaindex.files.rows import read_bytes, unusable
 
 
-class LineLog:
-    """Append whole lines to a file, going on where an earlier run was stopped.
-
-    What `append` has returned from is on the disk, so a killed run leaves at most a torn last
-    line. It is cut off when the file is opened again; a torn header is written anew.
+class LineLog(Generic[Header, Record]):
+    """A file that records are appended to, going on where an earlier run was stopped.
 
     Parameters
     ----------
-    path : Path
+    path : path
         Made if absent, folders included, with the header.
-    header : str
-        The first line, with its end.
-    start : bytes
-        What the header of any run begins with (`json_lines.header_start`): a file without a whole
-        line is taken for a torn header, and written over, only if it begins like this.
-    resume : callable
-        Reads a file that has a whole line or is something else. Returns the length in bytes of
-        the whole lines; raises if the file may not be gone on with, and it is left as it was then.
+    form : LineFormat
+    header : dataclass
+        Of this run; an existing file must have the same. A torn header is written anew.
     instead : str
         What to do if another process is writing and one would not wait for it.
+
+    Attributes
+    ----------
+    records : list
+        Those in the file.
+    keys : set
+        Their values in `LineFormat.key`.
 
     Raises
     ------
     InputError
-        If the file cannot be read or written, or is being written by another process; whatever
-        `resume` raises. The lock is free again then.
+        If the file is something else, cannot be read or written, is being written by another
+        process, or was begun with another header. It is left as it was then, and not locked.
     """
 
     def __init__(
         self,
-        path: Path,
-        header: str,
-        start: bytes,
-        resume: Callable[[], int],
+        path: PathLike,
+        form: LineFormat[Header, Record],
+        header: Header,
         *,
         instead: str = "write to another file",
     ) -> None:
-        self.path = path
-        self._lock = _locked(path, instead)
+        self.path = Path(path)
+        self.form = form
+        self.header = header
+        self.records: list[Record] = []
+        self._lock = _locked(self.path, instead)
         try:
             # A kill may come between making the file and its first whole line.
-            begun = path.exists() and not _torn_header(path, start)
-            self._open(resume() if begun else 0, header)
+            begun = self.path.exists() and not self._header_is_torn()
+            self._open(self._resume() if begun else 0)
         except BaseException:
             self._lock.release()
             raise
+        self.keys = {getattr(record, form.key) for record in self.records} if form.key else set()
 
-    def append(self, lines: str) -> None:
-        """Write one line or several, each with its end; they are on the disk when this returns."""
-        self._handle.write(lines.encode())
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records; they are on the disk when this returns.
+
+        Raises
+        ------
+        InputError
+            If one does not share what the header says of all, or has the key of another; none is
+            written then.
+        """
+        for name in self.form.shared:
+            own = getattr(self.header, name)
+            others = [value for record in records if (value := getattr(record, name)) != own]
+            if others:
+                raise InputError(f"{self.path.name} is of {own!r}, not of {others[0]!r}")
+        keys = {getattr(record, self.form.key) for record in records} if self.form.key else set()
+        if self.form.key and (len(keys) < len(records) or keys & self.keys):
+            raise InputError(f"{self.path.name}: a {self.form.key} would be written twice")
+        self._write("".join(map(self.form.line, records)))
+        self.records += records
+        self.keys |= keys
 
     def close(self) -> None:
         """Close the file, so that another process may write to it."""
         self._handle.close()
         self._lock.release()
 
-    def _open(self, whole: int, header: str) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _resume(self) -> int:
+        earlier, self.records, whole = self.form.read_whole_lines(self.path)
+        check_same_header(earlier, self.header, self.path.name)
+        return whole
+
+    def _header_is_torn(self) -> bool:
+        """Whether all there is is the beginning of a header of this form."""
+        content, start = read_bytes(self.path), self.form.start()
+        return b"\n" not in content and (content.startswith(start) or start.startswith(content))
+
+    def _open(self, whole: int) -> None:
         try:
             self._handle = self.path.open("r+b" if self.path.exists() else "xb")
             self._handle.truncate(whole)
@@ -80,13 +120,12 @@ class LineLog:
         except OSError as error:
             raise unusable(self.path, error, "written") from None
         if not whole:
-            self.append(header)
+            self._write(self.form.header_line(self.header))
 
-
-def _torn_header(path: Path, start: bytes) -> bool:
-    """Whether all there is is the beginning of a header of ours."""
-    content = read_bytes(path)
-    return b"\n" not in content and (content.startswith(start) or start.startswith(content))
+    def _write(self, lines: str) -> None:
+        self._handle.write(lines.encode())
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
 
 
 def _locked(path: Path, instead: str) -> BaseFileLock:
@@ -105,17 +144,3 @@ def _locked(path: Path, instead: str) -> BaseFileLock:
     except OSError as error:
         raise unusable(path, error, "written") from None
     return lock
-
-
-class Closing(ABC):
-    """A context manager that is itself, and closes itself."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of what is held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +24,131 @@ def identifier(value: Any) -> str | None:
     if value is not None:
         raise InputError(f"an identifier is a {type(value).__name__}; write it as text")
     return None
+
+
+def read_bytes(source: Path) -> bytes:
+    """Return the contents of a file; what the system says against it becomes an `InputError`."""
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise unusable(source, error, "read") from None
+
+
+def unusable(source: Path, error: OSError, what: str) -> InputError:
+    """Return the error for a file that cannot be read or written, named without its folder."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{source.name} cannot be {what}: {reason}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open table, whose columns fill roles.
+
+    Attributes
+    ----------
+    columns : dict
+        Role to column name.
+    required : tuple of str
+        Roles whose column every row must have.
+    folder : Path
+        Against which relative paths in the table are resolved.
+    rows : iterator
+        Each row as a dict, or as the reason why it is none.
+    """
+
+    columns: dict[str, str]
+    required: tuple[str, ...]
+    folder: Path
+    rows: Iterator[dict[str, Any] | str]
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        required: Sequence[str],
+        optional: Sequence[str],
+        columns: Mapping[str, str] | None,
+        folder: str | os.PathLike[str] | None,
+    ) -> Table:
+        """Open a ``.csv`` or ``.jsonl`` table; a csv file is checked up to its header.
+
+        Parameters
+        ----------
+        path
+            In UTF-8, with or without a byte order mark. Blank lines are no rows.
+        required, optional
+            The roles.
+        columns
+            Role to column name, for roles whose column has another name; these must be there.
+        folder
+            By default the table's own.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, is not such a table, or lacks a column.
+        """
+        source, names = Path(path), dict(columns or {})
+        roles = (*required, *optional)
+        if unknown := sorted(names.keys() - set(roles)):
+            raise InputError(f"columns can be named for {', '.join(roles)}; not for {unknown[0]!r}")
+        readers = {".csv": csv_rows, ".jsonl": jsonl_rows}
+        kind = source.suffix.lower()
+        if kind not in readers:
+            raise InputError(f"{source.name}: tables are .csv or .jsonl files, not {kind!r}")
+        # Errors in the header should come now, not when the first row is asked for.
+        rows = readers[kind](source)
+        header = next(rows, None)
+        if header is None:
+            raise InputError(f"{source.name} is empty")
+        table = cls(
+            {role: names.get(role, role) for role in roles},
+            tuple(role for role in roles if role in required or role in names),
+            source.parent if folder is None else Path(folder),
+            rows,
+        )
+        if kind == ".csv":
+            table._check_header(header, source.name)
+        return table
+
+    def _check_header(self, header: list[str], file: str) -> None:
+        for role in self.required:
+            name = self.columns[role]
+            if name in header:
+                continue
+            for mark, word in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
+                if len(header) == 1 and mark in header[0]:
+                    raise InputError(
+                        f"{file} seems to be separated by {word}, not by commas: save it as "
+                        "comma separated"
+                    )
+            raise InputError(
+                f"{file} has no column {name!r} (for the {role}); it has: {', '.join(header)}. "
+                f"Name the right one, e.g. {role}=COLUMN"
+            )
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Raise `InputError` if a row lacks a required field."""
+        for role in self.required:
+            if self.columns[role] not in row:
+                held = ", ".join(map(str, row))
+                raise InputError(f"has no field {self.columns[role]!r}; it has: {held}")
+
+    def identifier(self, row: Mapping[str, Any], role: str) -> str | None:
+        """Return the id in a row, see `identifier`."""
+        return identifier(row.get(self.columns[role]))
+
+    def text(self, row: Mapping[str, Any], role: str) -> str | None:
+        """Return the text of a cell, `None` where there is none."""
+        value = row[self.columns[role]]
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"the {role} is a {type(value).__name__}, not text")
+        return value
+
+    def path(self, row: Mapping[str, Any], role: str) -> str | None:
+        """Return a file's path, `None` for an empty cell."""
+        name = (self.text(row, role) or "").strip()
+        return str(self.folder / name) if name else None
 
 
 def csv_rows(source: Path) -> Iterator[Any]:
@@ -87,8 +214,7 @@ def _open(source: Path) -> TextIO:
     try:
         return source.open(encoding="utf-8-sig", newline="")
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{source.name} cannot be read: {reason}") from None
+        raise unusable(source, error, "read") from None
 
 
 def _not_utf8(source: Path, error: UnicodeDecodeError) -> InputError:

@@ -19,7 +19,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
-from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.learned_files import (
     GivenCalibration,
@@ -27,6 +27,7 @@ from mrrag_llamaindex.store.learned_files import (
     calibration_of,
     weights_of,
 )
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         *,
         weights: GivenWeights = None,
         calibration: GivenCalibration = None,
+        collection: str = "pairs",
+        device: str = "auto",
         strict: bool = True,
         progress: Callable[[int], None] | None = None,
         **ingest_options: Any,
@@ -121,6 +124,11 @@ class MRRAGIndex(BaseIndex[IndexDict]):
             Folder of the store; in memory without it.
         weights, calibration
             As for the class.
+        collection : str
+            Of the store; one place holds several.
+        device : str
+            Of towers that are loaded here: a torch device, or ``"auto"``, CUDA where present, else
+            CPU.
         strict : bool
             Raise at the first pair that cannot be used; else go on and list it in ``report``.
         progress : callable, optional
@@ -130,12 +138,13 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         ------
         InputError, StoreError, TowerError
         """
-        towers = load_towers(towers) if isinstance(towers, str) else towers
+        towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
         store = PairStore.open_or_create(
             "memory" if persist_dir is None else persist_dir,
             towers_identity=towers.identity,
             towers_source=towers.source,
             dimension=towers.dimension,
+            collection=collection,
         )
         index = cls(store, towers, weights, calibration)
         index.add_pairs(pairs, strict=strict, progress=progress, **ingest_options)
@@ -144,13 +153,13 @@ class MRRAGIndex(BaseIndex[IndexDict]):
     @classmethod
     def from_store(
         cls,
-        path_or_client: Any,
+        path_or_client: Where,
         *,
         towers: DualTower | str | None = None,
         weights: GivenWeights = None,
         calibration: GivenCalibration = None,
         collection: str = "pairs",
-        device: str = "cpu",
+        device: str = "auto",
     ) -> MRRAGIndex:
         """Open a store; it remembers its towers.
 
@@ -163,7 +172,7 @@ class MRRAGIndex(BaseIndex[IndexDict]):
             As for the class.
         collection : str
         device : str
-            Device of the towers.
+            As in `from_pairs`.
 
         Raises
         ------
@@ -234,4 +243,4 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         raise InputError(_ADD_PAIRS)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
-        self.store.collection.delete(ids=[node_id])
+        self.store.delete([node_id])

@@ -21,12 +21,11 @@ from mrrag_llamaindex.integration.tickets.stamping import (
     Evidence,
     add_facts,
     stamp,
-    terms_of,
     unstamped,
 )
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
+from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,7 +173,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         for position, node in enumerate(plain):
             hit = next((known[pair_id] for pair_id in _pair_ids(node) if pair_id in known), None)
             if hit is not None:
-                scored[position] = hit.score, terms_of(hit)
+                scored[position] = hit.score, hit.terms
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
         scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
         evidence = [

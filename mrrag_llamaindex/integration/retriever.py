@@ -16,13 +16,14 @@ from mrrag_llamaindex.integration.query_image import image_of
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.stamping import add_facts, evidence_of, plain_nodes, stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
     from mrrag_llamaindex.mcr.calibration import Calibration
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import Hit
+    from mrrag_llamaindex.store.hits import Hit
     from mrrag_llamaindex.towers.protocol import DualTower
 
 

@@ -7,18 +7,18 @@ answers are known. It belongs to one pair of towers and one set of weights, and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
+from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import json_digest
+from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
@@ -102,15 +102,15 @@ class Calibration:
         InputError
             If a score is not finite.
         """
-        given = np.asarray(scores, dtype=np.float64)
-        if not np.isfinite(given).all():
+        values = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(values).all():
             raise InputError("a score to be calibrated is not a finite number")
         if self.method == "platt":
             slope, intercept = self.curve[0]
             # The hyperbolic tangent is the same function and does not overflow.
-            return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (slope * given + intercept)))
+            return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (slope * values + intercept)))
         knots = np.array(self.curve)
-        return np.asarray(np.interp(given, knots[:, 0], knots[:, 1]))
+        return np.asarray(np.interp(values, knots[:, 0], knots[:, 1]))
 
     def check(self, towers_identity: str, weights: AnyWeights) -> None:
         """Raise `InputError` unless these towers and these weights made the scores."""
@@ -140,23 +140,16 @@ class Calibration:
         InputError
             If the text is no such object.
         """
+        data = parse_object(text, "calibration")
+        check_keys(data, "calibration", _FORMAT, _KEYS, frozenset())
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"calibration: not valid JSON ({error})") from None
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise InputError(f"calibration: expected a JSON object with format {_FORMAT!r}")
-        if set(data) != _KEYS:
-            missing, unknown = sorted(_KEYS - set(data)), sorted(set(data) - _KEYS)
-            raise InputError(f"calibration: missing {missing}, unknown {unknown}")
-        try:
-            given = data["abstention"]
+            abstention = data["abstention"]
             return cls(
                 data["method"],
                 tuple((float(first), float(second)) for first, second in data["curve"]),
                 str(data["towers_identity"]),
                 str(data["weights"]),
-                None if given is None else Abstention(**given),
+                None if abstention is None else Abstention(**abstention),
                 dict(data["about"]),
             )
         except (TypeError, ValueError) as error:
@@ -164,26 +157,19 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json())
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read a file written by `save`; see `from_json` for what is refused."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"calibration: cannot read {Path(path).name!r} ({type(error).__name__})"
-            ) from None
-        return cls.from_json(text)
+        return cls.from_json(read_text(path, "calibration"))
 
 
 def weights_digest(weights: AnyWeights) -> str:
     """Return 16 hex digits that change with any number of the weights, and with nothing else."""
     data = json.loads(weights.to_json())
     numbers = {name: data[name] for name in data if name not in ("towers_identity", "note")}
-    text = json.dumps(numbers, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest(numbers, 16)
 
 
 @dataclass(frozen=True)

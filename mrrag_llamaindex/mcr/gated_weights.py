@@ -14,34 +14,23 @@ and search are those of the global weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.atomic import write_text_atomically
-from mrrag_llamaindex.mcr.weights import (
-    ALL_TERMS,
-    FusionWeights,
-    check_towers,
-    parse_object,
-    read_text,
-)
-
-FORMAT = "mrrag-gated-weights-1"
-"""What a file of these weights says that it is."""
+from mrrag_llamaindex.files.digests import text_digest
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights, SavedWeights
 
 _ARRAYS = ("hidden_weight", "hidden_bias", "out_weight", "out_bias")
-_NOTES = frozenset({"format", "towers_identity", "note"})
 
 
 @dataclass(frozen=True, eq=False)
-class QueryGatedWeights:
+class QueryGatedWeights(SavedWeights):
     """Weights for each question.
 
     Parameters
@@ -54,7 +43,7 @@ class QueryGatedWeights:
     hidden_bias : array_like
         v_1, shape (h,).
     out_weight : array_like
-        W_2, shape (t, h), with t = 3 for `TERMS`, 4 for `ALL_TERMS`.
+        W_2, shape (t, h), with t = 3 for `TERMS`, more for the first of `ALL_TERMS`.
     out_bias : array_like
         v_2, shape (t,).
     reach : float
@@ -69,6 +58,9 @@ class QueryGatedWeights:
     -----
     The arrays are kept as float32; sums are formed in float64.
     """
+
+    FORMAT = "mrrag-gated-weights-1"
+    KEYS = frozenset({"base", "reach", *_ARRAYS})
 
     base: FusionWeights
     hidden_weight: NDArray[np.float32]
@@ -88,9 +80,11 @@ class QueryGatedWeights:
         hidden, width = shapes[0] if len(shapes[0]) == 2 else (0, 0)
         terms = len(self.out_bias) if self.out_bias.ndim == 1 else 0
         fits = shapes == [(hidden, width), (hidden,), (terms, hidden), (terms,)]
-        if not fits or not hidden or not width or width % 2 or terms not in (3, 4):
+        known = len(TERMS) <= terms <= len(ALL_TERMS)
+        if not fits or not hidden or not width or width % 2 or not known:
             raise ValueError(
-                f"shapes {shapes} are not (h, 2n), (h,), (t, h), (t,) with 3 or 4 terms t"
+                f"shapes {shapes} are not (h, 2n), (h,), (t, h), (t,) with "
+                f"{len(TERMS)} to {len(ALL_TERMS)} terms t"
             )
         number = isinstance(self.reach, (int, float)) and not isinstance(self.reach, bool)
         if not number or not 0 < self.reach < 1:
@@ -143,7 +137,7 @@ class QueryGatedWeights:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
-        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        digest = text_digest(self.to_json(), 16)
         return {**self.base.as_dict(), "gate": digest}
 
     def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:
@@ -157,57 +151,16 @@ class QueryGatedWeights:
             )
         return array if array.any() else None
 
-    def to_json(self, *, towers_identity: str | None = None) -> str:
-        """Return the weights as a JSON object, with the towers they were learned on if given."""
-        data: dict[str, Any] = {"format": FORMAT, "base": self.base.as_dict(), "reach": self.reach}
-        if towers_identity is not None:
-            data["towers_identity"] = towers_identity
-        data.update({name: _plain(getattr(self, name)) for name in _ARRAYS})
-        return json.dumps(data) + "\n"
+    def values(self) -> dict[str, Any]:
+        """Return the global weights, the reach and the network."""
+        arrays = {name: _plain(getattr(self, name)) for name in _ARRAYS}
+        return {"base": self.base.as_dict(), "reach": self.reach, **arrays}
 
     @classmethod
-    def from_json(cls, text: str, *, towers_identity: str | None = None) -> QueryGatedWeights:
-        """Read what `to_json` wrote.
-
-        Parameters
-        ----------
-        text
-            A JSON object.
-        towers_identity
-            The towers in use. Weights that record other towers are refused.
-
-        Raises
-        ------
-        InputError
-            If the text is not such an object, or was learned on other towers.
-        """
-        data = parse_object(text)
-        if data.get("format") != FORMAT:
-            raise InputError(
-                f"fusion weights: format {data.get('format')!r} is not that of weights for each "
-                f"question ({FORMAT})"
-            )
-        expected = {"base", "reach", *_ARRAYS}
-        unknown, absent = sorted(data.keys() - _NOTES - expected), sorted(expected - data.keys())
-        if unknown or absent:
-            raise InputError(f"fusion weights: missing {absent}, unknown {unknown}")
-        check_towers(data, towers_identity)
+    def from_values(cls, data: dict[str, Any]) -> Self:
+        """Return the weights that `values` described."""
         base = FusionWeights.from_json(json.dumps(data["base"]))
-        try:
-            return cls(base=base, reach=data["reach"], **{name: data[name] for name in _ARRAYS})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"fusion weights: {error}") from None
-
-    def save(self, path: str | os.PathLike[str], *, towers_identity: str | None = None) -> None:
-        """Write `to_json` to `path`; an interrupted write leaves the earlier file as it was."""
-        write_text_atomically(path, self.to_json(towers_identity=towers_identity))
-
-    @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, towers_identity: str | None = None
-    ) -> QueryGatedWeights:
-        """Read a file written by `save`; see `from_json` for what is refused."""
-        return cls.from_json(read_text(path), towers_identity=towers_identity)
+        return cls(base, **{name: data[name] for name in (*_ARRAYS, "reach")})
 
 
 def _plain(array: NDArray[np.float32]) -> Any:

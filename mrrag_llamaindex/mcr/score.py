@@ -9,7 +9,8 @@ It is linear in the pair, so f(q, d) = < [b q_i ; a q_i + c q_t] , [d_i ; d_t] >
 of length 2n per pair, and the weights live in the query. Learning other weights, or giving each
 question its own, never changes what is stored. A fourth term d <q_t, d_i>, which the paper does not
 have, costs nothing more: the query becomes [b q_i + d q_t ; a q_i + c q_t]. Its weight is 0 unless
-it is given.
+it is given. A term is a half of the question and a half of the pair: one row of a table here, one
+name in `weights.ALL_TERMS` and one field of `FusionWeights`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ __all__ = [
     "fused_query",
     "similarity_terms",
 ]
+
+_HALVES = {
+    "image_text": ("image", "text"),
+    "image_image": ("image", "image"),
+    "text_text": ("text", "text"),
+    "text_image": ("text", "image"),
+}
+"""Term to the halves that it compares: of the question, of the pair."""
 
 
 def similarity_terms(
@@ -67,15 +76,10 @@ def similarity_terms(
         raise InputError(
             f"document halves have shapes {image.shape} and {text.shape}; expected two of (m, n)"
         )
-    q_image = _half(query_image, image.shape[-1], "query image vector")
-    q_text = _half(query_text, image.shape[-1], "query text vector")
-    halves = {
-        "image_text": (text, q_image),
-        "image_image": (image, q_image),
-        "text_text": (text, q_text),
-        "text_image": (image, q_text),
-    }
-    return np.stack([halves[name][0] @ halves[name][1] for name in terms], axis=-1)
+    query = _query_halves(query_image, query_text, image.shape[-1])
+    pair = {"image": image, "text": text}
+    halves = (_HALVES[name] for name in terms)
+    return np.stack([pair[theirs] @ query[ours] for ours, theirs in halves], axis=-1)
 
 
 def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:
@@ -103,17 +107,17 @@ def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:
     >>> float(fuse([0.5, 0.25, -1.0], FusionWeights(1.0, 2.0, 0.5)))
     0.5
     """
-    given = np.asarray(terms, dtype=np.float64)
-    if not weights.text_image:
-        # Without the fourth column: the sum of three is the same to the last bit whether the
-        # caller has it or not.
-        return np.asarray(np.ascontiguousarray(given[..., : len(TERMS)]) @ weights.as_array())
-    if given.shape[-1] != len(ALL_TERMS):
+    values = np.asarray(terms, dtype=np.float64)
+    weighted = weights.terms
+    if values.shape[-1] < len(weighted):
         raise InputError(
-            f"the weights weigh {len(ALL_TERMS)} similarities, and {given.shape[-1]} are given: "
+            f"the weights weigh {len(weighted)} similarities, and {values.shape[-1]} are given: "
             "compute them with similarity_terms(..., terms=ALL_TERMS)"
         )
-    return np.asarray(given @ weights.as_array(ALL_TERMS))
+    # Without the columns that have no weight: the sum is the same to the last bit whether the
+    # caller has them or not.
+    columns = np.ascontiguousarray(values[..., : len(weighted)])
+    return np.asarray(columns @ weights.as_array(weighted))
 
 
 def fused_query(
@@ -135,16 +139,14 @@ def fused_query(
     """
     if query_image is None and query_text is None:
         raise InputError("the question has neither an image nor a text vector")
-    given = query_image if query_image is not None else query_text
-    dimension = np.asarray(given).shape[-1]
-    image = _half(query_image, dimension, "query image vector")
-    text = _half(query_text, dimension, "query text vector")
-    upper = weights.image_image * image
-    if weights.text_image:
-        upper = upper + weights.text_image * text
-    lower = weights.image_text * image + weights.text_text * text
+    dimension = np.asarray(query_text if query_image is None else query_image).shape[-1]
+    query = _query_halves(query_image, query_text, dimension)
+    blocks = {"image": np.zeros(dimension), "text": np.zeros(dimension)}
+    for name, weight in weights.as_dict().items():
+        ours, theirs = _HALVES[name]
+        blocks[theirs] += weight * query[ours]
     with np.errstate(over="ignore"):  # a weight beyond float32 gives inf, which the store refuses
-        return np.concatenate([upper, lower]).astype(np.float32)
+        return np.concatenate(list(blocks.values())).astype(np.float32)
 
 
 def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDArray[np.float32]:
@@ -167,10 +169,13 @@ def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDAr
     return np.concatenate([image, text], axis=-1)
 
 
-def _half(vector: ArrayLike | None, dimension: int, what: str) -> NDArray[np.float64]:
-    if vector is None:
-        return np.zeros(dimension)
-    array = np.asarray(vector, dtype=np.float64)
-    if array.shape != (dimension,):
-        raise InputError(f"{what} has shape {array.shape}; expected ({dimension},)")
-    return array
+def _query_halves(
+    image: ArrayLike | None, text: ArrayLike | None, dimension: int
+) -> dict[str, NDArray[np.float64]]:
+    halves = {}
+    for name, vector in (("image", image), ("text", text)):
+        half = np.zeros(dimension) if vector is None else np.asarray(vector, dtype=np.float64)
+        if half.shape != (dimension,):
+            raise InputError(f"query {name} vector has shape {half.shape}; expected ({dimension},)")
+        halves[name] = half
+    return halves

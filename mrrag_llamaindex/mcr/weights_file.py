@@ -6,9 +6,9 @@ import os
 from typing import TypeAlias
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr import gated_weights, weights
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
-from mrrag_llamaindex.mcr.weights import FusionWeights, parse_object, read_text
+from mrrag_llamaindex.mcr.json_file import parse_object, read_text
+from mrrag_llamaindex.mcr.weights import WHAT, FusionWeights
 
 AnyWeights: TypeAlias = FusionWeights | QueryGatedWeights
 """Both have ``weights_for(query_image, query_text)``, ``as_dict``, ``save`` and ``to_json``."""
@@ -29,11 +29,10 @@ def load_weights(path: str | os.PathLike[str], *, towers_identity: str | None = 
     InputError
         If the file cannot be read, holds no weights, or was learned on other towers.
     """
-    text = read_text(path)
-    kind = parse_object(text).get("format", weights.FORMAT)
-    if kind == weights.FORMAT:
-        return FusionWeights.from_json(text, towers_identity=towers_identity)
-    if kind == gated_weights.FORMAT:
-        return QueryGatedWeights.from_json(text, towers_identity=towers_identity)
-    known = f"{weights.FORMAT}, {gated_weights.FORMAT}"
-    raise InputError(f"fusion weights: format {kind!r} is not one this version reads ({known})")
+    text = read_text(path, WHAT)
+    stated = parse_object(text, WHAT).get("format", FusionWeights.FORMAT)
+    for kind in (FusionWeights, QueryGatedWeights):
+        if stated == kind.FORMAT:
+            return kind.from_json(text, towers_identity=towers_identity)
+    known = f"{FusionWeights.FORMAT}, {QueryGatedWeights.FORMAT}"
+    raise InputError(f"{WHAT}: format {stated!r} is not one this version reads ({known})")

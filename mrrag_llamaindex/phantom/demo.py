@@ -16,10 +16,10 @@ from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.picture import draw_answer
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
 from mrrag_llamaindex.store.pair_table import read_pairs
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:

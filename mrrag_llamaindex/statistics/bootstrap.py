@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrrag_llamaindex.statistics import intervals
-
 RESAMPLES = 2000
 """Bootstrap samples: the ends of a 95% interval then move by about a fiftieth of its width."""
 
 Interval = tuple[float, float]
 """Lower and upper end, 95%."""
+
+_NORMAL_975 = 1.959963984540054
 
 
 def resampled_sums(
@@ -71,20 +71,52 @@ def interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | 
 
 
 def share_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
-    """Return the 95% interval of a share, from R values of it in [0, 1].
+    """Return the 95% interval of a share, from R values of it in [0, 1]; see `interval`.
 
-    See `interval`, and `retrieval.intervals.share_interval` for a share of which all questions
-    are right, or none.
+    Where all questions are right, or none, every bootstrap sample is the same, as if nothing could
+    ever go wrong. Wilson's score interval over the patients stands there.
+
+    Examples
+    --------
+    >>> patients = [str(number) for number in range(300)]
+    >>> [round(end, 3) for end in share_interval(np.ones(2000), patients)]
+    [0.987, 1.0]
     """
-    found = interval(samples, owners)
-    return None if found is None else intervals.share_interval(*found, len(set(owners)))
+    ends = interval(samples, owners)
+    if ends not in ((0.0, 0.0), (1.0, 1.0)):
+        return ends
+    unseen = largest_unseen_share(len(set(owners)))
+    return (0.0, unseen) if ends == (0.0, 0.0) else (1.0 - unseen, 1.0)
 
 
 def difference_interval(samples: NDArray[np.float64], owners: Sequence[str]) -> Interval | None:
     """Return the 95% interval of a difference of two shares, from R values of it in [-1, 1].
 
-    See `interval`, and `retrieval.intervals.difference_interval` for two methods that are right
-    on the same questions.
+    Where two methods are right on the very same questions, every bootstrap sample of their
+    difference is 0, as if they could never differ. They can, on as many patients as may have
+    gone unseen, in favour of either.
+
+    Examples
+    --------
+    >>> patients = [str(number) for number in range(300)]
+    >>> [round(end, 3) for end in difference_interval(np.zeros(2000), patients)]
+    [-0.013, 0.013]
     """
-    found = interval(samples, owners)
-    return None if found is None else intervals.difference_interval(*found, len(set(owners)))
+    ends = interval(samples, owners)
+    if ends is None or ends[0] != ends[1] or ends[0] not in (-1.0, 0.0, 1.0):
+        return ends
+    unseen = largest_unseen_share(len(set(owners)))
+    return max(-1.0, ends[0] - unseen), min(1.0, ends[0] + unseen)
+
+
+def largest_unseen_share(patients: int) -> float:
+    """Return the largest share of what was seen in none of n patients (Wilson's 95% end).
+
+    Examples
+    --------
+    >>> round(largest_unseen_share(29), 3)
+    0.117
+    """
+    # z^2 / (n + z^2), added up as Wilson's centre and half-width are for any number of successes.
+    doubled = 2 * (patients + _NORMAL_975**2)
+    return _NORMAL_975**2 / doubled + _NORMAL_975 / doubled * _NORMAL_975

@@ -17,7 +17,7 @@ def split_by_patient(
     Parameters
     ----------
     patients : sequence of str
-        The patient of each row.
+        The patient of each row. Their order does not matter to the split.
     fraction : float
         Share of the patients to hold out; at least one patient is on each side.
     seed : int
@@ -28,11 +28,15 @@ def split_by_patient(
     InputError
         If there are fewer than two patients.
     """
-    names = sorted(set(patients))
+    from sklearn.model_selection import GroupShuffleSplit
+
+    names = {name: place for place, name in enumerate(sorted(set(patients)))}
     if len(names) < 2:
-        raise InputError("the fusion needs at least two patients: one part is held out")
+        raise InputError("at least two patients are needed: one part of them is held out")
     count = min(max(1, round(fraction * len(names))), len(names) - 1)
-    drawn = np.random.default_rng(seed).permutation(len(names))[:count]
-    out = {names[place] for place in drawn}
-    kept = [place for place, name in enumerate(patients) if name not in out]
-    return kept, [place for place, name in enumerate(patients) if name in out]
+    # Of PCG64, so that the patients drawn are those of numpy's default generator.
+    draw = np.random.RandomState(np.random.PCG64(seed))
+    splitter = GroupShuffleSplit(1, test_size=count, random_state=draw)
+    groups = [names[patient] for patient in patients]
+    kept, held = next(splitter.split(groups, groups=groups))
+    return kept.tolist(), held.tolist()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.errors import ImageError, InputError, TowerError
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.vectors import unit_problem
+from mrrag_llamaindex.store.schema import unit_problem
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,55 +1,30 @@
-"""What goes into and comes out of a query: exclusions, hits and stored pairs."""
+"""What a store holds of a pair, and what a query returns: records, hits, exclusions."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.store.pair import MetadataValue
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.store.pair import STUDY_KEY, MetadataValue, Pair
 
 
-@dataclass(frozen=True, eq=False)
-class StoredPair:
-    """A pair as the store holds it.
-
-    Parameters
-    ----------
-    image_vector, text_vector
-        Shape (n,), float32: the unit halves d_i and d_t, all zero when missing.
-
-    The other fields are those of `Hit`.
-    """
-
-    pair_id: str
-    image_vector: NDArray[np.float32]
-    text_vector: NDArray[np.float32]
-    report: str
-    patient_id: str | None = None
-    study_id: str | None = None
-    image_path: str | None = None
-    missing: str | None = None
-    metadata: dict[str, MetadataValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A pair that a query found, with why it was found.
+@dataclass(frozen=True, kw_only=True)
+class PairRecord:
+    """What is known of a pair.
 
     Parameters
     ----------
     pair_id
         The pair.
-    score
-        The fused score f(q, d): ``1 - distance`` as Chroma returns it (float32 precision).
-    image_text, image_image, text_text, text_image
-        The cosine similarities that `score` weighs, from the stored vectors; exactly 0.0 where the
-        question or the pair lacks that half. The last is told even where its weight is 0.
     report
         The report's text, ``""`` when the pair has none.
-    patient_id, study_id
+    patient_id
         `None` when unknown.
     image_path
         Absolute path of the image file, `None` when the pair has no image or its image did not
@@ -61,54 +36,119 @@ class Hit:
     """
 
     pair_id: str
+    report: str = ""
+    patient_id: str | None = None
+    image_path: str | None = None
+    missing: str | None = None
+    metadata: dict[str, MetadataValue] = field(default_factory=dict)
+
+    @property
+    def study_id(self) -> str | None:
+        """``metadata["study_id"]`` as text, `None` when unknown."""
+        study = self.metadata.get(STUDY_KEY)
+        return None if study is None else str(study)
+
+    @property
+    def filter_values(self) -> dict[str, MetadataValue]:
+        """What a filter sees: the metadata, and the fields above by name where they are known."""
+        own = {
+            "pair_id": self.pair_id,
+            "patient_id": self.patient_id,
+            STUDY_KEY: self.study_id,
+            "image_path": self.image_path,
+            "missing": self.missing,
+        }
+        return {**self.metadata, **{name: value for name, value in own.items() if value}}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredPair(PairRecord):
+    """A pair as a back end keeps it.
+
+    Parameters
+    ----------
+    vector
+        Shape (2n,), float32: the unit halves ``[d_i ; d_t]``, all zero where one is missing.
+    fingerprint
+        Digest of the pair's contents, ``""`` for none.
+    """
+
+    vector: NDArray[np.float32]
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, pair: Pair, vector: NDArray[np.float32], fingerprint: str) -> StoredPair:
+        """Return a pair as it is stored; of its image only the absolute path, if it has one."""
+        from_file = isinstance(pair.image, (str, os.PathLike))
+        return cls(
+            pair_id=pair.pair_id,
+            report=pair.report or "",
+            patient_id=pair.patient_id,
+            image_path=str(Path(pair.image).absolute()) if from_file else None,  # type: ignore[arg-type]
+            missing=pair.missing,
+            metadata=dict(pair.metadata),
+            vector=vector,
+            fingerprint=fingerprint,
+        )
+
+    @property
+    def image_vector(self) -> NDArray[np.float32]:
+        """d_i, shape (n,)."""
+        return self.vector[: len(self.vector) // 2]
+
+    @property
+    def text_vector(self) -> NDArray[np.float32]:
+        """d_t, shape (n,)."""
+        return self.vector[len(self.vector) // 2 :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit(PairRecord):
+    """A pair that a query returns, with its score and what the score is made of.
+
+    Parameters
+    ----------
+    score
+        The fused score f(q, d), float32 precision.
+    image_text, image_image, text_text, text_image
+        The cosine similarities that `score` weighs, from the stored vectors; exactly 0.0 where the
+        question or the pair lacks that half. The last is given even where its weight is 0.
+    """
+
     score: float
     image_text: float
     image_image: float
     text_text: float
     text_image: float
-    report: str
-    patient_id: str | None = None
-    study_id: str | None = None
-    image_path: str | None = None
-    missing: str | None = None
-    metadata: dict[str, MetadataValue] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stored: StoredPair, terms: NDArray[np.float64], score: float) -> Hit:
+    def of(cls, pair: StoredPair, terms: NDArray[np.float64], score: float) -> Hit:
         """Return the hit for a stored pair.
 
         Parameters
         ----------
-        stored
+        pair
             The pair.
         terms
             Shape (4,): its similarities to the question, in the order of `ALL_TERMS`.
         score
             Its fused score.
         """
-        image_text, image_image, text_text, text_image = terms.tolist()
-        return cls(
-            pair_id=stored.pair_id,
-            score=score,
-            image_text=image_text,
-            image_image=image_image,
-            text_text=text_text,
-            text_image=text_image,
-            report=stored.report,
-            patient_id=stored.patient_id,
-            study_id=stored.study_id,
-            image_path=stored.image_path,
-            missing=stored.missing,
-            metadata=stored.metadata,
-        )
+        record = {item.name: getattr(pair, item.name) for item in fields(PairRecord)}
+        return cls(score=score, **record, **dict(zip(ALL_TERMS, terms.tolist(), strict=True)))
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The similarities by name, in the order of `ALL_TERMS`."""
+        return {name: getattr(self, name) for name in ALL_TERMS}
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """What tells whether a pair is already stored as it is: see `PairStore.stamps`."""
+class Fingerprint:
+    """What shows whether a pair is stored as it is: see `PairStore.fingerprints`."""
 
     patient_id: str | None
-    fingerprint: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +168,7 @@ class Exclusion:
 
     Examples
     --------
-    >>> Exclusion(patient_ids=["anna"]).excludes("p1", patient_id="anna", study_id=None)
+    >>> Exclusion(patient_ids=["anna"]).excludes(PairRecord(pair_id="p1", patient_id="anna"))
     True
     """
 
@@ -151,10 +191,10 @@ class Exclusion:
         """Return whether anything is excluded."""
         return bool(self.pair_ids or self.patient_ids or self.study_ids)
 
-    def excludes(self, pair_id: str, *, patient_id: str | None, study_id: str | None) -> bool:
-        """Return whether the pair with these identifiers must not be found."""
+    def excludes(self, pair: PairRecord) -> bool:
+        """Return whether a pair must not be found."""
         return (
-            pair_id in self.pair_ids
-            or (patient_id is not None and patient_id in self.patient_ids)
-            or (study_id is not None and study_id in self.study_ids)
+            pair.pair_id in self.pair_ids
+            or pair.patient_id in self.patient_ids
+            or pair.study_id in self.study_ids
         )

@@ -19,7 +19,7 @@ from mrrag_llamaindex.store.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -168,28 +168,28 @@ class _Ingest:
                 rows.append(self._admit(number, item))
             except InputError as error:
                 self._skip(number, item.pair_id, str(error))
-        stored = self.store.stamps([row.pair.pair_id for row in rows]) if rows else {}
+        stored = self.store.fingerprints(row.pair.pair_id for row in rows)
         fresh = []
         for row in rows:
-            stamp = stored.get(row.pair.pair_id)
-            if stamp is None:
+            known = stored.get(row.pair.pair_id)
+            if known is None:
                 fresh.append(row)
-            elif stamp.patient_id not in (None, row.pair.patient_id) and not self.replace:
+            elif known.patient_id not in (None, row.pair.patient_id) and not self.replace:
                 self._skip(
                     row.number,
                     row.pair.pair_id,
                     "this pair_id is stored already, for another patient: give it another id, "
                     "or allow replacing",
                 )
-            elif stamp.fingerprint == row.fingerprint:
+            elif known.digest == row.fingerprint:
                 self.tally.updated += 1
                 self.tally.unchanged += 1
             else:
                 fresh.append(row)
         written = self._write(fresh)
-        known = sum(row.pair.pair_id in stored for row in written)
-        self.tally.updated += known
-        self.tally.added += len(written) - known
+        replaced = sum(row.pair.pair_id in stored for row in written)
+        self.tally.updated += replaced
+        self.tally.added += len(written) - replaced
 
     def _admit(self, number: int, pair: Pair) -> _Row:
         """Return the row if it may enter, else raise `InputError` with the reason."""

@@ -1,7 +1,7 @@
-"""What was learned for a store, kept beside it: its fusion weights and their calibration.
+"""What was learned for a store, in files in its folder: fusion weights and their calibration.
 
-Neither is part of the store: learning again replaces a file, and no vector changes. Only a store in
-a folder has a beside.
+Neither is part of the store: learning again replaces a file, and no vector changes. A store on a
+server, in memory or in a given client has no folder, and so no such files.
 """
 
 from __future__ import annotations
@@ -14,48 +14,47 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.calibration import Calibration
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
-from mrrag_llamaindex.store.chroma.reader import PairReader
+from mrrag_llamaindex.store.protocol import PairStore
 
 FUSION_FILE = "fusion_weights.json"
-"""Name of the weights beside a store."""
+"""Name of the file of weights."""
 
 CALIBRATION_FILE = "calibration.json"
-"""Name of the calibration beside a store."""
+"""Name of the file of the calibration."""
 
 GivenWeights: TypeAlias = AnyWeights | str | Path | None
-"""Weights, the file that they are in, or None for those beside the store."""
+"""Weights, the file that they are in, or None for those in the store's folder."""
 
 GivenCalibration: TypeAlias = Calibration | str | Path | Literal[False] | None
-"""A calibration, the file that it is in, None for the one beside the store, or False for none."""
+"""A calibration, the file that it is in, None for the one in the store's folder, or False for none."""
 
 logger = logging.getLogger(__name__)
 
 
-def weights_of(store: PairReader, given: GivenWeights = None) -> AnyWeights:
-    """Return the weights to use with a store: those given, those beside it, or equal ones.
+def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
+    """Return the weights to use with a store: those given, those in its folder, or equal ones.
 
     Raises
     ------
     InputError
         If a file cannot be read, or its weights were learned on other towers than the store's.
     """
-    if isinstance(given, (str, Path)):
-        return load_weights(given, towers_identity=store.towers_identity)
-    if given is not None:
-        return given
-    path = _beside(store, FUSION_FILE)
+    if source is not None and not isinstance(source, (str, Path)):
+        return source
+    file = _learned_file(store, FUSION_FILE) if source is None else None
+    path = source or file
     if path is None:
         return FusionWeights()
     try:
-        found = load_weights(path, towers_identity=store.towers_identity)
+        return load_weights(path, towers_identity=store.towers_identity)
     except InputError as error:
+        if file is None:
+            raise
         raise InputError(f"{FUSION_FILE} beside the store: {error}") from None
-    logger.info("using %s beside the store", FUSION_FILE)
-    return found
 
 
 def calibration_of(
-    store: PairReader, weights: AnyWeights, given: GivenCalibration = None
+    store: PairStore, weights: AnyWeights, source: GivenCalibration = None
 ) -> Calibration | None:
     """Return the calibration to use with a store and weights, None if there is none.
 
@@ -64,27 +63,26 @@ def calibration_of(
     InputError
         If a file cannot be read, or the calibration belongs to other towers or other weights.
     """
-    if given is False:
-        return None
-    path = None if given is not None else _beside(store, CALIBRATION_FILE)
-    if given is None and path is None:
+    file = _learned_file(store, CALIBRATION_FILE) if source is None else None
+    path = source or file
+    if not path:
         return None
     try:
-        found = given if isinstance(given, Calibration) else Calibration.load(given or path or "")
-        found.check(store.towers_identity, weights)
+        calibration = path if isinstance(path, Calibration) else Calibration.load(path)
+        calibration.check(store.towers_identity, weights)
     except InputError as error:
-        if path is None:
+        if file is None:
             raise
         raise InputError(
             f"{CALIBRATION_FILE} beside the store: {error}; to go on without probabilities, open "
             "the store with calibration=False (mrrag ask --calibration none)"
         ) from None
-    if path is not None:
-        logger.info("using %s beside the store", CALIBRATION_FILE)
-    return found
+    return calibration
 
 
-def _beside(store: PairReader, name: str) -> Path | None:
-    folder = store.folder
-    path = None if folder is None else folder / name
-    return path if path is not None and path.is_file() else None
+def _learned_file(store: PairStore, name: str) -> Path | None:
+    """Return the path of a file in a store's folder, `None` if there is none."""
+    if store.folder is None or not (store.folder / name).is_file():
+        return None
+    logger.info("using %s beside the store", name)
+    return store.folder / name

@@ -6,8 +6,6 @@ flat metadata, encodable text) need not be checked again further down.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.images.load import image_digest
 
 if TYPE_CHECKING:
@@ -244,5 +243,4 @@ def fingerprint(pair: Pair) -> str:
         "patient": pair.patient_id,
         "metadata": dict(pair.metadata),
     }
-    text = json.dumps(contents, sort_keys=True)
-    return f"{_VERSION}:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{_VERSION}:{json_digest(contents)}"

@@ -8,12 +8,11 @@ Nothing is guessed: csv cells stay text, so ``007`` keeps its zeros.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
+from mrrag_llamaindex.files.rows import Table
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair, Skipped
 
 REQUIRED = ("pair_id", "image", "report")
@@ -21,6 +20,8 @@ REQUIRED = ("pair_id", "image", "report")
 
 OPTIONAL = ("patient_id", STUDY_KEY)
 """Roles filled when there is such a column. Every other column becomes metadata."""
+
+Item = TypeVar("Item")
 
 
 def read_pairs(
@@ -52,86 +53,36 @@ def read_pairs(
         If the file cannot be read, is not such a table, or lacks a column (named, with those
         that it has). A csv file is checked up to its header when this function is called.
     """
-    source = Path(path)
-    roles = _roles(columns or {})
-    folder = Path(images) if images is not None else source.parent
-    kind = source.suffix.lower()
-    if kind not in (".csv", ".jsonl"):
-        raise InputError(f"{source.name}: pairs are read from .csv or .jsonl files, not {kind!r}")
-    # Errors in the header should come now, not when the first row is asked for.
-    rows = csv_rows(source) if kind == ".csv" else jsonl_rows(source)
-    try:
-        names = next(rows)
-    except StopIteration:
-        raise InputError(f"{source.name} is empty") from None
-    required = {role: name for role, name in roles.items() if role in REQUIRED}
-    required.update(columns or {})
-    if kind == ".csv":
-        _check_columns(required, names, source.name)
-    return _pairs(rows, roles, required, folder)
+    table = Table.open(path, REQUIRED, OPTIONAL, columns, images)
+    return read_rows(table, "pair_id", lambda row: _pair(table, row))
 
 
-def _pairs(
-    rows: Iterator[Any], roles: dict[str, str], required: dict[str, str], folder: Path
-) -> Iterator[Pair | Skipped]:
-    for number, row in enumerate(rows, start=1):
+def read_rows(
+    table: Table, key: str, item_of: Callable[[dict[str, Any]], Item]
+) -> Iterator[Item | Skipped]:
+    """Yield what each row becomes, or why it becomes nothing; `key` is the role of its id."""
+    for number, row in enumerate(table.rows, start=1):
         if isinstance(row, str):
             yield Skipped(number, None, row)
             continue
         try:
-            yield _pair(row, roles, required, folder)
+            table.check_row(row)
+            yield item_of(row)
         except InputError as error:
-            named = row.get(roles["pair_id"])
-            yield Skipped(number, str(named) if named not in (None, "") else None, str(error))
+            name = row.get(table.columns[key])
+            yield Skipped(number, str(name) if name not in (None, "") else None, str(error))
 
 
-def _pair(
-    row: dict[str, Any], roles: dict[str, str], required: dict[str, str], folder: Path
-) -> Pair:
-    absent = [name for name in required.values() if name not in row]
-    if absent:
-        raise InputError(f"has no field {absent[0]!r}; it has: {', '.join(map(str, row))}")
-    image = row[roles["image"]]
-    report = row[roles["report"]]
-    for value, role in ((image, "image"), (report, "report")):
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"the {role} is a {type(value).__name__}, not text")
-    metadata = {name: value for name, value in row.items() if name not in roles.values() and name}
-    study = identifier(row.get(roles[STUDY_KEY]))
-    if study is not None:
+def _pair(table: Table, row: dict[str, Any]) -> Pair:
+    roles = set(table.columns.values())
+    metadata = {name: value for name, value in row.items() if name and name not in roles}
+    if (study := table.identifier(row, STUDY_KEY)) is not None:
         metadata[STUDY_KEY] = study
-    image = image.strip() if image else None
     return Pair(
-        image=str(folder / image) if image else None,
-        report=report,
+        image=table.path(row, "image"),
+        report=table.text(row, "report"),
         # An absent id is "", which the pair refuses in words that fit.
-        pair_id=identifier(row[roles["pair_id"]]) or "",
-        patient_id=identifier(row.get(roles["patient_id"])),
+        pair_id=table.identifier(row, "pair_id") or "",
+        patient_id=table.identifier(row, "patient_id"),
         metadata={name: value for name, value in metadata.items() if value != ""},
     )
-
-
-def _roles(columns: Mapping[str, str]) -> dict[str, str]:
-    unknown = sorted(set(columns) - set(REQUIRED) - set(OPTIONAL))
-    if unknown:
-        raise InputError(
-            f"columns can be named for {', '.join(REQUIRED + OPTIONAL)}; not for {unknown[0]!r}"
-        )
-    return {role: columns.get(role, role) for role in REQUIRED + OPTIONAL}
-
-
-def _check_columns(required: Mapping[str, str], names: list[str], file: str) -> None:
-    for role, name in required.items():
-        if name in names:
-            continue
-        if len(names) == 1:
-            for mark, word in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
-                if mark in names[0]:
-                    raise InputError(
-                        f"{file} seems to be separated by {word}, not by commas: save it as "
-                        "comma separated"
-                    )
-        raise InputError(
-            f"{file} has no column {name!r} (for the {role}); it has: {', '.join(names)}. "
-            f"Name the right one, e.g. {role}=COLUMN"
-        )

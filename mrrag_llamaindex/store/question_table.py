@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
+from mrrag_llamaindex.files.rows import Table
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Skipped, check_encodable, check_identifier
+from mrrag_llamaindex.store.pair_table import read_rows
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
@@ -111,26 +111,8 @@ def read_questions(
     InputError
         If the file cannot be read, is not such a table, or lacks a column.
     """
-    source = Path(path)
-    named = dict(columns or {})
-    unknown = sorted(set(named) - set(REQUIRED) - set(OPTIONAL))
-    if unknown:
-        raise InputError(
-            f"columns can be named for {', '.join(REQUIRED + OPTIONAL)}; not for {unknown[0]!r}"
-        )
-    roles = {role: named.get(role, role) for role in REQUIRED + OPTIONAL}
-    kind = source.suffix.lower()
-    if kind not in (".csv", ".jsonl"):
-        raise InputError(f"{source.name}: questions are read from .csv or .jsonl files")
-    rows = csv_rows(source) if kind == ".csv" else jsonl_rows(source)
-    header = next(rows, None)
-    if header is None:
-        raise InputError(f"{source.name} is empty")
-    required = [role for role in REQUIRED + OPTIONAL if role in REQUIRED or role in named]
-    if kind == ".csv":
-        _check_header(header, {role: roles[role] for role in required}, source.name)
-    folder = Path(images) if images is not None else source.parent
-    return _questions(rows, roles, required, folder)
+    table = Table.open(path, REQUIRED, OPTIONAL, columns, images)
+    return _distinct(read_rows(table, "question_id", lambda row: _question(table, row)))
 
 
 def digest_of(questions: Iterable[GoldQuestion]) -> str:
@@ -142,50 +124,22 @@ def digest_of(questions: Iterable[GoldQuestion]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _questions(
-    rows: Iterator[Any], roles: Mapping[str, str], required: list[str], folder: Path
-) -> Iterator[GoldQuestion | Skipped]:
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, str):
-            yield Skipped(number, None, row)
-            continue
-        try:
-            item = _question(row, roles, required, folder)
-            first = seen.setdefault(item.question_id, number)
-            if first != number:
-                raise InputError(f"row {first} has the same question_id")
-            yield item
-        except InputError as error:
-            identifier = row.get(roles["question_id"])
-            yield Skipped(number, None if identifier in (None, "") else str(identifier), str(error))
+def _distinct(rows: Iterable[GoldQuestion | Skipped]) -> Iterator[GoldQuestion | Skipped]:
+    first: dict[str, int] = {}
+    for number, item in enumerate(rows, start=1):
+        if isinstance(item, GoldQuestion):
+            earlier = first.setdefault(item.question_id, number)
+            if earlier != number:
+                reason = f"row {earlier} has the same question_id"
+                item = Skipped(number, item.question_id, reason)
+        yield item
 
 
-def _question(
-    row: Mapping[str, Any], roles: Mapping[str, str], required: list[str], folder: Path
-) -> GoldQuestion:
-    for role in required:
-        if roles[role] not in row:
-            raise InputError(f"has no field {roles[role]!r}; it has: {', '.join(map(str, row))}")
-    texts = {}
-    for role in ("image", "question", "answer"):
-        value = row[roles[role]]
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"the {role} is a {type(value).__name__}, not text")
-        texts[role] = (value or "").strip()
+def _question(table: Table, row: Mapping[str, Any]) -> GoldQuestion:
     return GoldQuestion(
-        question_id=identifier(row[roles["question_id"]]) or "",
-        image=str(folder / texts["image"]) if texts["image"] else "",
-        question=texts["question"],
-        answer=texts["answer"],
-        **{role: identifier(row.get(roles[role])) for role in OPTIONAL},
+        question_id=table.identifier(row, "question_id") or "",
+        image=table.path(row, "image") or "",
+        question=(table.text(row, "question") or "").strip(),
+        answer=(table.text(row, "answer") or "").strip(),
+        **{role: table.identifier(row, role) for role in OPTIONAL},
     )
-
-
-def _check_header(header: list[str], required: Mapping[str, str], file: str) -> None:
-    for role, name in required.items():
-        if name not in header:
-            raise InputError(
-                f"{file} has no column {name!r} (for the {role}); it has: {', '.join(header)}. "
-                f"Name the right one, e.g. {role}=COLUMN"
-            )

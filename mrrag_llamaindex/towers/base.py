@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ class TorchTower(ABC):
         check_batch_size(batch_size)
         check_images(images)
         parts = []
-        with _Evaluating(self.network):
+        with _evaluating(self.network):
             for start in range(0, len(images), batch_size):
                 inputs = self.images(images[start : start + batch_size])
                 parts.append(self._image_features(self._move(inputs)).float())
@@ -126,7 +127,7 @@ class TorchTower(ABC):
         # Windows of like length share a batch, so that little of it is padding.
         order = sorted(range(len(windows)), key=lambda index: len(windows[index].input_ids))
         parts = []
-        with _Evaluating(self.network):
+        with _evaluating(self.network):
             for start in range(0, len(order), batch_size):
                 chosen = [windows[index] for index in order[start : start + batch_size]]
                 inputs = self._move(self.texts.batch(chosen))
@@ -207,24 +208,18 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
 
-class _Evaluating:
-    """Evaluation mode without gradients, and training mode again afterwards if it was on."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        self._modes: list[nn.Module] = []
-        self._gradients = torch.inference_mode()
-
-    def __enter__(self) -> None:
-        # Module by module: a frozen batch norm inside a network in training stays frozen.
-        self._modes = [module for module in self._network.modules() if module.training]
-        if self._modes:
-            self._network.eval()
-        self._gradients.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._gradients.__exit__(*exception)
-        for module in self._modes:
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients, and leave what was in training mode in it again."""
+    # Module by module: a frozen batch norm inside a network in training stays frozen.
+    training = [module for module in network.modules() if module.training]
+    if training:
+        network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
             module.training = True
 
 

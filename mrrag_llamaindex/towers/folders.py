@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,22 @@ def absolute_source(source: str) -> str:
     """Folder names absolute, hub ids as they are."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.is_dir() else source
+
+
+@contextmanager
+def reading(what: str, source: str) -> Iterator[None]:
+    """Turn whatever a damaged or foreign folder raises into a `TowerError` that names both.
+
+    Such files raise errors of json, safetensors, torch and transformers alike.
+    """
+    try:
+        yield
+    except TowerError:
+        raise
+    except Exception as error:
+        raise TowerError(
+            f"{source!r} cannot be read as {what} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -74,14 +92,16 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
     """
     import torch
 
-    model, told = kind.from_pretrained(
+    model, report = kind.from_pretrained(
         str(folder),
         local_files_only=True,
         output_loading_info=True,
         dtype=torch.float32,
         **settings,
     )
-    absent = sorted(told["missing_keys"]) + sorted(str(k) for k in told.get("mismatched_keys", ()))
+    absent = sorted(report["missing_keys"]) + sorted(
+        str(k) for k in report.get("mismatched_keys", ())
+    )
     layer = getattr(model, "pooler", None)
     if not pooler and layer is not None and any(True for _ in layer.parameters()):
         model.pooler = None

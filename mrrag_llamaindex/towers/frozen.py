@@ -24,6 +24,7 @@ from mrrag_llamaindex.towers.base import (
     check_texts,
     unit_rows,
 )
+from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 
@@ -35,8 +36,8 @@ class FrozenTower:
     """Frozen encoders with trained heads; a `mrrag_llamaindex.towers.protocol.DualTower`.
 
     The encoders may be of any origin, see `ImageBackbone` and `TextBackbone`; for those of
-    transformers there are ready adapters. Features can be cached, so that fitting the heads
-    (`learning.towers.heads.fit_heads`) takes seconds on a CPU. A long text is read in
+    transformers there are ready adapters. Features can be cached, so that training the heads
+    (`learning.towers.recipes.train_heads`) takes seconds on a CPU. A long text is read in
     windows whose features are averaged before the head, so that embedding agrees with what the
     heads were fitted on.
 
@@ -54,15 +55,6 @@ class FrozenTower:
     ------
     ValueError
         If a head does not fit its encoder, or the two heads differ in dimension.
-
-    Examples
-    --------
-    >>> from mrrag_llamaindex.learning.towers.contrastive import fit_heads
-    >>> def build(image_backbone, text_backbone, images, reports, patients):
-    ...     heads = fit_heads(
-    ...         image_backbone.features(images), text_backbone.features(reports), patients, reports
-    ...     )
-    ...     return FrozenTower(image_backbone, text_backbone, heads)
     """
 
     name = "frozen"
@@ -118,8 +110,8 @@ class FrozenTower:
     @property
     def identity(self) -> str:
         """``"frozen@<16 hex digits>"`` of heads, encoders and settings, not of their places."""
-        told = [{**one, "source": ""} for one in self._references.values()]
-        return make_identity(self.name, told, weights_digest(self._heads))
+        references = [{**one, "source": ""} for one in self._references.values()]
+        return make_identity(self.name, references, weights_digest(self._heads))
 
     def embed_images(
         self, images: Sequence[Image.Image], batch_size: int = 32
@@ -159,7 +151,7 @@ class FrozenTower:
         references = write_backbones(target, backbones, self._references, copy_backbones)
         state = self._heads.state_dict()
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
-        told = {
+        data = {
             "kind": self.name,
             "format": 1,
             "image_head": self._head("image").settings,
@@ -167,7 +159,7 @@ class FrozenTower:
             "record": self.record,
             **references,
         }
-        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         self.source = str(target.resolve())
 
     @classmethod
@@ -198,21 +190,16 @@ class FrozenTower:
         from safetensors.torch import load_file
 
         where = Path(folder).resolve()
-        try:
-            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+        with reading("a tower", str(folder)):
+            data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             heads = FittedHeads(
-                ProjectionHead(**told["image_head"]),
-                ProjectionHead(**told["text_head"]),
-                told["record"],
+                ProjectionHead(**data["image_head"]),
+                ProjectionHead(**data["text_head"]),
+                data["record"],
             )
             tensors = load_file(where / HEADS_FILE)
             nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
-            references = {key: told[key] for key in ("image_backbone", "text_backbone")}
-        # Damaged files raise errors of json, safetensors and torch alike.
-        except Exception as error:
-            raise TowerError(
-                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
+            references = {key: data[key] for key in ("image_backbone", "text_backbone")}
         given = (image_backbone, text_backbone)
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)

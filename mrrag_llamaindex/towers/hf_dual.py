@@ -15,6 +15,7 @@ from mrrag_llamaindex.towers.folders import (
     model_folder,
     read_model,
     read_tokenizer,
+    reading,
 )
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
@@ -69,10 +70,12 @@ class HFDualTower(TorchTower):
                     f"a model of type {self.name!r} has no {method}, so it is not a dual encoder "
                     "of images and texts (CLIP, SigLIP and the like are)"
                 )
-        most = _token_limit(model.config, tokenizer)
-        limit = most if text_token_limit is None else text_token_limit
-        if limit > most:
-            raise ValueError(f"text_token_limit is {limit}, the model reads at most {most} tokens")
+        capacity = _token_limit(model.config, tokenizer)
+        limit = capacity if text_token_limit is None else text_token_limit
+        if limit > capacity:
+            raise ValueError(
+                f"text_token_limit is {limit}, the model reads at most {capacity} tokens"
+            )
         # SigLIP takes the last position, whatever stands there, and was trained on full length.
         padding = "max_length" if self.name.startswith("siglip") else "longest"
         crops = bool(getattr(image_processor, "do_center_crop", False))
@@ -113,17 +116,10 @@ class HFDualTower(TorchTower):
         from transformers import AutoModel
 
         folder = model_folder(source)
-        try:
+        with reading("a dual encoder with its tokenizer and image processor", source):
             model = read_model(AutoModel, folder)
             tokenizer = read_tokenizer(folder)
             processor = ImagePreparation.load(folder).processor
-        except TowerError:
-            raise
-        except Exception as error:
-            raise TowerError(
-                f"towers {source!r} cannot be read as a dual encoder with its tokenizer and image "
-                f"processor ({type(error).__name__}: {error})"
-            ) from error
         return cls(
             model,
             tokenizer,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mrrag_llamaindex.files.digests import json_digest
+
 # Fields of a transformers config that say where it came from, not what it computes.
 _VOLATILE = frozenset(
     {
@@ -52,8 +54,7 @@ def weights_digest(module: nn.Module, without: str | None = None) -> str:
 
 def make_identity(name: str, *parts: Any) -> str:
     """``"<name>@<16 hex digits>"`` over parts that are plain JSON."""
-    told = json.dumps(parts, sort_keys=True, ensure_ascii=True)
-    return f"{name}@{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    return f"{name}@{json_digest(parts, 16)}"
 
 
 def weights_state(module: nn.Module) -> tuple[tuple[int, int], ...]:

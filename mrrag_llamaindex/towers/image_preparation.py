@@ -111,9 +111,9 @@ class ImagePreparation:
 
     def settings(self) -> dict[str, Any]:
         """Everything here that moves vectors, for a tower's identity and for its file."""
-        told = json.loads(self.processor.to_json_string())
-        kept = {key: told[key] for key in _KEYS if told.get(key) is not None}
-        kind = str(told.get("image_processor_type", "")).removesuffix("Fast")
+        config = json.loads(self.processor.to_json_string())
+        kept = {key: config[key] for key in _KEYS if config.get(key) is not None}
+        kind = str(config.get("image_processor_type", "")).removesuffix("Fast")
         return {"pad": self.pad, "type": kind, **kept}
 
     def save(self, folder: Path) -> None:

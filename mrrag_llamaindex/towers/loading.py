@@ -13,8 +13,6 @@ from mrrag_llamaindex.towers.folders import WAYS_ON, absolute_source, model_fold
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
 
-PHANTOM_FOLDER = Path(__file__).resolve().parents[1] / "phantom" / "weights" / "towers"
-
 
 def load_towers(source: str, device: str = "cpu") -> DualTower:
     """Load towers.
@@ -40,12 +38,13 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
         network this takes seconds.
     """
     if source == defaults.PHANTOM:
-        if not (PHANTOM_FOLDER / "tower.json").is_file():
+        shipped = defaults.PHANTOM_FOLDER / "towers"
+        if not (shipped / "tower.json").is_file():
             raise TowerError(
                 "the phantom's towers are missing from this installation; install the package "
                 "again, or make them with its training script"
             )
-        tower: DualTower = _load_own(PHANTOM_FOLDER, device)
+        tower: DualTower = _load_own(shipped, device)
         tower.source = source
         return tower
     folder = model_folder(source)

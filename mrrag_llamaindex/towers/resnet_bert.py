@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer
+from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
@@ -145,16 +144,11 @@ class ResNetBertTower(TorchTower):
         from transformers import BertModel, ResNetModel
 
         image_folder, text_folder = model_folder(image_encoder), model_folder(text_encoder)
-        try:
+        with reading("a ResNet and a BERT", f"{image_encoder} and {text_encoder}"):
             resnet = read_model(ResNetModel, image_folder)
             bert = read_model(BertModel, text_folder, add_pooling_layer=False)
             tokenizer = read_tokenizer(text_folder)
             stated = ImagePreparation.load(image_folder).processor
-        except Exception as error:
-            raise TowerError(
-                f"the encoders {image_encoder!r} and {text_encoder!r} could not be read as a "
-                f"ResNet and a BERT ({type(error).__name__}: {error})"
-            ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = ResNetBertNetwork(resnet, bert, dimension, text_pooling)
@@ -178,8 +172,8 @@ class ResNetBertTower(TorchTower):
         save_file(tensors, target / WEIGHTS_FILE)
         self.texts.save(target)
         self.images.save(target)
-        told = {"kind": self.name, "format": 1, **self.settings()}
-        (target / TOWER_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        data = {"kind": self.name, "format": 1, **self.settings()}
+        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         self.source = str(target.resolve())
 
     @classmethod
@@ -195,27 +189,22 @@ class ResNetBertTower(TorchTower):
         from transformers import BertConfig, ResNetConfig
 
         where = Path(folder).resolve()
-        try:
-            told = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
+        with reading("a tower", str(folder)):
+            data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
             network = _fresh_network(
-                ResNetConfig.from_dict(told["image_config"]),
-                BertConfig.from_dict(told["text_config"]),
-                told["dimension"],
-                told["text_pooling"],
+                ResNetConfig.from_dict(data["image_config"]),
+                BertConfig.from_dict(data["text_config"]),
+                data["dimension"],
+                data["text_pooling"],
                 seed=0,
             )
             network.load_state_dict(load_file(where / WEIGHTS_FILE))
             tokenizer = read_tokenizer(where)
-            kept = told["texts"]
+            kept = data["texts"]
             texts = TextWindows(tokenizer, kept["limit"], kept["long_text"], kept["padding"])
-            images = ImagePreparation.load(where, pad=told["images"]["pad"])
-        # Damaged files raise errors of json, safetensors, torch and transformers alike.
-        except Exception as error:
-            raise TowerError(
-                f"the tower in {str(folder)!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
+            images = ImagePreparation.load(where, pad=data["images"]["pad"])
         tower = cls(network, images, texts, source=str(where), device=device)
-        tower._configs = {key: told[key] for key in ("image_config", "text_config")}
+        tower._configs = {key: data[key] for key in ("image_config", "text_config")}
         return tower
 
     def settings(self) -> dict[str, Any]:
@@ -252,8 +241,10 @@ def _windows(
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, the BERT only {text_config.vocab_size}"
         )
-    most = min(text_config.max_position_embeddings, tokenizer.model_max_length)
-    limit = most if text_token_limit is None else text_token_limit
-    if limit > most:
-        raise ValueError(f"text_token_limit is {limit}, the encoder reads at most {most} tokens")
+    capacity = min(text_config.max_position_embeddings, tokenizer.model_max_length)
+    limit = capacity if text_token_limit is None else text_token_limit
+    if limit > capacity:
+        raise ValueError(
+            f"text_token_limit is {limit}, the encoder reads at most {capacity} tokens"
+        )
     return TextWindows(tokenizer, limit, long_text)

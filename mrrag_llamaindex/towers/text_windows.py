@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mrrag_llamaindex.errors import InputError, TowerError
+from mrrag_llamaindex.files.digests import json_digest
 
 LONG_TEXT = ("mean", "truncate")
 _PROBE = "Résumé: NO pleural effusion (2.5 cm), left-sided; T1/T2 [SEP] <|endoftext|>\n"
@@ -172,8 +171,7 @@ class TextWindows:
     def settings(self) -> dict[str, Any]:
         """Everything here that moves vectors, for a tower's identity and for its file."""
         vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        told = [vocabulary, self._encode([_PROBE])[0], self._prefix, self._suffix]
-        digest = hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()
+        digest = json_digest([vocabulary, self._encode([_PROBE])[0], self._prefix, self._suffix])
         return {
             "limit": self.limit,
             "long_text": self.long_text,

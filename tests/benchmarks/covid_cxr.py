@@ -41,15 +41,16 @@ import numpy as np
 import real_towers
 import torch
 from covid_data import CovidData, fixed_question, patient_question
+from head_fitting import HeadTraining
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.fusion.training import train_fusion
-from mrrag_llamaindex.learning.towers.contrastive import HeadTraining
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.statistics.patients import split_by_patient
-from mrrag_llamaindex.store.chroma.store import Exclusion, PairStore
+from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.projection_head import FittedHeads
 
 Vectors = NDArray[np.float64]

@@ -7,7 +7,7 @@ For several fusion weights, each question is answered three ways in turn, in one
 fused
     `PairStore.query`: one search over ``[d_i ; d_t]``, hits with terms, text and metadata.
 scan
-    One matrix-vector product over all pairs in numpy, then the ten largest. Exact, no texts.
+    The same question to `NumpyPairStore`: one matrix-vector product over all pairs. Exact.
 union
     The conventional way: one index per modality, three searches (image to report, image to
     image, text to report), the union of their results, and the similarities that a search did
@@ -37,8 +37,10 @@ from chromadb.config import Settings
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
-from mrrag_llamaindex.store.chroma.store import HNSWSettings, PairStore
+from mrrag_llamaindex.store.chroma.store import index_configuration
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import HNSWSettings
 
 Vectors = NDArray[np.float32]
 K = 10
@@ -101,7 +103,7 @@ class Union:
         self.collections = []
         for name, vectors in (("image", image), ("text", text)):
             collection = client.create_collection(
-                name, configuration=hnsw.configuration(), embedding_function=None
+                name, configuration=index_configuration(hnsw), embedding_function=None
             )
             for start in range(0, len(vectors), BATCH):
                 ids = [str(row) for row in range(start, min(start + BATCH, len(vectors)))]
@@ -133,6 +135,13 @@ class Union:
         return sorted(fused, key=lambda key: -fused[key])[:K]
 
 
+def fill(store: PairStore, image: Vectors, text: Vectors) -> None:
+    for low in range(0, len(image), BATCH):
+        rows = range(low, min(low + BATCH, len(image)))
+        pairs = [Pair(f"{row}.png", "A report. " * 20, str(row)) for row in rows]
+        store.upsert(pairs, image[low : low + BATCH], text[low : low + BATCH])
+
+
 @dataclass
 class Outcome:
     """Per question: share of right places, and seconds, for each way."""
@@ -150,6 +159,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 def measure(
     store: PairStore,
     union: Union | None,
+    scan: PairStore,
     matrix: Vectors,
     questions: tuple[Vectors, Vectors],
     weights: FusionWeights,
@@ -159,11 +169,6 @@ def measure(
     recall: dict[str, list[float]] = {way: [] for way in ways}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
 
-    def scan(vector: Vectors) -> NDArray[np.intp]:
-        scores = matrix @ vector
-        top = np.argpartition(-scores, K)[:K]
-        return np.asarray(top[np.argsort(-scores[top])])
-
     for q_image, q_text in zip(*questions, strict=True):
         vector = fused_query(q_image, q_text, weights)
         exact = matrix @ vector
@@ -172,7 +177,9 @@ def measure(
             "fused": lambda i=q_image, t=q_text: [
                 int(hit.pair_id) for hit in store.query(i, t, weights, K)
             ],
-            "scan": lambda v=vector: scan(v).tolist(),
+            "scan": lambda i=q_image, t=q_text: [
+                int(hit.pair_id) for hit in scan.query(i, t, weights, K)
+            ],
         }
         if union:
             runs["union"] = lambda i=q_image, t=q_text: [
@@ -228,32 +235,29 @@ def main() -> int:
           f"image/other image {within:.2f}")  # fmt: skip
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as folder:
+        towers = {"towers_identity": "synthetic@0", "towers_source": ""}
         store = PairStore.create(
-            Path(folder) / "fused",
-            towers_identity="synthetic@0",
-            towers_source="",
-            dimension=options.dimension,
-            hnsw=hnsw,
+            Path(folder) / "fused", dimension=options.dimension, hnsw=hnsw, **towers
         )
+        scan = PairStore.create("numpy", dimension=options.dimension, **towers)
         start = time.perf_counter()
-        for low in range(0, options.pairs, BATCH):
-            rows = range(low, min(low + BATCH, options.pairs))
-            pairs = [Pair(f"{row}.png", "A report. " * 20, str(row)) for row in rows]
-            store.upsert(pairs, image[low : low + BATCH], text[low : low + BATCH])
+        fill(store, image, text)
         spent = time.perf_counter() - start
         print(f"written in {spent:.0f} s: {options.pairs / spent:.0f} pairs/s", flush=True)
         union = None
         if not options.no_union:
             union = Union(Path(folder) / "union", image, text, hnsw)
+        fill(scan, image, text)
         for vector in questions[0][:3]:  # load the indexes before anything is timed
-            store.query(vector, vector, FusionWeights(), K)
+            for place in (store, scan):
+                place.query(vector, vector, FusionWeights(), K)
         worst = 1.0
         print("| weights | recall@10 fused | union | fused ms | scan ms | union ms "
               "| fused/scan | fused/union |")  # fmt: skip
         print("|---|---|---|---|---|---|---|---|")
         for values in WEIGHTS:
             weights = FusionWeights(*values)
-            out = measure(store, union, matrix, questions, weights, options.depth)
+            out = measure(store, union, scan, matrix, questions, weights, options.depth)
             low, high = recall_interval(out.recall["fused"], rng)
             worst = min(worst, float(out.recall["fused"].mean()))
             ms = {way: f"{1e3 * np.median(times):.2f}" for way, times in out.seconds.items()}

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import real_towers
 from covid_data import CovidData
+from head_fitting import HeadTraining
 
-from mrrag_llamaindex.learning.towers.contrastive import HeadTraining
 from mrrag_llamaindex.towers.frozen import FrozenTower
 
 

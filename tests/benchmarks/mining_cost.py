@@ -36,7 +36,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
 from mrrag_llamaindex.learning.mining.mining import Confidence, mine
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.sets.questions import questions_of, store_of

@@ -142,7 +142,7 @@ def test_store_of_other_towers_refuses_a_table(mrrag, corpus, tmp_path):
 
 
 def test_empty_store_finds_no_documents(mrrag, corpus, tmp_path):
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
     towers = load_towers("phantom")

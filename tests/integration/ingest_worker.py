@@ -57,9 +57,9 @@ class ToyTowers:
 
 
 def main(table: str, folder: str, seconds: str) -> None:
-    from mrrag_llamaindex.store.chroma.store import PairStore
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.protocol import PairStore
 
     towers = ToyTowers(seconds=float(seconds))
     store = PairStore.open_or_create(

@@ -180,7 +180,7 @@ def test_postprocessor_leaves_out_what_is_improbable_or_unknown(hospital, bundle
 
 
 def test_phantom_is_calibrated_on_some_patients_and_abstains_on_others(tmp_path):
-    from mrrag_llamaindex.learning.calibration.data import of_candidates
+    from mrrag_llamaindex.learning.calibration.data import of_questions
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.phantom.corpus import as_pairs, make_corpus
     from mrrag_llamaindex.phantom.sets.support_labels import label_corpus
@@ -189,7 +189,7 @@ def test_phantom_is_calibrated_on_some_patients_and_abstains_on_others(tmp_path)
     towers = load_towers("phantom")
     corpus = make_corpus(3, patients=40, queries=50, profiles=10)
     weights = FusionWeights()
-    asked = of_candidates(label_corpus(corpus, towers), weights)
+    asked = of_questions(label_corpus(corpus, towers), weights)
     made = fit_calibration(
         asked,
         towers_identity=towers.identity,

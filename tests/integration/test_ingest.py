@@ -17,10 +17,10 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped
 from mrrag_llamaindex.store.pair_table import read_pairs
+from mrrag_llamaindex.store.protocol import PairStore
 
 WORKER = Path(__file__).with_name("ingest_worker.py")
 ToyTowers = runpy.run_path(str(WORKER))["ToyTowers"]

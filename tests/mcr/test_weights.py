@@ -102,7 +102,7 @@ def test_file_is_loaded_as_what_it_holds(tmp_path) -> None:
     gate = load_weights(path, towers_identity="a@1")
     assert isinstance(gate, QueryGatedWeights)
     assert (gate.base, gate.dimension) == (FusionWeights(1, 2, 3), 4)
-    with pytest.raises(InputError, match="for all questions"):
+    with pytest.raises(InputError, match="mrrag-gated"):
         FusionWeights.load(path)
 
 

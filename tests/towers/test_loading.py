@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers import loading
 from mrrag_llamaindex.towers.loading import load_towers
 from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_tower_is_refused(
 
 
 def test_a_missing_phantom_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading, "PHANTOM_FOLDER", tmp_path)
+    monkeypatch.setattr(defaults, "PHANTOM_FOLDER", tmp_path)
     with pytest.raises(TowerError, match="phantom's towers are missing"):
         load_towers("phantom")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -130,7 +130,7 @@ def _unreadable(data: EmbeddedSet) -> list[Problem]:
 
 
 def _store(towers: DualTower, out: Path | None) -> PairStore:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
     where: Any = "memory" if out is None else out / "store"
     return PairStore.open_or_create(

@@ -152,7 +152,7 @@ def _weights(
 
 def _embed(data: EvaluationSet, towers: DualTower) -> EmbeddedSet:
     from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
     store = PairStore.create(
         "memory",

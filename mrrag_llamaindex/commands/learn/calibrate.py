@@ -112,7 +112,7 @@ def _mined(
     path: Path, weights: AnyWeights, rule: str, depth: int
 ) -> tuple[list[ScoredQuestion], str]:
     from mrrag_llamaindex.learning.calibration.data import of_records
-    from mrrag_llamaindex.learning.mining.record_file import read_training_set
+    from mrrag_llamaindex.learning.mining.records import read_training_set
 
     found = read_training_set(path)
     if not found.records:
@@ -134,13 +134,13 @@ def _mined(
 def _phantom(
     seed: int, questions: int, weights: AnyWeights, depth: int, device: str
 ) -> tuple[list[ScoredQuestion], str]:
-    from mrrag_llamaindex.learning.calibration.data import of_candidates
+    from mrrag_llamaindex.learning.calibration.data import of_questions
     from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
     from mrrag_llamaindex.towers.loading import load_towers
 
     towers = load_towers(defaults.PHANTOM, device=device)
     labelled = label_phantom(seed, towers, queries=questions)
-    return of_candidates(labelled, weights, depth=depth), towers.identity
+    return of_questions(labelled, weights, depth=depth), towers.identity
 
 
 def _print(made: CalibrationReport) -> None:

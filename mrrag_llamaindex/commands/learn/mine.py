@@ -26,8 +26,8 @@ from mrrag_llamaindex.errors import InputError
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.mining.mining import MiningReport
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import PairStore
     from mrrag_llamaindex.store.pair import Skipped
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.store.question_table import GoldQuestion
     from mrrag_llamaindex.towers.protocol import DualTower
 
@@ -151,7 +151,7 @@ def _table(
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
     pairs = PairStore.open(store)

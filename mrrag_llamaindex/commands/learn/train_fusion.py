@@ -14,8 +14,8 @@ from mrrag_llamaindex.commands.options import AsJson, Device
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
     from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 _PHANTOM_QUESTIONS = 500
@@ -130,17 +130,19 @@ def _save(weights: AnyWeights, out: Path, identity: str) -> None:
         raise InputError(f"{out.name} cannot be written: {error.strerror}") from None
 
 
-def _mined(path: Path) -> tuple[list[Candidates], str]:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
-    from mrrag_llamaindex.learning.mining.record_file import read_training_set
+def _mined(path: Path) -> tuple[list[FusionQuestion], str]:
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
+    from mrrag_llamaindex.learning.mining.records import read_training_set
 
     found = read_training_set(path)
     if not found.usable:
         raise InputError(f"{path.name} holds no question that there is something to learn from")
-    return [Candidates.of_record(record) for record in found.usable], found.header.towers_identity
+    return [
+        FusionQuestion.of_record(record) for record in found.usable
+    ], found.header.towers_identity
 
 
-def _phantom(seed: int, regime: Any, device: str) -> tuple[list[Candidates], str]:
+def _phantom(seed: int, regime: Any, device: str) -> tuple[list[FusionQuestion], str]:
     from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
     from mrrag_llamaindex.towers.loading import load_towers
 

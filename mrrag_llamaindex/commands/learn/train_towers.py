@@ -15,12 +15,12 @@ from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.towers.recipes import Workplace
-    from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
+    from mrrag_llamaindex.learning.towers.settings import (
+        ContrastiveTraining,
+        Progress,
+        TrainingRun,
+    )
     from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.towers.loop import Progress
 
 
 def train_towers(
@@ -99,8 +99,11 @@ def train_towers(
     as_json: AsJson = False,
 ) -> None:
     """Train towers on image/report pairs; run it again to go on after an interruption."""
-    from mrrag_llamaindex.learning.towers.recipes import Workplace
-    from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
+    from mrrag_llamaindex.learning.towers.settings import (
+        ContrastiveTraining,
+        TrainingRun,
+        for_heads,
+    )
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
 
@@ -121,7 +124,7 @@ def train_towers(
     )
     with console.progress_bar("pairs") as advance:
         found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
-    place = Workplace(
+    run = TrainingRun(
         out,
         checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
@@ -133,10 +136,10 @@ def train_towers(
     results: dict[str, Any] | None
     if regime == "heads":
         results = _heads(
-            encoders, found, how, place, dimension or 128, image_size, copy_backbones, device
+            encoders, found, how, run, dimension or 128, image_size, copy_backbones, device
         )
     else:
-        results = _full(encoders, found, how, place, dimension or 512, image_size or 224, device)
+        results = _full(encoders, found, how, run, dimension or 512, image_size or 224, device)
     if results is None:
         return
     if as_json:
@@ -153,7 +156,7 @@ def _heads(
     encoders: tuple[str, str],
     pairs: TrainingPairs,
     how: ContrastiveTraining,
-    place: Workplace,
+    run: TrainingRun,
     dimension: int,
     image_size: int | None,
     copy_backbones: bool,
@@ -168,7 +171,7 @@ def _heads(
     image = TransformersImageBackbone.load(encoders[0], size=image_size).to(device)
     text = TransformersTextBackbone.load(encoders[1]).to(device)
     return train_heads(
-        image, text, pairs, how, place, dimension=dimension, copy_backbones=copy_backbones
+        image, text, pairs, how, run, dimension=dimension, copy_backbones=copy_backbones
     )
 
 
@@ -176,7 +179,7 @@ def _full(
     encoders: tuple[str, str],
     pairs: TrainingPairs,
     how: ContrastiveTraining,
-    place: Workplace,
+    run: TrainingRun,
     dimension: int,
     image_size: int,
     device: str,
@@ -198,7 +201,7 @@ def _full(
             *encoders, dimension, image_size=image_size, seed=seed, device=device
         )
 
-    results = train_whole(make, pairs, how, place, processes=together)
+    results = train_whole(make, pairs, how, run, processes=together)
     return results if together.main else None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.learning.mining.candidates import SAME_IMAGE
+from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.store.question_table import GoldQuestion
 

@@ -19,7 +19,7 @@ from mrrag_llamaindex.store.question_table import GoldQuestion
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _AT_ONCE = 64

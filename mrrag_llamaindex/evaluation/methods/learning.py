@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreement
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.mining import mine
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.methods.factual_agreement import FactualAgreement
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 LEAST_EXAMPLES = 20
@@ -135,7 +135,7 @@ def _fusion(
         out.parent.mkdir(parents=True, exist_ok=True)
         mine(fit.questions, store, towers, confidence, out, settings, progress)
         found = read_training_set(out)
-    examples = [Candidates.of_record(record).example for record in found.usable]
+    examples = [FusionQuestion.of_record(record).example for record in found.usable]
     known = [item for item in examples if item is not None]
     if len(known) < LEAST_EXAMPLES or len({item.patient_id for item in known}) < 3:
         return FusionWeights(), (

@@ -15,11 +15,11 @@ from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
     difference_interval,
     interval,
+    largest_unseen_share,
     resampled_means,
     resampled_sums,
     share_interval,
 )
-from mrrag_llamaindex.statistics.intervals import most_unseen
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.readings import Readings
@@ -167,7 +167,7 @@ class NoiseResult:
         kept = sums[sums[:, 1] > 0]
         share, ends = float(gain / lost), interval(kept[:, 0] / kept[:, 1], self.owners)
         if ends is not None and ends[0] == ends[1]:
-            wide = most_unseen(len(set(self.owners)))
+            wide = largest_unseen_share(len(set(self.owners)))
             loss, least, most = lost / len(off), -off.mean(), 1 - off.mean()
             low, high = (np.clip(share * loss + side, least, most) for side in (-wide, wide))
             ends = float(low / loss), float(high / loss)

@@ -165,10 +165,10 @@ class Harness:
             method.name, digest_of(data.questions), self._model, self.settings.seed, settings
         )
         with PredictionWriter(path, header) as writer:
-            self._resumed += len(writer.answered)
-            self._done += len(writer.answered)
-            made = self._answer(method, data, writer.answered, writer.append)
-            found = {item.question_id: item for item in (*writer.predictions, *made)}
+            self._resumed += len(writer.keys)
+            self._done += len(writer.keys)
+            made = self._answer(method, data, writer.keys, writer.append)
+            found = {item.question_id: item for item in (*writer.records, *made)}
         self._answering.note_unasked(found.values())
         golds = zip(data.questions, data.golds, strict=True)
         # The labels are those of this run: its rule may not be that of the run which asked.

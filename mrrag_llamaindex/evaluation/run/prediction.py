@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.json_lines import json_line
-
-KIND = "predictions"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,10 +31,6 @@ class PredictionHeader:
     model: str
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
-
-    def to_line(self) -> str:
-        """Return the header as one line of JSON."""
-        return json_line({"mrrag": KIND, "version": VERSION, **asdict(self)})
 
 
 @dataclass(frozen=True)
@@ -89,12 +81,6 @@ class Prediction:
         """Whom the bootstrap draws: the patient, or the question where no patient is known."""
         known = self.patient_id is not None
         return f"patient:{self.patient_id}" if known else f"question:{self.question_id}"
-
-    def to_line(self) -> str:
-        """Return the answer as one line of JSON, without the method (the header has it)."""
-        data = asdict(self)
-        del data["method"]
-        return json_line(data)
 
 
 def pool(runs: Mapping[int, Sequence[Prediction]]) -> list[Prediction]:

@@ -18,7 +18,7 @@ from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket, Ticke
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.store import Hit
+    from mrrag_llamaindex.store.hits import Hit
 
 METADATA_KEY = "mrrag"
 
@@ -181,17 +181,7 @@ def evidence_of(hit: Hit) -> Evidence:
         excluded_llm_metadata_keys=sorted(metadata),
         excluded_embed_metadata_keys=sorted(metadata),
     )
-    return Evidence(node, hit.score, terms_of(hit))
-
-
-def terms_of(hit: Hit) -> dict[str, float]:
-    """Return the four similarity terms of a hit; the last counts only where it has a weight."""
-    return {
-        "image_text": hit.image_text,
-        "image_image": hit.image_image,
-        "text_text": hit.text_text,
-        "text_image": hit.text_image,
-    }
+    return Evidence(node, hit.score, hit.terms)
 
 
 def add_facts(nodes: Sequence[NodeWithScore], facts: Sequence[Mapping[str, Any]]) -> None:

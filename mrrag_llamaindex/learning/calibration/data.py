@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.mining.support import SupportRule, supports
+from mrrag_llamaindex.learning.mining.support import SupportRule, supporting_documents
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.candidates import Candidates
+    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.learning.mining.records import TrainingRecord
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
@@ -79,15 +79,15 @@ def of_records(
             if item.patient_id is None
             else f"patient:{item.patient_id}",
             fuse(item.terms_array(), _weights_of(weights, item.query_array())),
-            supports(item, rule),
+            supporting_documents(item, rule),
             depth,
         )
         for item in records
     ]
 
 
-def of_candidates(
-    questions: Sequence[Candidates], weights: AnyWeights, *, depth: int = defaults.CANDIDATES
+def of_questions(
+    questions: Sequence[FusionQuestion], weights: AnyWeights, *, depth: int = defaults.CANDIDATES
 ) -> list[ScoredQuestion]:
     """Score questions whose every candidate is labelled by the truth; see `of_records`."""
     return [

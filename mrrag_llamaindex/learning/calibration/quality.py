@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.statistics.bootstrap import Interval, interval, resampled_sums
+
 Array = NDArray[np.float64]
 
 BINS = 10
 """Bins of the expected calibration error, of equal width, as in Guo et al. (ICML 2017)."""
 
-_RESAMPLES = 2000
 _SMALLEST = 1e-15
 
 
@@ -37,7 +39,7 @@ class Quality:
     brier: float
     log_loss: float
     ece: float
-    ci: dict[str, tuple[float, float]]
+    ci: dict[str, Interval]
 
 
 def measure(
@@ -54,25 +56,29 @@ def measure(
     patients : sequence of str
         n; the resampling draws patients with all that is theirs.
     seed : int
+
+    Raises
+    ------
+    InputError
+        If they are of fewer than two patients.
     """
     truth = happened.astype(np.float64)
     inside = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
     squared = (probability - truth) ** 2
     surprise = -np.log(np.where(happened, inside, 1 - inside))
-    place = np.unique(np.array(patients), return_inverse=True)[1]
-    count = int(place.max()) + 1
-    # Per patient: documents, squared errors, surprise, and for each bin probability minus truth.
+    # Per document: itself, squared errors, surprise, and for each bin probability minus truth.
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
-    sums = np.zeros((count, 3 + BINS))
-    for column, values in enumerate((np.ones_like(truth), squared, surprise)):
-        sums[:, column] = np.bincount(place, weights=values, minlength=count)
-    np.add.at(sums, (place, 3 + bins), probability - truth)
-    brier, log_loss, ece = _means(sums.sum(axis=0, keepdims=True))[0].tolist()
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES).astype(np.float64)
-    low, high = np.percentile(_means(times @ sums), [2.5, 97.5], axis=0)
-    names = ("brier", "log_loss", "ece")
-    ci = {name: (float(low[n]), float(high[n])) for n, name in enumerate(names)}
+    columns = np.zeros((len(truth), 3 + BINS))
+    columns[:, :3] = np.stack([np.ones_like(truth), squared, surprise], axis=1)
+    columns[np.arange(len(truth)), 3 + bins] = probability - truth
+    brier, log_loss, ece = _means(columns.sum(axis=0, keepdims=True))[0].tolist()
+    samples = _means(resampled_sums(columns, patients, seed))
+    ci = {}
+    for name, values in zip(("brier", "log_loss", "ece"), samples.T, strict=True):
+        ends = interval(values, patients)
+        if ends is None:
+            raise InputError("probabilities are measured on the questions of two patients at least")
+        ci[name] = ends
     return Quality(brier, log_loss, ece, ci)
 
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.calibration import Calibration
 
 
+_LEVELS = 20
+_STARTS = 4
+_SPARE = 1.25
+
+
 def held_out_threshold(
     calibration: Calibration,
     fit: Sequence[ScoredQuestion],
@@ -57,27 +62,22 @@ def held_out_threshold(
     drawn: dict[str, ScoredQuestion] = {}
     for place in rng.permutation(len(held)).tolist():
         drawn.setdefault(held[place].patient_id, held[place])
-    asked = list(drawn.values())
-    best = calibration.probability([item.scores[0] for item in asked])
-    right = np.array([item.best_is_right for item in asked])
-    found = certify(design, best, right, error_rate=error_rate, confidence=confidence)
-    if found is not None:
-        interval = binomtest(found.answered, found.questions).proportion_ci()
-        return found, (float(interval.low), float(interval.high)), ""
+    tested = list(drawn.values())
+    best = calibration.probability([item.scores[0] for item in tested])
+    right = np.array([item.best_is_right for item in tested])
+    abstention = certify(design, best, right, error_rate=error_rate, confidence=confidence)
+    if abstention is not None:
+        interval = binomtest(abstention.answered, abstention.questions).proportion_ci()
+        return abstention, (float(interval.low), float(interval.high)), ""
     least = questions_needed(error_rate, confidence)
     wrong = 1 - float(right.mean())
     why = (
         f"no threshold keeps an error rate of {error_rate:g} with confidence "
         f"{confidence:g}: it takes {least} answered patients even without an error, and "
-        f"of the {len(asked)} held out {wrong:.0%} are wrong if all are answered; take more "
+        f"of the {len(tested)} held out {wrong:.0%} are wrong if all are answered; take more "
         "questions, or a higher rate"
     )
     return None, None, why
-
-
-_LEVELS = 20
-_STARTS = 4
-_SPARE = 1.25
 
 
 def certify(
@@ -161,7 +161,7 @@ def questions_needed(error_rate: float, confidence: float, starts: int = 1) -> i
 def _starts(count: int, error_rate: float, delta: float) -> list[int]:
     """Return the levels at which a sequence begins, most selective first.
 
-    The first is the most selective one that so many questions can be expected to pass if none of
+    The first is the most selective one that enough questions can be expected to pass if none of
     them is wrong, with a quarter to spare for chance; the others follow at equal distances. Their
     number decides, never what was seen on them.
     """

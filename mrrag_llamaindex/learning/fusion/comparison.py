@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.gated_training import GateSettings, LearnedGate, train_gate
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.recall_table import CHANCE, RecallTable
 from mrrag_llamaindex.learning.fusion.training import FusionSettings, LearnedFusion, train_fusion
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
@@ -72,17 +72,17 @@ class FusionComparison:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``mrrag train-fusion --json`` prints."""
         weights = dict(zip(TERMS, self.learned.weights.as_array().tolist(), strict=True))
-        found = {"weights": weights, "shares": self.shares, **self.table.as_dict()}
+        data = {"weights": weights, "shares": self.shares, **self.table.as_dict()}
         if self.four_terms is not None:
             values = self.four_terms.weights.as_array(ALL_TERMS).tolist()
-            found["four_terms"]["weights"] = dict(zip(ALL_TERMS, values, strict=True))
+            data["four_terms"]["weights"] = dict(zip(ALL_TERMS, values, strict=True))
         if self.gated is not None:
-            found["gated"]["epoch"] = self.gated.epoch
-        return found
+            data["gated"]["epoch"] = self.gated.epoch
+        return data
 
 
 def learn_and_compare(
-    questions: Sequence[Candidates],
+    questions: Sequence[FusionQuestion],
     *,
     held_out: float = 0.5,
     seed: int = 0,
@@ -120,27 +120,30 @@ def learn_and_compare(
     places = split_by_patient([item.patient_id for item in examples], _VALIDATION, seed)
     fit, check = ([examples[place] for place in part] for part in places)
     learned = train_fusion(fit, check, settings)
-    tried: dict[str, AnyWeights] = {**SIMPLE, "learned": learned.weights}
+    weights_by_name: dict[str, AnyWeights] = {**SIMPLE, "learned": learned.weights}
     four, gated = None, None
     if all(item.terms.shape[1] == len(ALL_TERMS) for item in questions):
         four = train_fusion(fit, check, settings, terms=ALL_TERMS)
-        tried["four_terms"] = four.weights
+        weights_by_name["four_terms"] = four.weights
     elif gate_terms == ALL_TERMS:
         raise InputError("these questions lack the fourth similarity, text to image")
     if gate is not None:
         base = learned if gate_terms == TERMS or four is None else four
         gated = train_gate(fit, check, base, gate, terms=gate_terms)
-        tried["gated"] = gated.weights
+        weights_by_name["gated"] = gated.weights
     kept = [questions[place] for place in measured]
     hits = {CHANCE: np.array([float(item.right.mean()) for item in kept])}
-    hits |= {name: np.array([item.hit(made) for item in kept]) for name, made in tried.items()}
+    hits |= {
+        name: np.array([item.hit(weights) for item in kept])
+        for name, weights in weights_by_name.items()
+    }
     patients = tuple(item.patient_id for item in kept)
     return FusionComparison(
         learned, four, gated, hits, patients, _shares(learned.weights, kept), seed
     )
 
 
-def _shares(weights: FusionWeights, questions: Sequence[Candidates]) -> dict[str, float]:
+def _shares(weights: FusionWeights, questions: Sequence[FusionQuestion]) -> dict[str, float]:
     spread = np.mean([item.terms[:, : len(TERMS)].std(axis=0) for item in questions], axis=0)
     sizes = np.abs(weights.as_array()) * spread
     total = float(sizes.sum()) or 1.0
@@ -180,37 +183,35 @@ class PooledComparison:
         InputError
             If there are none, or they did not try the same.
         """
-        if not comparisons or len({tuple(made.hits) for made in comparisons}) > 1:
+        if not comparisons or len({tuple(one.hits) for one in comparisons}) > 1:
             raise InputError("comparisons can be pooled if there are some, of the same weights")
-        learned = np.array([made.learned.weights.as_array() for made in comparisons])
+        learned = np.array([one.learned.weights.as_array() for one in comparisons])
         fours = [
-            made.four_terms.weights.as_array(ALL_TERMS) for made in comparisons if made.four_terms
+            one.four_terms.weights.as_array(ALL_TERMS) for one in comparisons if one.four_terms
         ]
         hits = {
-            name: np.concatenate([made.hits[name] for made in comparisons])
+            name: np.concatenate([one.hits[name] for one in comparisons])
             for name in comparisons[0].hits
         }
         patients = [
-            f"{draw}:{patient}"
-            for draw, made in enumerate(comparisons)
-            for patient in made.patients
+            f"{draw}:{patient}" for draw, one in enumerate(comparisons) for patient in one.patients
         ]
         return cls(
             dict(zip(TERMS, learned.mean(axis=0).tolist(), strict=True)),
             dict(zip(TERMS, learned.std(axis=0).tolist(), strict=True)),
-            {name: float(np.mean([made.shares[name] for made in comparisons])) for name in TERMS},
+            {name: float(np.mean([one.shares[name] for one in comparisons])) for name in TERMS},
             dict(zip(ALL_TERMS, np.mean(fours, axis=0).tolist(), strict=True)) if fours else None,
             RecallTable.of(hits, patients, seed),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, in the shape of `FusionComparison.as_dict`."""
-        found = {
+        data = {
             "weights": self.weights,
             "weights_std": self.spread,
             "shares": self.shares,
             **self.table.as_dict(),
         }
         if self.four_terms is not None:
-            found["four_terms"]["weights"] = self.four_terms
-        return found
+            data["four_terms"]["weights"] = self.four_terms
+        return data

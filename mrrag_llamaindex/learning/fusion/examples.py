@@ -52,7 +52,7 @@ class FusionExample:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PaddedExamples:
     """Examples of different lengths as arrays, padded to the longest.
 
     Attributes
@@ -68,7 +68,9 @@ class Batch:
     real: Mask
 
     @classmethod
-    def of(cls, examples: Sequence[FusionExample], terms: tuple[str, ...] = TERMS) -> Batch:
+    def of(
+        cls, examples: Sequence[FusionExample], terms: tuple[str, ...] = TERMS
+    ) -> PaddedExamples:
         """Pad the examples; of their similarities those of `terms` are kept.
 
         Raises
@@ -79,9 +81,9 @@ class Batch:
         width = len(terms)
         if any(example.negatives.shape[1] < width for example in examples):
             raise InputError(f"the training examples lack a similarity of {', '.join(terms)}")
-        most = max(len(item.positives) + len(item.negatives) for item in examples)
-        values = np.zeros((len(examples), most, width))
-        right, real = (np.zeros((len(examples), most), dtype=bool) for _ in range(2))
+        longest = max(len(item.positives) + len(item.negatives) for item in examples)
+        values = np.zeros((len(examples), longest, width))
+        right, real = (np.zeros((len(examples), longest), dtype=bool) for _ in range(2))
         for row, item in enumerate(examples):
             rows = np.concatenate([item.positives, item.negatives])
             values[row, : len(rows)] = rows[:, :width]

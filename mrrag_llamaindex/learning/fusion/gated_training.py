@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.fusion.examples import Batch, FusionExample
+from mrrag_llamaindex.learning.fusion.examples import FusionExample, PaddedExamples
 from mrrag_llamaindex.learning.fusion.training import LearnedFusion
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
@@ -142,7 +142,7 @@ def train_gate(
         elif epoch - best >= settings.patience:
             break
         optimiser.zero_grad()
-        _loss(parameters, start, size, fit, base.temperature).backward()
+        torch.autograd.backward(_loss(parameters, start, size, fit, base.temperature))
         optimiser.step()
     first, first_bias, last, last_bias = (tensor.numpy() for tensor in kept)
     gate = QueryGatedWeights(base.weights, first, first_bias, last, last_bias, settings.reach)
@@ -168,7 +168,7 @@ class _Tensors:
                 "weights for each question are learned from the questions' vectors, and these "
                 "examples lack some: mine the records again"
             )
-        batch = Batch.of(examples, terms)
+        batch = PaddedExamples.of(examples, terms)
         stacked = np.stack(queries).astype(np.float64)
         return cls(*map(torch.from_numpy, (batch.terms, batch.right, batch.real, stacked)))
 
@@ -176,7 +176,7 @@ class _Tensors:
 def _loss(
     parameters: list[Tensor], start: Tensor, size: float, held: _Tensors, temperature: float
 ) -> Tensor:
-    """Return the mean of `fusion_training.infonce`, with the weights of each question."""
+    """Return the mean of `training.infonce`, with the weights of each question."""
     import torch
 
     hidden_weight, hidden_bias, out_weight, out_bias = parameters

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.mcr.weights import TERMS
-from mrrag_llamaindex.statistics.intervals import (
-    bootstrap_by_patient,
+from mrrag_llamaindex.statistics.bootstrap import (
+    Interval,
     difference_interval,
+    resampled_means,
     share_interval,
 )
 
@@ -50,18 +51,16 @@ class RecallTable:
         """Summarise hits (by name, one for each question) of questions of `patients`."""
         recall = {name: float(values.mean()) for name, values in hits.items()}
         best = max(TERMS, key=lambda name: recall[name])
-        rows = dict(hits)
-        for name in (best, "equal"):
-            rows[f"learned-{name}"] = hits["learned"] - hits[name]
-        for name in ("four_terms", "gated"):
-            if name in hits:
-                rows[f"{name}-learned"] = hits[name] - hits["learned"]
-        ci = bootstrap_by_patient(rows, patients, seed)
-        count = len(set(patients))
-        ci = {
-            name: (share_interval if name in hits else difference_interval)(*ends, count)
-            for name, ends in ci.items()
+        pairs = [("learned", best), ("learned", "equal")]
+        pairs += [(name, "learned") for name in ("four_terms", "gated") if name in hits]
+        # One patient tells nothing of others: then a share may be anything.
+        ci: dict[str, Interval] = {
+            name: share_interval(resampled_means(values, patients, seed), patients) or (0.0, 1.0)
+            for name, values in hits.items()
         }
+        for one, other in pairs:
+            means = resampled_means(hits[one] - hits[other], patients, seed)
+            ci[f"{one}-{other}"] = difference_interval(means, patients) or (-1.0, 1.0)
         return cls(recall, ci, best, len(patients))
 
     def apart(self, one: str, other: str) -> bool:
@@ -80,16 +79,16 @@ class RecallTable:
         apart = {*beyond, CHANCE}
         paper = {name: value for name, value in self.recall.items() if name not in apart}
         ci = {name: self.ci[name] for name in self.ci if name.partition("-")[0] not in apart}
-        found: dict[str, Any] = {"recall_at_1": paper, "ci": ci, "n": self.n}
+        data: dict[str, Any] = {"recall_at_1": paper, "ci": ci, "n": self.n}
         if CHANCE in self.recall:
-            found[CHANCE] = self.recall[CHANCE]
+            data[CHANCE] = self.recall[CHANCE]
         for name in beyond:
             difference = f"{name}-learned"
-            found[name] = {
+            data[name] = {
                 "recall_at_1": self.recall[name],
                 "ci": self.ci[name],
                 "minus_learned": self.recall[name] - self.recall["learned"],
                 "minus_learned_ci": self.ci[difference],
                 "verdict": self.verdict(difference),
             }
-        return found
+        return data

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.fusion.examples import Batch, FusionExample
+from mrrag_llamaindex.learning.fusion.examples import FusionExample, PaddedExamples
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
 
 Array = NDArray[np.float64]
@@ -89,7 +89,7 @@ def infonce(
     weights: Array, examples: Sequence[FusionExample], temperature: float
 ) -> tuple[float, Array]:
     """Return the mean loss of Eq. 2 and its gradient in the weights, both of shape (3,) or (4,)."""
-    return _infonce(weights, Batch.of(examples, ALL_TERMS[: len(weights)]), temperature)
+    return _infonce(weights, PaddedExamples.of(examples, ALL_TERMS[: len(weights)]), temperature)
 
 
 def train_fusion(
@@ -118,7 +118,7 @@ def train_fusion(
     settings = settings or FusionSettings()
     if not training or not validation:
         raise InputError("the fusion needs examples to learn from and examples to validate on")
-    batch, held = Batch.of(training, terms), Batch.of(validation, terms)
+    batch, held = PaddedExamples.of(training, terms), PaddedExamples.of(validation, terms)
     weights, tau = FusionWeights().as_array(terms), settings.temperature
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     best: tuple[float, Array, int] | None = None
@@ -145,7 +145,7 @@ def train_fusion(
     return LearnedFusion(FusionWeights(**named), tau, epoch, loss, recall)
 
 
-def _infonce(weights: Array, batch: Batch, temperature: float) -> tuple[float, Array]:
+def _infonce(weights: Array, batch: PaddedExamples, temperature: float) -> tuple[float, Array]:
     scores = np.where(batch.real, batch.terms @ weights / temperature, -np.inf)
     every, of_all = _softmax(scores)
     right, of_right = _softmax(np.where(batch.right, scores, -np.inf))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.learning.layers.edges import STEERED
-from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
+from mrrag_llamaindex.statistics.bootstrap import Interval, interval, resampled_means
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 _NOTHING = 0.1  # percent
@@ -42,7 +42,7 @@ class Point:
     edge: str
     layer: int
     change: float
-    ci: tuple[float, float]
+    ci: Interval
     magnitude: float
     n: int
 
@@ -166,19 +166,14 @@ def curve(
     for edge in dict.fromkeys(edge for change in changes for edge in change):
         rows = [row for row, change in enumerate(changes) if edge in change]
         values = np.array([changes[row][edge] for row in rows], dtype=np.float64)
-        columns = {str(layer): values[:, layer] for layer in range(values.shape[1])}
-        intervals = bootstrap_by_patient(columns, [patients[row] for row in rows], seed)
-        points += [
-            Point(
-                edge,
-                int(layer),
-                float(column.mean()),
-                intervals[layer],
-                float(np.abs(column).mean()),
-                len(rows),
+        owners = [patients[row] for row in rows]
+        for layer, column in enumerate(values.T):
+            change = float(column.mean())
+            ends = interval(resampled_means(column, owners, seed), owners)
+            magnitude = float(np.abs(column).mean())
+            points.append(
+                Point(edge, layer, change, ends or (change, change), magnitude, len(rows))
             )
-            for layer, column in columns.items()
-        ]
     return tuple(points)
 
 

@@ -115,19 +115,19 @@ class AnswerConfidence:
                 "this model's tokenizer has no single token for yes or for no, so the confidence "
                 "in such an answer cannot be read off its first token"
             )
-        read = None if image is None else self.engine.read_image(image)
-        found: dict[str | None, float | None] = {}
+        prepared = None if image is None else self.engine.read_image(image)
+        confidence: dict[str | None, float | None] = {}
         rows: dict[str | None, _Row] = {}
         # Equal texts are asked once: two rows of one batch may differ in the last digits.
         for document in dict.fromkeys(documents):
-            prompt = self._prompt(question, document, read)
+            prompt = self._prompt(question, document, prepared)
             if prompt is None:
-                found[document] = None
+                confidence[document] = None
             else:
                 rows[document] = self._row(prompt, None if gold else answer)
-        values = self._run(list(rows.values()), read, gold)
-        found.update(zip(rows, values, strict=True))
-        return [found[document] for document in documents]
+        values = self._run(list(rows.values()), prepared, gold)
+        confidence.update(zip(rows, values, strict=True))
+        return [confidence[document] for document in documents]
 
     def _prompt(
         self, question: str, document: str | None, image: PreparedImage | None

@@ -21,8 +21,8 @@ def polarity(answer: str) -> str | None:
     >>> polarity("Yes, on the left."), polarity("no"), polarity("No acute disease.")
     ('yes', 'no', None)
     """
-    found = _POLAR.match(answer.strip())
-    return (found[1] or found[2]).lower() if found else None
+    match = _POLAR.match(answer.strip())
+    return (match[1] or match[2]).lower() if match else None
 
 
 def renormalised(logits: torch.Tensor, gold: Sequence[int], other: Sequence[int]) -> float:

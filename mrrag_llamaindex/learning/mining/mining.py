@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
+from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.mining.candidates import candidates, terms_of
-from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
+from mrrag_llamaindex.learning.mining.candidate_search import find_candidates
 from mrrag_llamaindex.learning.mining.records import (
+    TRAINING_FILE,
     TrainingHeader,
     TrainingRecord,
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 DIGITS = 6
@@ -129,8 +130,8 @@ def mine(
     """
     settings = settings or MiningSettings()
     store.check_towers(towers.identity)
-    asked = settings.drawn(questions)
-    if len({item.question_id for item in asked}) != len(asked):
+    drawn = settings.drawn(questions)
+    if len({item.question_id for item in drawn}) != len(drawn):
         raise InputError("two training questions have the same question_id")
     about: dict[str, Any] = {
         "weights": settings.weights.as_dict(),
@@ -138,26 +139,26 @@ def mine(
         "pool": settings.pool,
         "margin": settings.margin,
         "pairs": len(store),
-        "questions": digest_of(asked),
+        "questions": digest_of(drawn),
     }
     header = TrainingHeader(
         towers.identity, confidence.identity, settings.seed, settings.negatives, about
     )
     started = time.perf_counter()
     skipped: list[Skipped] = []
-    with TrainingWriter(out, header) as writer:
-        known = {record.question_id for record in writer.records}
+    with LineLog(out, TRAINING_FILE, header) as log:
+        known = {record.question_id for record in log.records}
         resumed = len(known)
-        for number, item in enumerate(asked, start=1):
+        for number, item in enumerate(drawn, start=1):
             if item.question_id not in known:
                 try:
-                    writer.append(mine_question(item, store, towers, confidence, settings))
+                    log.append([mine_question(item, store, towers, confidence, settings)])
                 except (ImageError, InputError, PromptError, TowerError) as error:
                     skipped.append(Skipped(number, item.question_id, str(error)))
             if progress is not None:
-                progress(number, len(asked), resumed)
-        usable = sum(record.trains for record in writer.records)
-        mined = len(writer.records) - resumed
+                progress(number, len(drawn), resumed)
+        usable = sum(record.trains for record in log.records)
+        mined = len(log.records) - resumed
     return MiningReport(mined, resumed, usable, tuple(skipped), time.perf_counter() - started)
 
 
@@ -178,23 +179,23 @@ def mine_question(
     image = load_image(item.image, what="query image")
     q_image = towers.embed_images([image])[0]
     q_text = towers.embed_texts([item.question])[0]
-    hits = candidates(store, q_image, q_text, settings, item.exclusion())
+    hits = find_candidates(store, q_image, q_text, settings, item.exclusion())
     reports = [None, *(hit.report for hit in hits)]
     unaided, *rated = confidence.rate(image, item.question, item.answer, reports)
-    read = [(hit, value) for hit, value in zip(hits, rated, strict=True) if value is not None]
-    if not read or unaided is None:
+    readable = [(hit, value) for hit, value in zip(hits, rated, strict=True) if value is not None]
+    if not readable or unaided is None:
         raise InputError("the store holds no document for it that the model can read")
-    values = [round(value, DIGITS) for _, value in read]
+    values = [round(value, DIGITS) for _, value in readable]
     if not all(map(math.isfinite, [*values, unaided])):
         raise InputError("the model's confidence is not a finite number")
     positive, negatives = label(values, settings.negatives, settings.margin)
-    terms = [tuple(round(value, DIGITS) for value in terms_of(hit)) for hit, _ in read]
+    terms = [tuple(round(value, DIGITS) for value in hit.terms.values()) for hit, _ in readable]
     return TrainingRecord(
         question_id=item.question_id,
         patient_id=item.patient_id,
         terms=tuple((row[0], row[1], row[2]) for row in terms),
         terms_text_image=tuple(row[3] for row in terms),
-        pair_ids=tuple(hit.pair_id for hit, _ in read),
+        pair_ids=tuple(hit.pair_id for hit, _ in readable),
         confidence=tuple(values),
         positive=positive,
         negatives=negatives,

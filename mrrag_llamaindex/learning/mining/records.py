@@ -1,24 +1,21 @@
 """D_train: for each training question its candidates, and which of them helped.
 
 On disk it is one JSON object per line. The first line is the header: what the rest depends on.
-Every further line is one question. `training_writer` writes such a file, `training_reader` reads
-it.
+Every further line is one question. A `LineLog` in `TRAINING_FILE` writes such a file.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.json_lines import json_line
-
-KIND = "d_train"
-VERSION = 1
+from mrrag_llamaindex.files.line_format import LineFormat, PathLike
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,6 @@ class TrainingHeader:
     def __post_init__(self) -> None:
         if self.negatives < 1:
             raise ValueError(f"negatives is {self.negatives}; it must be at least 1")
-
-    def to_line(self) -> str:
-        """Return the header as one line of JSON."""
-        return json_line({"mrrag": KIND, "version": VERSION, **asdict(self)})
 
 
 @dataclass(frozen=True)
@@ -147,10 +140,6 @@ class TrainingRecord:
             return None
         return np.array([*self.query_image, *self.query_text], dtype=np.float32)
 
-    def to_line(self) -> str:
-        """Return the record as one line of JSON."""
-        return json_line(asdict(self))
-
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -170,6 +159,40 @@ class TrainingSet:
     def usable(self) -> tuple[TrainingRecord, ...]:
         """The records that there is something to learn from."""
         return tuple(record for record in self.records if record.trains)
+
+
+TRAINING_FILE = LineFormat(
+    "d_train",
+    1,
+    TrainingHeader,
+    TrainingRecord,
+    "mined training questions; make it with mrrag mine",
+    "a training record",
+)
+"""Files that ``mrrag mine`` writes."""
+
+
+def read_training_set(path: PathLike, *, towers_identity: str | None = None) -> TrainingSet:
+    """Read a file of training records; a torn last line, left by a kill, is not read.
+
+    Parameters
+    ----------
+    path
+    towers_identity
+        The towers in use; a file of other towers is refused.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no such file, or was made with other towers.
+    """
+    header, records = TRAINING_FILE.read(path)
+    if towers_identity not in (None, header.towers_identity):
+        raise InputError(
+            f"{Path(path).name} was mined with towers {header.towers_identity!r}, but "
+            f"{towers_identity!r} are in use: mine again with these, or load those"
+        )
+    return TrainingSet(header, tuple(records))
 
 
 def _finite(value: object) -> bool:

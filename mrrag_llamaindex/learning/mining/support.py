@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 SupportRule = Literal["helps_right", "helps", "right"]
-"""When a mined document supports a right answer, see `supports`."""
+"""When a mined document supports a right answer, see `supporting_documents`."""
 
 _EVEN = 0.5
 
 
-def supports(record: TrainingRecord, rule: SupportRule = "helps_right") -> NDArray[np.bool_]:
+def supporting_documents(
+    record: TrainingRecord, rule: SupportRule = "helps_right"
+) -> NDArray[np.bool_]:
     """Return which candidates of a mined question support a right answer.
 
     Parameters
@@ -62,5 +64,5 @@ def supports(record: TrainingRecord, rule: SupportRule = "helps_right") -> NDArr
         )
     line = -np.inf if is_open or rule == "helps" else _EVEN
     least = -np.inf if rule == "right" else record.unaided
-    found: NDArray[np.bool_] = (confidence > line) & (confidence > least)
-    return found
+    mask: NDArray[np.bool_] = (confidence > line) & (confidence > least)
+    return mask

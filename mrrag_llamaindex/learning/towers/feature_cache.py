@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.files.atomic import write_tensors
+from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import json_digest, text_digest
 
 
 class FeatureCache:
@@ -39,8 +39,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, kind: str, reference: dict[str, Any]) -> None:
-        told = json.dumps({**reference, "source": ""}, sort_keys=True)
-        self.folder = folder / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        self.folder = folder / f"{kind}-{json_digest({**reference, 'source': ''}, 16)}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Tensor] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -83,15 +82,21 @@ class FeatureCache:
             part = todo[start : start + batch_size]
             if progress:
                 progress(len(keys) - len(todo) + start)
-            found = compute([position for _, position in part]).float().cpu().contiguous()
+            rows = compute([position for _, position in part]).float().cpu().contiguous()
             names = [key for key, _ in part]
-            digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
-            path = self.folder / f"{digest}.safetensors"
-            write_tensors(path, {"features": found}, {"keys": json.dumps(names)})
-            self._known.update(zip(names, found, strict=True))
+            digest = text_digest("\n".join(names), 24)
+            _write(self.folder / f"{digest}.safetensors", names, rows)
+            self._known.update(zip(names, rows, strict=True))
         if progress:
             progress(len(keys))
         return torch.stack([self._known[key] for key in keys])
+
+
+def _write(path: Path, keys: list[str], features: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    metadata = {"keys": json.dumps(keys)}
+    write_atomically(path, lambda part: save_file({"features": features}, part, metadata))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,57 +13,47 @@ from torch import Tensor
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.learning.towers.batches import epoch_batches, loaded_ahead, mixed_seed, seeded
 from mrrag_llamaindex.learning.towers.contrastive import KINDS, backward_in_chunks, info_nce
-from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
 from mrrag_llamaindex.learning.towers.pair_encoders import PairEncoder, encode_all
 from mrrag_llamaindex.learning.towers.processes import Processes
 from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks
-from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
+from mrrag_llamaindex.learning.towers.same_reports import SameReports
+from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, Progress
 from mrrag_llamaindex.learning.towers.state import TrainingState
-from mrrag_llamaindex.statistics.splits import Split
+from mrrag_llamaindex.learning.towers.training_pairs import Split
 
 _LEAST_LOG_TEMPERATURE = math.log(0.01)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What is told after an epoch: its number, from 1, mean loss and validation recall."""
-
-    epoch: int
-    loss: float
-    recall: float
-    best: bool
-
-
 class Loop:
-    """A training between two batches; `run` goes on from there. See `training.train`."""
+    """A training between two batches; `run` goes on from there. See `train`."""
 
     def __init__(
         self,
         encoder: PairEncoder,
         split: Split,
-        likeness: ReportLikeness,
-        how: ContrastiveTraining,
+        reports: SameReports,
+        settings: ContrastiveTraining,
         processes: Processes,
     ) -> None:
-        self.encoder, self.split, self.likeness, self.how = encoder, split, likeness, how
+        self.encoder, self.split, self.reports, self.settings = encoder, split, reports, settings
         self.processes = processes
-        self.learned = encoder.log_temperature if how.temperature is None else None
-        if self.learned is None and how.temperature is None:
+        self.learned = encoder.log_temperature if settings.temperature is None else None
+        if self.learned is None and settings.temperature is None:
             raise ValueError("these encoders have no temperature to learn; give one")
         unused = encoder.log_temperature if self.learned is None else None
         self.parameters = [
             p for p in encoder.module.parameters() if p.requires_grad and p is not unused
         ]
-        matrices = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": how.weight_decay},
-            {"params": others},
+            {"params": [p for p in self.parameters if p.ndim > 1]},
+            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.best = copy.deepcopy(_on_cpu(encoder.module.state_dict()))
+        self.best = self._weights()
 
     def restore(self, kept: dict[str, Any] | None) -> tuple[int, int]:
         """Take up what `as_dict` gave; returns the epoch and the batch to go on with."""
@@ -79,7 +67,7 @@ class Loop:
     def as_dict(self, epoch: int, batch: int) -> dict[str, Any]:
         """All that the rest of the training depends on, ``batch`` of ``epoch`` being the next."""
         return {
-            "module": _on_cpu(self.encoder.module.state_dict()),
+            "module": dict(self.encoder.module.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "losses": self.losses,
@@ -96,43 +84,48 @@ class Loop:
     ) -> tuple[int, int]:
         """Train to the end; returns the epoch and the batch that would be next."""
         epoch, first = at
-        while epoch < self.how.max_epochs and not self._finished():
-            rows = epoch_batches(self.split.train, self.how.batch_size, self.how.seed, epoch)
-            batches = tuple(self.processes.whole(batch) for batch in rows)
+        while epoch < self.settings.max_epochs and not self._finished():
+            rows = epoch_batches(
+                self.split.train, self.settings.batch_size, self.settings.seed, epoch
+            )
+            batches = tuple(self.processes.divisible(batch) for batch in rows)
             for number, batch, inputs in loaded_ahead(batches, first, self._load):
                 self._step((epoch, number, len(batches)), batch, inputs)
-                if state and self.processes.main and state.due:
-                    state.write(self.as_dict(epoch, number + 1))
-            told = self._validate(epoch + 1)
+                self._save(state, epoch, number + 1)
             epoch, first = epoch + 1, 0
+            done = self._validate(epoch)
             self.losses = []
-            if state and self.processes.main and state.due:
-                state.write(self.as_dict(epoch, 0))
+            self._save(state, epoch, 0)
             if progress:
-                progress(told)
+                progress(done)
         return epoch, first
 
     def temperature(self) -> Tensor | float:
         """Tau of InfoNCE now; a learned one with its graph."""
         if self.learned is None:
-            assert self.how.temperature is not None
-            return self.how.temperature
+            assert self.settings.temperature is not None
+            return self.settings.temperature
         return self.learned.exp()
+
+    def _save(self, state: TrainingState | None, epoch: int, batch: int) -> None:
+        if state and self.processes.main and state.due:
+            state.write(self.as_dict(epoch, batch))
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Copy the weights to the CPU, where training leaves them as they are."""
+        state = self.encoder.module.state_dict()
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def _finished(self) -> bool:
         recalls = [entry["validation_recall"] for entry in self.history]
-        return bool(recalls) and len(recalls) - 1 - int(np.argmax(recalls)) >= self.how.patience
+        return (
+            bool(recalls) and len(recalls) - 1 - int(np.argmax(recalls)) >= self.settings.patience
+        )
 
     def _load(self, batch: Tensor) -> tuple[list[Any], list[Any]]:
         own = batch[self.processes.place(len(batch))]
-        size = self.how.chunk_size
-        images, texts = (
-            [
-                self.encoder.load(kind, own[start : start + size].tolist())
-                for start in range(0, len(own), size)
-            ]
-            for kind in KINDS
-        )
+        chunks = [chunk.tolist() for chunk in torch.split(own, self.settings.chunk_size)]
+        images, texts = ([self.encoder.load(kind, rows) for rows in chunks] for kind in KINDS)
         return images, texts
 
     def _step(
@@ -140,15 +133,15 @@ class Loop:
     ) -> None:
         epoch, number, parts = at
         self.encoder.module.train()
-        rate = self.how.rate(epoch * parts + number, self.how.max_epochs * parts)
+        rate = self.settings.rate(epoch * parts + number, self.settings.max_epochs * parts)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        alike = self.likeness.matrix(batch)
+        alike = self.reports.matrix(batch)
 
         def encode(kind: str, chunk: int, part: Any) -> Tensor:
             # The same dropout in both passes over a chunk, and after a restart.
             place = (KINDS.index(kind), chunk, self.processes.index)
-            with seeded(mixed_seed(self.how.seed, epoch, number, *place)), self._autocast():
+            with seeded(mixed_seed(self.settings.seed, epoch, number, *place)), self._autocast():
                 return self.encoder.encode(kind, part)
 
         def loss(image: Tensor, text: Tensor) -> Tensor:
@@ -164,7 +157,7 @@ class Loop:
         )
         if not math.isfinite(value):
             raise TowerError(f"the loss is {value} {where}")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.how.clip))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip).item()
         if not math.isfinite(norm):
             raise TowerError(f"the gradient's norm is {norm} {where}")
         self.optimizer.step()
@@ -179,34 +172,27 @@ class Loop:
         module = self.encoder.module
         self.processes.agree(module)
         rows = self.split.validation
-        vectors = encode_all(self.encoder, rows.tolist(), self.how.chunk_size, self._autocast)
-        recall = self.processes.same(mean_recall(pair_ranks(*vectors, self.likeness, rows)))
+        vectors = encode_all(self.encoder, rows.tolist(), self.settings.chunk_size, self._autocast)
+        recall = self.processes.same(mean_recall(pair_ranks(*vectors, self.reports, rows)))
         better = all(recall > entry["validation_recall"] for entry in self.history)
         loss = sum(self.losses) / len(self.losses)
         self.history.append({"best_epoch": epoch, "train_loss": loss, "validation_recall": recall})
         if better:
-            self.best = copy.deepcopy(_on_cpu(module.state_dict()))
+            self.best = self._weights()
         return Progress(epoch, loss, recall, better)
 
     def _autocast(self) -> Any:
-        device = next(self.encoder.module.parameters()).device
-        wanted = self.how.precision == "bfloat16" or (
-            self.how.precision == "auto"
-            and device.type == "cuda"
-            and torch.cuda.is_bf16_supported()
-        )
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+        kind = next(self.encoder.module.parameters()).device.type
+        auto = self.settings.precision == "auto" and kind == "cuda"
+        mixed = self.settings.precision == "bfloat16" or (auto and torch.cuda.is_bf16_supported())
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=mixed)
 
 
 def train(
     encoder: PairEncoder,
     split: Split,
-    likeness: ReportLikeness,
-    how: ContrastiveTraining,
+    reports: SameReports,
+    settings: ContrastiveTraining,
     state: TrainingState | None = None,
     *,
     processes: Processes | None = None,
@@ -224,9 +210,9 @@ def train(
     encoder : PairEncoder
         In evaluation mode afterwards, with the weights of the best epoch.
     split : Split
-    likeness : ReportLikeness
+    reports : SameReports
         Of all pairs.
-    how : ContrastiveTraining
+    settings : ContrastiveTraining
     state : TrainingState, optional
         Read first, and written while training.
     processes : Processes, optional
@@ -248,12 +234,12 @@ def train(
         If the loss, or its gradient, is no longer a finite number.
     """
     for name, part in (("training", split.train), ("validation", split.validation)):
-        if len(part) < 2 or bool(likeness.matrix(part, part[:1], near=False).all()):
+        if len(part) < 2 or bool(reports.matrix(part, part[:1], near=False).all()):
             raise InputError(
                 f"the {name} part has {len(part)} pairs and needs two different reports at least: "
                 "more patients, or larger shares of them, are needed"
             )
-    loop = Loop(encoder, split, likeness, how, processes or Processes())
+    loop = Loop(encoder, split, reports, settings, processes or Processes())
     at = loop.restore(state.read()) if state else (0, 0)
     at = loop.run(at, state, progress)
     if state and loop.processes.main:

@@ -74,7 +74,8 @@ class HeadsEncoder:
     def __init__(
         self, image: ProjectionHead, text: ProjectionHead, features: tuple[Tensor, Tensor]
     ) -> None:
-        self.module = nn.ModuleDict({"image": image, "text": text})
+        self.image, self.text = image, text
+        self.module: nn.Module = nn.ModuleDict({"image": image, "text": text})
         self._features = {"image": features[0], "text": features[1]}
 
     def load(self, kind: str, rows: Sequence[int]) -> Tensor:
@@ -83,8 +84,8 @@ class HeadsEncoder:
 
     def encode(self, kind: str, inputs: Tensor) -> Tensor:
         """See `PairEncoder.encode`."""
-        device = next(self.module.parameters()).device
-        vectors: Tensor = self.module[kind](inputs.to(device))
+        head = self.image if kind == "image" else self.text
+        vectors: Tensor = head(inputs.to(next(head.parameters()).device))
         return vectors
 
 
@@ -115,7 +116,7 @@ class TowerEncoder:
         """See `PairEncoder.load`."""
         if kind == "image":
             return self.tower.images(self._pairs.load(rows))
-        windows = self.tower.texts.split([self._pairs.reports[row] for row in rows])
+        windows = self.tower.texts.split(self._pairs.texts(rows))
         return windows, self.tower.texts.batch(windows)
 
     def encode(self, kind: str, inputs: Any) -> Tensor:

@@ -34,7 +34,7 @@ class Processes:
         self.index: int = accelerator.process_index if accelerator else 0
         self.main = self.index == 0
 
-    def whole(self, batch: Tensor) -> Tensor:
+    def divisible(self, batch: Tensor) -> Tensor:
         """Leave out up to ``count - 1`` pairs at a batch's end, so that all shares are equal."""
         size = len(batch) // self.count
         if size == 0:
@@ -74,5 +74,5 @@ class Processes:
             return number
         from accelerate.utils import broadcast
 
-        told = torch.tensor(number, dtype=torch.float64, device=self._accelerator.device)
-        return float(broadcast(told))
+        value = torch.tensor(number, dtype=torch.float64, device=self._accelerator.device)
+        return float(broadcast(value))

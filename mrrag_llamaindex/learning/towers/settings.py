@@ -1,12 +1,14 @@
-"""How towers are trained: every setting, checked when it is made."""
+"""How towers are trained, and where: every setting, checked when it is made."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.learning.towers.likeness import SAME_REPORT_JACCARD
+from mrrag_llamaindex.learning.towers.same_reports import SAME_REPORT_JACCARD
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
@@ -39,7 +41,7 @@ class ContrastiveTraining:
     validation, test : float
         Shares of the patients held out: for stopping, and for the result.
     same_report : float
-        See `ReportLikeness`.
+        See `SameReports`.
     precision : {"auto", "float32", "bfloat16"}
         ``"auto"`` is mixed precision (bfloat16) on CUDA devices that have it, else float32.
     freeze_batch_norm : bool
@@ -99,7 +101,12 @@ class ContrastiveTraining:
 
 
 def for_heads(batch_size: int = 256) -> ContrastiveTraining:
-    """Return settings for heads on frozen encoders, those of `HeadTraining`."""
+    """Return settings for heads on frozen encoders.
+
+    The temperature is higher than for whole encoders: on a few hundred pairs .07 is so sure of the
+    training pairs that validation is best after one epoch, with heads that have hardly learnt
+    anything.
+    """
     return ContrastiveTraining(
         temperature=defaults.HEAD_TEMPERATURE,
         batch_size=batch_size,
@@ -111,3 +118,52 @@ def for_heads(batch_size: int = 256) -> ContrastiveTraining:
         patience=20,
         precision="float32",
     )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An epoch that is done: its number, from 1, mean loss and validation recall."""
+
+    epoch: int
+    loss: float
+    recall: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where and how often a training is kept, and what is reported meanwhile.
+
+    Attributes
+    ----------
+    out : Path
+        Folder of the towers. ``training`` in it holds cached features and training states; it
+        may be removed once the towers are made.
+    checkpoint_seconds : float
+        See `TrainingState`.
+    repeats : int
+        Trainings with the seeds from the settings' on, each with its own split. The towers are
+        those of the first; the others show how far the result depends on the seed.
+    on_features : callable, optional
+        Takes ``"image"`` or ``"text"`` and the number of features that are ready.
+    on_epoch : callable, optional
+        Takes the seed and the `Progress`.
+    on_costly : callable, optional
+        See `TrainingState`.
+    """
+
+    out: Path
+    checkpoint_seconds: float = 0.0
+    repeats: int = 1
+    on_features: Callable[[str, int], None] | None = None
+    on_epoch: Callable[[int, Progress], None] | None = None
+    on_costly: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, not {self.repeats}")
+
+    @property
+    def work_folder(self) -> Path:
+        """Where cached features and training states lie."""
+        return self.out / "training"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,9 +12,10 @@ import torch
 
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.learning.towers.pair_encoders import PairEncoder
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining
-from mrrag_llamaindex.statistics.splits import Split
+from mrrag_llamaindex.learning.towers.training_pairs import Split
 from mrrag_llamaindex.towers.identity import weights_digest
 
 COSTLY_SHARE = 0.25
@@ -26,11 +25,10 @@ COSTLY_AFTER = 60.0
 """Seconds of training before that share is judged; the advice, too, is to save this often."""
 
 
-def belongs_to(encoder: PairEncoder, data: str, split: Split, how: ContrastiveTraining) -> str:
+def belongs_to(encoder: PairEncoder, data: str, split: Split, settings: ContrastiveTraining) -> str:
     """Digest of all that a training's result depends on; call it before the training."""
     rows = [part.tolist() for part in (split.train, split.validation, split.test)]
-    told = [weights_digest(encoder.module), data, rows, asdict(how)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return json_digest([weights_digest(encoder.module), data, rows, asdict(settings)])
 
 
 class TrainingState:
@@ -105,8 +103,8 @@ class TrainingState:
         """Replace the file."""
         started = self._clock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        told = {**state, "belongs_to": self._belongs_to}
-        write_atomically(self.path, lambda beside: torch.save(told, beside))
+        owned = {**state, "belongs_to": self._belongs_to}
+        write_atomically(self.path, lambda part: torch.save(owned, part))
         self._written = self._clock()
         self._spent += self._written - started
         elapsed = self._written - self._started

@@ -1,18 +1,21 @@
-"""The pairs that towers are trained on: both halves there, each of a known patient."""
+"""The pairs that towers are trained on, each of a known patient, and their split by patient."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from mrrag_llamaindex.errors import ImageError, InputError
+from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.images.load import ImageSource, image_digest, load_image
+from mrrag_llamaindex.statistics.patients import split_by_patient
 from mrrag_llamaindex.store.pair import Pair, Skipped
 
 _AT_ONCE = 64
@@ -46,8 +49,12 @@ class TrainingPairs:
 
     def digest(self) -> str:
         """SHA-256 over images, reports and patients in their order."""
-        told = "\n".join(map(" ".join, zip(self.image_keys, self.text_keys, strict=True)))
-        return hashlib.sha256("\n".join([told, *self.patients]).encode()).hexdigest()
+        keys = map(" ".join, zip(self.image_keys, self.text_keys, strict=True))
+        return text_digest("\n".join([*keys, *self.patients]))
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """Return the reports of some pairs."""
+        return [self.reports[row] for row in rows]
 
     def load(self, rows: Sequence[int], workers: int = 4) -> list[Image.Image]:
         """Decode the images of some pairs, on several threads."""
@@ -57,6 +64,47 @@ class TrainingPairs:
 
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(one, rows))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Places of the pairs of each part, ascending, int64."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def split_pairs(patients: Sequence[str], validation: float, test: float, seed: int = 0) -> Split:
+    """Split pairs into three parts, no patient in two of them.
+
+    Parameters
+    ----------
+    patients : sequence of str
+        Patient of each pair.
+    validation, test : float
+        Share of the patients in each part, in [0, 1), together below 1. Of a share above 0 at
+        least one patient is taken.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If a share is out of range.
+    InputError
+        If there are too few patients for the parts.
+    """
+    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise ValueError("the validation and test shares must be in [0, 1), together below 1")
+    rest = list(range(len(patients)))
+    held: dict[str, list[int]] = {"test": [], "validation": []}
+    for part, share in (("test", test), ("validation", validation / (1 - test))):
+        if share:
+            kept, out = split_by_patient([patients[row] for row in rest], share, seed)
+            held[part] = [rest[place] for place in out]
+            rest = [rest[place] for place in kept]
+    parts = (rest, held["validation"], held["test"])
+    return Split(*(torch.tensor(part, dtype=torch.int64) for part in parts))
 
 
 def training_pairs(
@@ -91,16 +139,16 @@ def training_pairs(
     number = 0
     with ThreadPoolExecutor(4) as pool:
         while batch := list(islice(items, _AT_ONCE)):
-            for item, told in zip(batch, pool.map(_checked, batch), strict=True):
+            for item, digest in zip(batch, pool.map(_checked, batch), strict=True):
                 number += 1
                 if isinstance(item, Skipped):
                     skipped.append(item)
-                elif isinstance(told, ImageError):
-                    skipped.append(Skipped(number, item.pair_id, str(told)))
-                elif told.startswith("no "):
-                    skipped.append(Skipped(number, item.pair_id, told))
+                elif isinstance(digest, ImageError):
+                    skipped.append(Skipped(number, item.pair_id, str(digest)))
+                elif digest.startswith("no "):
+                    skipped.append(Skipped(number, item.pair_id, digest))
                 else:
-                    kept.append((item, told))
+                    kept.append((item, digest))
             if progress:
                 progress(number)
     if not kept:
@@ -118,7 +166,7 @@ def training_pairs(
         patients=_patients(pairs, one_patient_each),
         pair_ids=tuple(ids),
         image_keys=tuple(key for _, key in kept),
-        text_keys=tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts),
+        text_keys=tuple(map(text_digest, texts)),
         skipped=tuple(skipped),
     )
 

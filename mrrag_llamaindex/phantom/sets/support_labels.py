@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.mcr.score import ALL_TERMS, similarity_terms
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
 
@@ -25,18 +25,18 @@ def label_phantom(
     queries: int = 200,
     patients: int = 500,
     regime: Regime = "combination",
-) -> list[Candidates]:
+) -> list[FusionQuestion]:
     """Draw a corpus and questions about other patients, and label every pair by its truth."""
     corpus = make_corpus(seed, patients=patients, queries=queries, regime=regime)
     return label_corpus(corpus, towers)
 
 
-def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[Candidates]:
+def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[FusionQuestion]:
     """Embed a corpus and its questions, and label every pair of every question.
 
     Returns
     -------
-    list of Candidates
+    list of FusionQuestion
         One for each question, with all pairs of the corpus and the four similarities.
     """
     images = towers.embed_images([study.image for study in corpus.studies])
@@ -50,7 +50,7 @@ def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[Candidates]:
         truth = [study.supports(query.finding, query.answer) for study in corpus.studies]
         patient, right, vector = query.study.patient_id, np.array(truth), np.concatenate(halves)
         example = _example(patient, terms, right, vector)
-        labelled.append(Candidates(patient, terms, right, example, vector))
+        labelled.append(FusionQuestion(patient, terms, right, example, vector))
     return labelled
 
 

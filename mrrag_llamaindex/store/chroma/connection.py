@@ -12,13 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.chroma.location import (
-    Location,
-    Where,
-    check_collection_name,
-    settings,
-    store_errors,
-)
+from mrrag_llamaindex.store.backends import Where, store_errors
+from mrrag_llamaindex.store.chroma.location import Location, check_collection_name, settings
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -34,10 +29,10 @@ class Connection:
     Made by `create` and `find`; not by its constructor.
     """
 
-    def __init__(self, location: Location, collection: Collection, owned: Any) -> None:
+    def __init__(self, location: Location, collection: Collection, client: Any) -> None:
         self.location = location
         self._collection: Collection | None = collection
-        self._owned = owned  # a client or a System that we made, else None
+        self._client = client  # of a store in memory, its System
         self._lock: BaseFileLock | None = None
         self._guard = threading.Lock()
 
@@ -56,8 +51,7 @@ class Connection:
         location = Location.parse(where)
         if location.in_memory:
             return cls(location, *_memory_collection(name, metadata, configuration))
-        client = location.connect()
-        try:
+        with location.connected() as client:
             if _exists(client, name, location):
                 raise StoreError(
                     f"{location.name} already holds a collection {name!r}: open it, or choose "
@@ -70,10 +64,7 @@ class Connection:
                     configuration=cast(Any, configuration),
                     embedding_function=None,
                 )
-        except BaseException:
-            _close(client, location)
-            raise
-        return cls(location, collection, None if location.client is not None else client)
+        return cls(location, collection, client)
 
     @classmethod
     def find(cls, where: Where, name: str) -> Connection:
@@ -87,36 +78,29 @@ class Connection:
         check_collection_name(name)
         location = Location.parse(where)
         location.check_readable()
-        client = location.connect()
-        try:
+        with location.connected() as client:
             if not _exists(client, name, location):
                 with store_errors(f"listing {location.name}", detail=True):
-                    held = sorted(item.name for item in client.list_collections(limit=20))
+                    names = sorted(item.name for item in client.list_collections(limit=20))
                 raise StoreError(
                     f"{location.name} has no collection {name!r}; it has: "
-                    f"{', '.join(held) or 'none'}"
+                    f"{', '.join(names) or 'none'}"
                 )
             with store_errors(f"opening collection {name!r} in {location.name}", detail=True):
                 collection = client.get_collection(name, embedding_function=None)
-        except BaseException:
-            _close(client, location)
-            raise
-        return cls(location, collection, None if location.client is not None else client)
+        return cls(location, collection, client)
 
     @staticmethod
     def present(where: Where, name: str) -> bool:
         """Return whether the collection exists; makes nothing."""
         check_collection_name(name)
         location = Location.parse(where)
-        if location.in_memory:
+        if location.in_memory or (location.folder is not None and not location.has_database()):
             return False
-        if location.folder is not None and not location.has_database():
-            return False
-        client = location.connect()
-        try:
-            return _exists(client, name, location)
-        finally:
-            _close(client, location)
+        with location.connected() as client:
+            exists = _exists(client, name, location)
+        location.release(client)
+        return exists
 
     @property
     def collection(self) -> Collection:
@@ -161,11 +145,11 @@ class Connection:
         """Release the lock and the client, if it is ours. May be called again."""
         with self._guard:
             self._collection = None
-            owned, self._owned = self._owned, None
+            client, self._client = self._client, None
             lock, self._lock = self._lock, None
-        if owned is not None:
+        if client is not None:
             with store_errors(f"closing {self.location.name}", detail=True):
-                owned.stop() if self.location.in_memory else owned.close()
+                self.location.release(client)
         if lock is not None:
             lock.release()
 
@@ -202,8 +186,3 @@ def _exists(client: ClientAPI, name: str, location: Location) -> bool:
         except NotFoundError:
             return False
         return True
-
-
-def _close(client: Any, location: Location) -> None:
-    if location.client is None:
-        client.close()

@@ -18,19 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from mrrag_llamaindex.errors import MRRAGError, StoreError
+from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.backends import MEMORY, DatabaseClient, Where, store_errors
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-MEMORY = "memory"
-"""The place of a store that ends with the process (a folder of that name is ``./memory``)."""
-
 SERVER_TIMEOUT = 5.0
 """Seconds to wait for a Chroma server's first sign of life."""
-
-Where = Any
-"""``"memory"``, a folder (str or path), ``"http://host:port"``, or a `chromadb` client."""
 
 _SQLITE_FILE = "chroma.sqlite3"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -58,20 +53,39 @@ class Location:
             return cls("the store in memory")
         if isinstance(where, str) and where.startswith(("http://", "https://")):
             return cls(where, url=where)
+        if isinstance(where, str) and "://" in where:
+            raise StoreError(
+                f"no back end of this version keeps a store at {urlsplit(where).scheme}://"
+            )
         if isinstance(where, (str, os.PathLike)):
             if not os.fspath(where):
                 raise StoreError('the store\'s place is empty: give a folder, a URL or "memory"')
             return cls(
                 f"the store {os.fspath(where)!r}", folder=Path(where).expanduser().absolute()
             )
-        if callable(getattr(where, "get_collection", None)) and hasattr(where, "heartbeat"):
-            return cls("the given Chroma client", client=where)
+        if isinstance(where, DatabaseClient):
+            return cls("the given Chroma client", client=cast("ClientAPI", where))
         raise StoreError(
             f"a store cannot be opened from a {type(where).__name__}: give a folder, "
             '"http://host:port", "memory" or a (synchronous) chromadb client'
         )
 
-    def connect(self) -> ClientAPI:
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ClientAPI]:
+        """Yield a client, and close it if the block fails."""
+        client = self._connect()
+        try:
+            yield client
+        except BaseException:
+            self.release(client)
+            raise
+
+    def release(self, client: Any) -> None:
+        """Close a client, unless it is the application's own."""
+        if self.client is None:
+            client.stop() if self.in_memory else client.close()
+
+    def _connect(self) -> ClientAPI:
         """Return a Chroma client; makes the folder when there is none (see `check_readable`)."""
         if self.client is not None:
             return self.client
@@ -128,32 +142,6 @@ def check_collection_name(name: str) -> None:
             f"collection name {name!r} is not usable: 3 to 512 characters out of letters, digits, "
             "'.', '_' and '-', beginning and ending with a letter or digit"
         )
-
-
-@contextlib.contextmanager
-def store_errors(doing: str, *, detail: bool = False) -> Iterator[None]:
-    """Turn whatever Chroma raises into a `StoreError` that says what was being done.
-
-    Parameters
-    ----------
-    doing
-        E.g. ``"querying the store"``.
-    detail
-        Whether Chroma's own message may be quoted. Not while reports or metadata are in hand:
-        it may repeat them.
-    """
-    try:
-        yield
-    except MRRAGError:
-        raise
-    except Exception as error:
-        said = f": {error}" if detail else ""
-        raise StoreError(f"{doing} failed ({type(error).__name__}{said})") from error
-    except BaseException as error:
-        # A crash in Chroma's Rust code is a BaseException; interrupts must pass.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise StoreError(f"{doing} failed: Chroma crashed; the store may be damaged") from error
 
 
 def settings() -> Any:

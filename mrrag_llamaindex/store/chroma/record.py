@@ -13,59 +13,34 @@ a patient or a path in the prompt would be a leak.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from mrrag_llamaindex.store.pair import STUDY_KEY, MetadataValue, Pair
+import numpy as np
+from numpy.typing import ArrayLike
 
-PATIENT_KEY = "mrrag_patient_id"
-MISSING_KEY = "mrrag_missing"
-FINGERPRINT_KEY = "mrrag_fingerprint"
-IMAGE_PATH_KEY = "image_path"
+from mrrag_llamaindex.store.filters import IDENTIFIERS, Comparison, Filter
+from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.pair import MetadataValue
 
-_OURS = frozenset({PATIENT_KEY, MISSING_KEY, FINGERPRINT_KEY, IMAGE_PATH_KEY})
+FINGERPRINT_KEY: Final = "mrrag_fingerprint"
+
+_FIELDS: Final = {
+    "image_path": "image_path",
+    "patient_id": "mrrag_patient_id",
+    "missing": "mrrag_missing",
+}
+"""Field of a pair to metadata key of its record, in the order in which they are written."""
+
 _LLAMAINDEX = frozenset({"_node_content", "_node_type", "document_id", "doc_id", "ref_doc_id"})
 
 
-@dataclass(frozen=True)
-class RecordFields:
-    """A record's metadata, decoded."""
-
-    patient_id: str | None
-    study_id: str | None
-    image_path: str | None
-    missing: str | None
-    metadata: dict[str, MetadataValue]
-
-
-def encode(pair: Pair, fingerprint: str) -> tuple[str, dict[str, MetadataValue]]:
-    """Return the Chroma document and metadata of a pair.
-
-    Parameters
-    ----------
-    pair
-        The pair; an image that is a path is stored as its absolute path, any other image is not
-        stored at all.
-    fingerprint
-        Digest of the pair's contents, ``""`` for none.
-
-    Returns
-    -------
-    document : str
-        The report, ``""`` when there is none.
-    metadata : dict
-        Flat metadata, including the LlamaIndex node.
-    """
+def encode(pair: StoredPair) -> tuple[str, dict[str, MetadataValue]]:
+    """Return the Chroma document (the report) and the flat metadata of a pair."""
     node_metadata: dict[str, MetadataValue] = dict(pair.metadata)
-    if isinstance(pair.image, (str, os.PathLike)):
-        node_metadata[IMAGE_PATH_KEY] = str(Path(pair.image).absolute())
-    if pair.patient_id is not None:
-        node_metadata[PATIENT_KEY] = pair.patient_id
-    if pair.missing is not None:
-        node_metadata[MISSING_KEY] = pair.missing
+    for name, key in _FIELDS.items():
+        if (value := getattr(pair, name)) is not None:
+            node_metadata[key] = value
     hidden = list(node_metadata)
     node = {
         "id_": pair.pair_id,
@@ -84,21 +59,28 @@ def encode(pair: Pair, fingerprint: str) -> tuple[str, dict[str, MetadataValue]]
         "class_name": "TextNode",
     }
     record = dict(node_metadata)
-    record[FINGERPRINT_KEY] = fingerprint
+    record[FINGERPRINT_KEY] = pair.fingerprint
     record["_node_content"] = json.dumps(node, ensure_ascii=False)
     record["_node_type"] = "TextNode"
     # LlamaIndex's word for "this node has no source document".
     record.update({"document_id": "None", "doc_id": "None", "ref_doc_id": "None"})
-    return pair.report or "", record
+    return pair.report, record
 
 
-def decode(metadata: Mapping[str, Any] | None) -> RecordFields:
-    """Return what `encode` stored; a record written by others gives what can be known of it.
+def decode(
+    pair_id: str,
+    metadata: Mapping[str, Any] | None,
+    vector: ArrayLike | None = None,
+    document: str | None = None,
+) -> StoredPair:
+    """Return what `encode` was given; a record written by others gives what can be known of it.
 
     Parameters
     ----------
-    metadata
-        The record's metadata as Chroma returns it.
+    pair_id, metadata
+        The record's, as Chroma returns them.
+    vector, document
+        Left out of a record that was not fetched completely.
     """
     top = dict(metadata or {})
     # The node's own copy is preferred: a pair's metadata may hold a key (such as doc_id) that
@@ -112,20 +94,64 @@ def decode(metadata: Mapping[str, Any] | None) -> RecordFields:
             node = None
         if isinstance(node, dict) and isinstance(node.get("metadata"), dict):
             own = node["metadata"]
-    study = own.get(STUDY_KEY)
-    return RecordFields(
-        patient_id=own.get(PATIENT_KEY) or None,
-        study_id=None if study is None else str(study),
-        image_path=own.get(IMAGE_PATH_KEY) or None,
-        missing=own.get(MISSING_KEY) or None,
-        metadata={key: value for key, value in own.items() if key not in _OURS},
+    ours = {FINGERPRINT_KEY, *_FIELDS.values()}
+    return StoredPair(
+        pair_id=pair_id,
+        report=document or "",
+        **{name: own.get(key) or None for name, key in _FIELDS.items()},
+        metadata={key: value for key, value in own.items() if key not in ours},
+        vector=np.asarray([] if vector is None else vector, dtype=np.float32),
+        fingerprint=top.get(FINGERPRINT_KEY) or "",
     )
 
 
-def removals(old: Iterable[str], new: Mapping[str, MetadataValue]) -> dict[str, None]:
-    """Return the keys of `old` that `new` lacks, as Chroma deletes them.
+def where_of(condition: Filter | None) -> dict[str, Any] | None:
+    """Return a Chroma ``where`` that every matching record satisfies, `None` if there is none.
 
-    Chroma merges metadata on upsert: without this, a replaced record would keep the study, the
-    path or the labels of the record before it.
+    Only what selects is translated. What leaves out (``!=``, ``nin``, "not") leaves most records,
+    whose ids Chroma would list first: fetching more candidates and dropping some costs less.
     """
-    return {key: None for key in old if key not in new}
+    if condition is None:
+        return None
+    if isinstance(condition, Comparison):
+        return _comparison(condition)
+    parts = [where_of(part) for part in condition.filters]
+    if condition.condition == "and":
+        return _joined("$and", [part for part in parts if part is not None])
+    if condition.condition == "or" and None not in parts:
+        return _joined("$or", parts)
+    return None
+
+
+def _comparison(condition: Comparison) -> dict[str, Any] | None:
+    key, value = condition.key, condition.value
+    if condition.operator in ("==", "in") and key != "pair_id" and key not in _LLAMAINDEX:
+        keys = {key, _FIELDS.get(key, key)}
+        values = [spelt for item in condition.values for spelt in _spellings(key, item)]
+        return _joined("$or", [{name: {"$eq": item}} for name in sorted(keys) for item in values])
+    symbol = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}.get(condition.operator)
+    # Chroma orders numbers only.
+    if symbol and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {key: {symbol: value}}
+    return None
+
+
+def _spellings(key: str, value: MetadataValue) -> list[MetadataValue]:
+    """Return the values whose text is the same, where an identifier may have been a number."""
+    values = [value]
+    if key in IDENTIFIERS:
+        for kind in (int, float):
+            try:
+                number = kind(value)
+            except ValueError:
+                continue
+            if str(number) == value:
+                values.append(number)
+        if value in ("True", "False"):
+            values.append(value == "True")
+    return values
+
+
+def _joined(symbol: str, parts: list[Any]) -> dict[str, Any] | None:
+    """Chroma joins two or more."""
+    return {symbol: parts} if len(parts) > 1 else parts[0] if parts else None

@@ -1,169 +1,196 @@
-"""The pair store: image/report pairs in one Chroma collection, found by one fused query."""
+"""The pair store in one Chroma collection, of space ``ip``: ``1 - distance`` is the score.
+
+Nothing is excluded by a ``where``, which would list every matching id first: 7 to 48 times the
+query at 100,000 pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
 
-from mrrag_llamaindex.errors import InputError, StoreError
-from mrrag_llamaindex.files.line_log import Closing
-from mrrag_llamaindex.mcr.score import document_vector
-from mrrag_llamaindex.store.chroma import search, writing
+from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
-from mrrag_llamaindex.store.chroma.location import Where, store_errors
-from mrrag_llamaindex.store.chroma.reader import PairReader
-from mrrag_llamaindex.store.chroma.record import encode
-from mrrag_llamaindex.store.chroma.schema import HNSWSettings, StoreSchema, check_index
-from mrrag_llamaindex.store.hits import Exclusion, Hit, Stamp, StoredPair
-from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.vectors import check_halves
+from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
+from mrrag_llamaindex.store.filters import Filter
+from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
-__all__ = ["Exclusion", "HNSWSettings", "Hit", "PairStore", "Stamp", "StoredPair"]
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+MAX_RECORDS = 2000
+"""Records sent or asked for at once; Chroma accepts 5461."""
+
+MAX_BYTES = 16_000_000
+"""Estimated size of a request as JSON; a Chroma server accepts 40 MiB."""
+
+_BYTES_PER_FLOAT = 20
+_BYTES_PER_CHARACTER = 3
+_COMPLETE = ["metadatas", "embeddings", "documents"]
 
 
-class PairStore(PairReader, Closing):
-    """Pairs of one encoder in one Chroma collection; made by `create`, `open`, `open_or_create`.
+class ChromaPairStore(PairStore):
+    """Pairs in one Chroma collection: in memory, in a folder, on a server or in a given client.
 
-    Safe for several threads. One process may write to a folder; others should go through a
-    ``chroma run`` server. Chroma has no authentication: keep a server on the loopback address.
+    One process may write to a folder; others should go through a ``chroma run`` server. Chroma
+    has no authentication: keep a server on the loopback address.
     """
 
-    @classmethod
-    def create(
-        cls,
-        where: Where,
-        *,
-        towers_identity: str,
-        towers_source: str,
-        dimension: int,
-        collection: str = "pairs",
-        hnsw: HNSWSettings | None = None,
-    ) -> PairStore:
-        """Make an empty store.
-
-        Parameters
-        ----------
-        where
-            ``"memory"`` (ends with this object, seen by no other store), a folder,
-            ``"http://host:port"`` or a synchronous chromadb client.
-        towers_identity, towers_source, dimension
-            ``identity``, ``source`` and ``dimension`` of the `DualTower` in use; recorded.
-        collection
-            Chroma's name for it; a place holds any number of collections. Use one per split or
-            tenant: filtering inside a collection is 7 to 48 times slower.
-        hnsw
-            Index settings, fixed from now on.
-
-        Raises
-        ------
-        StoreError
-            If there is a collection of that name, or the place cannot be used.
-        ValueError
-            If a setting is out of range.
-        """
-        hnsw = hnsw or HNSWSettings()
-        schema = StoreSchema(towers_identity, towers_source, dimension)
-        metadata = schema.to_metadata(hnsw)
-        return cls(Connection.create(where, collection, metadata, hnsw.configuration()))
+    def __init__(self, connection: Connection) -> None:
+        collection = connection.collection
+        name = f"collection {collection.name!r} of {connection.location.name}"
+        schema = StoreSchema.from_metadata(collection.metadata, name)
+        super().__init__(name, schema, connection.location.folder)
+        self._connection = connection
 
     @classmethod
-    def open(cls, where: Where, *, collection: str = "pairs") -> PairStore:
-        """Open an existing store; makes nothing, on disk or elsewhere.
+    def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
+        hnsw = schema.hnsw or HNSWSettings()
+        metadata = replace(schema, hnsw=hnsw).to_metadata()
+        return cls(Connection.create(where, collection, metadata, index_configuration(hnsw)))
 
-        Raises
-        ------
-        StoreError
-            If there is no such store, or it is something else: no pair store, another space than
-            ``ip``, vectors of another length than recorded.
-        """
+    @classmethod
+    def _open(cls, where: Where, collection: str) -> Self:
         connection = Connection.find(where, collection)
         try:
             store = cls(connection)
-            with store_errors(f"reading {store._what}", detail=True):
-                check_index(connection.collection, store._schema, store._what)
+            with store_errors(f"reading {store.name}", detail=True):
+                store._check_index()
         except BaseException:
             connection.close()
             raise
         return store
 
     @classmethod
-    def open_or_create(
-        cls,
-        where: Where,
-        *,
-        towers_identity: str,
-        towers_source: str,
-        dimension: int,
-        collection: str = "pairs",
-        hnsw: HNSWSettings | None = None,
-    ) -> PairStore:
-        """Open the store if it exists, after checking its towers; else `create` it.
+    def _exists(cls, where: Where, collection: str) -> bool:
+        return Connection.present(where, collection)
 
-        `hnsw` is used only when the store is made: an index keeps the settings it has.
-        """
-        if not Connection.present(where, collection):
-            return cls.create(
-                where,
-                towers_identity=towers_identity,
-                towers_source=towers_source,
-                dimension=dimension,
-                collection=collection,
-                hnsw=hnsw,
-            )
-        store = cls.open(where, collection=collection)
-        try:
-            store.check_towers(towers_identity)
-        except StoreError:
-            store.close()
-            raise
-        return store
+    @property
+    def collection(self) -> Collection:
+        """The raw Chroma collection, e.g. for LlamaIndex's ``ChromaVectorStore``."""
+        return self._connection.collection
 
     def close(self) -> None:
-        """Let go of the place; a store in memory ends here. May be called again."""
+        """Release the place; a store in memory ends here. May be called again."""
         self._connection.close()
 
-    def upsert(
-        self,
-        pairs: Sequence[Pair],
-        image_vectors: ArrayLike,
-        text_vectors: ArrayLike,
-        *,
-        fingerprints: Sequence[str] | None = None,
-    ) -> None:
-        """Write pairs, replacing those whose id is stored already.
+    def _check_index(self) -> None:
+        space = (self.collection.configuration_json.get("hnsw") or {}).get("space")
+        if space != "ip":
+            raise StoreError(
+                f"{self.name} has an index of space {space!r}, which ranks pairs with a missing "
+                "half wrongly; a pair store needs 'ip': ingest into a new store"
+            )
+        sample = self.collection.get(limit=1, include=["embeddings"])["embeddings"]
+        if sample is not None and len(sample) and len(sample[0]) != self.schema.length:
+            raise StoreError(
+                f"{self.name} holds vectors of length {len(sample[0])}, but says that its towers "
+                f"give 2 x {self.dimension}: something else has written it; ingest again"
+            )
 
-        Parameters
-        ----------
-        pairs
-            m pairs with distinct ids.
-        image_vectors, text_vectors
-            Shape (m, n): unit rows, and exactly zero rows where the pair lacks that half.
-        fingerprints
-            m digests of the pairs' contents for `stamps`.
+    def _count(self) -> int:
+        return self.collection.count()
 
-        Raises
-        ------
-        InputError
-            If shapes, lengths or ids do not fit. Nothing has been written then.
-        StoreError
-            If Chroma refuses, or another process is writing. What was sent before stays.
-        """
-        marks = [""] * len(pairs) if fingerprints is None else list(fingerprints)
-        ids = [pair.pair_id for pair in pairs]
-        if len(marks) != len(ids) or len(set(ids)) != len(ids):
-            raise InputError("upsert needs distinct pair ids, and one fingerprint for each pair")
-        image, text = check_halves(pairs, image_vectors, text_vectors, self.dimension)
-        vectors = document_vector(image, text)
-        records = [encode(pair, mark) for pair, mark in zip(pairs, marks, strict=True)]
+    def _pair_ids(self) -> Iterable[str]:
+        return self.collection.get(include=[])["ids"]
+
+    def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterator[StoredPair]:
+        include = _COMPLETE if complete else _COMPLETE[:1]
+        for start in range(0, len(pair_ids), MAX_RECORDS):
+            ids = list(pair_ids[start : start + MAX_RECORDS])
+            part = cast(Any, self.collection.get(ids=ids, include=cast(Any, include)))
+            yield from map(decode, part["ids"], *(part[name] for name in include))
+
+    def _nearest(
+        self, vector: NDArray[np.float32], count: int, where: Filter | None, *, complete: bool
+    ) -> Sequence[tuple[float, StoredPair]]:
+        include = _COMPLETE if complete else _COMPLETE[:1]
+        result = cast(
+            Any,
+            self.collection.query(
+                query_embeddings=cast(Any, vector[None]),
+                n_results=count,
+                where=where_of(where),
+                include=cast(Any, ["distances", *include]),
+            ),
+        )
+        pairs = map(decode, result["ids"][0], *(result[name][0] for name in include))
+        return [
+            (1.0 - float(distance), pair)
+            for distance, pair in zip(result["distances"][0], pairs, strict=True)
+        ]
+
+    def _write(self, pairs: Sequence[StoredPair]) -> None:
         self._connection.hold_for_writing()
-        with store_errors(f"writing to {self._what}"):
-            writing.write(self.collection, ids, vectors, records)
+        records = [encode(pair) for pair in pairs]
+        sizes = [
+            _BYTES_PER_FLOAT * self.schema.length
+            + _BYTES_PER_CHARACTER * (len(document) + len(str(metadata["_node_content"])))
+            for document, metadata in records
+        ]
+        for rows in batches(sizes):
+            ids = [pair.pair_id for pair in pairs[rows]]
+            held = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
+            # Chroma merges metadata on upsert: without None for the keys that are gone, a record
+            # would keep the study, the path or the labels of the one that it replaces.
+            old = {
+                pair_id: dict.fromkeys(metadata or {})
+                for pair_id, metadata in zip(held["ids"], held["metadatas"], strict=True)
+            }
+            self.collection.upsert(
+                ids=ids,
+                embeddings=cast(Any, np.stack([pair.vector for pair in pairs[rows]])),
+                documents=[document for document, _ in records[rows]],
+                metadatas=[
+                    {**old.get(pair_id, {}), **metadata}
+                    for pair_id, (_, metadata) in zip(ids, records[rows], strict=True)
+                ],
+            )
 
-    def delete(self, pair_ids: Iterable[str]) -> None:
-        """Remove pairs; ids that are not stored are ignored."""
-        ids = list(dict.fromkeys(pair_ids))
+    def _delete(self, pair_ids: Sequence[str]) -> None:
         self._connection.hold_for_writing()
-        with store_errors(f"deleting from {self._what}"):
-            for start in range(0, len(ids), search.READ_BATCH):
-                self.collection.delete(ids=ids[start : start + search.READ_BATCH])
+        for start in range(0, len(pair_ids), MAX_RECORDS):
+            self.collection.delete(ids=list(pair_ids[start : start + MAX_RECORDS]))
+
+
+def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:
+    """Return the configuration of a collection.
+
+    The space is always ``ip``: with a missing half, ``cosine`` and ``l2`` rank wrongly.
+    """
+    return {
+        "hnsw": {
+            "space": "ip",
+            "max_neighbors": hnsw.max_neighbors,
+            "ef_construction": hnsw.ef_construction,
+            "ef_search": hnsw.ef_search,
+        }
+    }
+
+
+def batches(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield consecutive slices of at most `MAX_RECORDS` records and about `MAX_BYTES`.
+
+    A single record larger than that makes a slice of its own.
+
+    Examples
+    --------
+    >>> list(batches([9_000_000, 9_000_000, 1]))
+    [slice(0, 1, None), slice(1, 3, None)]
+    """
+    start, total = 0, 0
+    for row, size in enumerate(sizes):
+        if row > start and (row - start == MAX_RECORDS or total + size > MAX_BYTES):
+            yield slice(start, row)
+            start, total = row, 0
+        total += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))

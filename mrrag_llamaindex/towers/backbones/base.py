@@ -63,10 +63,3 @@ class TransformersBackbone:
                 moved = {key: value.to(self._device) for key, value in batch.items()}
                 parts.append(pool(self.model(**moved), moved).float().cpu())
         return torch.cat(parts).clone()
-
-
-def unusable(kind: str, source: str, error: Exception) -> TowerError:
-    """Error for an encoder that does not load."""
-    return TowerError(
-        f"{source!r} cannot be read as a frozen {kind} encoder ({type(error).__name__}: {error})"
-    )

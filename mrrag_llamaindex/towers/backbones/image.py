@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.backbones.base import TransformersBackbone, unusable
-from mrrag_llamaindex.towers.folders import absolute_source, model_folder, read_model
+from mrrag_llamaindex.towers.backbones.base import TransformersBackbone
+from mrrag_llamaindex.towers.folders import absolute_source, model_folder, read_model, reading
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 
 IMAGE_POOLINGS = ("pooler", "mean", "cls")
@@ -63,32 +63,24 @@ class TransformersImageBackbone(TransformersBackbone):
         from transformers import AutoModel
 
         folder = model_folder(source)
-        try:
+        with reading("a frozen image encoder", source):
             images = ImagePreparation.load(folder)
             if size is not None:
                 stated = images.processor
                 images = ImagePreparation.square(size, stated.image_mean, stated.image_std)
             model = read_model(AutoModel, folder, pooler=pooling == "pooler")
             return cls(model, images, pooling, absolute_source(source))
-        except TowerError:
-            raise
-        except Exception as error:
-            raise unusable("image", source, error) from error
 
     @classmethod
     def restore(cls, weights: Path, preparation: Path, reference: dict[str, Any]) -> Self:
         """Load from a folder with the image preparation of another, as a saved tower says."""
         from transformers import AutoModel
 
-        try:
+        with reading("a frozen image encoder", str(weights)):
             images = ImagePreparation.load(preparation, pad=reference["images"]["pad"])
             pooling = reference["pooling"]
             model = read_model(AutoModel, weights, pooler=pooling == "pooler")
             return cls(model, images, pooling, str(weights))
-        except TowerError:
-            raise
-        except Exception as error:
-            raise unusable("image", str(weights), error) from error
 
     def features(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
         """See `mrrag_llamaindex.towers.backbones.protocol.ImageBackbone`."""

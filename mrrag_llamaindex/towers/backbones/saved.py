@@ -80,7 +80,7 @@ def read_backbones(
     """
     image, text = given
     kinds: tuple[Any, Any] = (TransformersImageBackbone, TransformersTextBackbone)
-    found: list[Any] = []
+    loaded: list[Any] = []
     for key, backbone, kind in zip(KEYS, (image, text), kinds, strict=True):
         reference = references[key]
         if backbone is None and reference.get("type") != "transformers":
@@ -92,8 +92,8 @@ def read_backbones(
             _place(folder, reference), folder / _PREPARATION, reference
         )
         _check_same(key, ready, reference)
-        found.append(ready)
-    return found[0], found[1]
+        loaded.append(ready)
+    return loaded[0], loaded[1]
 
 
 def _place(folder: Path, reference: dict[str, Any]) -> Path:
@@ -106,18 +106,19 @@ def _place(folder: Path, reference: dict[str, Any]) -> Path:
 
 
 def _check_same(key: str, backbone: Any, stored: dict[str, Any]) -> None:
-    found = backbone.reference()
+    reference = backbone.reference()
+    digest = str(reference.get("sha256"))
     what = key.replace("_", " ")
-    if found.get("sha256") != stored["sha256"]:
+    if digest != stored["sha256"]:
         raise TowerError(
             f"the {what} at {stored['source']!r} has other weights than those that the heads were "
-            f"fitted on (sha256 {stored['sha256'][:12]}..., found {str(found.get('sha256'))[:12]}"
+            f"fitted on (sha256 {stored['sha256'][:12]}..., found {digest[:12]}"
             "...); restore them or fit the heads again"
         )
     for name, value in stored.items():
         if name in ("source", "sha256"):
             continue
-        other = found.get(name)
+        other = reference.get(name)
         if name == "config" and isinstance(other, dict):
             # Another transformers release may know further fields; those known must agree.
             differs = [field for field in value if field in other and other[field] != value[field]]

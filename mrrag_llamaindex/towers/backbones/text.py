@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.backbones.base import TransformersBackbone, unusable
+from mrrag_llamaindex.towers.backbones.base import TransformersBackbone
 from mrrag_llamaindex.towers.folders import (
     absolute_source,
     model_folder,
     read_model,
     read_tokenizer,
+    reading,
 )
 from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
 from mrrag_llamaindex.towers.text_windows import TextWindows
@@ -76,32 +76,26 @@ class TransformersTextBackbone(TransformersBackbone):
         from transformers import AutoModel
 
         folder = model_folder(source)
-        try:
+        with reading("a frozen text encoder", source):
             model = read_model(AutoModel, folder, pooler=False)
             tokenizer = read_tokenizer(folder)
-            most = int(min(_positions(model.config), tokenizer.model_max_length))
-            texts = TextWindows(tokenizer, text_token_limit or most, long_text)
+            capacity = int(min(_positions(model.config), tokenizer.model_max_length))
+            texts = TextWindows(tokenizer, text_token_limit or capacity, long_text)
             return cls(model, texts, pooling, absolute_source(source))
-        except TowerError:
-            raise
-        except Exception as error:
-            raise unusable("text", source, error) from error
 
     @classmethod
     def restore(cls, weights: Path, preparation: Path, reference: dict[str, Any]) -> Self:
         """Load from a folder with the tokenizer of another, as a saved tower says."""
         from transformers import AutoModel
 
-        try:
-            told = reference["texts"]
+        with reading("a frozen text encoder", str(weights)):
+            settings = reference["texts"]
             tokenizer = read_tokenizer(preparation)
-            texts = TextWindows(tokenizer, told["limit"], told["long_text"], told["padding"])
+            texts = TextWindows(
+                tokenizer, settings["limit"], settings["long_text"], settings["padding"]
+            )
             model = read_model(AutoModel, weights, pooler=False)
             return cls(model, texts, reference["pooling"], str(weights))
-        except TowerError:
-            raise
-        except Exception as error:
-            raise unusable("text", str(weights), error) from error
 
     def features(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
         """See `mrrag_llamaindex.towers.backbones.protocol.TextBackbone`."""

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from mrrag_llamaindex.commands.console import OneLineErrors
 from mrrag_llamaindex.commands.learn.calibrate import calibrate
-from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
-from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
+from mrrag_llamaindex.files.line_log import LineLog
+from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, weights_digest
 from mrrag_llamaindex.mcr.score import FusionWeights
 
@@ -31,24 +31,25 @@ def write(path, patients: int, weights: FusionWeights = FusionWeights()):  # noq
     """Mined records in which a document helps the more surely the higher its score."""
     rng = np.random.default_rng(0)
     settings = {"weights": weights.as_dict()}
-    with TrainingWriter(path, TrainingHeader("towers@1", "model@1", 0, 4, settings)) as writer:
+    with LineLog(
+        path, TRAINING_FILE, TrainingHeader("towers@1", "model@1", 0, 4, settings)
+    ) as writer:
         for number in range(patients):
             terms = np.round(rng.uniform(-0.3, 1, (8, 3)), 6)
             helps = rng.random(8) < 1 / (1 + np.exp(6 - 6 * terms.sum(axis=1)))
             confidence = np.where(helps, 0.9, 0.2).tolist()
-            writer.append(
-                TrainingRecord(
-                    question_id=f"q{number}",
-                    patient_id=f"p{number}",
-                    terms=tuple(tuple(row) for row in terms.tolist()),
-                    terms_text_image=(0.0,) * 8,
-                    pair_ids=tuple(f"d{n}" for n in range(8)),
-                    confidence=tuple(confidence),
-                    positive=int(np.argmax(confidence)),
-                    negatives=(),
-                    unaided=0.5,
-                )
+            record = TrainingRecord(
+                question_id=f"q{number}",
+                patient_id=f"p{number}",
+                terms=tuple(tuple(row) for row in terms.tolist()),
+                terms_text_image=(0.0,) * 8,
+                pair_ids=tuple(f"d{n}" for n in range(8)),
+                confidence=tuple(confidence),
+                positive=int(np.argmax(confidence)),
+                negatives=(),
+                unaided=0.5,
             )
+            writer.append([record])
     return path
 
 
@@ -147,7 +148,7 @@ def calibrated(corpus, tmp_path):
 
 
 def _metadata(corpus) -> str:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
     with PairStore.open(corpus.store) as store:
         return json.dumps(store.towers_identity)

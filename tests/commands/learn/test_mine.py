@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.learn.mine import mine
 from mrrag_llamaindex.commands.progress import time_left
-from mrrag_llamaindex.learning.mining.record_file import read_training_set
+from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.phantom.corpus import make_corpus
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.commands.learn import train_fusion
-from mrrag_llamaindex.learning.mining.record_file import TrainingWriter
-from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
+from mrrag_llamaindex.files.line_log import LineLog
+from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import load_weights
@@ -29,7 +29,7 @@ HEADER = TrainingHeader("toy@1", "phantom@ab", 0, 4)
 def write_records(path: Path, *, vectors: bool = True, count: int = 60) -> Path:
     """Questions whose positive stands out in image-image, and less so in the others."""
     rng = np.random.default_rng(0)
-    with TrainingWriter(path, HEADER) as writer:
+    with LineLog(path, TRAINING_FILE, HEADER) as writer:
         for number in range(count):
             terms = rng.normal(0, 0.2, (6, 4))
             terms[0] += (0.05, 0.3, 0.1, 0.0)
@@ -47,7 +47,7 @@ def write_records(path: Path, *, vectors: bool = True, count: int = 60) -> Path:
                 (1, 2, 3, 4),
                 **known,
             )
-            writer.append(record)
+            writer.append([record])
     return path
 
 

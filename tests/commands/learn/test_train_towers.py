@@ -16,9 +16,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
+from mrrag_llamaindex.learning.towers.training_pairs import split_pairs, training_pairs
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
-from mrrag_llamaindex.statistics.splits import split_by_patient
 from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.towers.loading import load_towers
 
@@ -110,7 +109,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_pat
 def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments, table, tmp_path):
     assert mrrag(*arguments, "--out", tmp_path, "--epochs", 1).code == 0
     pairs = training_pairs(read_pairs(table))
-    train = split_by_patient(pairs.patients, 0.15, 0.15, 0).train.tolist()
+    train = split_pairs(pairs.patients, 0.15, 0.15, 0).train.tolist()
     known: dict[str, Any] = {}
     for path in (tmp_path / "training" / "features").glob("image-*/*.safetensors"):
         with safe_open(path, framework="pt") as file:

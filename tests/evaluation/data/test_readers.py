@@ -53,7 +53,7 @@ def test_own_report_is_never_evidence_even_where_it_is_stored(tmp_path, data):
     import numpy as np
 
     from mrrag_llamaindex.mcr.score import FusionWeights
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
     files.draw(tmp_path, data, [1, 2, 3])
     other = files.report_row(data, 1, id="same-patient")

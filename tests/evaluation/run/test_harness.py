@@ -23,8 +23,8 @@ from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.phantom.sets.evaluation_set import PhantomSetting, phantom_set
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 SETTING = PhantomSetting(patients=24, profiles=6, documents=4)

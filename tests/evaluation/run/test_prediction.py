@@ -10,7 +10,11 @@ import pytest
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.report.metrics import score
-from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter, read_predictions
+from mrrag_llamaindex.evaluation.run.answers_file import (
+    ANSWERS_FILE,
+    PredictionWriter,
+    read_predictions,
+)
 from mrrag_llamaindex.evaluation.run.prediction import Prediction, PredictionHeader
 from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
 from mrrag_llamaindex.store.question_table import GoldQuestion
@@ -42,7 +46,7 @@ def test_killed_run_goes_on_behind_the_last_whole_line(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     assert len(read_predictions(path)[1]) == 2
     with PredictionWriter(path, HEADER) as writer:
-        assert writer.answered == {"q0", "q1"}
+        assert writer.keys == {"q0", "q1"}
         assert path.read_bytes().endswith(b"\n")  # nothing of the torn line stays behind
         writer.append(made(2, 2))
     assert read_predictions(path)[1] == made(4)
@@ -56,14 +60,14 @@ def test_a_kill_at_any_byte_leaves_a_file_that_goes_on(tmp_path):
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with PredictionWriter(path, HEADER) as writer:
-            assert len(writer.answered) == max(0, whole[:length].count(b"\n") - 1)
-            writer.append([item for item in made(2) if item.question_id not in writer.answered])
+            assert len(writer.keys) == max(0, whole[:length].count(b"\n") - 1)
+            writer.append([item for item in made(2) if item.question_id not in writer.keys])
         assert path.read_bytes() == whole
 
 
 def test_torn_header_is_begun_again_and_another_file_is_left_alone(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text(HEADER.to_line()[:25])
+    path.write_text(ANSWERS_FILE.header_line(HEADER)[:25])
     PredictionWriter(path, HEADER).close()
     assert read_predictions(path) == (HEADER, [])
     for text in ("notes", "notes\n", '{"a": 1}\n'):
@@ -119,10 +123,10 @@ def test_one_writer_at_a_time_and_no_answer_twice(tmp_path):
 )
 def test_broken_line_is_named_by_its_number(tmp_path, line):
     path = tmp_path / "a.jsonl"
-    path.write_text(HEADER.to_line() + line + "\n")
+    path.write_text(ANSWERS_FILE.header_line(HEADER) + line + "\n")
     with pytest.raises(InputError, match="line 2"):
         read_predictions(path)
-    path.write_text(HEADER.to_line() + made(1)[0].to_line() * 2)
+    path.write_text(ANSWERS_FILE.header_line(HEADER) + ANSWERS_FILE.line(made(1)[0]) * 2)
     with pytest.raises(InputError, match="line 3"):
         read_predictions(path)
 

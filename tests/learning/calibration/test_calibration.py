@@ -14,7 +14,7 @@ from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_c
 from mrrag_llamaindex.learning.calibration.quality import measure
 from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
-from mrrag_llamaindex.learning.mining.support import supports
+from mrrag_llamaindex.learning.mining.support import supporting_documents
 from mrrag_llamaindex.mcr.calibration import Calibration, weights_digest
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.score import FusionWeights
@@ -295,29 +295,33 @@ def record(confidence, unaided, terms=None, **more) -> TrainingRecord:
 )
 def test_rules_of_support_for_yes_and_no(unaided, rule, expected):
     item = record([0.9, 0.6, 0.4, 0.1], unaided)
-    assert supports(item, rule).tolist() == [bool(value) for value in expected]
+    assert supporting_documents(item, rule).tolist() == [bool(value) for value in expected]
 
 
 def test_as_good_as_without_or_undecided_is_no_support():
     item = record([0.5, 0.3, 0.51], 0.3)
-    assert supports(item, "helps").tolist() == [True, False, True]
-    assert supports(item, "right").tolist() == [False, False, True]
+    assert supporting_documents(item, "helps").tolist() == [True, False, True]
+    assert supporting_documents(item, "right").tolist() == [False, False, True]
 
 
 def test_open_answers_have_no_line_between_right_and_wrong():
     item = record([-0.2, -0.9], -0.5)
-    assert supports(item).tolist() == supports(item, "helps").tolist() == [True, False]
+    assert (
+        supporting_documents(item).tolist()
+        == supporting_documents(item, "helps").tolist()
+        == [True, False]
+    )
     with pytest.raises(InputError, match="open answer"):
-        supports(item, "right")
+        supporting_documents(item, "right")
 
 
 def test_what_a_rule_needs_is_asked_for():
     item = record([0.9, 0.1], None)
-    assert supports(item, "right").tolist() == [True, False]
+    assert supporting_documents(item, "right").tolist() == [True, False]
     with pytest.raises(InputError, match="without documents"):
-        supports(item)
+        supporting_documents(item)
     with pytest.raises(ValueError, match="helps_right, helps, right"):
-        supports(item, "other")
+        supporting_documents(item, "other")
 
 
 def test_records_are_ranked_by_the_weights_and_cut_at_the_depth():

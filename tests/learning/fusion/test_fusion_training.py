@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 from mrrag_llamaindex.learning.fusion.training import FusionSettings, infonce, train_fusion
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
-from mrrag_llamaindex.statistics.intervals import bootstrap_by_patient
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 
@@ -100,7 +99,7 @@ def drawn(count, signal, seed=0, width=3):
         terms = rng.normal(0, 0.3, (10, width))
         terms[0, signal] += 0.6
         made = example(terms[0], terms[1:], f"p{number}")
-        found.append(Candidates(f"p{number}", terms, np.arange(10) == 0, made))
+        found.append(FusionQuestion(f"p{number}", terms, np.arange(10) == 0, made))
     return found
 
 
@@ -112,7 +111,7 @@ def test_what_is_measured_was_neither_learned_from_nor_validated_on():
         right = np.argmin(asked[place].terms[:, 1]) == np.arange(10)
         terms = np.where(right[:, None], -9.0, asked[place].terms)
         made = example(terms[right][0], terms[~right], asked[place].patient_id)
-        asked[place] = Candidates(asked[place].patient_id, terms, right, made)
+        asked[place] = FusionQuestion(asked[place].patient_id, terms, right, made)
     found = learn_and_compare(asked)
     assert found.patients == tuple(asked[place].patient_id for place in held)
     assert found.hits["learned"].tolist() == [0.0] * 30
@@ -125,7 +124,7 @@ def test_what_is_measured_was_neither_learned_from_nor_validated_on():
 def test_the_share_of_a_term_counts_how_much_it_varies():
     """Three terms that tell alike, but the last in tenths: its weight is no share by itself."""
     asked = [
-        Candidates(item.patient_id, item.terms * [1, 1, 0.1], item.right, item.example)
+        FusionQuestion(item.patient_id, item.terms * [1, 1, 0.1], item.right, item.example)
         for item in drawn(60, 0)
     ]
     found = learn_and_compare(asked)
@@ -192,7 +191,7 @@ def test_fourth_weight_earns_its_place_only_where_it_carries_the_signal():
 def test_three_weights_do_not_depend_on_whether_the_fourth_term_is_known():
     four = drawn(60, 1, width=4)
     three = [
-        Candidates(
+        FusionQuestion(
             item.patient_id,
             item.terms[:, :3],
             item.right,
@@ -281,14 +280,8 @@ def test_intervals_that_touch_are_not_apart():
 
 
 def test_a_tie_at_rank_one_is_shared():
-    tied = Candidates("p", np.zeros((4, 3)), np.array([True, False, False, False]), None)
+    tied = FusionQuestion("p", np.zeros((4, 3)), np.array([True, False, False, False]), None)
     assert tied.hit(FusionWeights()) == 0.25
-
-
-def test_the_bootstrap_draws_patients_with_all_their_questions():
-    # Two patients, ten equal questions each: only 0, 1/2 and 1 can come up.
-    hits = {"x": np.repeat([0.0, 1.0], 10)}
-    assert bootstrap_by_patient(hits, ["a"] * 10 + ["b"] * 10, 0)["x"] == (0.0, 1.0)
 
 
 def test_a_mined_record_is_measured_by_all_that_supports_and_learned_from_its_labels():
@@ -297,15 +290,15 @@ def test_a_mined_record_is_measured_by_all_that_supports_and_learned_from_its_la
     item = TrainingRecord(
         "q", "a", terms, (0.0,) * 4, tuple("wxyz"), (0.2, 0.8, 0.9, 0.5), 2, (0,), unaided=0.5
     )
-    found = Candidates.of_record(item)
+    found = FusionQuestion.of_record(item)
     assert found.right.tolist() == [False, True, True, False]
     assert found.example.positive.tolist() == [2.0, 0.0, 0.0, 0.0]
     assert found.example.negatives.tolist() == [[0.0, 0.0, 0.0, 0.0]]
     # The model is wrong even with the best document: it is the positive all the same.
     wrong = replace(item, confidence=(0.1, 0.2, 0.3, 0.1), unaided=0.25)
-    assert Candidates.of_record(wrong).right.tolist() == [False, False, True, False]
+    assert FusionQuestion.of_record(wrong).right.tolist() == [False, False, True, False]
     unknown = replace(item, unaided=None)
-    assert Candidates.of_record(unknown).right.tolist() == [False, False, True, False]
+    assert FusionQuestion.of_record(unknown).right.tolist() == [False, False, True, False]
 
 
 def test_chance_and_perfect_recall_have_honest_rows():
@@ -313,7 +306,7 @@ def test_chance_and_perfect_recall_have_honest_rows():
     terms = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]])
     right = np.array([True, False, False])
     questions = [
-        Candidates(f"p{n}", terms, right, FusionExample(f"p{n}", terms[0], terms[1:]))
+        FusionQuestion(f"p{n}", terms, right, FusionExample(f"p{n}", terms[0], terms[1:]))
         for n in range(40)
     ]
     found = learn_and_compare(questions).as_dict()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.fusion.candidates import Candidates
 from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.fusion.gated_training import GateSettings, train_gate
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import infonce, train_fusion
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 
@@ -33,7 +33,7 @@ def drawn(count, signals, seed=0, width=3):
         query = (halves / np.linalg.norm(halves, axis=1, keepdims=True)).ravel()
         name = f"p{number}"
         made = FusionExample(name, terms[0], terms[1:], query.astype(np.float32))
-        found.append(Candidates(name, terms, np.arange(10) == 0, made, made.query))
+        found.append(FusionQuestion(name, terms, np.arange(10) == 0, made, made.query))
     return found
 
 

@@ -10,8 +10,13 @@ import pytest
 from filelock import FileLock
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.learning.mining.record_file import TrainingWriter, read_training_set
-from mrrag_llamaindex.learning.mining.records import TrainingHeader, TrainingRecord
+from mrrag_llamaindex.files.line_log import LineLog
+from mrrag_llamaindex.learning.mining.records import (
+    TRAINING_FILE,
+    TrainingHeader,
+    TrainingRecord,
+    read_training_set,
+)
 
 HEADER = TrainingHeader("toy@1", "phantom@ab", 3, 4, {"candidates": 2, "weights": {"a": 1.0}})
 
@@ -32,9 +37,9 @@ def record(name: str = "q1", **changes) -> TrainingRecord:
 
 
 def write(path: Path, *records: TrainingRecord, header: TrainingHeader = HEADER) -> bytes:
-    with TrainingWriter(path, header) as writer:
+    with LineLog(path, TRAINING_FILE, header) as writer:
         for item in records:
-            writer.append(item)
+            writer.append([item])
     return path.read_bytes()
 
 
@@ -66,7 +71,7 @@ def test_terms_array_holds_the_four_similarities():
 def test_vectors_of_the_question_are_read_back_and_may_be_absent(tmp_path):
     path = tmp_path / "d.jsonl"
     known = record(query_image=(0.6, 0.8), query_text=(1.0, 0.0))
-    before = json.loads(record("old").to_line())
+    before = json.loads(TRAINING_FILE.line(record("old")))
     assert before.pop("query_image") is before.pop("query_text") is None
     path.write_bytes(write(path, known) + json.dumps(before).encode() + b"\n")
     found = read_training_set(path).records
@@ -96,11 +101,11 @@ def test_cut_at_any_byte_the_file_becomes_what_it_would_have_been(tmp_path):
     cuts = {0, 1, *range(0, len(whole), 41), *ends, *(end + 1 for end in ends)}
     for cut in sorted(cuts):
         path.write_bytes(whole[:cut])
-        with TrainingWriter(path, HEADER) as writer:
+        with LineLog(path, TRAINING_FILE, HEADER) as writer:
             lost = len(records) - len(writer.records)
             assert whole[:cut].count(b"\n") == max(1, 1 + len(writer.records)) or cut <= ends[0]
             for item in records[len(records) - lost :]:
-                writer.append(item)
+                writer.append([item])
         assert path.read_bytes() == whole, cut
 
 
@@ -133,7 +138,7 @@ def test_file_begun_otherwise_is_refused_and_left_alone(tmp_path, change, word):
     path = tmp_path / "d.jsonl"
     before = write(path, record())
     with pytest.raises(InputError, match=f"d.jsonl was begun with {word} "):
-        TrainingWriter(path, replace(HEADER, **change))
+        LineLog(path, TRAINING_FILE, replace(HEADER, **change))
     assert path.read_bytes() == before
     write(path)  # and it is not left locked
 
@@ -143,7 +148,7 @@ def test_file_that_is_something_else_is_refused_and_left_alone(tmp_path, content
     path = tmp_path / "d.jsonl"
     path.write_text(content)
     with pytest.raises(InputError, match=r"d\.jsonl"):
-        TrainingWriter(path, HEADER)
+        LineLog(path, TRAINING_FILE, HEADER)
     with pytest.raises(InputError, match=r"d\.jsonl"):
         read_training_set(path)
     assert path.read_text() == content
@@ -200,6 +205,6 @@ def test_second_process_may_not_write_at_the_same_time(tmp_path):
     path = tmp_path / "d.jsonl"
     before = write(path, record())
     with FileLock(tmp_path / "d.jsonl.lock"), pytest.raises(InputError, match="another process"):
-        TrainingWriter(path, HEADER)
+        LineLog(path, TRAINING_FILE, HEADER)
     assert path.read_bytes() == before
     write(path, record("q2"))

@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from mrrag_llamaindex.learning.towers.contrastive import backward_in_chunks, info_nce
 
 
+def test_the_loss_is_that_of_the_hand_computed_case() -> None:
+    image = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    text = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    # cosines: [[1, .6], [0, .8]]; tau 1
+    rows = (math.log(math.e + math.exp(0.6)) - 1) + (math.log(1 + math.exp(0.8)) - 0.8)
+    columns = (math.log(math.e + 1) - 1) + (math.log(math.exp(0.6) + math.exp(0.8)) - 0.8)
+    expected = (rows / 2 + columns / 2) / 2
+    assert info_nce(image, text, 1.0).item() == pytest.approx(expected, abs=1e-6)
+    assert info_nce(image, text, 0.5).item() != pytest.approx(expected, abs=1e-2)
+
+
 def test_alike_pairs_leave_the_denominator() -> None:
     image = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
-from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks, recall_table
+from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks, recall_with_intervals
+from mrrag_llamaindex.learning.towers.same_reports import SameReports
 
-DIFFERENT = ReportLikeness(["a b", "c d", "e f"])
+DIFFERENT = SameReports(["a b", "c d", "e f"])
 
 
 def test_ranks_in_both_directions_by_hand() -> None:
@@ -23,13 +23,13 @@ def test_an_equal_report_is_as_good_as_the_own_one() -> None:
     image = torch.eye(3)
     text = torch.eye(3)[[1, 0, 2]]  # the first two reports are swapped
     assert pair_ranks(image, text, DIFFERENT, torch.arange(3))[0].tolist() != [0, 0, 0]
-    same = ReportLikeness(["a b", "A B.", "e f"])
+    same = SameReports(["a b", "A B.", "e f"])
     assert pair_ranks(image, text, same, torch.arange(3)).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_a_near_equal_report_is_no_hit() -> None:
     words = " ".join(f"word{number}" for number in range(30))
-    reports = ReportLikeness([words, f"{words} more", "e f"])
+    reports = SameReports([words, f"{words} more", "e f"])
     assert reports.matrix(torch.arange(2)).all()
     image, text = torch.eye(3), torch.eye(3)[[1, 0, 2]]
     assert pair_ranks(image, text, reports, torch.arange(3))[0].tolist() == [2, 2, 0]
@@ -55,7 +55,7 @@ def test_blocks_do_not_change_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     random = torch.Generator().manual_seed(0)
     image, text = (torch.randn(20, 6, generator=random) for _ in range(2))
-    reports = ReportLikeness([f"report {number % 15}" for number in range(40)])
+    reports = SameReports([f"report {number % 15}" for number in range(40)])
     rows = torch.arange(20, 40)
     whole = pair_ranks(image, text, reports, rows)
     monkeypatch.setattr(recall, "_BLOCK", 3)
@@ -70,7 +70,7 @@ def test_mean_recall_is_that_of_six_numbers() -> None:
 
 def test_the_table_tells_recall_chance_and_patients() -> None:
     ranks = torch.tensor([[0, 0, 3, 7], [1, 1, 1, 1]])
-    table = recall_table(ranks, ["p", "p", "q", "r"])
+    table = recall_with_intervals(ranks, ["p", "p", "q", "r"])
     assert (table["pairs"], table["patients"]) == (4, 3)
     cell = table["image_to_report"]["recall@5"]
     assert (cell["value"], cell["chance"]) == (0.75, 1.0)
@@ -85,8 +85,8 @@ def test_pairs_of_one_patient_are_not_independent() -> None:
     ranks = torch.tensor([[0, 99] * 50, [0, 99] * 50])
     # Each patient's ten pairs agree, or each pair is a patient.
     agreeing = torch.cat([ranks[:, ::2], ranks[:, 1::2]], dim=1)
-    few = recall_table(agreeing, [f"p{row // 10}" for row in range(100)])
-    many = recall_table(agreeing, [f"p{row}" for row in range(100)])
+    few = recall_with_intervals(agreeing, [f"p{row // 10}" for row in range(100)])
+    many = recall_with_intervals(agreeing, [f"p{row}" for row in range(100)])
     width = [t["image_to_report"]["recall@1"] for t in (few, many)]
     wide, narrow = (cell["high"] - cell["low"] for cell in width)
     # sqrt(10) times as wide: 10 patients instead of 100

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.learning.towers.contrastive import backward_in_chunks, info_nce
-from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
 from mrrag_llamaindex.learning.towers.loop import train
 from mrrag_llamaindex.learning.towers.pair_encoders import HeadsEncoder, TowerEncoder, encode_all
 from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks
+from mrrag_llamaindex.learning.towers.same_reports import SameReports
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
-from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
-from mrrag_llamaindex.statistics.splits import Split, split_by_patient
+from mrrag_llamaindex.learning.towers.training_pairs import Split, split_pairs, training_pairs
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
 PAIRS = 90
-REPORTS = ReportLikeness([f"report {number}" for number in range(PAIRS)])
+REPORTS = SameReports([f"report {number}" for number in range(PAIRS)])
 HOW = replace(for_heads(batch_size=32), chunk_size=12, max_epochs=4, patience=9, learning_rate=1e-2)
 
 
@@ -46,7 +45,7 @@ def heads(data: tuple[Tensor, Tensor] | None = None) -> HeadsEncoder:
     return HeadsEncoder(made[0], made[1], (image, text))
 
 
-SPLIT = split_by_patient([f"p{number // 2}" for number in range(PAIRS)], 0.2, 0.1)
+SPLIT = split_pairs([f"p{number // 2}" for number in range(PAIRS)], 0.2, 0.1)
 
 
 def weights(encoder: Any) -> dict[str, Tensor]:
@@ -193,13 +192,13 @@ def test_near_equal_reports_are_no_negatives() -> None:
     encoder = heads()
     before = weights(encoder)
     how = replace(HOW, max_epochs=1, weight_decay=0.0)
-    train(encoder, SPLIT, ReportLikeness(reports), how, progress=told.append)
+    train(encoder, SPLIT, SameReports(reports), how, progress=told.append)
     assert told[0].loss == 0.0
     assert same(before, weights(encoder))
 
 
 def test_parts_without_two_reports_are_refused() -> None:
-    equal = ReportLikeness(["same"] * PAIRS)
+    equal = SameReports(["same"] * PAIRS)
     with pytest.raises(InputError, match="training part"):
         train(heads(), SPLIT, equal, HOW)
     lonely = Split(SPLIT.train, SPLIT.validation[:1], SPLIT.test)
@@ -374,7 +373,7 @@ def test_half_precision_trains_float32_weights_to_about_the_same(
     resnet_bert: Any, films: Any
 ) -> None:
     split = Split(torch.tensor([0, 1, 2]), torch.tensor([3, 4]), torch.tensor([]))
-    reports = ReportLikeness([f"report {number}" for number in range(5)])
+    reports = SameReports([f"report {number}" for number in range(5)])
     how = ContrastiveTraining(batch_size=3, chunk_size=2, max_epochs=2, learning_rate=1e-3)
     losses = {}
     for precision in ("float32", "bfloat16"):

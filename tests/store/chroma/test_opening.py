@@ -15,7 +15,8 @@ import pytest
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.chroma.store import HNSWSettings, PairStore
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import HNSWSettings
 
 
 def listing(folder: Path) -> list[tuple[str, bytes]]:
@@ -213,7 +214,7 @@ def test_second_writing_process_is_refused_until_the_first_has_ended(
         import sys
         import numpy as np
         from mrrag_llamaindex.store.pair import Pair
-        from mrrag_llamaindex.store.chroma.store import PairStore
+        from mrrag_llamaindex.store.protocol import PairStore
         store = PairStore.open({str(tmp_path / "s")!r})
         one = np.eye(8, dtype=np.float32)[:1]
         store.upsert([Pair("a.png", "text", "other")], one, one)
@@ -255,3 +256,11 @@ def test_unreachable_server_is_reported_at_once() -> None:
 def test_malformed_address_is_refused(url) -> None:
     with pytest.raises(StoreError, match="not a server address"):
         PairStore.open(url)
+
+
+def test_more_pairs_than_chroma_takes_at_once_are_stored_at_once(store, units, pairs) -> None:
+    count = 6000
+    store.upsert(pairs(count, report=lambda i: "r"), units(count), units(count, seed=1))
+    assert len(store) == count
+    assert len(store.get([f"p{i}" for i in range(count)])) == count
+    assert store.pair_ids()[:2] == ["p0", "p1"]

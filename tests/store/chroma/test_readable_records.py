@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.vector_stores.types import (
@@ -16,6 +17,7 @@ from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
 from mrrag_llamaindex.mcr.score import FusionWeights, fused_query
 from mrrag_llamaindex.store.chroma.record import encode
+from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.pair import Pair
 
 chroma = pytest.importorskip("llama_index.vector_stores.chroma")
@@ -55,7 +57,7 @@ def test_stock_filters_work_on_our_metadata(store, units, pairs) -> None:
 
 def test_record_is_what_llama_index_itself_would_write() -> None:
     pair = Pair("/data/a.png", "text", "p1", "anna", {"study_id": "s", "age": 4})
-    document, record = encode(pair, "f")
+    document, record = encode(StoredPair.of(pair, np.zeros(16, dtype=np.float32), "f"))
     content = json.loads(record["_node_content"])
     node = TextNode(
         id_="p1",
@@ -70,6 +72,13 @@ def test_record_is_what_llama_index_itself_would_write() -> None:
     assert ours.keys() == theirs.keys()
     assert {**ours, "_node_content": ""} == {**theirs, "_node_content": ""}
     assert document == "text"
+
+
+def test_replaced_record_keeps_no_key_of_the_one_before(store, units) -> None:
+    # Chroma merges metadata on upsert: what a stock filter sees must be gone as well.
+    store.upsert([Pair("a.png", "old", "p", metadata={"label": "x"})], units(1), units(1))
+    store.upsert([Pair(None, "new", "p")], np.zeros((1, 8)), units(1))
+    assert not {"label", "image_path"} & set(store.collection.get(ids=["p"])["metadatas"][0])
 
 
 def test_node_that_llama_index_added_is_read_as_a_hit(store, units) -> None:

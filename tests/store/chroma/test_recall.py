@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
-from mrrag_llamaindex.store.chroma.store import PairStore
+from mrrag_llamaindex.store.protocol import PairStore
 
 COUNT, DIMENSION, QUERIES = 3000, 64, 40
 

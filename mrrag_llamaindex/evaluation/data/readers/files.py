@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.json_lines import read_bytes
-from mrrag_llamaindex.files.rows import jsonl_rows
+from mrrag_llamaindex.files.rows import jsonl_rows, read_bytes
 
 PathLike = str | os.PathLike[str]
 

@@ -19,8 +19,8 @@ differ in a number or a name would push alike studies apart."""
 _WORDS = re.compile(r"\w+")
 
 
-class ReportLikeness:
-    """Equal and near-equal reports of a collection.
+class SameReports:
+    """Which reports of a collection are equal or near-equal.
 
     Reports are equal if their words are, in order, but for case, blanks and punctuation. They are
     near-equal if the Jaccard index of their word pairs (neighbouring words) reaches a threshold.
@@ -70,17 +70,17 @@ class ReportLikeness:
         """
         first = self._number[rows]
         second = first if columns is None else self._number[columns]
-        told = first[:, None] == second[None, :]
+        same = first[:, None] == second[None, :]
         if not near:
-            return told
+            return same
         places: dict[int, list[int]] = defaultdict(list)
         for place, number in enumerate(second.tolist()):
             places[number].append(place)
         for row, number in enumerate(first.tolist()):
             for other in self._near.get(number, ()):
                 if other in places:
-                    told[row, places[other]] = True
-        return told
+                    same[row, places[other]] = True
+        return same
 
 
 def _word_pairs(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:

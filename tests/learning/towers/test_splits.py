@@ -1,10 +1,10 @@
-"""Splits by patient."""
+"""Training, validation and test pairs: no patient is in two parts."""
 
 from __future__ import annotations
 
 import pytest
 
-from mrrag_llamaindex.statistics.splits import split_by_patient
+from mrrag_llamaindex.learning.towers.training_pairs import split_pairs
 
 PATIENTS = [f"p{number % 40}" for number in range(100)]
 
@@ -14,7 +14,7 @@ def parts(split):
 
 
 def test_every_pair_is_in_one_part_and_every_patient_too() -> None:
-    found = parts(split_by_patient(PATIENTS, 0.2, 0.1))
+    found = parts(split_pairs(PATIENTS, 0.2, 0.1))
     assert sorted(row for part in found for row in part) == list(range(100))
     names = [{PATIENTS[row] for row in part} for part in found]
     assert [len(one) for one in names] == [28, 8, 4]
@@ -22,22 +22,22 @@ def test_every_pair_is_in_one_part_and_every_patient_too() -> None:
 
 
 def test_the_seed_alone_decides_not_the_order_of_the_pairs() -> None:
-    first = split_by_patient(PATIENTS, 0.2, 0.1, seed=1)
-    assert parts(first) == parts(split_by_patient(PATIENTS, 0.2, 0.1, seed=1))
-    assert parts(first) != parts(split_by_patient(PATIENTS, 0.2, 0.1, seed=2))
-    turned = split_by_patient(PATIENTS[::-1], 0.2, 0.1, seed=1)
+    first = split_pairs(PATIENTS, 0.2, 0.1, seed=1)
+    assert parts(first) == parts(split_pairs(PATIENTS, 0.2, 0.1, seed=1))
+    assert parts(first) != parts(split_pairs(PATIENTS, 0.2, 0.1, seed=2))
+    turned = split_pairs(PATIENTS[::-1], 0.2, 0.1, seed=1)
     assert {PATIENTS[row] for row in first.test.tolist()} == {
         PATIENTS[::-1][row] for row in turned.test.tolist()
     }
 
 
 def test_a_small_share_is_one_patient_at_least_and_none_is_none() -> None:
-    split = split_by_patient(["a", "b", "c"], 0.01, 0.01)
+    split = split_pairs(["a", "b", "c"], 0.01, 0.01)
     assert [len(part) for part in parts(split)] == [1, 1, 1]
-    assert len(split_by_patient(["a", "b", "c"], 0.01, 0.0).test) == 0
+    assert len(split_pairs(["a", "b", "c"], 0.01, 0.0).test) == 0
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.0), (0.0, 1.0)])
 def test_shares_out_of_range_are_refused(shares: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="shares"):
-        split_by_patient(PATIENTS, *shares)
+        split_pairs(PATIENTS, *shares)

@@ -8,13 +8,13 @@ import random
 import pytest
 import torch
 
-from mrrag_llamaindex.learning.towers.likeness import ReportLikeness
+from mrrag_llamaindex.learning.towers.same_reports import SameReports
 
 LONG = "the heart is normal the lungs are clear there is no effusion and no sign of a fracture"
 
 
 def alike(first: str, second: str, threshold: float = 0.9) -> bool:
-    return bool(ReportLikeness([first, second], threshold).matrix(torch.tensor([0, 1]))[0, 1])
+    return bool(SameReports([first, second], threshold).matrix(torch.tensor([0, 1]))[0, 1])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_threshold_is_reached_at_equality() -> None:
 
 
 def test_near_reports_count_only_where_asked() -> None:
-    reports = ReportLikeness([LONG, LONG + " today", LONG.upper()])
+    reports = SameReports([LONG, LONG + " today", LONG.upper()])
     rows = torch.arange(3)
     assert reports.different == 2
     assert reports.matrix(rows).all()
@@ -51,7 +51,7 @@ def test_near_reports_count_only_where_asked() -> None:
 
 
 def test_rows_and_columns_keep_their_places() -> None:
-    reports = ReportLikeness(["a b", "c d", LONG, "A b", LONG + " today"])
+    reports = SameReports(["a b", "c d", LONG, "A b", LONG + " today"])
     told = reports.matrix(torch.tensor([3, 4]), torch.tensor([1, 2, 0]))
     assert told.tolist() == [[False, False, True], [False, True, False]]
 
@@ -62,7 +62,7 @@ def test_the_filter_finds_what_comparing_all_pairs_finds() -> None:
     texts = [" ".join(draw.choices(words, k=draw.randint(1, 12))) for _ in range(60)]
     texts += [" ".join([*text.split(), draw.choice(words)]) for text in texts]
     for threshold in (0.5, 0.8, 0.9, 1.0):
-        reports = ReportLikeness(texts, threshold)
+        reports = SameReports(texts, threshold)
         found = reports.matrix(torch.arange(len(texts)))
         expected = torch.eye(len(texts), dtype=torch.bool)
         for i, j in itertools.combinations(range(len(texts)), 2):
@@ -75,4 +75,4 @@ def test_the_filter_finds_what_comparing_all_pairs_finds() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1.1])
 def test_thresholds_out_of_range_are_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold"):
-        ReportLikeness(["a"], threshold)
+        SameReports(["a"], threshold)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
-from mrrag_llamaindex.learning.mining.support import supports
+from mrrag_llamaindex.learning.mining.support import supporting_documents
 from mrrag_llamaindex.mcr.score import fuse
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class FusionQuestion:
     """A question's candidates, which of them are right at rank 1, and what it teaches.
 
     Parameters
@@ -26,7 +26,7 @@ class Candidates:
     right : ndarray of bool
         Shape (n,).
     example : FusionExample or None
-        None if there is nothing to learn from; the question is measured on all the same.
+        None if there is nothing to learn from; the question is measured on nevertheless.
     query : ndarray or None
         Shape (2n,): q_i, then q_t, for weights that depend on the question; None if not known.
     """
@@ -38,11 +38,11 @@ class Candidates:
     query: NDArray[np.float32] | None = None
 
     @classmethod
-    def of_record(cls, record: TrainingRecord) -> Candidates:
+    def of_record(cls, record: TrainingRecord) -> FusionQuestion:
         """Turn a mined record into candidates; it is learned from its positive and negatives.
 
         Right at rank 1 are the positive and whatever else supports a right answer (see
-        `calibration_data.supports`): where several documents do, which of them the generator is
+        `supporting_documents`): where several documents do, which of them the generator is
         most confident with says little. Of a record that was not asked without documents, only
         the positive is right. A question without a patient counts as a patient of its own.
         """
@@ -51,7 +51,7 @@ class Candidates:
         terms, query = record.terms_array(), record.query_array()
         right = np.arange(len(terms)) == record.positive
         if record.unaided is not None:
-            right |= supports(record)
+            right |= supporting_documents(record)
         negatives = terms[list(record.negatives)]
         example = (
             FusionExample(name, terms[record.positive], negatives, query)

@@ -16,13 +16,13 @@ from mrrag_llamaindex.mcr.weights import TERMS, FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, Hit
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.store import PairStore
+    from mrrag_llamaindex.store.protocol import PairStore
 
 SAME_IMAGE = 1.0 - 1e-6
 """Cosine of two images that are one: the question's own, stored under another patient or none."""
 
 
-def candidates(
+def find_candidates(
     store: PairStore,
     q_image: NDArray[np.float32],
     q_text: NDArray[np.float32],
@@ -37,15 +37,18 @@ def candidates(
     weights = settings.weights.weights_for(q_image, q_text)
     rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
     if settings.pool == "each_term":
-        some = math.ceil(count / (1 + len(TERMS)))
+        share = math.ceil(count / (1 + len(TERMS)))
         for row in np.eye(len(TERMS)).tolist():
             single = FusionWeights(*row)
-            rankings.append(_allowed(store, q_image, q_text, single, some, exclude))
+            rankings.append(_allowed(store, q_image, q_text, single, share, exclude))
     chosen: dict[str, Hit] = {}
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
         if len(chosen) < count:
             chosen.setdefault(hit.pair_id, hit)
-    scored = [replace(hit, score=float(fuse(terms_of(hit), weights))) for hit in chosen.values()]
+    scored = [
+        replace(hit, score=float(fuse(list(hit.terms.values()), weights)))
+        for hit in chosen.values()
+    ]
     return sorted(scored, key=lambda hit: (-hit.score, hit.pair_id))
 
 
@@ -66,8 +69,3 @@ def _allowed(
         if not unfit:
             return hits
         exclude = Exclusion(exclude.pair_ids | unfit, exclude.patient_ids, exclude.study_ids)
-
-
-def terms_of(hit: Hit) -> tuple[float, float, float, float]:
-    """Return the four similarities of a hit, in the order of `ALL_TERMS`."""
-    return hit.image_text, hit.image_image, hit.text_text, hit.text_image

@@ -1,0 +1,23 @@
+"""SHA-256 of text and of JSON values: names by which equal things are recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def text_digest(text: str, digits: int = 64) -> str:
+    """Return the first hex digits of the SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def json_digest(value: Any, digits: int = 64) -> str:
+    r"""Return `text_digest` of a value as JSON with sorted keys, in ASCII.
+
+    Examples
+    --------
+    >>> json_digest({"b": 1, "a": "é"}, 8) == text_digest('{"a": "\\u00e9", "b": 1}', 8)
+    True
+    """
+    return text_digest(json.dumps(value, sort_keys=True), digits)

@@ -1,0 +1,141 @@
+"""What a back end does, and which one keeps a store: one row for each, by what its place is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from mrrag_llamaindex.errors import MRRAGError, StoreError
+from mrrag_llamaindex.store.filters import Filter
+from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.schema import StoreSchema
+
+MEMORY: Final = "memory"
+"""The place of a store that ends with the process (a folder of that name is ``./memory``)."""
+
+EXACT: Final = "numpy"
+"""The place of a store in memory that is searched by an exact scan."""
+
+
+@runtime_checkable
+class DatabaseClient(Protocol):
+    """A client that the application has made itself: a synchronous one of chromadb."""
+
+    def heartbeat(self) -> int:
+        """Answer if the database is there."""
+        ...
+
+    def get_collection(self, name: str, *, embedding_function: Any = ...) -> Any:
+        """Return a collection."""
+        ...
+
+
+Where: TypeAlias = str | os.PathLike[str] | DatabaseClient
+"""`MEMORY`, `EXACT`, a folder, ``"http://host:port"``, or a client."""
+
+
+BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
+    (lambda where: where == EXACT, "mrrag_llamaindex.store.memory:NumpyPairStore"),
+    # Whatever nothing else takes: memory, a folder, a server, a client.
+    (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
+)
+"""Which places a back end takes, and its `PairStore` as module:class; the first that takes one."""
+
+
+def backend_of(where: Where) -> Any:
+    """Return the class that keeps a store at a place; its module is imported now, not before."""
+    return pkgutil.resolve_name(next(store for takes, store in BACKENDS if takes(where)))
+
+
+class Backend(ABC):
+    """Raw operations on ids, vectors and records.
+
+    Vectors and ids have been checked, ids are distinct, and whatever is raised here becomes a
+    `StoreError`.
+    """
+
+    @classmethod
+    @abstractmethod
+    def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
+        """Make an empty collection that keeps the schema; refuse one that exists."""
+
+    @classmethod
+    @abstractmethod
+    def _open(cls, where: Where, collection: str) -> Self:
+        """Open a collection, make nothing, and refuse what does not rank by inner product."""
+
+    @classmethod
+    @abstractmethod
+    def _exists(cls, where: Where, collection: str) -> bool:
+        """Return whether there is such a collection; make nothing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the place; a store in memory ends here. May be called again."""
+
+    @abstractmethod
+    def _count(self) -> int:
+        """Return the number of pairs."""
+
+    @abstractmethod
+    def _pair_ids(self) -> Iterable[str]:
+        """Return the ids of all pairs, in the order in which they were added."""
+
+    @abstractmethod
+    def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterable[StoredPair]:
+        """Return those of the pairs that exist, in any order.
+
+        `complete`: with vectors and reports; else these may be empty.
+        """
+
+    @abstractmethod
+    def _nearest(
+        self, vector: NDArray[np.float32], count: int, where: Filter | None, *, complete: bool
+    ) -> Sequence[tuple[float, StoredPair]]:
+        """Return the `count` pairs of largest inner product with `vector`, shape (2n,), with it.
+
+        In any order; fewer only if there are no more. `where` may narrow the search, as far as
+        the back end can be sure to lose no match: every pair is compared with it afterwards.
+        """
+
+    @abstractmethod
+    def _write(self, pairs: Sequence[StoredPair]) -> None:
+        """Write pairs, each replacing the whole of what its id held."""
+
+    @abstractmethod
+    def _delete(self, pair_ids: Sequence[str]) -> None:
+        """Remove those of the pairs that exist."""
+
+
+@contextlib.contextmanager
+def store_errors(action: str, *, detail: bool = False) -> Iterator[None]:
+    """Turn whatever a back end raises into a `StoreError` that says what was being done.
+
+    Parameters
+    ----------
+    action
+        E.g. ``"querying the store"``.
+    detail
+        Whether the back end's own message may be quoted. Not while reports or metadata are in
+        hand: it may repeat them.
+    """
+    try:
+        yield
+    except MRRAGError:
+        raise
+    except Exception as error:
+        message = f": {error}" if detail else ""
+        raise StoreError(f"{action} failed ({type(error).__name__}{message})") from error
+    except BaseException as error:
+        # A crash in Chroma's Rust code is a BaseException; interrupts must pass.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise StoreError(f"{action} failed: the back end crashed; it may be damaged") from error

@@ -1,0 +1,67 @@
+"""The back ends that every test of conformance runs on: one row for each."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrrag_llamaindex.store.backends import Where
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Where]] = {
+    "numpy": lambda request: "numpy",
+    "chroma in memory": lambda request: "memory",
+    "chroma in a folder": lambda request: request.getfixturevalue("tmp_path") / "store",
+    "chroma server": lambda request: request.getfixturevalue("chroma_server"),
+}
+
+
+@pytest.fixture(params=PLACES.values(), ids=PLACES)
+def place(request: pytest.FixtureRequest) -> Any:
+    """Where a store may be made, once for each back end."""
+    return request.param(request)
+
+
+@pytest.fixture(scope="session")
+def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real server on the loopback address."""
+    program = shutil.which("chroma", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("the chroma program is not installed beside this Python")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    process = subprocess.Popen(
+        [program, "run", "--path", str(folder), "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/api/v2/heartbeat", timeout=1).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, "the server ended at once"
+                time.sleep(0.1)
+        else:
+            pytest.fail("the server did not answer within 20 s")
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=10)
