@@ -65,7 +65,7 @@ def make_corpus(
         "combination": patients differ, and reports mention some findings; a pair supports the
         answer if its patient is alike (the image tells) and its report mentions what is asked
         (the question tells). "image": every report mentions every finding, so that only the
-        likeness of the patient counts. "text": all patients have the same findings, so that
+        similarity of the patient counts. "text": all patients have the same findings, so that
         only the mention counts; `profiles` is 1 then, whatever was given.
 
     Raises
@@ -95,11 +95,11 @@ def make_corpus(
         )
         for number in range(patients)
     )
-    asked = tuple(
+    questions = tuple(
         draw_query(rng, f"query-{number:04d}", known[int(rng.integers(profiles))])
         for number in range(queries)
     )
-    return PhantomCorpus(studies, asked)
+    return PhantomCorpus(studies, questions)
 
 
 def as_pairs(studies: tuple[PhantomStudy, ...], folder: Path | None = None) -> list[Pair]:

@@ -125,7 +125,8 @@ def render_pixels(findings: tuple[bool, ...], rng: np.random.Generator) -> NDArr
             rng, float(rng.uniform(0, 180)), float(rng.uniform(5, 9))
         )
     picture = picture + rng.normal(0.0, NOISE, picture.shape)
-    return (np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
+    grey: NDArray[np.uint8] = (np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
+    return grey
 
 
 def render(findings: tuple[bool, ...], seed: int) -> Image.Image:

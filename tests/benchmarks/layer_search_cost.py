@@ -25,8 +25,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.layers.blocking import Asked, Example, Knockout
 from mrrag_llamaindex.learning.layers.edges import Edge, block_plan, edges_of, window_around
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.ifa import IFA
 
 

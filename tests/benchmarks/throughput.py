@@ -30,9 +30,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
-from mrrag_llamaindex.phantom.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 QUESTIONS = (

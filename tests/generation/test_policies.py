@@ -10,7 +10,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.phantom.trials import Trial, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import Trial, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI

@@ -12,7 +12,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
-from mrrag_llamaindex.phantom.trials import Trial, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import Trial, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 QUESTIONS = ["Is there a pleural effusion?", "Is there edema?", "Does the image show a nodule?"]

@@ -13,7 +13,7 @@ from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
-from mrrag_llamaindex.phantom.trials import draw_trials
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI

@@ -9,7 +9,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.phantom.sets.check import check_towers
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 SEED = 1234  # held out: below training's seeds

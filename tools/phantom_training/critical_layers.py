@@ -7,8 +7,7 @@ import numpy as np
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.ifa import IFA
 
 
@@ -38,17 +37,17 @@ def best_layers(
     """
     engine = LlavaEngine(load_model(model, device="cpu"), max_documents=8, max_new_tokens=4)
     blocked = draw_trials(6000 + seed, searched, documents=4, irrelevant=2)
-    found = search_layers(engine, examples_of(blocked), seed=seed, naive=0)
-    layers = found.choice.layers
+    search = search_layers(engine, examples_of(blocked), seed=seed, naive=0)
+    layers = search.choice.layers
     trials = draw_trials(5000 + seed, count, documents=4, irrelevant=2)
 
     def accuracy(ifa: IFA | None) -> float:
         return float(np.mean(answered_right(engine, trials, ifa)))
 
-    alone = [accuracy(IFA(layers=(layer,))) for layer in range(found.depth)]
+    alone = [accuracy(IFA(layers=(layer,))) for layer in range(search.depth)]
     each = ", ".join(f"{layer}: {value:.3f}" for layer, value in enumerate(alone))
     return list(layers), (
-        f"{found.note()}; accuracy on {count} synthetic questions with 2 of 4 documents "
+        f"{search.note()}; accuracy on {count} synthetic questions with 2 of 4 documents "
         f"irrelevant and true relevance as score (seed {5000 + seed}): unsteered "
         f"{accuracy(None):.3f}, these layers {accuracy(IFA(layers=layers)):.3f}, each layer alone "
         f"{each}"

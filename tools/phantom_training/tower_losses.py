@@ -1,4 +1,4 @@
-"""What the phantom's towers are trained on, beside the match of an image and its own report."""
+"""What the phantom's towers are trained on, besides the match of an image and its own report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrrag_llamaindex.phantom.studies import PhantomStudy
 
 LOOKS, LOOKS_SHARE = 12, 0.8
 """Dimensions of an image vector that keep what the picture looks like, and the share of its
-squared length that they shall have; see `Looks`."""
+squared length that they are to have; see `Looks`."""
 
 
 class Truth(nn.Module):
@@ -24,18 +24,18 @@ class Truth(nn.Module):
         self.image = nn.Linear(dimension, len(FINDINGS))
         self.text = nn.Linear(dimension, 2 * len(FINDINGS))
 
-    def of_images(self, seen: Tensor, studies: list[PhantomStudy]) -> Tensor:
+    def of_images(self, features: Tensor, studies: list[PhantomStudy]) -> Tensor:
         """Cross entropy of the findings, read off image features."""
         truth = torch.tensor([study.findings for study in studies])
-        return F.binary_cross_entropy_with_logits(self.image(seen), truth.float())
+        return F.binary_cross_entropy_with_logits(self.image(features), truth.float())
 
-    def of_texts(self, read: Tensor, studies: list[PhantomStudy]) -> Tensor:
+    def of_texts(self, features: Tensor, studies: list[PhantomStudy]) -> Tensor:
         """Cross entropy of findings affirmed and denied, read off text features."""
         truth = torch.tensor([study.findings for study in studies])
         every = range(len(FINDINGS))
         spoken = torch.tensor([[index in study.mentioned for index in every] for study in studies])
         said = torch.cat([spoken & truth, spoken & ~truth], dim=1)
-        return F.binary_cross_entropy_with_logits(self.text(read), said.float())
+        return F.binary_cross_entropy_with_logits(self.text(features), said.float())
 
 
 class Relevance(nn.Module):
@@ -61,8 +61,8 @@ class Looks:
 
     An image encoder that was trained on pictures calls two of them alike for their exposure,
     position and devices, too; training with reports alone would leave nothing of that, and
-    image-image similarity would be a cleaner judge of likeness than it ever is. The first
-    dimensions of an image vector shall be the whitened principal components of a thumbnail.
+    image-image similarity would be a cleaner judge of alikeness than it ever is. The first
+    dimensions of an image vector are to be the whitened principal components of a thumbnail.
     """
 
     def __init__(self, pixels: Tensor) -> None:
@@ -70,12 +70,13 @@ class Looks:
         centred = thumbnails - thumbnails.mean(dim=0)
         axes = torch.linalg.svd(centred, full_matrices=False)[2][:LOOKS]
         components = centred @ axes.T
-        self.wanted = LOOKS_SHARE**0.5 * F.normalize(components / components.std(dim=0), dim=1)
+        self.target = LOOKS_SHARE**0.5 * F.normalize(components / components.std(dim=0), dim=1)
 
-    def __call__(self, images: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+    def __call__(self, images: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Mean squared distance to what the pictures of those numbers look like."""
-        wanted = self.wanted[torch.from_numpy(chosen)]
-        return (images[:, :LOOKS] - wanted).square().sum(dim=1).mean()
+        target = self.target[torch.from_numpy(rows)]
+        distance: Tensor = (images[:, :LOOKS] - target).square().sum(dim=1).mean()
+        return distance
 
 
 def say_the_same(kinds: list[tuple[tuple[bool, ...], frozenset[int]]]) -> Tensor:

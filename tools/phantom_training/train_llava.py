@@ -1,11 +1,11 @@
-"""Train the phantom generator: a reader that weighs documents, then eyes, then both together.
+"""Train the phantom generator: a reader that weighs documents, then its vision, then both.
 
 The first part trains the whole model, with pictures in its last stage that it learns to ignore.
-The second part gives it new eyes (`teach_to_see`) and lets the reader get used to them.
+The second part trains a new vision tower (`align_vision`) and lets the reader get used to it.
 
 The shipped reader is that of the first release: it was trained when stripes and brightness in the
-pictures were drawn at .17 and .022 (see `render`). Its eyes and the last stage are of the second
-part as it stands here. Training from scratch with today's pictures gives another model; what
+pictures were drawn at .17 and .022 (see `render`). Its vision tower and the last stage are of the
+second part as it stands here. Training from scratch with today's pictures gives another model; what
 `check` says of the shipped one does not hold for it until it is run again.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from mrrag_llamaindex.phantom.render import render
 from mrrag_llamaindex.phantom.studies import draw_findings
 from tools.phantom_training.model import build_model, build_processor
-from tools.phantom_training.train_vision import STEPS as SEEING_STEPS
-from tools.phantom_training.train_vision import image_tokens, teach_to_see
-from tools.phantom_training.training_data import Batch, Collator, draw_example
+from tools.phantom_training.train_vision import STEPS as VISION_STEPS
+from tools.phantom_training.train_vision import align_vision, image_tokens
+from tools.phantom_training.training_data import Collator, TrainingBatch, draw_example
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -46,8 +46,8 @@ class Stage:
     name : str
     steps, batch : int
     most_documents : int
-    without : float
-        Share of examples without documents.
+    without_documents : float
+        Share of examples.
     pictures : bool
         Whether the patient's picture is shown; a blank one otherwise.
     """
@@ -56,7 +56,7 @@ class Stage:
     steps: int
     batch: int
     most_documents: int
-    without: float
+    without_documents: float
     pictures: bool
 
 
@@ -79,7 +79,7 @@ PATIENTS = 4000
 """Training patients with a picture, for the reader."""
 
 SEEN_PATIENTS = 12_000
-"""The same for the eyes: so little is to be seen in a picture that fewer are learned by heart."""
+"""The same for vision: so little is to be seen in a picture that fewer are learned by heart."""
 
 
 def draw_patients(seed: int, count: int = PATIENTS) -> tuple[list[Findings], Tensor]:
@@ -104,24 +104,45 @@ def train_llava(
     seed: int = 0,
     *,
     stages: Sequence[Stage] = STAGES,
+    scale: float = 1.0,
     log: Callable[[str], None] = print,
 ) -> LlavaForConditionalGeneration:
-    """Train from scratch, `train_reader` and `give_eyes`; half an hour on two idle cores."""
-    return give_eyes(train_reader(seed, stages=stages, log=log), seed, log=log)
+    """Train from scratch, `train_reader` and `add_vision`; half an hour on two idle cores.
+
+    ``scale`` shortens it for a trial run: the share of all steps and patients.
+    """
+    stages = [replace(stage, steps=scaled(stage.steps, scale)) for stage in stages]
+    reader = train_reader(seed, stages=stages, patients=scaled(PATIENTS, scale), log=log)
+    return add_vision(
+        reader,
+        seed,
+        patients=scaled(SEEN_PATIENTS, scale),
+        steps=scaled(VISION_STEPS, scale),
+        looking=replace(LOOKING, steps=scaled(LOOKING.steps, scale)),
+        log=log,
+    )
+
+
+def scaled(count: int, scale: float) -> int:
+    """Return a share of a count, at least 20: less than that cannot be split or warmed up."""
+    return count if scale == 1 else max(20, round(count * scale))
 
 
 def train_reader(
     seed: int = 0,
     *,
     stages: Sequence[Stage] = STAGES,
+    patients: int = PATIENTS,
     log: Callable[[str], None] = print,
 ) -> LlavaForConditionalGeneration:
-    """Train the whole model, stage by stage; about 20 minutes on two idle cores.
+    """Train every weight, stage by stage; about 20 minutes on two idle cores.
 
     Parameters
     ----------
     seed : int
     stages : sequence of Stage
+    patients : int
+        With a picture.
     log : callable
         Takes a line of progress.
     """
@@ -129,7 +150,7 @@ def train_reader(
     rng = np.random.default_rng(SEED_OFFSET + seed)
     model = build_model(seed).train()
     trainer = _Trainer(model, log)
-    findings, pixels = draw_patients(seed)
+    findings, pixels = draw_patients(seed, patients)
     for stage in stages:
         log(stage.name)
         _train(trainer, stage, findings, pixels, rng, LEARNING_RATE, settle=stage is stages[-1])
@@ -137,16 +158,16 @@ def train_reader(
     return trained
 
 
-def give_eyes(
+def add_vision(
     model: LlavaForConditionalGeneration,
     seed: int = 0,
     *,
     patients: int = SEEN_PATIENTS,
-    steps: int = SEEING_STEPS,
+    steps: int = VISION_STEPS,
     looking: Stage = LOOKING,
     log: Callable[[str], None] = print,
 ) -> LlavaForConditionalGeneration:
-    """Train new eyes for a reader, and let the reader get used to them; about 6 minutes.
+    """Train a new vision tower for a reader, and let the reader get used to it; about 6 minutes.
 
     Parameters
     ----------
@@ -156,9 +177,9 @@ def give_eyes(
     patients : int
         With a picture.
     steps : int
-        Of the eyes alone.
+        Of the vision tower alone.
     looking : Stage
-        Of the reader, with its eyes as they are.
+        Of the reader, with its vision tower as it is.
     log : callable
         Takes a line of progress.
     """
@@ -168,13 +189,14 @@ def give_eyes(
     inner: Any = model.train().model
     inner.vision_tower.load_state_dict(fresh.vision_tower.state_dict())
     inner.multi_modal_projector.load_state_dict(fresh.multi_modal_projector.state_dict())
-    log("see")
-    teach_to_see(model, findings, pixels, rng, log, steps)
-    for eye in (inner.vision_tower, inner.multi_modal_projector):
-        eye.requires_grad_(False)  # the loss of answers would have them forget what they see
+    log("align the vision tower")
+    align_vision(model, findings, pixels, rng, log, steps)
+    for module in (inner.vision_tower, inner.multi_modal_projector):
+        module.requires_grad_(False)  # the loss of answers would undo the alignment
     log(looking.name)
     _train(_Trainer(model, log), looking, findings, pixels, rng, LOOKING_RATE, settle=True)
-    return model.requires_grad_(True).eval()
+    model.requires_grad_(True).eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def _train(
@@ -190,51 +212,51 @@ def _train(
     """Run one stage; `settle` lowers the rate to a fifth for its last third."""
     collate = Collator()
     for step in range(stage.steps):
-        chosen = rng.integers(len(findings), size=stage.batch)
+        rows = rng.integers(len(findings), size=stage.batch)
         examples = [
             draw_example(
                 rng,
                 findings[int(i)],
                 most_documents=stage.most_documents,
-                without=stage.without,
+                without_documents=stage.without_documents,
             )
-            for i in chosen
+            for i in rows
         ]
-        shown = pixels[torch.from_numpy(chosen)]
+        pictures = pixels[torch.from_numpy(rows)]
         rate = top_rate * min(1.0, (step + 1) / 50)
         if settle and step >= 2 * stage.steps // 3:
             rate = top_rate * 0.2
-        trainer.step(collate(examples), shown if stage.pictures else shown * 0, rate)
+        trainer.step(collate(examples), pictures if stage.pictures else pictures * 0, rate)
 
 
 class _Trainer:
     def __init__(self, model: Any, log: Callable[[str], None]) -> None:
         self.model = model
-        self.learned = [one for one in model.parameters() if one.requires_grad]
+        self.parameters = [one for one in model.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.learned, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+            self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.log = log
         self.right: list[float] = []
         self.started = time.perf_counter()
 
-    def step(self, batch: Batch, pixels: Tensor, rate: float) -> None:
+    def step(self, batch: TrainingBatch, pixels: Tensor, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         logits = self._forward(batch, pixels)
         loss = self._loss(logits, batch)
         self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.learned, 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        said = logits[batch.answers].argmax(dim=-1)
-        self.right.append((said == batch.labels[batch.answers]).float().mean().item())
+        answers = logits[batch.answers].argmax(dim=-1)
+        self.right.append((answers == batch.labels[batch.answers]).float().mean().item())
         if len(self.right) % 50 == 0:
             seconds = time.perf_counter() - self.started
             accuracy = float(np.mean(self.right[-50:]))
             self.log(f"step {len(self.right)}  {seconds:.0f} s  answers {accuracy:.3f} right")
 
-    def _forward(self, batch: Batch, pixels: Tensor) -> Tensor:
+    def _forward(self, batch: TrainingBatch, pixels: Tensor) -> Tensor:
         inner = self.model.model
         language = inner.language_model
         features = image_tokens(self.model, pixels).flatten(0, 1)
@@ -250,7 +272,7 @@ class _Trainer:
         logits: Tensor = self.model.lm_head(hidden)
         return logits
 
-    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, logits: Tensor, batch: TrainingBatch) -> Tensor:
         known = batch.labels >= 0
         document = known.clone()
         document[:, batch.prefix - 1 :] = False

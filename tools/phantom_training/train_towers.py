@@ -78,7 +78,7 @@ def train_towers(
     learn by InfoNCE: each image with its own report (symmetric); reports that say the same are
     no negatives of each other. Questions are matched with the reports that mention what is asked
     (`Relevance`), and image vectors keep what pictures look like (`Looks`). In the first half
-    of that the image tower is told the truth, too: InfoNCE from nothing stays at chance for
+    of that the image tower learns from the truth, too: InfoNCE from nothing stays at chance for
     long, because neither tower gives the other anything to learn from.
 
     Parameters
@@ -114,8 +114,8 @@ class _Trainer:
         self.tokenizer = build_tokenizer()
         self.truth = Truth(DIMENSION)
         self.relevance = Relevance()
-        learned = (self.network, self.truth, self.relevance)
-        self.parameters = [one for module in learned for one in module.parameters()]
+        modules = (self.network, self.truth, self.relevance)
+        self.parameters = [one for module in modules for one in module.parameters()]
         self.rng, self.log = rng, log
         self.started = time.perf_counter()
 
@@ -126,7 +126,7 @@ class _Trainer:
             studies = [self._study(draw_findings(self.rng)) for _ in range(BATCH)]
             loss = self.truth.of_texts(self._features([study.report for study in studies]), studies)
             self._descend(optimizer, loss)
-            self._tell(step, f"reading loss {loss.item():.3f}")
+            self._report(step, f"reading loss {loss.item():.3f}")
 
     def match(self, steps: int, findings: list[tuple[bool, ...]], pixels: Tensor) -> None:
         """Teach both towers by InfoNCE."""
@@ -135,33 +135,33 @@ class _Trainer:
         looks = Looks(pixels)
         hits: list[float] = []
         for step in range(steps):
-            chosen = self.rng.integers(len(findings), size=BATCH)
-            studies = [self._study(findings[int(i)]) for i in chosen]
-            asked = self.rng.integers(len(FINDINGS), size=BATCH)
-            questions = [write_question(self.rng, int(finding)) for finding in asked]
-            seen = self.network.image_features(pixels[torch.from_numpy(chosen)])
-            read = self._features([study.report for study in studies] + questions)
-            images, texts = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
+            rows = self.rng.integers(len(findings), size=BATCH)
+            studies = [self._study(findings[int(i)]) for i in rows]
+            subjects = self.rng.integers(len(FINDINGS), size=BATCH)
+            questions = [write_question(self.rng, int(finding)) for finding in subjects]
+            image_features = self.network.image_features(pixels[torch.from_numpy(rows)])
+            text_features = self._features([study.report for study in studies] + questions)
+            images, texts = F.normalize(image_features, dim=-1), F.normalize(text_features, dim=-1)
             logits = images @ texts[:BATCH].T / defaults.TEMPERATURE
             about = texts[BATCH:] @ texts[:BATCH].T
             same = say_the_same([(study.findings, study.mentioned) for study in studies])
             mentions = torch.tensor(
-                [[int(finding) in study.mentioned for study in studies] for finding in asked]
+                [[int(finding) in study.mentioned for study in studies] for finding in subjects]
             )
             loss = info_nce(logits, same) + info_nce(logits.T, same)
             loss = loss + self.relevance(about, mentions)
-            loss = loss + LOOKS_WEIGHT * looks(images, chosen)
+            loss = loss + LOOKS_WEIGHT * looks(images, rows)
             if 2 * step < steps:
-                loss = loss + 5.0 * self.truth.of_images(seen, studies)
+                loss = loss + 5.0 * self.truth.of_images(image_features, studies)
             self._descend(optimizer, loss)
             schedule.step()
             hits.append(same[torch.arange(BATCH), logits.argmax(dim=1)].float().mean().item())
             share = float(np.mean(hits[-50:]))
-            kept = images[:, :LOOKS].square().sum(dim=1).mean().item()
-            self._tell(
+            looks_share = images[:, :LOOKS].square().sum(dim=1).mean().item()
+            self._report(
                 step,
                 f"loss {loss.item():.3f}, own report first of {BATCH}: {share:.3f}, "
-                f"looks {kept:.2f} of the image vectors",
+                f"looks {looks_share:.2f} of the image vectors",
             )
 
     def _study(self, findings: tuple[bool, ...]) -> PhantomStudy:
@@ -173,10 +173,10 @@ class _Trainer:
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         optimizer.step()
 
-    def _tell(self, step: int, what: str) -> None:
+    def _report(self, step: int, what: str) -> None:
         if (step + 1) % 50 == 0:
             self.log(f"step {step + 1}  {time.perf_counter() - self.started:.0f} s  {what}")

@@ -1,4 +1,4 @@
-"""Teach the phantom generator's eyes to speak its language: what an image looks like in words.
+"""Align the phantom generator's vision tower with its words: what an image shows, in tokens.
 
 The loss of an answer alone never gets there: with documents in the prompt the picture is not
 needed, and without them its faint signal drowns. So, as LLaVA aligns its projector before the
@@ -31,11 +31,11 @@ HELD_OUT = 0.1
 
 def image_tokens(model: Any, pixels: Tensor) -> Tensor:
     """Return what the language model sees of pictures, shape (batch, image tokens, hidden)."""
-    seen = model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-    return torch.stack(list(seen)) if isinstance(seen, (list, tuple)) else seen
+    features = model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+    return torch.stack(list(features)) if isinstance(features, (list, tuple)) else features
 
 
-def teach_to_see(
+def align_vision(
     model: Any,
     findings: list[Findings],
     pixels: Tensor,
@@ -43,7 +43,7 @@ def teach_to_see(
     log: Callable[[str], None],
     steps: int = STEPS,
 ) -> float:
-    """Train vision tower and projector to say in word embeddings what a picture shows.
+    """Train vision tower and projector to put what a picture shows into word embeddings.
 
     Parameters
     ----------
@@ -59,30 +59,30 @@ def teach_to_see(
     Returns
     -------
     float
-        Share of findings told rightly on a tenth of the pictures that was not trained on.
+        Share of findings that are right, on the tenth of the pictures that is held out.
     """
     words = _Words(model)
     truth = torch.tensor(findings)
     held = int(len(truth) * HELD_OUT)
-    eyes = (model.model.vision_tower, model.model.multi_modal_projector)
-    parameters = [one for module in eyes for one in module.parameters()]
+    modules = (model.model.vision_tower, model.model.multi_modal_projector)
+    parameters = [one for module in modules for one in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    told = 0.0
+    right = 0.0
     for step in range(steps):
-        chosen = torch.from_numpy(rng.integers(held, len(truth), size=BATCH))
-        loss = words.error(image_tokens(model, pixels[chosen]), truth[chosen])
+        batch = torch.from_numpy(rng.integers(held, len(truth), size=BATCH))
+        loss = words.error(image_tokens(model, pixels[batch]), truth[batch])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0 or step + 1 == steps:
             with torch.no_grad():
-                said = words.read(image_tokens(model, pixels[:held]))
-            told = float((said == truth[:held]).float().mean())
-            log(f"seeing step {step + 1}  error {loss.item():.3f}  held out {told:.3f} right")
-    return told
+                findings_seen = words.findings(image_tokens(model, pixels[:held]))
+            right = float((findings_seen == truth[:held]).float().mean())
+            log(f"vision step {step + 1}  error {loss.item():.3f}  held out {right:.3f} right")
+    return right
 
 
 class _Words:
@@ -97,13 +97,14 @@ class _Words:
 
     def error(self, tokens: Tensor, truth: Tensor) -> Tensor:
         """Mean squared error in units of the embeddings' variance."""
-        wanted = torch.stack(
+        target = torch.stack(
             [self.polarity[truth.long()], self.names.expand(len(truth), -1, -1)], dim=2
         )
-        return F.mse_loss(tokens, wanted.flatten(1, 2)) / self.scale
+        loss: Tensor = F.mse_loss(tokens, target.flatten(1, 2)) / self.scale
+        return loss
 
-    def read(self, tokens: Tensor) -> Tensor:
+    def findings(self, tokens: Tensor) -> Tensor:
         """Whether each finding's word is nearer to "shows" than to "no", (batch, findings)."""
         absent, present = self.polarity
-        between = (tokens[:, 0::2] - (absent + present) / 2) @ (present - absent)
+        between: Tensor = (tokens[:, 0::2] - (absent + present) / 2) @ (present - absent)
         return between > 0

@@ -34,16 +34,17 @@ class Example:
     ----------
     findings : tuple of bool
     documents : tuple of str
-    asked : tuple of int
+    questions : tuple of int
+        Findings asked about.
     """
 
     findings: Findings
     documents: tuple[str, ...]
-    asked: tuple[int, ...]
+    questions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Left-padded prefixes followed by branches of two tokens each, question and answer.
 
     Attributes
@@ -70,8 +71,8 @@ def draw_example(
     findings: Findings,
     *,
     most_documents: int = 8,
-    without: float = 0.06,
-    flipped: float = 0.03,
+    without_documents: float = 0.06,
+    flip_share: float = 0.03,
 ) -> Example:
     """Draw documents, some of this patient's look-alikes and some of others, in random order.
 
@@ -81,13 +82,13 @@ def draw_example(
     findings : tuple of bool
     most_documents : int
         The number is uniform from 1, and so is the number of look-alikes among them.
-    without : float
+    without_documents : float
         Share of examples without documents, answered from the image alone.
-    flipped : float
+    flip_share : float
         Share of a look-alike's findings that differ: no two patients are quite the same.
     """
     every = tuple(range(len(FINDINGS)))
-    if rng.random() < without:
+    if rng.random() < without_documents:
         return Example(findings, (), every)
     count = int(rng.integers(1, most_documents + 1))
     alike = int(rng.integers(1, count + 1))
@@ -95,17 +96,17 @@ def draw_example(
     for number in range(count):
         other = draw_findings(rng)
         if number < alike:
-            flips = rng.random(len(FINDINGS)) < (flipped if count > 1 else 0.0)
+            flips = rng.random(len(FINDINGS)) < (flip_share if count > 1 else 0.0)
             other = tuple(bool(value ^ flip) for value, flip in zip(findings, flips, strict=True))
         studies.append(draw_study(rng, "training", other))
     mentioned = frozenset().union(*(study.mentioned for study in studies))
     order = rng.permutation(count)
-    asked = tuple(index for index in every if index in mentioned)
-    return Example(findings, tuple(studies[int(i)].report for i in order), asked)
+    questions = tuple(index for index in every if index in mentioned)
+    return Example(findings, tuple(studies[int(i)].report for i in order), questions)
 
 
 class Collator:
-    """Turn examples into a `Batch`."""
+    """Turn examples into a `TrainingBatch`."""
 
     def __init__(self) -> None:
         self.tokenizer = build_tokenizer()
@@ -115,27 +116,29 @@ class Collator:
             vocabulary["[INST]"],
             *[vocabulary["<image>"]] * IMAGE_TOKENS,
         ]
-        self.asked = [vocabulary[finding.token] for finding in FINDINGS]
+        self.finding_ids = [vocabulary[finding.token] for finding in FINDINGS]
         self.answers = (vocabulary["no"], vocabulary["yes"])
         self.end = vocabulary["</s>"]
         self.pad = vocabulary["<pad>"]
 
-    def __call__(self, examples: Sequence[Example]) -> Batch:
+    def __call__(self, examples: Sequence[Example]) -> TrainingBatch:
         """Collate; branches beyond an example's own are padding."""
         texts = [text for example in examples for text in example.documents]
-        read = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        tokens_of = iter(
+            self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        )
         prefixes = [
-            self.opening + [token for _ in example.documents for token in next(read)]
+            self.opening + [token for _ in example.documents for token in next(tokens_of)]
             for example in examples
         ]
         prefix = max(map(len, prefixes))
-        length = prefix + 2 * max(len(example.asked) for example in examples)
+        length = prefix + 2 * max(len(example.questions) for example in examples)
         shape = (len(examples), length)
         ids = torch.full(shape, self.pad)
         positions = torch.zeros(shape, dtype=torch.long)
         labels = torch.full(shape, IGNORED)
         answers = torch.zeros(shape, dtype=torch.bool)
-        # Every row sees itself, padding too: a row without any column would be not a number.
+        # Every row sees itself, padding too: a row without any column would be NaN.
         mask = torch.eye(length, dtype=torch.bool).repeat(len(examples), 1, 1, 1)
         triangle = torch.ones(prefix, prefix, dtype=torch.bool).tril()
         for row, (example, tokens) in enumerate(zip(examples, prefixes, strict=True)):
@@ -146,13 +149,13 @@ class Collator:
             mask[row, 0, start:prefix, start:prefix] = triangle[:size, :size]
             first = start + len(self.opening)
             labels[row, first - 1 : prefix - 1] = ids[row, first:prefix]
-            for number, finding in enumerate(example.asked):
+            for number, finding in enumerate(example.questions):
                 at = prefix + 2 * number
                 answer = self.answers[example.findings[finding]]
-                ids[row, at], ids[row, at + 1] = self.asked[finding], answer
+                ids[row, at], ids[row, at + 1] = self.finding_ids[finding], answer
                 labels[row, at], labels[row, at + 1] = answer, self.end
                 positions[row, at], positions[row, at + 1] = size, size + 1
                 answers[row, at] = True
                 mask[row, 0, at : at + 2, start:prefix] = True
                 mask[row, 0, at + 1, at] = True
-        return Batch(ids, positions, labels, mask, answers, prefix)
+        return TrainingBatch(ids, positions, labels, mask, answers, prefix)

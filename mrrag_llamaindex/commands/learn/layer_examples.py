@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrrag_llamaindex.commands.options import renames_of
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import draw_trials
+from mrrag_llamaindex.phantom.sets.trials import draw_trials, examples_of
 from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
 PHANTOM_DOCUMENTS = 4
@@ -35,7 +35,7 @@ def phantom_examples(count: int, seed: int) -> list[Example]:
 def table_examples(
     table: Path,
     store: str,
-    columns: Mapping[str, str],
+    columns: str,
     images: Path | None,
     count: int,
     documents: int,
@@ -47,10 +47,11 @@ def table_examples(
     Parameters
     ----------
     table : pathlib.Path
-        See `read_questions`, as for ``columns`` and ``images``.
+        See `read_questions`.
     store : str
         Folder or URL; its own towers embed the questions.
-    columns : mapping
+    columns : str
+        As ``--columns`` takes them.
     images : pathlib.Path or None
     count : int
         Questions drawn, at most.
@@ -73,7 +74,7 @@ def table_examples(
     """
     usable: list[GoldQuestion] = []
     left_out: list[dict[str, Any]] = []
-    for item in read_questions(table, columns, images):
+    for item in read_questions(table, renames_of(columns), images):
         if not isinstance(item, GoldQuestion):
             left_out.append(_left_out(item.pair_id, f"row {item.row}: {item.reason}"))
         elif polarity(item.answer) is None:
@@ -82,17 +83,17 @@ def table_examples(
             usable.append(item)
     drawn = np.random.default_rng(seed).permutation(len(usable))[:count]
     index = MRRAGIndex.from_store(store, device=device)
-    found = list(_examples([usable[place] for place in drawn], index, documents, left_out))
-    if not found:
+    examples = list(_examples([usable[place] for place in drawn], index, documents, left_out))
+    if not examples:
         first = f"; the first: {left_out[0]['reason']}" if left_out else ""
         raise InputError(f"{table.name} holds no question that can be used{first}")
-    return found, left_out
+    return examples, left_out
 
 
 def _examples(
-    asked: list[GoldQuestion], index: Any, documents: int, left_out: list[dict[str, Any]]
+    questions: list[GoldQuestion], index: Any, documents: int, left_out: list[dict[str, Any]]
 ) -> Iterator[Example]:
-    for item in asked:
+    for item in questions:
         try:
             image = load_image(item.image, what=f"image of question {item.question_id!r}")
             retriever = index.as_retriever(exclude=item.exclusion(), similarity_top_k=documents)
@@ -100,12 +101,14 @@ def _examples(
         except MRRAGError as error:
             left_out.append(_left_out(item.question_id, str(error)))
             continue
-        read = [PromptDocument(hit.pair_id, hit.report, hit.score) for hit in hits if hit.report]
-        if not read:
+        evidence = [
+            PromptDocument(hit.pair_id, hit.report, hit.score) for hit in hits if hit.report
+        ]
+        if not evidence:
             left_out.append(_left_out(item.question_id, "no document is left for it"))
             continue
         yield Example(
-            PromptRequest(item.question, tuple(read[:documents])),
+            PromptRequest(item.question, tuple(evidence[:documents])),
             image,
             polarity(item.answer) or "",
             item.patient_id or f"question:{item.question_id}",

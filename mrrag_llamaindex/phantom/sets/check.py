@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import numpy as np
-import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 from mrrag_llamaindex.phantom.corpus import make_corpus
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.towers.loading import load_towers
 
@@ -38,7 +38,7 @@ class Figure:
     name : str
     value : float
     low, high : float
-        Wilson score interval, 95%.
+        Wilson's score interval, 95%.
     n : int
     """
 
@@ -50,11 +50,11 @@ class Figure:
 
     @classmethod
     def of(cls, name: str, hits: list[bool]) -> Figure:
-        """Share of hits with its interval (Wilson, 1927)."""
-        n, share, z = len(hits), float(np.mean(hits)), 1.959964
-        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-        spread = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return cls(name, share, float(middle - spread), float(middle + spread), n)
+        """Return the share of hits with its interval."""
+        from scipy.stats import binomtest
+
+        ends = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+        return cls(name, float(np.mean(hits)), float(ends.low), float(ends.high), len(hits))
 
 
 def check_generator(seed: int, count: int) -> list[Figure]:
@@ -91,42 +91,47 @@ def check_towers(seed: int, count: int, patients: int = 500) -> list[Figure]:
     """
     towers = load_towers(defaults.PHANTOM)
     corpus = make_corpus(seed, patients=patients, queries=count)
-    matches = np.array([[q.matches(s) for s in corpus.studies] for q in corpus.queries])
-    supports = np.array(
-        [[s.supports(q.finding, q.answer) for s in corpus.studies] for q in corpus.queries]
-    )
-    images = towers.embed_images([study.image for study in corpus.studies])
-    texts = towers.embed_texts([study.report for study in corpus.studies])
-    asked_images = towers.embed_images([query.study.image for query in corpus.queries])
-    asked_texts = towers.embed_texts([query.question for query in corpus.queries])
-    answerable = np.flatnonzero(matches.any(axis=1))
+    questions = [
+        (
+            np.array([query.matches(study) for study in corpus.studies]),
+            np.array([study.supports(query.finding, query.answer) for study in corpus.studies]),
+            terms,
+        )
+        for query, terms, _ in corpus_terms(corpus, towers)
+    ]
+    answerable = [question for question in questions if question[0].any()]
     figures = []
     for name, weights in WEIGHTS.items():
         top5, first = [], []
-        for row in answerable:
-            terms = similarity_terms(asked_images[row], asked_texts[row], images, texts)
+        for matches, supports, terms in answerable:
             order = np.argsort(-fuse(terms, weights), kind="stable")
-            top5.append(bool(matches[row, order[:5]].any()))
-            first.append(bool(supports[row, order[0]]))
+            top5.append(bool(matches[order[:5]].any()))
+            first.append(bool(supports[order[0]]))
         figures.append(Figure.of(f"{name}: matching pair in top 5 of {patients}", top5))
         figures.append(Figure.of(f"{name}: first pair supports the answer", first))
     return figures
 
 
-def main(
-    seed: Annotated[int, typer.Option(min=0, max=4999, help="Held-out seed.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Questions per figure.")] = 500,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+def main() -> None:
     """Print what the shipped synthetic towers and generator reach on held-out studies."""
-    figures = [*check_generator(seed, count), *check_towers(seed, count)]
-    if as_json:
-        print(json.dumps({"seed": seed, "figures": [asdict(figure) for figure in figures]}))
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="held-out seed, below 5000")
+    parser.add_argument("--count", type=int, default=500, help="questions per figure")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    if not 0 <= options.seed < 5000 or options.count < 1:
+        parser.error("the seed must be from 0 to 4999, and the count at least 1")
+    figures = [
+        *check_generator(options.seed, options.count),
+        *check_towers(options.seed, options.count),
+    ]
+    if options.json:
+        print(json.dumps({"seed": options.seed, "figures": [asdict(item) for item in figures]}))
         return
-    for figure in figures:
-        interval = f"[{figure.low:.3f}, {figure.high:.3f}]"
-        print(f"{figure.name:<58} {figure.value:.3f}  95% {interval}  n {figure.n}")
+    for item in figures:
+        interval = f"[{item.low:.3f}, {item.high:.3f}]"
+        print(f"{item.name:<58} {item.value:.3f}  95% {interval}  n {item.n}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -70,12 +70,12 @@ def phantom_set(
         draw_study(rng, study.patient_id, study.findings, mentions=setting.mentions)
         for study in corpus.studies
     )
-    asked = questions_of(corpus)
+    drawn = questions_of(corpus)
     return EvaluationSet(
         name="phantom",
-        questions=tuple(asked),
+        questions=tuple(drawn),
         pairs=tuple(as_pairs(studies)),
-        labels={item.question_id: "yes" if item.answer == "yes" else "no" for item in asked},
+        labels={item.question_id: "yes" if item.answer == "yes" else "no" for item in drawn},
         facts={study.pair_id: facts_of(study) for study in studies},
     )
 

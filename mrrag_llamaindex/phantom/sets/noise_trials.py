@@ -3,7 +3,7 @@
 A relevant document is of a look-alike, a patient of the corpus with the same findings. An
 irrelevant one is of any other patient, a contradicting one of such a patient whose report says the
 opposite of the truth. All of them mention the finding that is asked about: noise that does not
-could be told from evidence by its words.
+mention it could be told from evidence by its words.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
 from mrrag_llamaindex.learning.fusion.training import LearnedFusion, train_fusion
-from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, make_corpus
-from mrrag_llamaindex.phantom.sets.support_labels import label_corpus
+from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms, label_corpus
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 if TYPE_CHECKING:
@@ -79,10 +79,12 @@ def draw_noise_trials(
     ------
     InputError
         If a number is out of range, only one of towers and weights is given, or no question has
-        documents enough.
+        enough documents.
     """
     if documents < 2 or count < 1 or seed < 0:
-        raise InputError(f"{count} questions with {documents} documents (seed {seed}) cannot be")
+        raise InputError(
+            f"{count} questions with {documents} documents (seed {seed}) cannot be drawn"
+        )
     if (towers is None) != (weights is None):
         raise InputError("MCR's scores need both towers and weights")
     patients = _PROFILES * _LOOK_ALIKES * documents
@@ -107,7 +109,7 @@ def trials_of(
     Raises
     ------
     InputError
-        If no question has documents enough.
+        If no question has enough documents.
     """
     rng = np.random.default_rng([seed, documents])
     drawn = [
@@ -124,15 +126,7 @@ def mcr_scores(
     corpus: PhantomCorpus, towers: DualTower, weights: FusionWeights
 ) -> NDArray[np.float64]:
     """Return MCR's score of every study for every question, shape (questions, studies)."""
-    images = towers.embed_images([study.image for study in corpus.studies])
-    reports = towers.embed_texts([study.report for study in corpus.studies])
-    asked_images = towers.embed_images([query.study.image for query in corpus.queries])
-    asked = towers.embed_texts([query.question for query in corpus.queries])
-    rows = []
-    for image, text in zip(asked_images, asked, strict=True):
-        terms = similarity_terms(image, text, images, reports, terms=ALL_TERMS)
-        rows.append(fuse(terms, weights))
-    return np.stack(rows)
+    return np.stack([fuse(terms, weights) for _, terms, _ in corpus_terms(corpus, towers)])
 
 
 def learn_weights(seed: int, towers: DualTower) -> LearnedFusion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,13 @@ from mrrag_llamaindex.mcr.score import ALL_TERMS, similarity_terms
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.phantom.studies import PhantomQuery
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _EACH_TERM = 32
+
+QuestionTerms = tuple["PhantomQuery", NDArray[np.float64], NDArray[np.float32]]
+"""A question; its four similarities to every study, shape (studies, 4); ``[q_i ; q_t]``."""
 
 
 def label_phantom(
@@ -39,19 +44,24 @@ def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[FusionQuestio
     list of FusionQuestion
         One for each question, with all pairs of the corpus and the four similarities.
     """
+    labelled = []
+    for query, terms, vector in corpus_terms(corpus, towers):
+        patient_id = query.study.patient_id
+        right = np.array([s.supports(query.finding, query.answer) for s in corpus.studies])
+        example = _example(patient_id, terms, right, vector)
+        labelled.append(FusionQuestion(patient_id, terms, right, example, vector))
+    return labelled
+
+
+def corpus_terms(corpus: PhantomCorpus, towers: DualTower) -> Iterator[QuestionTerms]:
+    """Embed a corpus and its questions, and yield each question with its similarities."""
     images = towers.embed_images([study.image for study in corpus.studies])
     reports = towers.embed_texts([study.report for study in corpus.studies])
-    asked_images = towers.embed_images([query.study.image for query in corpus.queries])
-    asked = towers.embed_texts([query.question for query in corpus.queries])
-    labelled = []
-    for place, query in enumerate(corpus.queries):
-        halves = asked_images[place], asked[place]
-        terms = similarity_terms(*halves, images, reports, terms=ALL_TERMS)
-        truth = [study.supports(query.finding, query.answer) for study in corpus.studies]
-        patient, right, vector = query.study.patient_id, np.array(truth), np.concatenate(halves)
-        example = _example(patient, terms, right, vector)
-        labelled.append(FusionQuestion(patient, terms, right, example, vector))
-    return labelled
+    query_images = towers.embed_images([query.study.image for query in corpus.queries])
+    query_texts = towers.embed_texts([query.question for query in corpus.queries])
+    for query, image, text in zip(corpus.queries, query_images, query_texts, strict=True):
+        terms = similarity_terms(image, text, images, reports, terms=ALL_TERMS)
+        yield query, terms, np.concatenate([image, text])
 
 
 def _example(
@@ -62,9 +72,9 @@ def _example(
 ) -> FusionExample | None:
     """Return what a question teaches: among the best of every term, all that support the answer.
 
-    No term is favoured in what is tried, and no weights choose a positive among those that are
-    right: any of them may come first (see `fusion_training`). Mining has no such truth and takes
-    the one that the generator is most confident with.
+    No term is favoured in the pool, and no weights choose a positive among the right ones: any of
+    them may come first (see `learning.fusion.training`). Mining has no such truth and takes the
+    document that makes the generator most confident.
     """
     pool = np.unique(np.argsort(-terms, axis=0, kind="stable")[:_EACH_TERM])
     positives, negatives = pool[right[pool]], pool[~right[pool]]

@@ -13,7 +13,7 @@ from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.decoding.guidance import ImageGuidance, guided
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
-from mrrag_llamaindex.phantom.trials import draw_trials
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.policies.pai import PAI
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -32,8 +32,7 @@ from mrrag_llamaindex.learning.layers.edges import (
     window_around,
 )
 from mrrag_llamaindex.learning.layers.search import checked, search_layers
-from mrrag_llamaindex.phantom.sets.layer_examples import examples_of
-from mrrag_llamaindex.phantom.trials import answered_right, draw_trials
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
 

@@ -22,7 +22,7 @@ from mrrag_llamaindex.learning.mining.gold_answer import (
     polarity,
     renormalised,
 )
-from mrrag_llamaindex.phantom.trials import draw_trials
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from tests.tiny_families import FAMILIES, write
 
 TOLERANCE = 2e-6

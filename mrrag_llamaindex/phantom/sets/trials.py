@@ -1,4 +1,4 @@
-"""Held-out trials of the phantom generator: known relevance, known truth."""
+"""Held-out trials of the phantom generator: a question, its documents, and the truth of both."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.phantom.wording import write_question
@@ -63,19 +64,27 @@ def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> li
 
 def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Trial:
     patient = draw_study(rng, "held-out", draw_findings(rng))
-    asked = int(rng.integers(len(FINDINGS)))
+    finding = int(rng.integers(len(FINDINGS)))
     offered = []
     for number in range(documents):
         alike = number >= irrelevant
         findings = patient.findings if alike else draw_findings(rng)
         study = draw_study(rng, f"document-{number}", findings)
-        while asked not in study.mentioned:
+        while finding not in study.mentioned:
             study = draw_study(rng, f"document-{number}", findings)
         offered.append(PromptDocument(study.pair_id, study.report, float(alike)))
     order = rng.permutation(documents)
-    question = write_question(rng, asked)
+    question = write_question(rng, finding)
     request = PromptRequest(question, tuple(offered[int(i)] for i in order))
-    return Trial(request, patient.image, patient.findings[asked])
+    return Trial(request, patient.image, patient.findings[finding])
+
+
+def examples_of(trials: Sequence[Trial]) -> list[Example]:
+    """Turn trials into examples for `search_layers`; every trial is a patient of its own."""
+    return [
+        Example(trial.request, trial.image, "yes" if trial.truth else "no", f"synthetic-{number}")
+        for number, trial in enumerate(trials)
+    ]
 
 
 def answered_right(
@@ -84,7 +93,7 @@ def answered_right(
     policy: SteeringPolicy | None = None,
     batch_size: int = 64,
 ) -> list[bool]:
-    """Ask every trial; right is the first word being the truth, anything else is wrong."""
+    """Ask every trial; an answer is right if its first word is the truth, and wrong otherwise."""
     right: list[bool] = []
     for start in range(0, len(trials), batch_size):
         batch = trials[start : start + batch_size]
