@@ -149,28 +149,32 @@ def labelled(
     InputError
         If nothing is left to be scored.
     """
-    read = rule_named(rule)
-    kept: list[GoldQuestion] = []
+    verdict = rule_named(rule)
+    usable: list[GoldQuestion] = []
     labels: dict[str, Label] = {}
-    found = list(problems)
+    all_problems = list(problems)
     exists: dict[str, bool] = {}
     for item in questions:
         where = f"{file} {item.question_id!r}"
-        label = read(item.answer)
+        label = verdict(item.answer)
         if label == "other":
             kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
-            found.append(Problem(kind, where, "the answer begins with neither yes nor no"))
+            all_problems.append(Problem(kind, where, "the answer begins with neither yes nor no"))
         elif not _there(item.image, exists):
-            found.append(Problem(MISSING_IMAGE, where, "its image is not where it should be"))
+            all_problems.append(
+                Problem(MISSING_IMAGE, where, "its image is not where it should be")
+            )
         else:
-            kept.append(item)
+            usable.append(item)
             labels[item.question_id] = label
-    if not kept:
-        counts = Counter(item.kind for item in found).most_common(3)
+    if not usable:
+        counts = Counter(item.kind for item in all_problems).most_common(3)
         why = ", ".join(f"{count} x {kind}" for kind, count in counts) or "the file has no rows"
         raise InputError(f"{name}: no question of {file} can be scored ({why})")
-    given = {key: texts for key, texts in (references or {}).items() if key in labels}
-    return EvaluationSet(name, tuple(kept), tuple(pairs), labels, tuple(found), facts or {}, given)
+    used_references = {key: texts for key, texts in (references or {}).items() if key in labels}
+    return EvaluationSet(
+        name, tuple(usable), tuple(pairs), labels, tuple(all_problems), facts or {}, used_references
+    )
 
 
 def row_name(file: str, row: int, identifier: str | None = None) -> str:
@@ -189,9 +193,9 @@ def _there(image: object, known: dict[str, bool]) -> bool:
 
 
 def _unique(names: Iterable[str], what: str) -> set[str]:
-    seen: set[str] = set()
+    names_seen: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in names_seen:
             raise InputError(f"{what} {name!r} is there twice")
-        seen.add(name)
-    return seen
+        names_seen.add(name)
+    return names_seen

@@ -79,7 +79,7 @@ class EmbeddedSet:
     @property
     def dimension(self) -> int:
         """n, the length of one half."""
-        return self.documents.shape[1] // 2
+        return int(self.documents.shape[1]) // 2
 
     def subset(self, rows: Sequence[int], name: str | None = None) -> EmbeddedSet:
         """Return the same pairs with some of the questions."""
@@ -93,11 +93,11 @@ class EmbeddedSet:
             q_texts=self.q_texts[places],
         )
 
-    def some_pairs(self, most: int, seed: int) -> EmbeddedSet:
-        """Return the same questions with at most so many of the pairs, drawn by the seed."""
-        if len(self.pair_ids) <= most:
+    def sample_pairs(self, count: int, seed: int) -> EmbeddedSet:
+        """Return the same questions with at most ``count`` of the pairs, drawn by the seed."""
+        if len(self.pair_ids) <= count:
             return self
-        places = np.sort(np.random.default_rng(seed).permutation(len(self.pair_ids))[:most])
+        places = np.sort(np.random.default_rng(seed).permutation(len(self.pair_ids))[:count])
         return replace(
             self,
             pair_ids=tuple(self.pair_ids[place] for place in places),
@@ -139,9 +139,15 @@ class EmbeddedSet:
 
     def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
         """Return the k best pairs by fused score; weights may depend on the question."""
+        return self.top(row, self._fused_query(row, weights), k)
+
+    def scores(self, row: int, weights: AnyWeights) -> Vectors:
+        """Return the fused score of every pair for a question, shape (m,)."""
+        return np.asarray(self.documents @ self._fused_query(row, weights))
+
+    def _fused_query(self, row: int, weights: AnyWeights) -> Vectors:
         q_image, q_text = self.q_images[row], self.q_texts[row]
-        query = fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
-        return self.top(row, query, k)
+        return fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
 
     def own(self, row: int) -> NDArray[np.intp]:
         """Return the places of the pairs that a question may not see: they give it away.

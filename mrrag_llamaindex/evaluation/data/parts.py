@@ -48,26 +48,26 @@ def split_parts(data: EmbeddedSet, share: float, seed: int, *, learns: bool = Tr
     patients = [data.patient(row) for row in range(len(data))]
     if share <= 0 or len(set(patients)) < 3:
         return Parts((data,))
-    kept, held = split_by_patient(patients, share, seed)
-    test, tune = data.subset(kept), data.subset(held, f"{data.name} validation")
+    scored, held_out = split_by_patient(patients, share, seed)
+    test, tune = data.subset(scored), data.subset(held_out, f"{data.name} validation")
     fit = None
     owners = [tune.patient(row) for row in range(len(tune))]
     if learns and len(set(owners)) > 1:
-        tuned, learned = split_by_patient(owners, 0.5, seed)
-        fit, tune = tune.subset(learned), tune.subset(tuned)
+        tuning, learning = split_by_patient(owners, 0.5, seed)
+        fit, tune = tune.subset(learning), tune.subset(tuning)
     if len(tune) > MOST_TUNED:
-        drawn = np.random.default_rng(seed).permutation(len(tune))[:MOST_TUNED]
-        tune = tune.subset(sorted(drawn.tolist()))
+        places = np.random.default_rng(seed).permutation(len(tune))[:MOST_TUNED]
+        tune = tune.subset(sorted(places.tolist()))
     return Parts((test,), fit, tune)
 
 
 def with_questions(data: EvaluationSet, names: Sequence[str]) -> EvaluationSet:
     """Return a set with some of its questions, in its own order."""
-    wanted = set(names)
+    name_set = set(names)
     return replace(
         data,
-        questions=tuple(item for item in data.questions if item.question_id in wanted),
-        labels={name: label for name, label in data.labels.items() if name in wanted},
+        questions=tuple(item for item in data.questions if item.question_id in name_set),
+        labels={name: label for name, label in data.labels.items() if name in name_set},
     )
 
 
@@ -83,7 +83,7 @@ def pooled_questions(data: EvaluationSet, tests: Sequence[EmbeddedSet]) -> Evalu
     """Return the questions that are scored, named as `prediction.pool` names them."""
     if len(tests) == 1:
         return with_questions(data, [item.question_id for item in tests[0].questions])
-    asked = [
+    numbered = [
         (number, item, gold)
         for number, part in enumerate(tests)
         for item, gold in zip(part.questions, part.golds, strict=True)
@@ -94,9 +94,9 @@ def pooled_questions(data: EvaluationSet, tests: Sequence[EmbeddedSet]) -> Evalu
             question_id=f"seed{number}/{item.question_id}",
             patient_id=None if item.patient_id is None else f"seed{number}/{item.patient_id}",
         )
-        for number, item, _ in asked
+        for number, item, _ in numbered
     )
     labels: dict[str, Label] = {
-        item.question_id: gold for item, (_, _, gold) in zip(questions, asked, strict=True)
+        item.question_id: gold for item, (_, _, gold) in zip(questions, numbered, strict=True)
     }
     return EvaluationSet(data.name, questions, (), labels)

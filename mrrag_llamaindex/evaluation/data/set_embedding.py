@@ -64,19 +64,19 @@ def embed_set(
     pairs = [pair for pair in stored.values() if pair.report.strip()]
     if data.pairs and not pairs:
         raise InputError(f"{data.name}: no pair with a report can be used as a document")
-    asked = [item for item in data.questions if item.question_id in data.labels]
-    kept, q_images, q_texts = _embed_questions(
-        asked, towers, left_out, lambda done: advance(len(data.pairs) + done)
+    labelled = [item for item in data.questions if item.question_id in data.labels]
+    usable, q_images, q_texts = _embed_questions(
+        labelled, towers, left_out, lambda done: advance(len(data.pairs) + done)
     )
-    if not kept:
+    if not usable:
         raise InputError(
             f"{data.name}: none of the {len(data.questions)} questions can be asked; "
-            + (f"the first: {left_out[-1].reason}" if asked else "none of them has a label")
+            + (f"the first: {left_out[-1].reason}" if labelled else "none of them has a label")
         )
     return EmbeddedSet(
         name=data.name,
-        questions=tuple(kept),
-        golds=tuple(data.labels[item.question_id] for item in kept),
+        questions=tuple(usable),
+        golds=tuple(data.labels[item.question_id] for item in usable),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         reports=tuple(pair.report for pair in pairs),
         patients=tuple(pair.patient_id for pair in pairs),
@@ -107,19 +107,19 @@ def _embed_questions(
     """Embed texts, and every image once, however many questions are asked about it."""
     images = {image_key(item): Pair(item.image, None, "query") for item in questions}
     texts = {item.question: Pair(None, item.question, "query") for item in questions}
-    seen, unseen = _embedded(images, towers, "image", advance)
-    read, unread = _embedded(texts, towers, "text")
-    kept = []
+    image_vectors, no_image = _embedded(images, towers, "image", advance)
+    text_vectors, no_text = _embedded(texts, towers, "text")
+    usable = []
     for item in questions:
-        reason = unseen.get(image_key(item)) or unread.get(item.question)
+        reason = no_image.get(image_key(item)) or no_text.get(item.question)
         if reason is None:
-            kept.append(item)
+            usable.append(item)
         else:
             left_out.append(LeftOut(item.question_id, reason))
     none = np.zeros((0, towers.dimension), dtype=np.float32)
-    q_images = np.array([seen[image_key(item)] for item in kept]) if kept else none
-    q_texts = np.array([read[item.question] for item in kept]) if kept else none
-    return kept, q_images, q_texts
+    q_images = np.array([image_vectors[image_key(item)] for item in usable]) if usable else none
+    q_texts = np.array([text_vectors[item.question] for item in usable]) if usable else none
+    return usable, q_images, q_texts
 
 
 def _embedded(
@@ -133,15 +133,15 @@ def _embedded(
     vectors: dict[Any, Vectors] = {}
     problems: dict[Any, str] = {}
     for start in range(0, len(keys), _AT_ONCE):
-        some = keys[start : start + _AT_ONCE]
-        made = embed_pairs([items[key] for key in some], towers)
-        rows = made.image_vectors if half == "image" else made.text_vectors
-        for place, key in enumerate(some):
-            if place in made.problems:
-                problems[key] = made.problems[place]
+        chunk = keys[start : start + _AT_ONCE]
+        embedded = embed_pairs([items[key] for key in chunk], towers)
+        rows = embedded.image_vectors if half == "image" else embedded.text_vectors
+        for place, key in enumerate(chunk):
+            if place in embedded.problems:
+                problems[key] = embedded.problems[place]
             else:
                 vectors[key] = rows[place]
-        advance(start + len(some))
+        advance(start + len(chunk))
     return vectors, problems
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.evaluation.methods.ranking import IMAGE_TO_TEXT, check_count
-from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 PUBLISHED_RATIO = 1.5
 """The ratio that a comment in MMed-RAG's code names; its paper gives no value for gamma."""
@@ -49,8 +49,8 @@ class GapCut:
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
         """Return the documents before the cut."""
-        found = data.fused(row, IMAGE_TO_TEXT, self.most)
-        return found[: self.cut([float(item.score or 0.0) for item in found])]
+        candidates = data.fused(row, IMAGE_TO_TEXT, self.most)
+        return candidates[: self.cut([float(item.score or 0.0) for item in candidates])]
 
     def cut(self, scores: Sequence[float]) -> int:
         """Return how many of the scores, best first, stand before the cut.
@@ -104,26 +104,25 @@ class RatioToFirst:
         """Return the documents that pass."""
         # Their filter runs over all pairs before it takes the best: a negative one can come in.
         count = self.most if self.negative == "cut" else len(data.pair_ids)
-        found = data.fused(row, IMAGE_TO_TEXT, count)
-        return [found[place] for place in self.kept([float(d.score or 0.0) for d in found])]
+        candidates = data.fused(row, IMAGE_TO_TEXT, count)
+        scores = [float(item.score or 0.0) for item in candidates]
+        return [candidates[place] for place in self.passing(scores)]
 
-    def kept(self, scores: Sequence[float]) -> list[int]:
+    def passing(self, scores: Sequence[float]) -> list[int]:
         """Return the places, best first, of the scores that pass.
 
         Examples
         --------
         >>> scores = [0.9, 0.7, 0.5, -0.1]  # 0.9 / 0.7 is 1.29, 0.9 / 0.5 is 1.8
-        >>> RatioToFirst().kept(scores), RatioToFirst(negative="keep").kept(scores)
+        >>> RatioToFirst().passing(scores), RatioToFirst(negative="keep").passing(scores)
         ([0, 1], [0, 1, 3])
         """
         if not scores:
             return []
         first = scores[0]
         if self.negative == "keep":
-            passed = [
-                place for place, score in enumerate(scores) if _ratio(first, score) < self.ratio
-            ]
-            return passed[: self.most]
+            ratios = [_ratio(first, score) for score in scores]
+            return [place for place, ratio in enumerate(ratios) if ratio < self.ratio][: self.most]
         count = 1
         while count < len(scores) and scores[count] > 0 and first / scores[count] < self.ratio:
             count += 1
@@ -131,7 +130,7 @@ class RatioToFirst:
 
 
 def _ratio(first: float, score: float) -> float:
-    """Divide as tensors do: x / 0 is infinite, 0 / 0 is not a number and passes no test."""
+    """Divide as tensors do: x / 0 is infinite, 0 / 0 is NaN and passes no test."""
     if score == 0:
         return math.copysign(math.inf, first) if first else math.nan
     return first / score

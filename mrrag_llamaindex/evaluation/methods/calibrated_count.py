@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.methods.method import Method
+    from mrrag_llamaindex.evaluation.methods.ranking import ImageToText
+    from mrrag_llamaindex.evaluation.methods.tuning import Try
 
 LEVEL = 0.05
 """delta: how often the promise of a calibration may be broken."""
@@ -81,18 +87,25 @@ def calibrate_count(
         raise ValueError(f"{dict(wrong)} wrong answers of {questions}: not possible")
     risks = {k: count / questions for k, count in sorted(wrong.items())}
     limit = level / len(risks)
-    tried = [alpha] if alpha is not None else [step / 20 for step in range(1, 11)]
+    alphas = [alpha] if alpha is not None else [step / 20 for step in range(1, 11)]
     valid: tuple[int, ...] = ()
-    promised = tried[-1]
-    for candidate in tried:
-        valid = tuple(k for k, r in risks.items() if p_value(r, questions, candidate) <= limit)
+    for promise in alphas:
+        valid = tuple(k for k, r in risks.items() if p_value(r, questions, promise) <= limit)
         if valid:
-            promised = candidate
             break
-    pool = valid or tuple(risks)
-    return CalibratedCount(
-        min(pool, key=lambda k: (risks[k], k)), valid, risks, promised, questions
-    )
+    best = min(valid or risks, key=lambda k: (risks[k], k))
+    return CalibratedCount(best, valid, risks, promise, questions)
+
+
+def controlled_count(tries: Sequence[Try[Method]], questions: int) -> tuple[int, str]:
+    """Choose by `calibrate_count` among settings of `ImageToText`."""
+    rankings = [cast("ImageToText", item.setting.ranking) for item in tries]
+    wrong = {
+        ranking.k: questions - round(item.accuracy * questions)
+        for ranking, item in zip(rankings, tries, strict=True)
+    }
+    count = calibrate_count(wrong, questions)
+    return list(wrong).index(count.k), str(count)
 
 
 def p_value(risk: float, questions: int, alpha: float) -> float:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.ranking import check_count
-from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 Facts = Mapping[str, Mapping[str, bool]]
 _VALIDATION = 0.2
@@ -44,7 +44,7 @@ class AgreementSettings:
     epochs, patience : int
         Steps over all pairs, and steps without a better validation loss before it stops.
     most_pairs : int
-        Of more, so many are drawn by the seed: a step scores all pairs against all.
+        At most this many pairs, drawn by the seed: a step scores all pairs against all.
     seed : int
     """
 
@@ -98,8 +98,13 @@ class FactualAgreement:
 
     def __post_init__(self) -> None:
         check_count(self.k)
-        told = hashlib.sha256(self.image_map.tobytes() + self.text_map.tobytes())
-        object.__setattr__(self, "digest", told.hexdigest()[:12])
+        digest = hashlib.sha256(self.image_map.tobytes() + self.text_map.tobytes())
+        object.__setattr__(self, "digest", digest.hexdigest()[:12])
+
+    @property
+    def note(self) -> str:
+        """What it was learned from, in words."""
+        return f"map learned from {self.pairs} pairs whose labels agree"
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
         """Return the k best."""
@@ -128,19 +133,19 @@ def agreeing_pairs(
             values[place, column[name]] = 1.0 if value else -1.0
     people = np.array([name or "" for name in patients], dtype=object)
     known = np.abs(values)
-    found = {}
+    positives = {}
     for place in range(len(pair_ids)):
         if not people[place]:
             continue
         shared = known @ known[place]
         equal = (shared + values @ values[place]) / 2
-        able = (shared >= settings.least_shared) & (people != people[place]) & (people != "")
-        able &= equal >= settings.threshold * shared - 1e-9
+        agrees = (shared >= settings.least_shared) & (people != people[place]) & (people != "")
+        agrees &= equal >= settings.threshold * shared - 1e-9
         order = np.argsort(-shared, kind="stable")
-        chosen = order[able[order]][: settings.positives]
-        if len(chosen):
-            found[place] = tuple(chosen.tolist())
-    return found
+        best = order[agrees[order]][: settings.positives]
+        if len(best):
+            positives[place] = tuple(best.tolist())
+    return positives
 
 
 def learn_agreement(
@@ -164,7 +169,7 @@ def learn_agreement(
             "no finding labels are known for the pairs, so nothing says which reports agree; give "
             "a table of them (pair_id and one column for each finding)"
         )
-    data = data.some_pairs(settings.most_pairs, settings.seed)
+    data = data.sample_pairs(settings.most_pairs, settings.seed)
     positives = agreeing_pairs(data.pair_ids, data.patients, data.facts, settings)
     if not positives:
         raise InputError(
@@ -172,8 +177,8 @@ def learn_agreement(
             f"common, {settings.threshold:.0%} of them equal)"
         )
     anchors = list(positives)
-    who = [str(data.patients[place]) for place in anchors]
-    learn, check = split_by_patient(who, _VALIDATION, settings.seed)
+    owners = [str(data.patients[place]) for place in anchors]
+    learn, check = split_by_patient(owners, _VALIDATION, settings.seed)
     n = data.dimension
     documents = torch.from_numpy(data.documents)
     people = np.array([name or "" for name in data.patients], dtype=object)
@@ -192,19 +197,19 @@ def learn_agreement(
         agreeing = scores.masked_fill(~right[rows], -torch.inf)
         return (scores.logsumexp(1) - agreeing.logsumexp(1)).mean()
 
-    best, kept, waited = float("inf"), start, 0
+    best_loss, best_maps, waited = float("inf"), start, 0
     for _ in range(settings.epochs):
         optimiser.zero_grad()
         total = loss(learn) + settings.weight_decay * (maps - start).square().sum()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            held = float(loss(check))
-            if held < best - 1e-6:
-                best, kept, waited = held, maps.detach().clone(), 0
+            held_out = float(loss(check))
+            if held_out < best_loss - 1e-6:
+                best_loss, best_maps, waited = held_out, maps.detach().clone(), 0
             else:
                 waited += 1
         if waited >= settings.patience:
             break
         optimiser.step()
-    image_map, text_map = kept.numpy()
+    image_map, text_map = best_maps.numpy()
     return FactualAgreement(image_map.copy(), text_map.copy(), k=k, pairs=len(anchors))

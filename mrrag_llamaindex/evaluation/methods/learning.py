@@ -1,4 +1,4 @@
-"""What is learned before the methods run: fusion weights, and the map of factual agreement.
+"""What is learned before the methods run: fusion weights, and the rankings of some baselines.
 
 Both come from questions and pairs that are not scored.
 """
@@ -6,13 +6,13 @@ Both come from questions and pairs that are not scored.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreement
+from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.mining import mine
@@ -23,7 +23,7 @@ from mrrag_llamaindex.statistics.patients import split_by_patient
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.evaluation.methods.factual_agreement import FactualAgreement
+    from mrrag_llamaindex.evaluation.methods.ranking import Ranking
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.protocol import PairStore
@@ -42,15 +42,16 @@ class Learned:
     Attributes
     ----------
     weights : FusionWeights or QueryGatedWeights
-    agreement : FactualAgreement or None
-    no_agreement : str
-        Why there is none.
+    rankings : dict of str to Ranking
+        Of the methods that learn their own.
+    not_run : dict of str to str
+        Why there is none for a method that needs it.
     notes : tuple of str
     """
 
     weights: AnyWeights = field(default_factory=FusionWeights)
-    agreement: FactualAgreement | None = None
-    no_agreement: str = "no finding labels are known for the pairs"
+    rankings: dict[str, Ranking] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -62,7 +63,7 @@ def learn(
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
-    wanted: tuple[str, ...] = (),
+    wanted: Sequence[str] = METHODS,
     folder: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int, int], None] | None = None,
@@ -81,36 +82,36 @@ def learn(
         Pairs with finding labels; by default those of `fit`.
     weights : optional
         Learned elsewhere: nothing is mined.
-    wanted : tuple of str
+    wanted : sequence of str
         Methods that will run.
     folder : pathlib.Path, optional
-        Gets ``d_train.jsonl``; mining goes on from it.
+        Gets ``d_train.jsonl``; an interrupted mining resumes from it.
     seed : int
     progress : callable, optional
         As `mine` takes it.
     """
+    rows = [row_named(name) for name in wanted]
     notes = []
-    if weights is None and _need_fusion(wanted):
+    if weights is not None:
+        notes.append("fusion weights: as given")
+    elif any(row.weighs for row in rows):
         weights, note = _fusion(fit, store, towers, engine, folder, seed, progress)
         notes.append(note)
-    elif weights is not None:
-        notes.append("fusion weights: as given")
-    agreement: FactualAgreement | None = None
-    reason = "no finding labels are known for the pairs"
-    if "factmm-rag" in wanted:
-        source = facts_from or fit
+    rankings: dict[str, Ranking] = {}
+    not_run = {}
+    source = facts_from or fit
+    for row in rows:
+        if not row.learns:
+            continue
         try:
             if source is None:
-                raise InputError(reason)
-            agreement = learn_agreement(source)
-            notes.append(f"factmm-rag: map learned from {agreement.pairs} pairs whose labels agree")
+                raise InputError("no finding labels are known for the pairs")
+            rankings[row.name] = ranking = row.learn(source)
         except InputError as error:
-            reason = str(error)
-    return Learned(weights or FusionWeights(), agreement, reason, tuple(notes))
-
-
-def _need_fusion(wanted: tuple[str, ...]) -> bool:
-    return not wanted or bool({"mcr", "mcr+ifa", "pasta", "hard-mask"} & {*wanted})
+            not_run[row.name] = str(error)
+        else:
+            notes.append(f"{row.name}: {ranking.note}")
+    return Learned(weights or FusionWeights(), rankings, not_run, tuple(notes))
 
 
 def _fusion(
@@ -134,8 +135,8 @@ def _fusion(
         out = (folder or Path(temporary)) / "d_train.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)
         mine(fit.questions, store, towers, confidence, out, settings, progress)
-        found = read_training_set(out)
-    examples = [FusionQuestion.of_record(record).example for record in found.usable]
+        records = read_training_set(out).usable
+    examples = [FusionQuestion.of_record(record).example for record in records]
     known = [item for item in examples if item is not None]
     if len(known) < LEAST_EXAMPLES or len({item.patient_id for item in known}) < 3:
         return FusionWeights(), (
@@ -143,6 +144,6 @@ def _fusion(
             f"{LEAST_EXAMPLES} are needed"
         )
     learn_on, check_on = split_by_patient([item.patient_id for item in known], _HELD_OUT, seed)
-    made = train_fusion([known[n] for n in learn_on], [known[n] for n in check_on])
-    values = ", ".join(f"{name} {value:.2f}" for name, value in made.weights.as_dict().items())
-    return made.weights, f"fusion weights: {values}, learned from {len(known)} questions"
+    weights = train_fusion([known[n] for n in learn_on], [known[n] for n in check_on]).weights
+    values = ", ".join(f"{name} {value:.2f}" for name, value in weights.as_dict().items())
+    return weights, f"fusion weights: {values}, learned from {len(known)} questions"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.mcr.calibration import weights_digest
-from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.mcr.weights import FusionWeights
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.generation.prompt.request import PromptDocument
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 IMAGE_TO_TEXT = FusionWeights(1.0, 0.0, 0.0)

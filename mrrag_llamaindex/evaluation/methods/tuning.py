@@ -1,14 +1,9 @@
 """Settings chosen on validation questions, with the same number of tries for every method.
 
-| method | what is tried |
-|---|---|
-| rule-k | 1 to K documents, chosen by the risk that they control |
-| mmed-rag, mmed-rag-code | 12 cuts |
-| pasta, hard-mask | 4 thresholds on lambda x 3 places |
-| mcr+ifa | 4 strengths x 3 places |
-
-The places are the model's critical layers, all layers, and the last third; the hard mask's third
-place is the prompt, from which the document is dropped. Everything else runs as published.
+Two studies choose settings: the table of methods, whose rows name their grid, and the noise study.
+What they try differs: a method of the table costs a run over all validation questions for each
+setting, a policy of the noise study one pass over the questions alone. Which of the tries wins is
+decided alike.
 """
 
 from __future__ import annotations
@@ -16,170 +11,200 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from mrrag_llamaindex.evaluation.data.parsing import rule_named
-from mrrag_llamaindex.evaluation.methods.adaptive_context import (
-    PUBLISHED_RATIO,
-    GapCut,
-    RatioToFirst,
-)
-from mrrag_llamaindex.evaluation.methods.calibrated_count import calibrate_count
+from mrrag_llamaindex.evaluation.methods.adaptive_context import PUBLISHED_RATIO
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import ImageToText
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.run.prediction import Prediction
+    from mrrag_llamaindex.evaluation.data.prediction import Prediction
+
+Layers = tuple[int, ...]
+S = TypeVar("S")
 
 TRIES = 12
-"""Settings of every method that is tuned over a grid."""
+"""Settings of every method of the table that is tuned over a grid."""
 
 LEAST_QUESTIONS = 30
 """Validation questions below which nothing is tuned: the best of 12 settings on fewer is chance."""
 
+_EACH_LAYER = 8
+
 
 @dataclass(frozen=True)
-class Try:
+class Try(Generic[S]):
     """One setting, and how it did on the validation questions.
 
     Attributes
     ----------
-    setting : str
-        The part that is tuned.
+    setting : Method or Contestant
     accuracy : float
     confidence : float
-        Mean probability of the gold answer, of yes and no alone; decides between equal accuracies.
+        Mean probability of the true answer; decides between equal accuracies.
     """
 
-    setting: str
+    setting: S
     accuracy: float
     confidence: float
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A method as it was chosen, and everything that was tried.
+class Tuned(Generic[S]):
+    """The setting that won, and everything that was tried.
 
     Attributes
     ----------
-    method : Method
+    setting : Method or Contestant
     tries : tuple of Try
-        In the order of the grid.
+        In the order of the grid; empty for a published setting.
     questions : int
         Validation questions.
     note : str
-        What was chosen, in words.
+        The choice in words.
     """
 
-    method: Method
-    tries: tuple[Try, ...]
+    setting: S
+    tries: tuple[Try[S], ...]
     questions: int
-    note: str
+    note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "method": self.method.name,
-            "chosen": self.note,
-            "questions": self.questions,
-            "tries": [vars(item) for item in self.tries],
-        }
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the winner on the validation questions; None if nothing was tried."""
+        return next((item.accuracy for item in self.tries if item.setting == self.setting), None)
 
 
-def variants(method: Method, depth: int, critical: Sequence[int] | None = None) -> list[Method]:
-    """Return the settings of a method that are tried; only itself if nothing is to be tuned.
-
-    Parameters
-    ----------
-    method : Method
-    depth : int
-        Decoder layers of the model.
-    critical : sequence of int, optional
-        Its critical layers.
-    """
-    ranking, policy = method.ranking, method.policy
-    if method.name == "rule-k" and isinstance(ranking, ImageToText):
-        return [replace(method, ranking=ImageToText(k)) for k in range(1, ranking.k + 1)]
-    cuts = np.geomspace(0.005, math.log(PUBLISHED_RATIO), TRIES).tolist()
-    if isinstance(ranking, GapCut):
-        return [replace(method, ranking=replace(ranking, gamma=gamma)) for gamma in cuts]
-    if isinstance(ranking, RatioToFirst):
-        return [replace(method, ranking=replace(ranking, ratio=math.exp(cut))) for cut in cuts]
-    if policy is None:
-        return [method]
-    return [replace(method, policy=item) for item in policy.grid(layer_sets(depth, critical))]
+def best_place(tries: Sequence[Try[Any]]) -> int:
+    """Return the place of the most accurate; of equal ones the most confident, then the first."""
+    return max(range(len(tries)), key=lambda n: (tries[n].accuracy, tries[n].confidence, -n))
 
 
-def layer_sets(depth: int, critical: Sequence[int] | None) -> list[tuple[int, ...]]:
+# ---- where to steer
+
+
+def three_places(depth: int, critical: Sequence[int] | None) -> list[Layers]:
     """Return three places to steer: critical layers, all, the last third; distinct if possible.
 
     Examples
     --------
-    >>> layer_sets(4, (1,))
+    >>> three_places(4, (1,))
     [(1,), (0, 1, 2, 3), (3,)]
-    >>> layer_sets(6, None)
+    >>> three_places(6, None)
     [(2, 3), (0, 1, 2, 3, 4, 5), (4, 5)]
     """
     third = max(1, depth // 3)
     everything = tuple(range(depth))
     middle = everything[third : depth - third] or everything
-    wanted = [tuple(critical) if critical else middle, everything, everything[-third:]]
+    preferred = [tuple(critical) if critical else middle, everything, everything[-third:]]
     spare = [middle, everything[:third], everything[: depth // 2], everything[depth // 2 :]]
-    found = list(dict.fromkeys(filter(None, [*wanted, *spare])))[:3]
-    return found + [everything] * (3 - len(found))
+    places = list(dict.fromkeys(filter(None, [*preferred, *spare])))[:3]
+    return places + [everything] * (3 - len(places))
 
 
-def choose(
-    tried: Sequence[Method],
-    predict: Callable[[Method], Sequence[Prediction]],
-    *,
-    scoring: str = "leading",
-) -> Tuned:
-    """Run every setting on the validation questions and keep the best.
+def each_part(depth: int, critical: Sequence[int]) -> list[Layers]:
+    """Return the critical layers, all, and each part: layers one by one up to 8, else thirds.
 
-    The most accurate; of equal ones, that which is surest of the right answers; then the first.
-    rule-k goes by `calibrate_count` instead.
+    Examples
+    --------
+    >>> each_part(3, [1])
+    [(1,), (0, 1, 2), (0,), (2,)]
+    """
+    parts: list[Layers]
+    if depth <= _EACH_LAYER:
+        parts = [(layer,) for layer in range(depth)]
+    else:
+        edges = [0, depth // 3, depth - depth // 3, depth]
+        parts = [tuple(range(*pair)) for pair in pairwise(edges)]
+    return list(dict.fromkeys([tuple(sorted(critical)), tuple(range(depth)), *parts]))
+
+
+# ---- what is tried of a method
+
+Grid = Callable[[Method, Sequence[Layers]], list[Method]]
+"""From a method as published and `three_places` to the settings that are tried."""
+
+
+def counts(method: Method, places: Sequence[Layers]) -> list[Method]:
+    """Try 1 to K documents."""
+    most = method.ranking.k if isinstance(method.ranking, ImageToText) else 1
+    return [replace(method, ranking=ImageToText(k)) for k in range(1, most + 1)]
+
+
+def cuts(field: str, value_of: Callable[[float], float]) -> Grid:
+    """Try 12 cuts of an adaptive ranking, at drops of .5% to 50% in similarity.
 
     Parameters
     ----------
-    tried : sequence of Method
+    field : str
+        Of the ranking.
+    value_of : callable
+        From the logarithm of a ratio of similarities to the field's value.
+    """
+    drops = np.geomspace(0.005, math.log(PUBLISHED_RATIO), TRIES).tolist()
+
+    def grid(method: Method, places: Sequence[Layers]) -> list[Method]:
+        ranking: Any = method.ranking
+        changes = [{field: value_of(drop)} for drop in drops]
+        return [replace(method, ranking=replace(ranking, **change)) for change in changes]
+
+    return grid
+
+
+def of_policy(method: Method, places: Sequence[Layers]) -> list[Method]:
+    """Try what the policy names, see `SteeringPolicy.grid`."""
+    return [replace(method, policy=policy) for policy in method.policy.grid(places)]
+
+
+# ---- what is chosen
+
+Choice = Callable[[Sequence[Try[Method]], int], tuple[int, str]]
+"""From tries and number of questions to the place of the winner, and the choice in words."""
+
+
+def most_accurate(tries: Sequence[Try[Method]], questions: int) -> tuple[int, str]:
+    """Choose by `best_place`."""
+    best = tries[place := best_place(tries)]
+    setting = best.setting.tuned_part()
+    return place, f"{setting} (accuracy {best.accuracy:.3f} on {questions} questions)"
+
+
+def tune(
+    grid: Sequence[Method],
+    predict: Callable[[Method], Sequence[Prediction]],
+    choice: Choice = most_accurate,
+    *,
+    scoring: str = "leading",
+) -> Tuned[Method]:
+    """Run every setting on the validation questions and keep the best.
+
+    Parameters
+    ----------
+    grid : sequence of Method
     predict : callable
         Answers the validation questions with a method.
+    choice : callable
     scoring : str
         Rule by which an answer is read.
     """
-    read = rule_named(scoring)
+    verdict = rule_named(scoring)
     tries = []
-    wrong = {}
     questions = 0
-    for method in tried:
+    for method in grid:
         answers = predict(method)
         questions = len(answers)
-        right = [read(item.text) == item.gold for item in answers]
-        sure = [_sure(item) for item in answers]
-        accuracy, confidence = float(np.mean(right)), float(np.mean(sure))
-        tries.append(Try(_varied(method), accuracy, confidence))
-        if isinstance(method.ranking, ImageToText):
-            wrong[method.ranking.k] = questions - sum(right)
-    if tried[0].name == "rule-k":
-        count = calibrate_count(wrong, questions)
-        best = next(
-            m for m in tried if isinstance(m.ranking, ImageToText) and m.ranking.k == count.k
-        )
-        return Tuned(best, tuple(tries), questions, str(count))
-    place = max(range(len(tries)), key=lambda n: (tries[n].accuracy, tries[n].confidence, -n))
-    note = f"{tries[place].setting} (accuracy {tries[place].accuracy:.3f} on {questions} questions)"
-    return Tuned(tried[place], tuple(tries), questions, note)
+        right = [verdict(item.text) == item.gold for item in answers]
+        confidence = np.mean([_p_gold(item) for item in answers])
+        tries.append(Try(method, float(np.mean(right)), float(confidence)))
+    place, note = choice(tries, questions)
+    return Tuned(grid[place], tuple(tries), questions, note)
 
 
-def _varied(method: Method) -> str:
-    """Return the part that is tuned: the policy if there is one, else what ranks."""
-    return repr(method.policy if method.policy is not None else method.ranking)
-
-
-def _sure(item: Prediction) -> float:
+def _p_gold(item: Prediction) -> float:
     """Return p(gold) / (p(yes) + p(no)); one half where neither is known or likely."""
     yes, no = item.p_yes or 0.0, item.p_no or 0.0
     return (yes if item.gold == "yes" else no) / (yes + no) if yes + no > 0 else 0.5

@@ -64,10 +64,10 @@ def document_masses(
     member = ((starts <= at[:, None]) & (at[:, None] < stops)).float().to(device)
     masses = np.zeros((len(documents), len(ROWS), len(attentions), count))
     for layer, attention in enumerate(attentions):
-        given = (attention.float().mean(dim=1) @ member).double().cpu().numpy()
-        masses[:, 1, layer] = given[:, -1]
+        to_documents = (attention.float().mean(dim=1) @ member).double().cpu().numpy()
+        masses[:, 1, layer] = to_documents[:, -1]
         for row, (start, stop) in enumerate(questions):
-            masses[row, 0, layer] = given[row, start - offset : stop - offset].mean(axis=0)
+            masses[row, 0, layer] = to_documents[row, start - offset : stop - offset].mean(axis=0)
     return masses
 
 
@@ -90,9 +90,10 @@ def document_shares(masses: Masses, layers: Collection[int], rows: str = "questi
     """
     if rows not in ROWS:
         raise ValueError(f"rows is {rows!r}; there are: {', '.join(ROWS)}")
-    chosen = masses[:, ROWS.index(rows), sorted(layers), :].sum(axis=1)
-    total = chosen.sum(axis=1, keepdims=True)
-    return np.divide(chosen, total, out=np.full_like(chosen, np.nan), where=total > 0)
+    of_layers = masses[:, ROWS.index(rows), sorted(layers), :].sum(axis=1)
+    total = of_layers.sum(axis=1, keepdims=True)
+    shares: Shares = np.full_like(of_layers, np.nan)
+    return np.divide(of_layers, total, out=shares, where=total > 0)
 
 
 def noise_share(shares: Shares, irrelevant: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -110,6 +111,6 @@ def noise_share(shares: Shares, irrelevant: NDArray[np.bool_]) -> NDArray[np.flo
     >>> noise_share(np.array([[0.2, 0.3, 0.5]]), np.array([[True, False, True]])).tolist()
     [0.7]
     """
-    found: NDArray[np.float64] = np.where(irrelevant, shares, 0.0).sum(axis=1)
-    found[np.isnan(shares).any(axis=1)] = np.nan
-    return found
+    shares_of_noise: NDArray[np.float64] = np.where(irrelevant, shares, 0.0).sum(axis=1)
+    shares_of_noise[np.isnan(shares).any(axis=1)] = np.nan
+    return shares_of_noise

@@ -22,7 +22,6 @@ from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.mcr.score import fused_query
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
@@ -30,6 +29,12 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.question_table import GoldQuestion
+
+OWN_REPORT = "own report unknown"
+OWN_LABELS = "own finding labels unknown"
+FEW_RELEVANT = "too few relevant documents"
+FEW_IRRELEVANT = "too few irrelevant documents"
+DOES_NOT_FIT = "prompt cannot be built"
 
 Mask = NDArray[np.bool_]
 OwnLabels = Mapping[str, Mapping[str, bool]]
@@ -51,29 +56,29 @@ class DataTrials:
     problems: tuple[Problem, ...]
 
 
-def own_labels(data: EvaluationSet, given: OwnLabels | None = None) -> OwnLabels:
+def own_labels(data: EvaluationSet, extra: OwnLabels | None = None) -> OwnLabels:
     """Return what is known of the questions' own reports.
 
     Parameters
     ----------
     data : EvaluationSet
         A question's own report is the pair that it names.
-    given : mapping, optional
-        Labels by question id, for questions whose report is not among the pairs; what is given
-        here goes before what the pair says.
+    extra : mapping, optional
+        Labels by question id, for questions whose report is not among the pairs; they take
+        precedence over those of the pair.
     """
     of_pairs = {
         item.question_id: data.facts.get(item.pair_id, {})
         for item in data.questions
         if item.pair_id in {pair.pair_id for pair in data.pairs}
     }
-    return {**of_pairs, **(given or {})}
+    return {**of_pairs, **(extra or {})}
 
 
 def sift(
     data: EvaluationSet, documents: int, own: OwnLabels
 ) -> tuple[EvaluationSet, list[Problem]]:
-    """Keep the pairs that have labels, and the questions that can have documents enough.
+    """Keep the pairs that have labels, and the questions that can have enough documents.
 
     Only names are looked at, so nothing is embedded in vain.
 
@@ -97,23 +102,22 @@ def sift(
         for column in zip(*((p.pair_id, p.patient_id, p.study_id) for p in pairs), strict=True)
     ]
     labels = FindingLabels.of([pair.pair_id for pair in pairs], data.facts)
-    kept, problems = [], []
+    usable, problems = [], []
     for item in data.questions:
-        reason = _own_labels_missing(item, own, labels.least)
-        if reason is None:
-            named = (item.pair_id, item.patient_id, item.study_id)
-            hidden = np.zeros(len(pairs), dtype=bool)
-            for column, name in zip(owners, named, strict=True):
-                hidden |= (column == name) if name else False
-            found = _offerable(item, own, labels, hidden, documents)
-            reason = found if isinstance(found, Problem) else None
-        if reason is None:
-            kept.append(item.question_id)
+        hidden = np.zeros(len(pairs), dtype=bool)
+        names = (item.pair_id, item.patient_id, item.study_id)
+        for column, name in zip(owners, names, strict=True):
+            hidden |= (column == name) if name else False
+        evidence = _own_labels_missing(item, own, labels.least) or _offerable(
+            item, own, labels, hidden, documents
+        )
+        if isinstance(evidence, Problem):
+            problems.append(evidence)
         else:
-            problems.append(reason)
-    check_any(kept, problems, data.name)
+            usable.append(item.question_id)
+    check_any(usable, problems, data.name)
     facts = {pair.pair_id: data.facts[pair.pair_id] for pair in pairs}
-    return replace(with_questions(data, kept), pairs=pairs, facts=facts), problems
+    return replace(with_questions(data, usable), pairs=pairs, facts=facts), problems
 
 
 def draw_data_trials(
@@ -147,26 +151,26 @@ def draw_data_trials(
     labels = FindingLabels.of(data.pair_ids, data.facts)
     rng = np.random.default_rng([seed, documents])
     prepared: dict[object, PreparedImage | None] = {}
-    kept: dict[str, NoiseQuestion] = {}
+    questions: dict[str, NoiseQuestion] = {}
     problems: list[Problem] = []
     for row, item in enumerate(data.questions):
         hidden = np.zeros(len(data.pair_ids), dtype=bool)
         hidden[data.own(row)] = True
-        found = _offerable(item, own, labels, hidden, documents)
-        if isinstance(found, Problem):
-            problems.append(found)
+        evidence = _offerable(item, own, labels, hidden, documents)
+        if isinstance(evidence, Problem):
+            problems.append(evidence)
             continue
-        scores = None if weights is None else _scores(data, row, weights)
+        scores = None if weights is None else data.scores(row, weights)
         drawn = [
             tuple(_evidence(data, scores, rng.choice(np.flatnonzero(kind), documents, False)))
-            for kind in found
+            for kind in evidence
         ]
         order = tuple(int(place) for place in rng.permutation(documents))
         try:
             key = image_key(item)
             if key not in prepared:
                 prepared[key] = engine.read_image(load_image(item.image, what="query image"))
-            asked = NoiseQuestion(
+            question = NoiseQuestion(
                 question_id=item.question_id,
                 patient_id=data.patient(row),
                 question=item.question,
@@ -177,15 +181,15 @@ def draw_data_trials(
                 contradicting=(),
                 order=order,
             )
-            _check_room(asked, prepared[key], engine)
+            _check_fits(question, prepared[key], engine)
         except ImageError as error:
             problems.append(Problem(UNREADABLE, _name(item), str(error)))
         except PromptError as error:
-            problems.append(Problem(NO_ROOM, _name(item), str(error)))
+            problems.append(Problem(DOES_NOT_FIT, _name(item), str(error)))
         else:
-            kept[item.question_id] = asked
-    check_any(list(kept), problems, data.name)
-    return DataTrials(kept, tuple(problems))
+            questions[item.question_id] = question
+    check_any(list(questions), problems, data.name)
+    return DataTrials(questions, tuple(problems))
 
 
 def _own_labels_missing(item: GoldQuestion, own: OwnLabels, least: int) -> Problem | None:
@@ -209,13 +213,6 @@ def _offerable(
     return relevant, irrelevant
 
 
-def _scores(data: EmbeddedSet, row: int, weights: AnyWeights) -> NDArray[np.float32]:
-    """MCR's score of every pair: the inner product with the fused query."""
-    q_image, q_text = data.q_images[row], data.q_texts[row]
-    query = fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
-    return np.asarray(data.documents @ query)
-
-
 def _evidence(
     data: EmbeddedSet, scores: NDArray[np.float32] | None, places: NDArray[np.intp]
 ) -> Iterator[Evidence]:
@@ -224,11 +221,11 @@ def _evidence(
         yield Evidence(data.pair_ids[n], data.reports[n], score)
 
 
-def _check_room(asked: NoiseQuestion, image: PreparedImage | None, engine: LlavaEngine) -> None:
+def _check_fits(question: NoiseQuestion, image: PreparedImage | None, engine: LlavaEngine) -> None:
     """Raise `PromptError` unless the prompt holds all documents at every level of noise."""
-    count = len(asked.relevant)
+    count = len(question.relevant)
     for irrelevant in range(count + 1):
-        fits = count - len(engine.prompt(asked.request(irrelevant), image).dropped)
+        fits = count - len(engine.prompt(question.request(irrelevant), image).dropped)
         if fits < count:
             raise PromptError(f"{fits} of its {count} documents fit into the model's prompt")
 
@@ -237,26 +234,18 @@ def _name(item: GoldQuestion) -> str:
     return f"question {item.question_id!r}"
 
 
-OWN_REPORT = "own report unknown"
-OWN_LABELS = "own finding labels unknown"
-FEW_RELEVANT = "too few relevant documents"
-FEW_IRRELEVANT = "too few irrelevant documents"
-NO_ROOM = "prompt cannot be built"
-
-
-def check_any(kept: Sequence[str], problems: Sequence[Problem], name: str) -> None:
+def check_any(usable: Sequence[str], problems: Sequence[Problem], name: str) -> None:
     """Raise `InputError`, with the reasons and what to do, if no question is left."""
-    if kept:
+    if usable:
         return
     counts = Counter(item.kind for item in problems).most_common()
     why = ", ".join(f"{count} x {kind}" for kind, count in counts)
-    most = counts[0][0]
-    way_on = {
+    remedies = {
         OWN_REPORT: "; give their labels by question_id (--question-facts), or a file of reports "
         "(--report-file) that also holds the questions' own: they are never offered",
-        OWN_LABELS: "; give their labels in --facts, too",
-        NO_ROOM: "; ask for fewer --documents, or take a model with a longer window",
+        OWN_LABELS: "; also give their labels in --facts",
+        DOES_NOT_FIT: "; ask for fewer --documents, or take a model with a longer window",
         FEW_RELEVANT: "; ask for fewer --documents, or give labels of more reports",
         FEW_IRRELEVANT: "; ask for fewer --documents, or give labels of more reports",
     }
-    raise InputError(f"{name}: no question can be asked ({why}){way_on.get(most, '')}")
+    raise InputError(f"{name}: no question can be asked ({why}){remedies.get(counts[0][0], '')}")

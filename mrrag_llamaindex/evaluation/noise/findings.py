@@ -57,10 +57,10 @@ class FindingLabels:
     def of(cls, pair_ids: Sequence[str], facts: Mapping[str, Mapping[str, bool]]) -> FindingLabels:
         """Lay out the labels of the pairs in their order."""
         names = tuple(sorted({name for labels in facts.values() for name in labels}))
-        made = cls(names, np.zeros((len(pair_ids), len(names)), dtype=np.int8))
+        table = cls(names, np.zeros((len(pair_ids), len(names)), dtype=np.int8))
         for place, pair_id in enumerate(pair_ids):
-            made.values[place] = made.row(facts.get(pair_id, {}))
-        return made
+            table.values[place] = table.row(facts.get(pair_id, {}))
+        return table
 
     @property
     def least(self) -> int:

@@ -12,15 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from mrrag_llamaindex.errors import InputError, ModelError
-from mrrag_llamaindex.evaluation.data.parsing import Verdict, leading
+from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.noise.attention_share import document_masses
-from mrrag_llamaindex.evaluation.noise.readings import Readings, ReadingsBuffer
+from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.model_errors import person_readable
@@ -129,18 +127,18 @@ class PrefixSweep:
             )
         if any(len(variant.lambdas) != len(requests) for variant in variants):
             raise InputError("every variant needs one list of lambdas per request")
-        read = [self._read(image) for image in images]
-        prompts = [self.engine.prompt(*pair) for pair in zip(requests, read, strict=True)]
+        prepared = [self._prepared(image) for image in images]
+        prompts = [self.engine.prompt(*pair) for pair in zip(requests, prepared, strict=True)]
         if any(prompt.dropped for prompt in prompts):
             raise InputError("documents are empty or do not fit into the prompt; offer fewer")
         (count,) = counts
-        found = [ReadingsBuffer(len(requests), self.depth, count) for _ in variants]
+        readings = [Readings.blank(len(requests), self.depth, count) for _ in variants]
         with person_readable(), torch.inference_mode():
             for rows in self._batches(prompts):
-                self._ask_batch(rows, [prompts[r] for r in rows], read, variants, found)
-        return [item.readings() for item in found]
+                self._ask_batch(rows, [prompts[r] for r in rows], prepared, variants, readings)
+        return readings
 
-    def _read(self, image: Image | PreparedImage | None) -> PreparedImage | None:
+    def _prepared(self, image: Image | PreparedImage | None) -> PreparedImage | None:
         """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
         if image is None or isinstance(image, PreparedImage):
             return image
@@ -162,9 +160,9 @@ class PrefixSweep:
         self,
         rows: list[int],
         prompts: list[Prompt],
-        read: Sequence[PreparedImage | None],
+        prepared: Sequence[PreparedImage | None],
         variants: Sequence[Variant],
-        found: list[ReadingsBuffer],
+        readings: list[Readings],
     ) -> None:
         model, device = self.engine.model, self.engine.model.device
         inputs = pad_batch([p.input_ids for p in prompts], self.engine.tokenizer.pad_token_id or 0)
@@ -180,7 +178,7 @@ class PrefixSweep:
             past_key_values=prefix,
             use_cache=True,
             logits_to_keep=1,
-            **self._seen([read[row] for row in rows]),
+            **self._image_inputs([prepared[row] for row in rows]),
         )
         self.prefills += 1
         documents, questions = [], []
@@ -188,7 +186,7 @@ class PrefixSweep:
             pad = length - len(prompt.input_ids)
             documents.append([(start + pad, stop + pad) for start, stop in prompt.document_spans])
             questions.append((prompt.question_span[0] + pad, prompt.question_span[1] + pad))
-        for variant, place in zip(variants, found, strict=True):
+        for variant, reading in zip(variants, readings, strict=True):
             plan = self._plan(prompts, [variant.lambdas[row] for row in rows], variant.policy)
             output = model(
                 input_ids=ids[:, cut:],
@@ -203,9 +201,9 @@ class PrefixSweep:
             self.passes += 1
             if plan is not None:
                 plan.require_applied()
-            place.write(rows, self._first_token(output.logits[:, -1]))
+            self._write_first_token(reading, rows, output.logits[:, -1])
             if documents[0]:
-                place.masses[rows] = document_masses(output.attentions, documents, questions)
+                reading.masses[rows] = document_masses(output.attentions, documents, questions)
 
     def _plan(
         self,
@@ -226,18 +224,18 @@ class PrefixSweep:
         ]
         return self.engine.planner.plan(steered, policy)[0]
 
-    def _first_token(
-        self, logits: torch.Tensor
-    ) -> tuple[list[Verdict], NDArray[np.float64], NDArray[np.float64]]:
+    def _write_first_token(self, reading: Readings, rows: list[int], logits: torch.Tensor) -> None:
         probabilities = logits.float().softmax(dim=-1).cpu()
         tokens = self.engine.tokenizer.batch_decode(probabilities.argmax(dim=-1)[:, None])
-        p_yes, p_no = (
-            probabilities[:, ids].sum(dim=-1).double().numpy()
-            for ids in (self.engine.yes_ids, self.engine.no_ids)
-        )
-        return [leading(token) for token in tokens], p_yes, p_no
+        for row, token in zip(rows, tokens, strict=True):
+            reading.verdicts[row] = leading(token)
+        for column, ids in (
+            (reading.p_yes, self.engine.yes_ids),
+            (reading.p_no, self.engine.no_ids),
+        ):
+            column[rows] = probabilities[:, ids].sum(dim=-1).double().numpy()
 
-    def _seen(self, images: Sequence[PreparedImage | None]) -> dict[str, torch.Tensor]:
+    def _image_inputs(self, images: Sequence[PreparedImage | None]) -> dict[str, torch.Tensor]:
         model = self.engine.model
         tensors = stack([image for image in images if image is not None])
         if "pixel_values" in tensors:

@@ -80,8 +80,8 @@ class NoiseQuestion:
     def offered(self, irrelevant: int, *, adversarial: bool = False) -> tuple[Evidence, ...]:
         """Return the documents in the prompt's order, so many of them irrelevant."""
         noise = self.contradicting if adversarial else self.irrelevant
-        chosen = (*noise[:irrelevant], *self.relevant[irrelevant:])
-        return tuple(chosen[place] for place in np.argsort(self.order))
+        evidence = (*noise[:irrelevant], *self.relevant[irrelevant:])
+        return tuple(evidence[place] for place in np.argsort(self.order))
 
     def marked(self, irrelevant: int) -> tuple[bool, ...]:
         """Return which of `offered` are irrelevant."""

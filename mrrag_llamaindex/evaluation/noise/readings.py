@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ class Readings:
 
     Attributes
     ----------
-    verdicts : tuple of str
+    verdicts : list of str
         "yes", "no" or "other": what the likeliest first answer token says.
     p_yes, p_no : ndarray, shape (n,)
         Probability of the first answer token being a spelling of yes (no).
@@ -26,26 +25,13 @@ class Readings:
         See `mrrag_llamaindex.evaluation.noise.attention_share`.
     """
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: list[Verdict]
     p_yes: NDArray[np.float64]
     p_no: NDArray[np.float64]
     masses: NDArray[np.float64]
 
-
-class ReadingsBuffer:
-    """Readings of one variant while batches come in, in any order."""
-
-    def __init__(self, count: int, depth: int, documents: int) -> None:
-        self.verdicts: list[Verdict] = ["other"] * count
-        self.p_yes, self.p_no = np.zeros(count), np.zeros(count)
-        self.masses = np.zeros((count, len(ROWS), depth, documents))
-
-    def write(self, rows: list[int], first: tuple[Any, Any, Any]) -> None:
-        """Take verdicts and probabilities of some rows."""
-        for row, verdict in zip(rows, first[0], strict=True):
-            self.verdicts[row] = verdict
-        self.p_yes[rows], self.p_no[rows] = first[1], first[2]
-
-    def readings(self) -> Readings:
-        """Return what has come in."""
-        return Readings(tuple(self.verdicts), self.p_yes, self.p_no, self.masses)
+    @classmethod
+    def blank(cls, count: int, depth: int, documents: int) -> Readings:
+        """Return readings to be filled in, batch by batch in any order."""
+        masses = np.zeros((count, len(ROWS), depth, documents))
+        return cls(["other"] * count, np.zeros(count), np.zeros(count), masses)

@@ -1,4 +1,4 @@
-"""What a noise study found, as points, sentences' numbers and pictures."""
+"""The outcome of a noise study as points, losses, settings and pictures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.noise.result import OFF, NoiseResult
-from mrrag_llamaindex.evaluation.noise.tuning import Tuned
+from mrrag_llamaindex.evaluation.methods.tuning import Tuned
+from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
 from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
+from mrrag_llamaindex.steering.policies.registry import OFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class NoiseReport:
     """
 
     result: NoiseResult
-    tuning: tuple[Tuned, ...]
+    tuning: tuple[Tuned[Contestant], ...]
     validation: dict[str, Any]
     fusion: dict[str, Any] | None
     about: dict[str, Any] = field(default_factory=dict)
@@ -37,8 +38,8 @@ class NoiseReport:
     def points(self) -> list[dict[str, Any]]:
         """Return one dict per policy, scores, kind of noise and level."""
         result, points = self.result, []
-        for (policy, scores, adversarial, irrelevant), _ in result.cells.items():
-            key = (policy, scores, adversarial, irrelevant)
+        for key in result.cells:
+            policy, scores, adversarial, irrelevant = key
             accuracy, ci = result.accuracy(key)
             share, share_ci = result.attention(key, "noise_attention")
             points.append(
@@ -64,15 +65,15 @@ class NoiseReport:
 
     def losses(self) -> list[dict[str, Any]]:
         """Return what plain RAG loses between no noise and half noise."""
-        found = []
+        losses = []
         for adversarial in self.kinds():
             value, ci = self.result.loss(adversarial=adversarial)
-            found.append({"adversarial": adversarial, "loss": value, "ci": ci})
-        return found
+            losses.append({"adversarial": adversarial, "loss": value, "ci": ci})
+        return losses
 
     def recovered(self) -> list[dict[str, Any]]:
         """Return what each policy wins back of that at half noise, with intervals."""
-        result, found = self.result, []
+        result, rows = self.result, []
         for adversarial in self.kinds():
             for c in result.contestants:
                 if c.policy == OFF:
@@ -80,7 +81,7 @@ class NoiseReport:
                 key = (c.policy, c.scores, adversarial, result.half)
                 gain, gain_ci = result.difference(key, (OFF, c.scores, adversarial, result.half))
                 share, ci = result.recovered(c.policy, c.scores, adversarial=adversarial)
-                found.append(
+                rows.append(
                     {
                         "policy": c.policy,
                         "scores": c.scores,
@@ -91,23 +92,27 @@ class NoiseReport:
                         "gain_ci": gain_ci,
                     }
                 )
-        return found
+        return rows
 
     def settings(self) -> list[dict[str, Any]]:
-        """Return the settings that were chosen, and what they reached on validation questions."""
-        return [
-            {
-                "policy": item.contestant.policy,
-                "scores": item.contestant.scores,
-                "value": item.value,
-                "layers": list(item.layers),
-                "accuracy": item.accuracy,
-                "off": item.plain,
-                "tried": item.tried,
-            }
-            for item in self.tuning
-            if item.contestant.policy != OFF
-        ]
+        """Return the chosen settings, and what they reached on validation questions."""
+        off = next((item.accuracy for item in self.tuning if item.setting.policy == OFF), None)
+        rows = []
+        for item in self.tuning:
+            formula = item.setting.formula
+            if formula is not None:
+                rows.append(
+                    {
+                        "policy": item.setting.policy,
+                        "scores": item.setting.scores,
+                        "value": getattr(formula, formula.tuned),
+                        "layers": list(formula.layers or ()),
+                        "accuracy": item.accuracy,
+                        "off": off,
+                        "tried": len(item.tries),
+                    }
+                )
+        return rows
 
     def as_dict(self, figures: Sequence[Path]) -> dict[str, Any]:
         """Return what ``mrrag noise --json`` prints."""
@@ -134,14 +139,14 @@ class NoiseReport:
         InputError, MRRAGError
             See `mrrag_llamaindex.evaluation.report.plots.line_plot`.
         """
-        points, drawn = self.points(), []
+        points, figures = self.points(), []
         for name, what in (
             ("accuracy", "accuracy"),
             ("noise_attention", "document attention on irrelevant documents"),
         ):
             for adversarial in self.kinds():
                 for scores in dict.fromkeys(point["scores"] for point in points):
-                    kept = [
+                    selected = [
                         point
                         for point in points
                         if (point["scores"], point["adversarial"]) == (scores, adversarial)
@@ -151,8 +156,10 @@ class NoiseReport:
                     stem = f"{name.replace('_', '-')}-{scores}"
                     file = folder / f"{stem}{'-adversarial' if adversarial else ''}.png"
                     xlabel = f"share of {kind} documents"
-                    drawn.append(line_plot(_series(kept, name), xlabel, what, file, title=title))
-        return drawn
+                    figures.append(
+                        line_plot(_series(selected, name), xlabel, what, file, title=title)
+                    )
+        return figures
 
 
 def _series(points: Sequence[dict[str, Any]], name: str) -> dict[str, list[Point]]:

@@ -20,13 +20,11 @@ from mrrag_llamaindex.statistics.bootstrap import (
     resampled_sums,
     share_interval,
 )
+from mrrag_llamaindex.steering.policies.registry import OFF
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.noise.readings import Readings
     from mrrag_llamaindex.steering.policy import SteeringPolicy
-
-OFF = "off"
-"""Name of plain attention: plain RAG."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Cell:
         marked = np.array([item.marked(irrelevant) for item in questions])
         every = range(readings.masses.shape[2])
 
-        def share(chosen: Sequence[int], rows: str) -> NDArray[np.float64]:
-            return noise_share(document_shares(readings.masses, chosen, rows), marked)
+        def share(of_layers: Sequence[int], rows: str) -> NDArray[np.float64]:
+            return noise_share(document_shares(readings.masses, of_layers, rows), marked)
 
         return cls(
             right, share(layers, "question"), share(every, "question"), share(layers, "answer")
@@ -125,11 +123,11 @@ class NoiseResult:
     def attention(self, key: Key, field: str) -> tuple[float | None, Interval | None]:
         """Return the mean of one of a cell's shares, over the questions in which it is defined."""
         values: NDArray[np.float64] = getattr(self.cells[key], field)
-        there = ~np.isnan(values)
-        if not there.any():
+        defined = ~np.isnan(values)
+        if not defined.any():
             return None, None
-        owners = [owner for owner, known in zip(self.owners, there, strict=True) if known]
-        known = values[there]
+        owners = [owner for owner, keep in zip(self.owners, defined, strict=True) if keep]
+        known = values[defined]
         return float(known.mean()), interval(resampled_means(known, owners, self.seed), owners)
 
     def difference(self, first: Key, second: Key) -> tuple[float, Interval | None]:
@@ -164,11 +162,11 @@ class NoiseResult:
         sums = resampled_sums(pairs, self.owners, self.seed)
         if np.quantile(sums[:, 1], 0.025) <= 0:
             return float(gain / lost), None
-        kept = sums[sums[:, 1] > 0]
-        share, ends = float(gain / lost), interval(kept[:, 0] / kept[:, 1], self.owners)
+        samples = sums[sums[:, 1] > 0]
+        share, ends = float(gain / lost), interval(samples[:, 0] / samples[:, 1], self.owners)
         if ends is not None and ends[0] == ends[1]:
             wide = largest_unseen_share(len(set(self.owners)))
-            loss, least, most = lost / len(off), -off.mean(), 1 - off.mean()
-            low, high = (np.clip(share * loss + side, least, most) for side in (-wide, wide))
+            loss, lowest, highest = lost / len(off), -off.mean(), 1 - off.mean()
+            low, high = (np.clip(share * loss + side, lowest, highest) for side in (-wide, wide))
             ends = float(low / loss), float(high / loss)
         return share, ends

@@ -1,5 +1,7 @@
 """Does noise hurt: accuracy and attention against the share of irrelevant documents, per policy.
 
+Strength and layers of every policy are chosen first, on questions of other patients.
+
 Every question brings as many relevant as irrelevant documents. At noise k/K the first k of its K
 places hold irrelevant ones; the places are shuffled once per question. So all policies, all scores
 and all levels of noise see the same questions, and differences are paired by patient.
@@ -10,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.methods.tuning import Layers, Try, Tuned, best_place, each_part
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.readings import Readings
-from mrrag_llamaindex.evaluation.noise.result import OFF, Cell, Contestant, Key, NoiseResult
+from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, Key, NoiseResult
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.steering.policy import SteeringPolicy
@@ -69,8 +75,8 @@ def run_noise(
             for c in contestants:
                 cells[c.policy, c.scores, True, 0] = cells[c.policy, c.scores, False, 0]
             continue
-        asked = ask(sweep, questions, contestants, irrelevant, adversarial=hostile)
-        for c, readings in zip(contestants, asked, strict=True):
+        answers = ask(sweep, questions, contestants, irrelevant, adversarial=hostile)
+        for c, readings in zip(contestants, answers, strict=True):
             cell = Cell.of(readings, questions, irrelevant, layers)
             cells[c.policy, c.scores, hostile, irrelevant] = cell
     advance(len(levels), len(levels))
@@ -103,5 +109,79 @@ def ask(
             places[key] = len(variants)
             variants.append(Variant(c.formula, lambdas[c.scores]))
     images: Any = [item.image for item in questions]  # what is prepared already is passed on
-    found = sweep.ask(requests, images, variants)
-    return [found[places[key]] for key in keys]
+    readings = sweep.ask(requests, images, variants)
+    return [readings[places[key]] for key in keys]
+
+
+def published(
+    policies: Sequence[str], scores: Sequence[Scores], critical: Sequence[int]
+) -> list[Tuned[Contestant]]:
+    """Return every policy as it is without tuning: its published value, in the critical layers.
+
+    For data with too few patients to choose on; nothing is known of how well it does.
+    """
+    layers = tuple(sorted(critical))
+    tuned = []
+    for kind in scores:
+        for name in policies:
+            settings = _settings(name, kind, [layers])
+            tuned.append(Tuned(settings[len(settings) // 2], (), 0))
+    return tuned
+
+
+def tune(
+    sweep: PrefixSweep,
+    questions: Sequence[NoiseQuestion],
+    policies: Sequence[str],
+    scores: Sequence[Scores],
+) -> list[Tuned[Contestant]]:
+    """Choose every policy's setting by accuracy at half noise, the noise being other patients.
+
+    Every policy has three values times the same sets of layers, so the budgets are equal, and the
+    same questions; what is tuned with the truth as score is not used with MCR's. Equal accuracies
+    are decided by the mean probability of the truth.
+
+    Parameters
+    ----------
+    sweep : PrefixSweep
+    questions : sequence of NoiseQuestion
+        Not those of the measurement.
+    policies : sequence of str
+        Names of `POLICIES`, and `OFF`.
+    scores : sequence of str
+
+    Returns
+    -------
+    list of Tuned
+        For each kind of scores, each policy.
+    """
+    layer_sets = each_part(sweep.depth, sweep.engine.loaded.critical_layers)
+    contestants = [
+        item for kind in scores for name in policies for item in _settings(name, kind, layer_sets)
+    ]
+    half = len(questions[0].relevant) // 2
+    truth = np.array([question.truth == "yes" for question in questions])
+    tries = []
+    for item, readings in zip(contestants, ask(sweep, questions, contestants, half), strict=True):
+        right = [v == q.truth for v, q in zip(readings.verdicts, questions, strict=True)]
+        confidence = np.where(truth, readings.p_yes, readings.p_no).mean()
+        tries.append(Try(item, float(np.mean(right)), float(confidence)))
+    tuned = []
+    for kind in scores:
+        for name in policies:
+            own = [t for t in tries if (t.setting.scores, t.setting.policy) == (kind, name)]
+            tuned.append(Tuned(own[best_place(own)].setting, tuple(own), len(questions)))
+    return tuned
+
+
+def _settings(name: str, scores: Scores, layer_sets: Sequence[Layers]) -> list[Contestant]:
+    """Return a policy's three values in each set of layers, or plain attention."""
+    if name == OFF:
+        return [Contestant(OFF, scores, None)]
+    # What acts outside of attention is left out, because attention is what is compared.
+    policy = POLICIES[name]().attention_only()
+    return [
+        Contestant(name, scores, policy.at(value, layers))
+        for value in policy.three_values
+        for layers in layer_sets
+    ]

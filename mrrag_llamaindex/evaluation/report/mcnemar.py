@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.report.metrics import verdicts
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.statistics.bootstrap import Interval, difference_interval, resampled_means
 
 
@@ -120,5 +120,5 @@ def check_same_questions(first: Sequence[Prediction], second: Sequence[Predictio
 
 
 def _right(predictions: Sequence[Prediction], rule: str) -> NDArray[np.bool_]:
-    said = verdicts(predictions, rule)
-    return np.array([item.gold == word for item, word in zip(predictions, said, strict=True)])
+    words = verdicts(predictions, rule)
+    return np.array([item.gold == word for item, word in zip(predictions, words, strict=True)])

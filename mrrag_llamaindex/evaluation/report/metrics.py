@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parsing import rule_named
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.statistics.bootstrap import Interval, resampled_sums, share_interval
 
 CLASSES = ("yes", "no")
@@ -102,26 +102,26 @@ def score(predictions: Sequence[Prediction], rule: str = "leading", seed: int = 
 
     _check(predictions)
     gold = [item.gold for item in predictions]
-    said = verdicts(predictions, rule)
+    answers = verdicts(predictions, rule)
     owners = [item.owner for item in predictions]
-    values = precision_recall_fscore_support(gold, said, labels=list(CLASSES), zero_division=0)
+    values = precision_recall_fscore_support(gold, answers, labels=list(CLASSES), zero_division=0)
     classes = {
         name: ClassScores(float(p), float(r), float(f1), int(support))
         for name, p, r, f1, support in zip(CLASSES, *values, strict=True)
     }
     precision, recall, macro_f1 = (float(np.mean(column)) for column in values[:3])
-    sampled = from_confusion(resampled_sums(_cells(gold, said), owners, seed).reshape(-1, 2, 3))
+    sampled = from_confusion(resampled_sums(_cells(gold, answers), owners, seed).reshape(-1, 2, 3))
     return Row(
         method=predictions[0].method,
         rule=rule,
         n=len(gold),
         patients=len(set(owners)),
-        accuracy=float(accuracy_score(gold, said)),
+        accuracy=float(accuracy_score(gold, answers)),
         macro_f1=macro_f1,
         precision=precision,
         recall=recall,
         positive_f1=classes["yes"].f1,
-        invalid_rate=said.count("other") / len(said),
+        invalid_rate=answers.count("other") / len(answers),
         intervals={name: share_interval(samples, owners) for name, samples in sampled.items()},
         classes=classes,
     )
@@ -140,8 +140,8 @@ def majority(predictions: Sequence[Prediction]) -> Majority:
 
 def verdicts(predictions: Sequence[Prediction], rule: str) -> list[str]:
     """Return what each answer says under a rule."""
-    read = rule_named(rule)
-    return [read(item.text) for item in predictions]
+    verdict = rule_named(rule)
+    return [verdict(item.text) for item in predictions]
 
 
 def from_confusion(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -159,28 +159,28 @@ def from_confusion(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
     """
     right = np.stack([counts[..., 0, 0], counts[..., 1, 1]], axis=-1)
     true = counts.sum(axis=-1)
-    said = counts.sum(axis=-2)
+    answers = counts.sum(axis=-2)
     total = true.sum(axis=-1)
-    f1 = _ratio(2 * right, true + said[..., :2])
+    f1 = _ratio(2 * right, true + answers[..., :2])
     return {
         "accuracy": right.sum(axis=-1) / total,
         "macro_f1": f1.mean(axis=-1),
-        "precision": _ratio(right, said[..., :2]).mean(axis=-1),
+        "precision": _ratio(right, answers[..., :2]).mean(axis=-1),
         "recall": _ratio(right, true).mean(axis=-1),
         "positive_f1": f1[..., 0],
-        "invalid_rate": said[..., 2] / total,
+        "invalid_rate": answers[..., 2] / total,
     }
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0)
+def _ratio(part: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, total, out=np.zeros_like(part, dtype=np.float64), where=total > 0)
 
 
-def _cells(gold: Sequence[str], said: Sequence[str]) -> NDArray[np.float64]:
+def _cells(gold: Sequence[str], answers: Sequence[str]) -> NDArray[np.float64]:
     """Return one-hot rows over the six cells of the confusion table, shape (n, 6)."""
     places = [
         CLASSES.index(true) * 3 + VERDICTS.index(answer)
-        for true, answer in zip(gold, said, strict=True)
+        for true, answer in zip(gold, answers, strict=True)
     ]
     return np.eye(6)[places]
 

@@ -1,4 +1,4 @@
-"""What a run says beside its table: the steps of the method, what was tuned, what did not run."""
+"""What stands under a run's table: the steps of the method, what was tuned, what did not run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
+from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.methods.tuning import Tuned
 from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, compare
 from mrrag_llamaindex.evaluation.report.table import ResultTable
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.evaluation.run.records import Evaluation
 
 STEPS = (
@@ -44,50 +46,60 @@ def step_line(item: Comparison) -> str:
 
 def as_dict(
     table: ResultTable,
-    found: Evaluation,
-    compared: Sequence[Comparison],
+    run: Evaluation,
+    comparisons: Sequence[Comparison],
     problems: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return everything as plain values for JSON."""
     return {
         **table.as_dict(),
-        "not_run": [{"method": name, "reason": why} for name, why in found.not_run.items()],
+        "not_run": [{"method": name, "reason": why} for name, why in run.not_run.items()],
         "steps": [
-            {**asdict(item), "ci": None if item.ci is None else list(item.ci)} for item in compared
+            {**asdict(item), "ci": None if item.ci is None else list(item.ci)}
+            for item in comparisons
         ],
-        "tuning": [item.as_dict() for item in found.tuned],
-        "critical_layers": list(found.critical_layers),
-        "notes": list(found.notes),
-        "left_out": [vars(item) for item in found.left_out],
+        "tuning": [_tuning(item) for item in run.tuned],
+        "critical_layers": list(run.critical_layers),
+        "notes": list(run.notes),
+        "left_out": [vars(item) for item in run.left_out],
         "problems": dict(problems),
     }
 
 
-def lines(found: Evaluation, compared: Sequence[Comparison]) -> list[str]:
+def _tuning(item: Tuned[Method]) -> dict[str, Any]:
+    return {
+        "method": item.setting.name,
+        "chosen": item.note,
+        "questions": item.questions,
+        "tries": [{**vars(one), "setting": one.setting.tuned_part()} for one in item.tries],
+    }
+
+
+def lines(run: Evaluation, comparisons: Sequence[Comparison]) -> list[str]:
     """Return what stands under the table."""
-    said = [f"{name} was not run: {why}" for name, why in found.not_run.items()]
-    said += [step_line(item) for item in compared]
-    said += found.notes
-    for item in found.tuned:
-        said.append(f"{item.method.name}: chosen {item.note}")
-    if found.left_out:
-        said.append(
-            f"{len(found.left_out)} times a question could not be asked and counts as wrong; the "
-            f"first: {found.left_out[0].identifier!r}, {found.left_out[0].reason}"
+    sentences = [f"{name} was not run: {why}" for name, why in run.not_run.items()]
+    sentences += [step_line(item) for item in comparisons]
+    sentences += run.notes
+    for item in run.tuned:
+        sentences.append(f"{item.setting.name}: chosen {item.note}")
+    if run.left_out:
+        sentences.append(
+            f"{len(run.left_out)} times a question could not be asked and counts as wrong; the "
+            f"first: {run.left_out[0].identifier!r}, {run.left_out[0].reason}"
         )
-    return said
+    return sentences
 
 
-def grid_lines(found: Evaluation) -> list[str]:
+def grid_lines(run: Evaluation) -> list[str]:
     """Return every setting that was tried, with its accuracy on the validation questions."""
     return [
-        f"{item.method.name}: {tried.accuracy:.3f} ({tried.confidence:.3f}) {tried.setting}"
-        for item in found.tuned
-        for tried in item.tries
+        f"{item.setting.name}: {one.accuracy:.3f} ({one.confidence:.3f}) {one.setting.tuned_part()}"
+        for item in run.tuned
+        for one in item.tries
     ]
 
 
-def add_to_markdown(path: Path, said: Sequence[str]) -> None:
+def add_to_markdown(path: Path, sentences: Sequence[str]) -> None:
     """Append lines to a table in Markdown, as a list."""
     text = path.read_text(encoding="utf-8")
-    path.write_text(text + "\n" + "".join(f"- {line}\n" for line in said), encoding="utf-8")
+    path.write_text(text + "\n" + "".join(f"- {line}\n" for line in sentences), encoding="utf-8")

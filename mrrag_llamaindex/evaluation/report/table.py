@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, check_same_questions, compare
 from mrrag_llamaindex.evaluation.report.metrics import Majority, Row, majority, score
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 
 METRICS = ("accuracy", "macro_f1", "precision", "recall", "positive_f1", "invalid_rate")
 """Columns, in this order."""
@@ -64,9 +64,9 @@ class ResultTable:
             values[name] = getattr(row, name)
             values[f"{name}_ci"] = _listed(row.intervals[name])
         values["classes"] = {name: asdict(scores) for name, scores in row.classes.items()}
-        found = self.comparison(row.method)
-        if found is not None:
-            values["versus"] = {**asdict(found), "ci": _listed(found.ci)}
+        comparison = self.comparison(row.method)
+        if comparison is not None:
+            values["versus"] = {**asdict(comparison), "ci": _listed(comparison.ci)}
             del values["versus"]["method"]
         return values
 

@@ -1,23 +1,19 @@
-"""A result table for people: console, Markdown, CSV and LaTeX."""
+"""A result table for people: text cells, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mrrag_llamaindex.evaluation.markdown import markdown_table
 from mrrag_llamaindex.evaluation.report.metrics import CLASSES
 from mrrag_llamaindex.evaluation.report.table import METRICS, ResultTable
 from mrrag_llamaindex.statistics.bootstrap import Interval
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 _HEADS = ("accuracy", "macro F1", "precision", "recall", "yes F1", "invalid")
-_LEFT_OUT = ("precision", "recall", "yes F1")
 _WITH_INTERVAL = ("accuracy", "macro_f1")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -29,36 +25,30 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 _MINUS = re.compile(r"(?<![^\[ ])-(?=\d)")
-_WIDE = 116
-_NARROW = 96
 _OF_CLASS = ("precision", "recall", "f1", "support")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~])")
 
 
-def cells(table: ResultTable) -> tuple[list[str], list[list[str]]]:
-    """Return head and lines as text, in percent; the majority baseline is the first line."""
+def cells(table: ResultTable) -> list[list[str]]:
+    """Return the lines as text, in percent: the head, the majority baseline, the methods."""
     versus = table.comparisons[0].baseline if table.comparisons else None
-    head = ["method", *_HEADS]
-    if versus is not None:
-        head += [f"against {versus}", "McNemar p"]
+    head = ["method", *_HEADS, *([] if versus is None else [f"against {versus}", "McNemar p"])]
     always = table.majority
-    first = [f"always {always.label}", _percent(always.accuracy), _percent(always.macro_f1)]
-    lines = [first + ["-"] * (len(head) - len(first))]
+    lines = [[f"always {always.label}", _percent(always.accuracy), _percent(always.macro_f1)]]
     for row in table.rows:
         line = [row.method]
         for name in METRICS:
             ends = row.intervals[name] if name in _WITH_INTERVAL else None
             line.append(_percent(getattr(row, name)) + _ends(ends))
-        found = table.comparison(row.method)
-        if found is not None:
-            line += [_percent(found.difference, "+") + _ends(found.ci, "+"), _p(found.p_mid)]
-        lines.append(line + ["-"] * (len(head) - len(line)))
-    return head, lines
+        if (other := table.comparison(row.method)) is not None:
+            line += [_percent(other.difference, "+") + _ends(other.ci, "+"), _p(other.p_mid)]
+        lines.append(line)
+    return [head, *(line + ["-"] * (len(head) - len(line)) for line in lines)]
 
 
 def notes(table: ResultTable) -> list[str]:
     """Return what has to be known to read the table, one sentence each."""
-    said = [
+    sentences = [
         f"{table.data}: {table.n} questions about {table.patients} patients, in percent.",
         "Brackets: 95% intervals, bootstrap by patient."
         if table.patients > 1
@@ -69,58 +59,24 @@ def notes(table: ResultTable) -> list[str]:
         "Precision, recall and macro F1 are means over yes and no; yes F1 is of that class alone.",
     ]
     if table.comparisons:
-        said.append(
+        sentences.append(
             "McNemar p (mid-p) takes questions for independent; several about one patient are not, "
             "so judge by the interval of the difference."
         )
-    return said
-
-
-def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
-    """Return the table for a console of so many columns.
-
-    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
-    macro F1 where intervals would be broken; the caption says so.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    head, lines = cells(table)
-    said = notes(table)
-    hidden: tuple[str, ...] = () if width >= _WIDE else _LEFT_OUT
-    tight = width < _NARROW
-    if tight and table.comparisons:
-        hidden = (*hidden, "McNemar p")
-    kept = [place for place, name in enumerate(head) if name not in hidden]
-    gap = 1 if tight else 2
-    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in kept)
-    if tight and needed > width + gap:
-        hidden = ("macro F1", *hidden)
-        kept.remove(head.index("macro F1"))
-    if hidden:
-        said.append(f"A wider console also shows {', '.join(hidden)}.")
-    made = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", caption_justify="left")
-    for place in kept:
-        # Of text, not markup: a method may be named "[x]".
-        first = place == 0
-        made.add_column(Text(head[place]), justify="left" if first else "right", no_wrap=first)
-    for line in lines:
-        made.add_row(*(Text(line[place]) for place in kept))
-    made.caption = Text(" ".join(said))
-    return made
+    return sentences
 
 
 def to_markdown(table: ResultTable) -> str:
     """Return a Markdown table, with its notes below."""
-    head, lines = cells(table)
+    head, *lines = (list(map(_markdown, line)) for line in cells(table))
     rule = ["---"] + ["---:"] * (len(head) - 1)
-    body = [_line(head, _markdown), _line(rule, str), *(_line(line, _markdown) for line in lines)]
-    return "\n".join([*body, "", " ".join(map(_markdown, notes(table))), ""])
+    body = markdown_table(head, lines, rule)
+    return f"{body}\n\n{_markdown(' '.join(notes(table)))}\n"
 
 
 def to_latex(table: ResultTable) -> str:
     r"""Return a ``tabular`` for ``\input``; it needs the package booktabs."""
-    head, lines = cells(table)
+    head, *lines = cells(table)
     body = [
         *(f"% {note}" for note in notes(table)),
         r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
@@ -141,32 +97,32 @@ def to_csv(table: ResultTable) -> str:
 
     The last columns are precision, recall, F1 and support of each class by itself.
     """
-    names = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high")]
-    per_class = [f"{name}_{part}" for name in CLASSES for part in _OF_CLASS]
-    extra = ["versus", "difference", "difference_low", "difference_high"]
-    extra += ["gained", "lost", "p_exact", "p_mid"]
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["data", "rule", "n", "patients", "method", *names, *extra, *per_class])
-    start = [table.data, table.rule, table.n, table.patients]
+    about = {"data": table.data, "rule": table.rule, "n": table.n, "patients": table.patients}
     always = table.majority
-    known = {"accuracy": always.accuracy, "macro_f1": always.macro_f1}
-    blank = [""] * len(extra)
-    unsaid = [""] * len(per_class)
-    line = [f"always {always.label}", *(known.get(n, "") for n in names)]
-    writer.writerow([*start, *line, *blank, *unsaid])
+    lines: list[dict[str, object]] = [
+        {"method": f"always {always.label}"}
+        | {"accuracy": always.accuracy, "macro_f1": always.macro_f1}
+    ]
     for row in table.rows:
-        values: list[object] = []
+        line: dict[str, object] = {"method": row.method}
         for name in METRICS:
-            values += [getattr(row, name), *(row.intervals[name] or ("", ""))]
-        found = table.comparison(row.method)
-        if found is not None:
-            values += [found.baseline, found.difference, *(found.ci or ("", ""))]
-            values += [found.gained, found.lost, found.p_exact, found.p_mid]
-        else:
-            values += blank
-        values += [getattr(row.classes[name], part) for name in CLASSES for part in _OF_CLASS]
-        writer.writerow([*start, row.method, *values])
+            line[name] = getattr(row, name)
+            line |= _csv_ends(name, row.intervals[name])
+        if (other := table.comparison(row.method)) is not None:
+            line |= {"versus": other.baseline, "difference": other.difference}
+            line |= _csv_ends("difference", other.ci)
+            line |= {name: getattr(other, name) for name in ("gained", "lost", "p_exact", "p_mid")}
+        for name in CLASSES:
+            line |= {f"{name}_{part}": getattr(row.classes[name], part) for part in _OF_CLASS}
+        lines.append(line)
+    metrics = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high")]
+    versus = ["versus", "difference", "difference_low", "difference_high"]
+    classes = [f"{name}_{part}" for name in CLASSES for part in _OF_CLASS]
+    names = [*about, "method", *metrics, *versus, "gained", "lost", "p_exact", "p_mid", *classes]
+    target = io.StringIO()
+    writer = csv.DictWriter(target, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(about | line for line in lines)
     return target.getvalue()
 
 
@@ -174,10 +130,10 @@ def write_table(table: ResultTable, folder: str | Path, name: str = "table") -> 
     """Write ``name.md``, ``name.csv`` and ``name.tex`` into a folder, which is made if absent."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    made = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
-    for suffix, text in made.items():
+    rendered = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
+    for suffix, text in rendered.items():
         (target / f"{name}{suffix}").write_text(text, encoding="utf-8", newline="")
-    return tuple(target / f"{name}{suffix}" for suffix in made)
+    return tuple(target / f"{name}{suffix}" for suffix in rendered)
 
 
 def _percent(share: float, sign: str = "") -> str:
@@ -192,8 +148,8 @@ def _p(value: float) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
-def _line(texts: Sequence[str], escape: Callable[[str], str]) -> str:
-    return "| " + " | ".join(map(escape, texts)) + " |"
+def _csv_ends(name: str, ends: Interval | None) -> dict[str, object]:
+    return {} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _latex_line(texts: Sequence[str]) -> str:

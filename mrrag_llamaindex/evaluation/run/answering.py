@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import ImageError, PromptError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.methods.method import Method
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.images.load import load_image
 
@@ -62,12 +62,12 @@ class Answering:
         """
         rows = [n for n, item in enumerate(data.questions) if item.question_id not in answered]
         size = _BATCHES_AT_ONCE * self.engine.batch_size
-        made: list[Prediction] = []
+        answers_made: list[Prediction] = []
         for start in range(0, len(rows), size):
             batch = self._batch(method, data, rows[start : start + size])
             keep(batch)
-            made += batch
-        return made
+            answers_made += batch
+        return answers_made
 
     def note_unasked(self, answers: Iterable[Prediction]) -> None:
         """List the questions that an earlier run could not ask: their text has no probabilities."""
@@ -94,13 +94,13 @@ class Answering:
             PromptRequest(data.questions[row].question, tuple(method.documents(data, row)))
             for row in rows
         ]
-        how = {} if method.decoding is None else {"decoding": method.decoding}
+        decoding = {} if method.decoding is None else {"decoding": method.decoding}
         answers = self.engine.generate(
             requests,
             self._shown(data, rows),
             policy=method.policy,
             max_new_tokens=self.max_new_tokens,
-            **how,
+            **decoding,
         )
         return [
             self._prediction(method, data, row, answer)
@@ -110,12 +110,12 @@ class Answering:
     def _shown(self, data: EmbeddedSet, rows: Sequence[int]) -> list[Image]:
         """Load the images of a batch; one that several rows ask about is loaded once."""
         keys = [image_key(data.questions[row]) for row in rows]
-        kept = {key: self._images[key] for key in keys if key in self._images}
+        images = {key: self._images[key] for key in keys if key in self._images}
         for key, row in zip(keys, rows, strict=True):
-            if key not in kept:
-                kept[key] = load_image(data.questions[row].image, what="query image")
-        self._images = kept
-        return [kept[key] for key in keys]
+            if key not in images:
+                images[key] = load_image(data.questions[row].image, what="query image")
+        self._images = images
+        return [images[key] for key in keys]
 
     def _prediction(self, method: Method, data: EmbeddedSet, row: int, answer: Any) -> Prediction:
         item = data.questions[row]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrrag_llamaindex.evaluation.run.prediction import Prediction, PredictionHeader
+from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHeader
 from mrrag_llamaindex.files.line_format import LineFormat, PathLike
 from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.files.rows import read_bytes

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-from mrrag_llamaindex.evaluation.methods.method import Method, build_method
-from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, choose, variants
+from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHeader, pool
+from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.methods.registry import build_method, row_named
+from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, tune
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
-from mrrag_llamaindex.evaluation.run.prediction import Prediction, PredictionHeader, pool
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.store.question_table import digest_of
@@ -39,17 +40,17 @@ Progress = Callable[[str, int, int, int], None]
 
 
 class Harness:
-    """Answers questions with one engine, and remembers what it was asked before.
+    """Answers questions with one engine; a run with a folder resumes where it stopped.
 
     Parameters
     ----------
     engine : LlavaEngine
-        Its critical layers are a setting of the run: a run goes on with the same ones alone.
+        Its critical layers are a setting of the run, which resumes only with the same ones.
     towers_identity : str
         Of the towers that made all vectors.
     settings : HarnessSettings
     folder : pathlib.Path, optional
-        Gets every answer as it is made; a run that was stopped goes on from there.
+        Gets every answer as it is made; a stopped run resumes from it.
     progress : callable, optional
         See `Progress`.
     """
@@ -77,7 +78,7 @@ class Harness:
         self,
         tests: Sequence[EmbeddedSet],
         learned: Learned,
-        tune: EmbeddedSet | None = None,
+        validation: EmbeddedSet | None = None,
     ) -> Evaluation:
         """Tune the methods and run them over the tests.
 
@@ -86,7 +87,7 @@ class Harness:
         tests : sequence of EmbeddedSet
             One for each seed of the data; their answers are pooled, as of different patients.
         learned : Learned
-        tune : EmbeddedSet, optional
+        validation : EmbeddedSet, optional
             Questions of other patients. Without them, or with fewer than `LEAST_QUESTIONS`, the
             settings are the published ones.
 
@@ -97,41 +98,41 @@ class Harness:
         """
         notes = list(learned.notes)
         methods, not_run = self._methods(learned, has_pairs=all(item.pair_ids for item in tests))
-        if tune is not None and len(tune) < LEAST_QUESTIONS:
-            notes.append(
-                f"{len(tune)} validation questions are too few to tune on ({LEAST_QUESTIONS} are "
-                "needed): published settings"
-            )
-            tune = None
-        elif tune is None:
+        if validation is None:
             notes.append("no validation questions: published settings")
-        depth = self.engine.planner.layers
-        grids = {m.name: variants(m, depth, self._layers) if tune else [m] for m in methods}
+        elif len(validation) < LEAST_QUESTIONS:
+            notes.append(
+                f"{len(validation)} validation questions are too few to tune on "
+                f"({LEAST_QUESTIONS} are needed): published settings"
+            )
+            validation = None
+        grids = {}
+        if validation is not None:
+            depth = self.engine.planner.layers
+            for method in methods:
+                settings = row_named(method.name).settings(method, depth, self._layers)
+                if len(settings) > 1:
+                    grids[method.name] = settings
         self._done = self._resumed = 0
-        self._total = sum(
-            len(grid) * len(tune) for grid in grids.values() if tune and len(grid) > 1
-        ) + len(methods) * sum(map(len, tests))
-        tuned = []
-        chosen = []
-        for method in methods:
-            if tune is None or len(grids[method.name]) == 1:
-                chosen.append(method)
-                continue
-            found = self._tuned(grids[method.name], tune)
-            tuned.append(found)
-            chosen.append(found.method)
+        self._total = len(methods) * sum(map(len, tests))
+        tuned: dict[str, Tuned[Method]] = {}
+        if validation is not None:
+            self._total += sum(map(len, grids.values())) * len(validation)
+            for name, grid in grids.items():
+                tuned[name] = self._tuned(grid, validation)
         answers = {}
-        for method in chosen:
+        for published in methods:
+            method = tuned[name].setting if (name := published.name) in tuned else published
             runs = {
                 number: self.predict(method, data, f"test-{number}")
                 for number, data in enumerate(tests)
             }
-            answers[method.name] = pool(runs) if len(runs) > 1 else runs[0]
-            self._write_pooled(method, answers[method.name], tests)
+            answers[name] = pool(runs) if len(runs) > 1 else runs[0]
+            self._write_pooled(method, answers[name], tests)
         return Evaluation(
             answers,
             not_run,
-            tuple(tuned),
+            tuple(tuned.values()),
             tuple(notes),
             tuple(self._answering.left_out.values()),
             tuple(self._layers),
@@ -159,7 +160,7 @@ class Harness:
         if self.folder is None:
             return self._answer(method, data, (), lambda batch: None)
         path = self.folder / "answers" / part / f"{method.name}-{_digest(settings)[:8]}.jsonl"
-        # Not in the file's name: under other layers the file is refused, and not begun beside.
+        # Not in the file's name: with other layers the file is refused, no second one is begun.
         settings[LAYERS] = self._layers
         header = PredictionHeader(
             method.name, digest_of(data.questions), self._model, self.settings.seed, settings
@@ -167,12 +168,12 @@ class Harness:
         with PredictionWriter(path, header) as writer:
             self._resumed += len(writer.keys)
             self._done += len(writer.keys)
-            made = self._answer(method, data, writer.keys, writer.append)
-            found = {item.question_id: item for item in (*writer.records, *made)}
-        self._answering.note_unasked(found.values())
+            fresh = self._answer(method, data, writer.keys, writer.append)
+            answers = {item.question_id: item for item in (*writer.records, *fresh)}
+        self._answering.note_unasked(answers.values())
         golds = zip(data.questions, data.golds, strict=True)
         # The labels are those of this run: its rule may not be that of the run which asked.
-        return [replace(found[item.question_id], gold=gold) for item, gold in golds]
+        return [replace(answers[item.question_id], gold=gold) for item, gold in golds]
 
     def _answer(
         self,
@@ -190,16 +191,17 @@ class Harness:
         return self._answering.answer(method, data, answered, keep)
 
     def _methods(self, learned: Learned, *, has_pairs: bool) -> tuple[list[Method], dict[str, str]]:
-        methods, not_run = [], {}
+        methods: list[Method] = []
+        not_run: dict[str, str] = {}
         for name in self.settings.methods:
-            if name == "factmm-rag" and learned.agreement is None:
-                not_run[name] = learned.no_agreement
+            if row_named(name).learns and name not in learned.rankings:
+                not_run[name] = learned.not_run.get(name, "nothing was learned for it")
                 continue
             method = build_method(
                 name,
                 documents=self.settings.documents,
                 weights=learned.weights,
-                agreement=learned.agreement,
+                learned=learned.rankings.get(name),
             )
             if method.ranking is not None and not has_pairs:
                 not_run[name] = NO_PAIRS
@@ -209,10 +211,11 @@ class Harness:
             raise InputError(f"no method can be run: {'; '.join(dict.fromkeys(not_run.values()))}")
         return methods, not_run
 
-    def _tuned(self, grid: Sequence[Method], tune: EmbeddedSet) -> Tuned:
-        return choose(
+    def _tuned(self, grid: Sequence[Method], validation: EmbeddedSet) -> Tuned[Method]:
+        return tune(
             grid,
-            lambda method: self.predict(method, tune, "validation"),
+            lambda method: self.predict(method, validation, "validation"),
+            row_named(grid[0].name).choose,
             scoring=self.settings.scoring,
         )
 

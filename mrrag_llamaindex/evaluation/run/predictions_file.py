@@ -13,8 +13,8 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import UNKNOWN_ID, EvaluationSet, Problem, row_name
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.run.answers_file import is_answers_file, read_predictions
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
 
 ROLES = ("question_id", "text")
@@ -62,14 +62,14 @@ def read_predictions_file(
     if unknown:
         raise InputError(f"columns can be named for {', '.join(ROLES)}; not for {unknown[0]!r}")
     roles = {role: named.get(role, role) for role in ROLES}
-    asked = {question.question_id for question in data.questions}
+    known_ids = {question.question_id for question in data.questions}
     texts: dict[str, str] = {}
     strangers: dict[str, Problem] = {}
     for number, row in enumerate(_rows(source), start=1):
         name, text = _answer(row, roles, f"{source.name}, row {number}")
         if name in texts or name in strangers:
             raise InputError(f"{source.name}, row {number} answers {name!r} a second time")
-        if name in asked:
+        if name in known_ids:
             texts[name] = text
         else:
             where = row_name(source.name, number, name)
@@ -77,11 +77,11 @@ def read_predictions_file(
     missing = [item.question_id for item in data.questions if item.question_id not in texts]
     if missing:
         raise InputError(
-            f"{source.name} has no answer to {len(missing)} of the {len(asked)} questions of "
+            f"{source.name} has no answer to {len(missing)} of the {len(known_ids)} questions of "
             f"{data.name}, e.g. {missing[0]!r}: every model must answer all; write an empty "
             "text where it gave none"
         )
-    found = [
+    predictions = [
         Prediction(
             method,
             item.question_id,
@@ -91,7 +91,7 @@ def read_predictions_file(
         )
         for item in data.questions
     ]
-    return found, tuple(strangers.values())
+    return predictions, tuple(strangers.values())
 
 
 def _rows(source: Path) -> Iterator[Any]:
@@ -118,11 +118,11 @@ def _answer(row: Any, roles: Mapping[str, str], where: str) -> tuple[str, str]:
             )
     name, text = row[roles["question_id"]], row[roles["text"]]
     try:
-        found = identifier(name)
+        question_id = identifier(name)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    if found is None:
+    if question_id is None:
         raise InputError(f"{where} has no {roles['question_id']}")
     if not isinstance(text, str):
         raise InputError(f"{where}: the answer is a {type(text).__name__}, not text")
-    return found, text
+    return question_id, text

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
-from mrrag_llamaindex.evaluation.methods.method import METHODS
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
+from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.methods.registry import METHODS
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Evaluation:
 
     predictions: dict[str, list[Prediction]]
     not_run: dict[str, str]
-    tuned: tuple[Tuned, ...]
+    tuned: tuple[Tuned[Method], ...]
     notes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     critical_layers: tuple[int, ...] = ()

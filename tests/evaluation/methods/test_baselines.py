@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.finding_table import read_findings
 from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
 from mrrag_llamaindex.evaluation.methods.calibrated_count import calibrate_count, p_value
 from mrrag_llamaindex.evaluation.methods.factual_agreement import (
@@ -15,7 +16,6 @@ from mrrag_llamaindex.evaluation.methods.factual_agreement import (
     agreeing_pairs,
     learn_agreement,
 )
-from mrrag_llamaindex.evaluation.methods.finding_table import read_findings
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.score import FusionWeights
@@ -126,8 +126,8 @@ class TestRatioToFirst:
         ],
     )
     def test_negative_similarities(self, scores, cut, published):
-        assert RatioToFirst().kept(scores) == cut
-        assert RatioToFirst(negative="keep").kept(scores) == published
+        assert RatioToFirst().passing(scores) == cut
+        assert RatioToFirst(negative="keep").passing(scores) == published
 
     def test_published_filter_equals_tensors(self):
         import torch
@@ -135,7 +135,7 @@ class TestRatioToFirst:
         scores = [*np.sort(np.random.default_rng(0).normal(size=40))[::-1].tolist(), 0.0]
         tensor = torch.tensor(sorted(scores, reverse=True), dtype=torch.float64)
         expected = torch.arange(41)[tensor.max() / tensor < 1.5].tolist()[:30]
-        assert RatioToFirst(negative="keep", most=30).kept(tensor.tolist()) == expected
+        assert RatioToFirst(negative="keep", most=30).passing(tensor.tolist()) == expected
 
     def test_published_filter_looks_at_all_pairs_before_it_takes_the_best(self):
         scores = [0.9, 0.3, 0.2, -0.4]

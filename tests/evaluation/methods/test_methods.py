@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parts import split_parts
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
-from mrrag_llamaindex.evaluation.methods.factual_agreement import learn_agreement
-from mrrag_llamaindex.evaluation.methods.method import METHODS, Method, build_method, chosen_methods
+from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_count
+from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
-from mrrag_llamaindex.evaluation.methods.tuning import TRIES, choose, layer_sets, variants
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
+from mrrag_llamaindex.evaluation.methods.registry import (
+    METHODS,
+    ROWS,
+    build_method,
+    chosen_methods,
+    row_named,
+)
+from mrrag_llamaindex.evaluation.methods.tuning import TRIES, three_places, tune
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
@@ -31,11 +40,16 @@ def data():
 
 @pytest.fixture(scope="module")
 def every(data) -> dict[str, Method]:
-    weights, agreement = FusionWeights(0.5, 0.1, 3.0), learn_agreement(data)
+    weights = FusionWeights(0.5, 0.1, 3.0)
+    learned = {row.name: row.learn(data) for row in ROWS if row.learns}
     return {
-        name: build_method(name, documents=4, weights=weights, agreement=agreement)
+        name: build_method(name, documents=4, weights=weights, learned=learned.get(name))
         for name in METHODS
     }
+
+
+def variants(method: Method, depth: int, critical) -> list[Method]:
+    return row_named(method.name).settings(method, depth, critical)
 
 
 def test_all_methods_of_the_table_are_built(every):
@@ -83,9 +97,12 @@ def test_no_two_methods_have_the_same_settings(every):
     assert len(set(settings)) == len(settings)
 
 
-def test_factmm_without_labels_is_an_error():
+@pytest.mark.parametrize("row", [row for row in ROWS if row.learns], ids=lambda row: row.name)
+def test_a_method_that_learns_its_ranking_is_not_run_without_one(row, data):
+    with pytest.raises(InputError, match="learned beforehand"):
+        build_method(row.name)
     with pytest.raises(InputError, match="finding labels"):
-        build_method("factmm-rag")
+        row.learn(replace(data, facts={}))
 
 
 def test_unknown_methods_are_named():
@@ -103,15 +120,19 @@ def test_chosen_methods_stand_in_the_order_of_the_table():
 @pytest.mark.parametrize("depth", [1, 2, 4, 32])
 @pytest.mark.parametrize("critical", [None, (0,)])
 def test_tuned_methods_have_equal_budgets(every, depth, critical):
-    for name in ("hard-mask", "mcr+ifa", "pasta", "mmed-rag", "mmed-rag-code"):
-        assert len(variants(every[name], depth, critical)) == TRIES
-    for name in ("no-retrieval", "naive-rag", "factmm-rag", "opera", "pai", "mcr"):
-        assert variants(every[name], depth, critical) == [every[name]]
+    for row in ROWS:
+        tried = variants(every[row.name], depth, critical)
+        if row.name == "rule-k":  # as many as there are numbers of documents
+            assert len(tried) == 4
+        elif row.grid:
+            assert len(tried) == TRIES
+        else:
+            assert tried == [every[row.name]]
 
 
 def test_no_try_is_wasted_on_a_setting_tried_before(every):
     for method in every.values():
-        tried = [item.describe() for item in variants(method, 32, (14, 15))]
+        tried = [str(item.settings()) for item in variants(method, 32, (14, 15))]
         assert len(set(tried)) == len(tried)
 
 
@@ -132,7 +153,7 @@ def test_rule_tries_every_number_of_documents(every):
 
 
 def test_critical_layers_that_are_all_layers_are_not_tried_twice():
-    assert len(set(layer_sets(8, range(8)))) == 3
+    assert len(set(three_places(8, range(8)))) == 3
 
 
 def answers(method: Method, right: int, total: int, sure: float) -> list[Prediction]:
@@ -152,8 +173,8 @@ class TestChoosing:
         grid = self.grid()
         standing = [(5, 0.9), (7, 0.6), (7, 0.8), (7, 0.8)]
         made = {m: answers(m, right, 10, p) for m, (right, p) in zip(grid, standing, strict=True)}
-        found = choose(grid, made.__getitem__)
-        assert found.method == grid[2]
+        found = tune(grid, made.__getitem__)
+        assert found.setting == grid[2]
         assert [t.accuracy for t in found.tries] == [0.5, 0.7, 0.7, 0.7]
         assert found.questions == 10
 
@@ -164,15 +185,15 @@ class TestChoosing:
             Prediction("mcr+ifa", p.question_id, None, "yes", f"Perhaps {p.text}")
             for p in made[grid[0]]
         ]
-        assert choose(grid, made.__getitem__).method == grid[1]
+        assert tune(grid, made.__getitem__).setting == grid[1]
 
     def test_rule_goes_by_the_risk_it_controls(self):
         grid = [Method("rule-k", ImageToText(k)) for k in (1, 2, 3)]
         made = {
             m: answers(m, right, 200, 0.5) for m, right in zip(grid, (120, 170, 170), strict=True)
         }
-        found = choose(grid, made.__getitem__)
-        assert found.method == grid[1]
+        found = tune(grid, made.__getitem__, controlled_count)
+        assert found.setting == grid[1]
         assert "at most 25%" in found.note
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.evaluation.data.parsing import leading
+from mrrag_llamaindex.evaluation.methods.tuning import each_part
 from mrrag_llamaindex.evaluation.noise.attention_share import (
     document_masses,
     document_shares,
@@ -22,9 +23,8 @@ from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
 from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-from mrrag_llamaindex.evaluation.noise.result import OFF, Cell, Contestant, NoiseResult
-from mrrag_llamaindex.evaluation.noise.study import run_noise
-from mrrag_llamaindex.evaluation.noise.tuning import layer_sets, setting, tune
+from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, NoiseResult
+from mrrag_llamaindex.evaluation.noise.study import run_noise, tune
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
@@ -32,7 +32,7 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
-from mrrag_llamaindex.steering.policies.registry import POLICIES
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 from mrrag_llamaindex.steering.policies.uniform import Uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -477,8 +477,8 @@ def test_odd_numbers_and_a_missing_baseline_are_refused(sweep):
 
 
 def test_layer_sets_of_a_small_and_a_deep_model():
-    assert layer_sets(4, [1]) == [(1,), (0, 1, 2, 3), (0,), (2,), (3,)]
-    deep = layer_sets(32, [9, 8])
+    assert each_part(4, [1]) == [(1,), (0, 1, 2, 3), (0,), (2,), (3,)]
+    deep = each_part(32, [9, 8])
     assert deep[0] == (8, 9)
     assert deep[1] == tuple(range(32))
     assert sorted(layer for part in deep[2:] for layer in part) == list(range(32))
@@ -488,19 +488,20 @@ def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
     asked = [question(number) for number in range(4)]
     names = [OFF, *POLICIES]
     tuned = tune(sweep, asked, names, ("mcr",))
-    assert [(t.contestant.policy, t.contestant.scores) for t in tuned] == [
+    assert [(t.setting.policy, t.setting.scores) for t in tuned] == [
         (name, "mcr") for name in names
     ]
-    assert {t.tried for t in tuned if t.contestant.policy != OFF} == {15}
-    assert all(t.contestant.formula is None for t in tuned if t.contestant.policy == OFF)
+    assert {len(t.tries) for t in tuned if t.setting.policy != OFF} == {15}
+    assert all(t.setting.formula is None for t in tuned if t.setting.policy == OFF)
     for item in tuned[1:3]:
-        assert item.value in POLICIES[item.contestant.policy].three_values
+        policy = POLICIES[item.setting.policy]().attention_only()
+        assert getattr(item.setting.formula, policy.tuned) in policy.three_values
         requests_ = [q.request(1) for q in asked]
-        lambdas = [q.lambdas(item.contestant.scores, 1) for q in asked]
+        lambdas = [q.lambdas(item.setting.scores, 1) for q in asked]
         variants = [
-            Variant(setting(item.contestant.policy, value, layers), lambdas)
-            for value in POLICIES[item.contestant.policy].three_values
-            for layers in layer_sets(sweep.depth, sweep.engine.loaded.critical_layers)
+            Variant(policy.at(value, layers), lambdas)
+            for value in policy.three_values
+            for layers in each_part(sweep.depth, sweep.engine.loaded.critical_layers)
         ]
         found = sweep.ask(requests_, [q.image for q in asked], variants)
         right = [
@@ -549,11 +550,10 @@ def test_tuning_is_at_half_noise_and_equals_are_decided_by_the_truths_probabilit
     oracle = Oracle(sure, {wrong})  # accuracy comes first
     tuned = tune(oracle, asked, (OFF, "ifa"), ("true", "mcr"))
     assert oracle.noise == {1}
-    found = {(t.contestant.policy, t.contestant.scores): (t.value, t.layers) for t in tuned}
-    assert found == {
-        (OFF, "true"): (None, ()),
-        ("ifa", "true"): (2.0, (0,)),
-        (OFF, "mcr"): (None, ()),
-        ("ifa", "mcr"): (0.5, (0, 1)),
+    assert {(t.setting.policy, t.setting.scores): t.setting.formula for t in tuned} == {
+        (OFF, "true"): None,
+        ("ifa", "true"): IFA(strength=2.0, layers=(0,)),
+        (OFF, "mcr"): None,
+        ("ifa", "mcr"): IFA(strength=0.5, layers=(0, 1)),
     }
     assert {t.accuracy for t in tuned} == {1.0}

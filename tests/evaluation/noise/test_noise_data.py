@@ -12,9 +12,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.noise.data import (
+    DOES_NOT_FIT,
     FEW_IRRELEVANT,
     FEW_RELEVANT,
-    NO_ROOM,
     OWN_LABELS,
     OWN_REPORT,
     draw_data_trials,
@@ -24,13 +24,15 @@ from mrrag_llamaindex.evaluation.noise.data import (
 from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.result import OFF
-from mrrag_llamaindex.evaluation.noise.tuning import published
+from mrrag_llamaindex.evaluation.noise.study import published
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.hard_mask import HardMask
+from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
 from mrrag_llamaindex.store.question_table import GoldQuestion
@@ -262,7 +264,7 @@ def test_documents_that_do_not_fit_are_counted(engine, sentences, always):
     long = " ".join(["There is an effusion."] * sentences)
     data = replace(data, reports=(data.reports[0], long, long, *data.reports[3:]))
     if always:
-        with pytest.raises(InputError, match=f"1 x {NO_ROOM}.*fewer --documents"):
+        with pytest.raises(InputError, match=f"1 x {DOES_NOT_FIT}.*fewer --documents"):
             drawn_trials(data, engine, documents=2)
     two = replace(
         data.subset([0, 0]),
@@ -275,7 +277,7 @@ def test_documents_that_do_not_fit_are_counted(engine, sentences, always):
         assert "q1" in trials.questions
         refused += trials.problems
         assert ("q0" in trials.questions) == (not trials.problems)
-    assert {(item.kind, item.name) for item in refused} == {(NO_ROOM, "question 'q0'")}
+    assert {(item.kind, item.name) for item in refused} == {(DOES_NOT_FIT, "question 'q0'")}
     assert not any("effusion" in str(item) for item in refused)
     assert (len(refused) == 12) == always
 
@@ -285,7 +287,7 @@ def test_room_is_looked_for_at_every_level_of_noise(engine):
     data = embedded()
     long = " ".join(["There is an effusion."] * 700)
     data = replace(data, reports=(*data.reports[:5], *[long] * 3))
-    with pytest.raises(InputError, match=f"1 x {NO_ROOM}"):
+    with pytest.raises(InputError, match=f"1 x {DOES_NOT_FIT}"):
         drawn_trials(data, engine, documents=2)
 
 
@@ -319,19 +321,16 @@ def test_a_prepared_image_is_read_as_the_picture_is(engine):
 
 def test_published_settings_are_the_defaults_of_the_policies():
     found = published((OFF, "ifa", "hard-mask", "pasta", "pai"), ("true", "mcr"), (2, 1))
-    assert [(t.contestant.policy, t.contestant.scores) for t in found[:6]] == [
+    assert [(t.setting.policy, t.setting.scores) for t in found[:6]] == [
         (OFF, "true"), ("ifa", "true"), ("hard-mask", "true"), ("pasta", "true"), ("pai", "true"),
         (OFF, "mcr"),
     ]  # fmt: skip
-    values = {t.contestant.policy: t.value for t in found}
-    assert values == {
+    formulas = {t.setting.policy: t.setting.formula for t in found}
+    assert formulas == {
         OFF: None,
-        "ifa": defaults.STRENGTH,
-        "hard-mask": defaults.RELEVANCE_THRESHOLD,
-        "pasta": defaults.RELEVANCE_THRESHOLD,
-        "pai": defaults.PAI_ALPHA,
+        "ifa": IFA(layers=(1, 2)),
+        "hard-mask": HardMask(layers=(1, 2)),
+        "pasta": PASTA(layers=(1, 2)),
+        "pai": PAI(layers=(1, 2), guidance=1.0),
     }
-    assert found[1].contestant.formula == IFA(strength=defaults.STRENGTH, layers=(1, 2))
-    assert found[3].contestant.formula == PASTA(alpha=defaults.PASTA_ALPHA, layers=(1, 2))
-    assert found[0].contestant.formula is None
-    assert {(t.accuracy, t.plain, t.tried) for t in found} == {(None, None, 0)}
+    assert {(t.accuracy, t.tries, t.questions) for t in found} == {(None, (), 0)}

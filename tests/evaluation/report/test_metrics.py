@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction, pool
 from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, compare, mcnemar
 from mrrag_llamaindex.evaluation.report.metrics import from_confusion, majority, score
 from mrrag_llamaindex.evaluation.report.notes import step_line
-from mrrag_llamaindex.evaluation.run.prediction import Prediction, pool
 from mrrag_llamaindex.statistics.bootstrap import resampled_sums
 
 

@@ -10,17 +10,17 @@ import sys
 import pytest
 from rich.console import Console
 
+from mrrag_llamaindex.commands.evaluate.eval_report import to_rich
 from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.report.plots import Point, line_plot, table_plot
 from mrrag_llamaindex.evaluation.report.table import build_table
 from mrrag_llamaindex.evaluation.report.table_formats import (
     to_csv,
     to_latex,
     to_markdown,
-    to_rich,
     write_table,
 )
-from mrrag_llamaindex.evaluation.run.prediction import Prediction
 
 ODD = "a_b & [x]|50%"
 

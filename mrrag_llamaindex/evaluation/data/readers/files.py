@@ -1,16 +1,23 @@
-"""Finding the files of a data set, and their rows."""
+"""The files of a data set, their rows, and its images."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import jsonl_rows, read_bytes
+from mrrag_llamaindex.evaluation.data.data_set import (
+    DUPLICATE_ID,
+    UNREADABLE,
+    Problem,
+    row_name,
+)
+from mrrag_llamaindex.files.rows import identifier, jsonl_rows, read_bytes
 
+T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
 QUESTION_FILE = "--question-file (questions= in Python)"
@@ -25,13 +32,20 @@ def check_root(root: PathLike) -> Path:
     return folder
 
 
+def question_file(root: Path, given: PathLike | None, names: Sequence[str]) -> Path:
+    """Return the question file: the given one, or the first of the usual ones, see `find_file`."""
+    if given is not None:
+        return Path(given)
+    return find_file(root, names, "question file", QUESTION_FILE)
+
+
 def find_file(root: Path, names: Sequence[str], what: str, option: str) -> Path:
-    """Return the first of the files that is there.
+    """Return the first of the files that exists.
 
     Raises
     ------
     InputError
-        If none is; it lists what was looked for, and the option that names another file.
+        If none does; it lists the names, and the option that names another file.
     """
     for name in names:
         if (root / name).is_file():
@@ -41,9 +55,55 @@ def find_file(root: Path, names: Sequence[str], what: str, option: str) -> Path:
     )
 
 
-def existing(root: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """Return those of the folders that exist."""
-    return tuple(root / name for name in names if (root / name).is_dir())
+def unique_rows(
+    source: Path,
+    id_field: str,
+    parse: Callable[[dict[str, Any], str, str], T | Problem],
+    problems: list[Problem],
+    known: Container[str] = (),
+) -> Iterator[tuple[str, dict[str, Any], T]]:
+    """Yield what the rows of a file hold, each with an id of its own; others become problems.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+    id_field : str
+    parse : callable
+        Takes a row, its id, and the name that a problem gives it; may raise `InputError`.
+    problems : list of Problem
+        Gets one for each row that is left out, in the order of the file.
+    known : container of str
+        Ids that an earlier file has taken.
+
+    Yields
+    ------
+    where : str
+        The row's name without its id, for problems.
+    row : dict
+    item : GoldQuestion or Pair
+    """
+    seen: set[str] = set()
+    for number, row in enumerate(rows_of(source), start=1):
+        where = row_name(source.name, number)
+        if isinstance(row, str):
+            problems.append(Problem(UNREADABLE, where, row))
+            continue
+        named, name = where, None
+        try:
+            name = identifier(row.get(id_field))
+            if name is None:
+                raise InputError(f"it has no {id_field}")
+            named = row_name(source.name, number, name)
+            item = parse(row, name, named)
+        except InputError as error:
+            item = Problem(UNREADABLE, named, str(error))
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif name in seen or name in known:
+            problems.append(Problem(DUPLICATE_ID, named, "an earlier row has the same id"))
+        else:
+            seen.add(str(name))
+            yield where, row, item
 
 
 def rows_of(source: Path) -> Iterator[dict[str, Any] | str]:
@@ -84,6 +144,13 @@ class Images:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
         self._known: dict[str, str | None] = {}
+
+    @classmethod
+    def below(cls, root: Path, given: PathLike | None, names: Sequence[str]) -> Images:
+        """Look in the given folder, or in those of the usual ones below the root that exist."""
+        if given is not None:
+            return cls([check_root(given)])
+        return cls([root / name for name in names if (root / name).is_dir()])
 
     def find(self, name: str) -> str | None:
         """Return the path of an image, or None where it is missing."""

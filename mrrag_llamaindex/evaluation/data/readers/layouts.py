@@ -1,4 +1,4 @@
-"""Where the data sets of RULE and MMed-RAG lie on disk, and whom an image's name tells of.
+"""Where the data sets of RULE and MMed-RAG lie on disk, and whose image a path names.
 
 The question files and the reports to retrieve from are those of their repositories; the images
 come from the data sets themselves. Only the part of a path that names the image is used: what
@@ -48,10 +48,8 @@ class Layout:
         """Return whom an image shows, by its path; None if the path is none of this data set."""
         if not isinstance(path, str):
             return None
-        found = self.pattern.search(path.strip().replace("\\", "/"))
-        if found is None:
-            return None
-        return Owner(found[0], found["patient"], found["study"])
+        match = self.pattern.search(path.strip().replace("\\", "/"))
+        return match and Owner(match[0], match["patient"], match["study"])
 
 
 _START = r"(?:^|(?<=/))"
@@ -99,6 +97,3 @@ FAIRVLMED = Layout(
     ("images", "Test", "Training", "Validation", "."),
     "slo_fundus_<number>.jpg",
 )
-
-LAYOUTS = {layout.name: layout for layout in (IU_XRAY, MIMIC_CXR, FAIRVLMED)}
-"""By the name that ``mrrag eval --data`` takes."""

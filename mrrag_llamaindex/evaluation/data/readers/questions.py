@@ -8,7 +8,6 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
-    DUPLICATE_ID,
     MISSING_IMAGE,
     NEITHER,
     NO_OWNER,
@@ -17,21 +16,18 @@ from mrrag_llamaindex.evaluation.data.data_set import (
     EvaluationSet,
     Problem,
     labelled,
-    row_name,
 )
 from mrrag_llamaindex.evaluation.data.readers.files import (
-    QUESTION_FILE,
     REPORT_FILE,
     Images,
     PathLike,
     check_root,
-    existing,
     find_file,
-    rows_of,
+    question_file,
+    unique_rows,
 )
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout
 from mrrag_llamaindex.evaluation.data.readers.reports import Reports, read_reports
-from mrrag_llamaindex.files.rows import identifier
 from mrrag_llamaindex.store.question_table import GoldQuestion
 
 _SPELLINGS = ("reference_reports", "reference_report")
@@ -65,70 +61,48 @@ def read_layout(
         concerns one row is a problem of the set.
     """
     folder = check_root(root)
-    asked = (
-        Path(questions)
-        if questions is not None
-        else find_file(folder, layout.questions, "question file", QUESTION_FILE)
-    )
+    source = question_file(folder, questions, layout.questions)
     if reports is None:
         files = [find_file(folder, layout.reports, "file of reports", REPORT_FILE)]
+    elif isinstance(reports, Sequence) and not isinstance(reports, str):
+        files = [Path(item) for item in reports]
     else:
-        given = (
-            [reports] if isinstance(reports, str) or not isinstance(reports, Sequence) else reports
-        )
-        files = [Path(item) for item in given]
-    found_images = Images(
-        existing(folder, layout.images) if images is None else (check_root(images),)
-    )
-    evidence = read_reports(layout, files, found_images)
+        files = [Path(reports)]
+    image_files = Images.below(folder, images, layout.images)
+    evidence = read_reports(layout, files, image_files)
     if not evidence.pairs:
         raise InputError(f"{layout.name}: no pair of {files[0].name} can be retrieved from")
-    problems: list[Problem] = []
+
+    def parse(row: dict[str, Any], name: str, where: str) -> GoldQuestion | Problem:
+        return _question(layout, row, name, evidence, image_files, where)
+
+    problems = list(evidence.problems)
     references: dict[str, tuple[str, ...]] = {}
-    kept: dict[str, GoldQuestion] = {}
-    for number, row in enumerate(rows_of(asked), start=1):
-        where = row_name(asked.name, number)
-        item = _question(layout, row, evidence, found_images, where)
-        if isinstance(item, Problem):
-            problems.append(item)
-        elif item.question_id in kept:
-            name = row_name(asked.name, number, item.question_id)
-            problems.append(Problem(DUPLICATE_ID, name, "an earlier row has the same id"))
-        else:
-            kept[item.question_id] = item
-            assert isinstance(row, dict)
-            given_reports = _references(row, where, problems)
-            if given_reports:
-                references[item.question_id] = given_reports
+    kept: list[GoldQuestion] = []
+    for where, row, item in unique_rows(source, "question_id", parse, problems):
+        kept.append(item)
+        if texts := _references(row, where, problems):
+            references[item.question_id] = texts
     return labelled(
         layout.name,
-        kept.values(),
+        kept,
         tuple(evidence.pairs.values()),
-        [*evidence.problems, *problems],
+        problems,
         rule=rule,
-        file=asked.name,
+        file=source.name,
         facts=evidence.facts,
         references=references,
     )
 
 
 def _question(
-    layout: Layout, row: Any, evidence: Reports, images: Images, where: str
+    layout: Layout, row: dict[str, Any], name: str, evidence: Reports, images: Images, where: str
 ) -> GoldQuestion | Problem:
-    if isinstance(row, str):
-        return Problem(UNREADABLE, where, row)
-    try:
-        name = identifier(row.get("question_id"))
-    except InputError as error:
-        return Problem(UNREADABLE, where, str(error))
-    if name is None:
-        return Problem(UNREADABLE, where, "it has no question_id")
-    where = f"{where} ({name!r})"
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str):
         return Problem(UNREADABLE, where, "it has no question")
     if not isinstance(answer, str) or not answer.strip():
-        kind = "empty" if answer in (None, "") or isinstance(answer, str) else "not text"
+        kind = "empty" if answer is None or isinstance(answer, str) else "not text"
         return Problem(NEITHER, where, f"the answer is {kind}")
     owner = layout.owner(row.get("image"))
     if owner is None:
@@ -136,19 +110,16 @@ def _question(
     image = images.find(owner.image)
     if image is None:
         return Problem(MISSING_IMAGE, where, "its image is not where it should be")
-    try:
-        return GoldQuestion(
-            question_id=name,
-            image=image,
-            # The mark says where LLaVA's own prompt has the image; ours says it itself.
-            question=question.replace("<image>", "").strip(),
-            answer=answer.strip(),
-            patient_id=owner.patient_id,
-            study_id=owner.study_id,
-            pair_id=evidence.of_image.get(owner.image),
-        )
-    except InputError as error:
-        return Problem(UNREADABLE, where, str(error))
+    return GoldQuestion(
+        question_id=name,
+        image=image,
+        # The mark says where LLaVA's own prompt has the image; ours says it itself.
+        question=question.replace("<image>", "").strip(),
+        answer=answer.strip(),
+        patient_id=owner.patient_id,
+        study_id=owner.study_id,
+        pair_id=evidence.of_image.get(owner.image),
+    )
 
 
 def _references(row: dict[str, Any], where: str, problems: list[Problem]) -> tuple[str, ...]:

@@ -7,19 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
-    DUPLICATE_ID,
     EMPTY_REPORT,
     MISSING_IMAGE,
     NO_OWNER,
-    UNREADABLE,
     Problem,
-    row_name,
 )
-from mrrag_llamaindex.evaluation.data.readers.files import Images, rows_of
+from mrrag_llamaindex.evaluation.data.readers.files import Images, unique_rows
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout, Owner
-from mrrag_llamaindex.files.rows import identifier
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
 
 
@@ -52,47 +47,34 @@ def read_reports(layout: Layout, files: Sequence[Path], images: Images) -> Repor
     ``subject_id``, ``study_id`` and ``filename`` are read, to check the path against, and
     ``glaucoma``.
     """
-    found = Reports()
-    for source in files:
-        for number, row in enumerate(rows_of(source), start=1):
-            _add(found, layout, row, images, source.name, number)
-    return found
+    reports = Reports()
 
-
-def _add(found: Reports, layout: Layout, row: Any, images: Images, file: str, number: int) -> None:
-    def problem(kind: str, reason: str, name: str | None = None) -> None:
-        found.problems.append(Problem(kind, row_name(file, number, name), reason))
-
-    if isinstance(row, str):
-        return problem(UNREADABLE, row)
-    try:
-        pair_id = identifier(row.get("id"))
-    except InputError as error:
-        return problem(UNREADABLE, str(error))
-    if pair_id is None:
-        return problem(UNREADABLE, "it has no id")
-    owner = layout.owner(_first(row.get("image_path")))
-    if owner is None:
-        return problem(NO_OWNER, f"its image path is not of the form {layout.shape}", pair_id)
-    if _contradicts(row, owner):
-        return problem(NO_OWNER, "its fields and its image path name different patients", pair_id)
-    report = row.get("report")
-    if not isinstance(report, str) or not report.strip():
-        return problem(EMPTY_REPORT, "there is nothing to retrieve", pair_id)
-    if pair_id in found.pairs:
-        return problem(DUPLICATE_ID, "an earlier row has the same id", pair_id)
-    image = images.find(owner.image)
-    try:
+    def parse(row: dict[str, Any], pair_id: str, where: str) -> Pair | Problem:
+        owner = layout.owner(_first(row.get("image_path")))
+        if owner is None:
+            return Problem(NO_OWNER, where, f"its image path is not of the form {layout.shape}")
+        if _contradicts(row, owner):
+            reason = "its fields and its image path name different patients"
+            return Problem(NO_OWNER, where, reason)
+        report = row.get("report")
+        if not isinstance(report, str) or not report.strip():
+            return Problem(EMPTY_REPORT, where, "there is nothing to retrieve")
+        image = images.find(owner.image)
         pair = Pair(image, report, pair_id, owner.patient_id, {STUDY_KEY: owner.study_id})
-    except InputError as error:
-        return problem(UNREADABLE, str(error), pair_id)
-    if image is None:
-        problem(MISSING_IMAGE, "kept as a report alone", pair_id)
-    found.pairs[pair_id] = pair
-    found.of_image.setdefault(owner.image, pair_id)
-    if row.get("glaucoma") in ("yes", "no"):
-        found.facts[pair_id] = {"glaucoma": row["glaucoma"] == "yes"}
-    return None
+        if pair_id not in reports.pairs:
+            reports.of_image.setdefault(owner.image, pair_id)
+        return pair
+
+    for source in files:
+        rows = unique_rows(source, "id", parse, reports.problems, set(reports.pairs))
+        for where, row, pair in rows:
+            reports.pairs[pair.pair_id] = pair
+            if pair.image is None:
+                name = f"{where} ({pair.pair_id!r})"
+                reports.problems.append(Problem(MISSING_IMAGE, name, "kept as a report alone"))
+            if row.get("glaucoma") in ("yes", "no"):
+                reports.facts[pair.pair_id] = {"glaucoma": row["glaucoma"] == "yes"}
+    return reports
 
 
 def _first(paths: object) -> object:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
+    DUPLICATE_ID,
     EMPTY_REPORT,
     MISSING_IMAGE,
     NO_OWNER,
@@ -14,11 +15,11 @@ from mrrag_llamaindex.evaluation.data.data_set import (
     labelled,
 )
 from mrrag_llamaindex.evaluation.data.readers.files import (
-    QUESTION_FILE,
     REPORT_FILE,
     PathLike,
     check_root,
     find_file,
+    question_file,
 )
 from mrrag_llamaindex.store.pair import Pair, Skipped
 from mrrag_llamaindex.store.pair_table import read_pairs
@@ -49,29 +50,25 @@ def read_table(
         If a table is not found, cannot be read, or holds no question that can be scored.
     """
     folder = check_root(root)
-    asked = (
-        Path(questions)
-        if questions is not None
-        else find_file(folder, QUESTIONS, "question file", QUESTION_FILE)
-    )
+    source = question_file(folder, questions, QUESTIONS)
     table = Path(reports) if reports else find_file(folder, PAIRS, "table of pairs", REPORT_FILE)
     pairs, problems = read_evidence(table, images)
     kept: list[GoldQuestion] = []
     # A pair can be kept from its own question only by a name that both tables give.
     with_patient = any(pair.patient_id for pair in pairs)
     with_study = any(pair.study_id for pair in pairs)
-    for item in read_questions(asked, images=images):
+    for item in read_questions(source, images=images):
         if isinstance(item, Skipped):
-            problems.append(Problem.of_skipped(item, asked.name))
+            problems.append(Problem.of_skipped(item, source.name))
         elif not (
             item.pair_id or (item.patient_id and with_patient) or (item.study_id and with_study)
         ):
-            name = f"{asked.name} {item.question_id!r}"
+            name = f"{source.name} {item.question_id!r}"
             reason = "no pair has a patient_id or study_id that could tell its own"
             problems.append(Problem(NO_OWNER, name, reason))
         else:
             kept.append(item)
-    return labelled(folder.resolve().name, kept, pairs, problems, rule=rule, file=asked.name)
+    return labelled(folder.resolve().name, kept, pairs, problems, rule=rule, file=source.name)
 
 
 def read_evidence(
@@ -95,7 +92,7 @@ def read_evidence(
             continue
         name = f"{source.name} {item.pair_id!r}"
         if item.pair_id in pairs:
-            problems.append(Problem("duplicate id", name, "an earlier row has the same id"))
+            problems.append(Problem(DUPLICATE_ID, name, "an earlier row has the same id"))
         elif item.report is None:
             problems.append(Problem(EMPTY_REPORT, name, "there is nothing to retrieve"))
         elif isinstance(item.image, str) and not Path(item.image).is_file():

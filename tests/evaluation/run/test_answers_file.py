@@ -9,13 +9,13 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
+from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHeader
 from mrrag_llamaindex.evaluation.report.metrics import score
 from mrrag_llamaindex.evaluation.run.answers_file import (
     ANSWERS_FILE,
     PredictionWriter,
     read_predictions,
 )
-from mrrag_llamaindex.evaluation.run.prediction import Prediction, PredictionHeader
 from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
 from mrrag_llamaindex.store.question_table import GoldQuestion
 

@@ -37,8 +37,8 @@ def read_findings(
     """
     source = Path(path)
     what = column.removesuffix("_id")
-    found: dict[str, dict[str, bool]] = {}
-    seen: set[str] = set()
+    findings_of: dict[str, dict[str, bool]] = {}
+    names_seen: set[str] = set()
     try:
         with source.open(encoding="utf-8-sig", newline="") as handle:
             rows = csv.DictReader(handle)
@@ -49,16 +49,16 @@ def read_findings(
                 )
             for number, row in enumerate(rows, start=1):
                 name = (row[column] or "").strip()
-                if name in seen:
+                if name in names_seen:
                     raise InputError(f"{source.name}, row {number}: {what} {name!r} is there twice")
-                seen.add(name)
+                names_seen.add(name)
                 if name in names:
-                    found[name] = _labels(row, findings, f"{source.name}, row {number}")
+                    findings_of[name] = _labels(row, findings, f"{source.name}, row {number}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{source.name} cannot be read ({type(error).__name__})") from None
-    if not found:
+    if not findings_of:
         raise InputError(f"{source.name} is about none of the {len(names)} {what}s of the data")
-    return found
+    return findings_of
 
 
 def _labels(row: dict[str, str | None], names: list[str], where: str) -> dict[str, bool]:

@@ -1,0 +1,126 @@
+"""What is particular to one method of the table: how it is built, tuned, chosen and cited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.methods import tuning
+from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.methods.ranking import Fused, Ranking
+from mrrag_llamaindex.steering.policies.registry import POLICIES
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a ranking may be made of.
+
+    Attributes
+    ----------
+    documents : int
+        K: documents of a method that reads a fixed number, and the most that the others read.
+    weights : FusionWeights or QueryGatedWeights
+        Of the fused score.
+    learned : Ranking or None
+        What the row's own ``learn`` returned.
+    """
+
+    documents: int
+    weights: AnyWeights
+    learned: Ranking | None
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """Everything that is particular to one method.
+
+    Attributes
+    ----------
+    name : str
+        In tables, files and ``--methods``.
+    reads, does : str
+        Which documents, and what happens to attention or decoding; for documentation.
+    source : str
+        Citation.
+    differs : str
+        From the original, for documentation.
+    ranking : callable or None
+        From `Ingredients`; None: no documents are read.
+    policy : str
+        A name of `steering.policies.registry.POLICIES`, taken with its defaults; empty: plain
+        attention.
+    decoding : str
+        ``module:class``, taken with its defaults; empty: greedy.
+    learns : str
+        ``module:function`` from an `EmbeddedSet` to a ranking, where one is learned beforehand.
+        The ranking has a ``note``; the function raises `InputError` if there is nothing to learn.
+    grid : callable or None
+        Settings that are tried on validation questions, see `tuning.Grid`; None: as published.
+    tried : str
+        The grid in words.
+    choose : callable
+        Which of them is taken, see `tuning.Choice`.
+    """
+
+    name: str
+    reads: str
+    source: str
+    does: str = ""
+    differs: str = ""
+    ranking: Callable[[Ingredients], Ranking] | None = None
+    policy: str = ""
+    decoding: str = ""
+    learns: str = ""
+    grid: tuning.Grid | None = None
+    tried: str = ""
+    choose: tuning.Choice = tuning.most_accurate
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it ranks by the fused score, whose weights are learned."""
+        return self.ranking is fused
+
+    def learn(self, data: EmbeddedSet) -> Any:
+        """Learn the ranking, as ``learns`` says; its ``note`` tells what it was learned from."""
+        return resolve_name(self.learns)(data)
+
+    def build(self, ingredients: Ingredients) -> Method:
+        """Return the method with its published settings, or ours where none were published."""
+        if self.learns and ingredients.learned is None:
+            raise InputError(f"{self.name} needs a ranking that was learned beforehand")
+        return Method(
+            self.name,
+            self.ranking(ingredients) if self.ranking else None,
+            POLICIES[self.policy]() if self.policy else None,
+            resolve_name(self.decoding)() if self.decoding else None,
+        )
+
+    def settings(
+        self, method: Method, depth: int, critical: Sequence[int] | None = None
+    ) -> list[Method]:
+        """Return the settings that are tried; only the method itself if nothing is tuned.
+
+        Parameters
+        ----------
+        method : Method
+            As `build` returned it.
+        depth : int
+            Decoder layers of the model.
+        critical : sequence of int, optional
+            Its critical layers.
+        """
+        if self.grid is None:
+            return [method]
+        return self.grid(method, tuning.three_places(depth, critical))
+
+
+def fused(ingredients: Ingredients) -> Ranking:
+    """Rank by the fused score."""
+    return Fused(ingredients.weights, ingredients.documents)
