@@ -1,1 +1,1 @@
-"""The commands of ``mrrag``, thin over the rooms of the package."""
+"""The commands of ``mrrag``, thin over the folders of the package."""

@@ -7,20 +7,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -33,6 +24,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.integration.ask import Asked
     from mrrag_llamaindex.phantom.demo import DemoResult
     from mrrag_llamaindex.store.ingest import IngestReport
+    from mrrag_llamaindex.store.pair import Skipped
 
 _COLUMNS = ("score", "image_text", "image_image", "text_text", "lambda")
 
@@ -66,27 +58,14 @@ def say_progress(text: str) -> None:
     Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int], None]]:
-    """Show a counter on standard error; yields a function that takes the number done."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done: progress.update(task, completed=done)
-
-
-@contextmanager
-def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show bytes on standard error; yields a function that takes bytes done and in all."""
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def print_json(value: Any) -> None:
     """Print one JSON object; NaN is refused, because it is not JSON."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain_table(gap: int = 2) -> Table:
+    """Return a table without lines."""
+    return Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
 
 
 def report_dict(report: IngestReport) -> dict[str, Any]:
@@ -95,12 +74,14 @@ def report_dict(report: IngestReport) -> dict[str, Any]:
         "added": report.added,
         "updated": report.updated,
         "unchanged": report.unchanged,
-        "skipped": [
-            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
-            for item in report.skipped
-        ],
+        "skipped": skipped_rows(report.skipped),
         "seconds": report.seconds,
     }
+
+
+def skipped_rows(skipped: Iterable[Skipped], name: str = "pair_id") -> list[dict[str, Any]]:
+    """Return table rows that were left out as plain values; ``name`` is the key of the id."""
+    return [{"row": item.row, name: item.pair_id, "reason": item.reason} for item in skipped]
 
 
 def print_report(report: IngestReport, total: int) -> None:
@@ -125,8 +106,8 @@ def print_asked(asked: Asked) -> None:
         else f"not applied: {steering.reason}"
     )
     console.print(f"{'steering':<13}{what}", markup=False)
-    gap = 2 if console.width >= 100 else 1  # ids of sources stay whole on 80 columns
-    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
+    gap = 2 if console.width >= 100 else 1  # ids of sources are not broken on 80 columns
+    table = plain_table(gap)
     table.add_column("source", overflow="fold")
     sources = asked.sources()
     calibrated = any(row["probability"] is not None for row in sources)
@@ -163,7 +144,7 @@ def print_demo(result: DemoResult) -> None:
     console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
 
 
-def print_diagnosis(found: Diagnosis) -> None:
+def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Print what a model is, what it needs and what this machine has; the verdict comes last."""
     from mrrag_llamaindex.doctor.verdict import gigabytes
 
@@ -171,32 +152,33 @@ def print_diagnosis(found: Diagnosis) -> None:
         console.print(f"{name:<13}{text}", markup=False, soft_wrap=True)
 
     console = Console(highlight=False)
-    kinds = f"{found.model_class}, {found.layout} layout, {found.stored_dtype}"
-    line("model", f"{found.model} ({kinds}, {gigabytes(found.stored_bytes)})")
-    parts = (f"{n} {count / 1e6:,.1f} M" for n, count in found.parameters.items() if count)
+    kinds = f"{diagnosis.model_class}, {diagnosis.layout} layout, {diagnosis.stored_dtype}"
+    line("model", f"{diagnosis.model} ({kinds}, {gigabytes(diagnosis.stored_bytes)})")
+    parts = (f"{n} {count / 1e6:,.1f} M" for n, count in diagnosis.parameters.items() if count)
     line("parameters", ", ".join(parts))
-    heads = f"{found.heads} heads ({found.key_value_heads} of keys)"
-    line("text model", f"{found.layers} layers, {heads}, window {found.window} tokens")
-    image = f"{found.image_tokens} image tokens, " if found.image_tokens else ""
-    reports = f"{found.documents} reports of about 100 tokens"
+    heads = f"{diagnosis.heads} heads ({diagnosis.key_value_heads} of keys)"
+    line("text model", f"{diagnosis.layers} layers, {heads}, window {diagnosis.window} tokens")
+    image = f"{diagnosis.image_tokens} image tokens, " if diagnosis.image_tokens else ""
+    reports = f"{diagnosis.documents} reports of about 100 tokens"
     line(
         "prompt",
-        f"about {found.prompt_tokens} tokens ({image}{reports}), {found.batch_size} at once",
+        f"about {diagnosis.prompt_tokens} tokens ({image}{reports}), "
+        f"{diagnosis.batch_size} at once",
     )
-    for check in found.checks:
+    for check in diagnosis.checks:
         mark = {"ok": "ok", "note": "note", "problem": "PROBLEM"}[check.state]
         line("", f"{mark:<8}{check.what}: {check.text}")
-    versions = (f"{name} {version or '-'}" for name, version in found.packages.items())
+    versions = (f"{name} {version or '-'}" for name, version in diagnosis.packages.items())
     line("packages", ", ".join(versions))
-    copy = "; a converted copy takes as much as the model" if found.layout == "original" else ""
-    line("disk", f"{gigabytes(found.disk_free)} free beside the model{copy}")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    copy = "; a converted copy takes as much as the model" if diagnosis.layout == "original" else ""
+    line("disk", f"{gigabytes(diagnosis.disk_free)} free beside the model{copy}")
+    table = plain_table()
     table.add_column("device", overflow="fold")
     for name in ("weights", "cache", "working", "needs", "free", "of"):
         table.add_column(name, justify="right")
     table.add_column("loaded in", no_wrap=True)
     table.add_column("fits")
-    for device in found.devices:
+    for device in diagnosis.devices:
         need = device.need
         sizes = (need.weights, need.cache, need.working, need.total, device.free, device.total)
         cells = map(gigabytes, sizes)
@@ -205,13 +187,13 @@ def print_diagnosis(found: Diagnosis) -> None:
     line("", "cache: of all prompts with their answers; working: an estimate for their prefill")
 
 
-def print_converted(made: ConvertedCheckpoint) -> None:
+def print_converted(checkpoint: ConvertedCheckpoint) -> None:
     """Print what a conversion wrote, and its notes."""
     print(
-        f"{made.folder}: {made.tensors} tensors in {len(made.files)} files, "
-        f"{made.nbytes / 1e9:.2f} GB; vision tower: {made.vision_source}"
+        f"{checkpoint.folder}: {checkpoint.tensors} tensors in {len(checkpoint.files)} files, "
+        f"{checkpoint.nbytes / 1e9:.2f} GB; vision tower: {checkpoint.vision_source}"
     )
-    for note in made.notes:
+    for note in checkpoint.notes:
         print(f"  note: {note}")
 
 

@@ -22,6 +22,7 @@ from mrrag_llamaindex.commands.options import (
     VisionTower,
     renames_of,
 )
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def ingest(
         towers_source=encoder.source,
         dimension=encoder.dimension,
     )
-    with console.progress_bar("pairs") as advance:
+    with progress_bar("pairs") as advance:
         report = ingest_pairs(
             rows,
             target,
@@ -206,16 +207,15 @@ def ask(
 def _print_no_answer(question: str, nothing: NoRelevantCase, as_json: bool) -> None:
     """Print that there is no answer; in JSON it is null, so that no text is taken for one."""
     if as_json:
-        why = {
-            name: getattr(nothing, name)
-            for name in ("probability", "threshold", "error_rate", "confidence")
-        }
-        found = {"question": question, "answer": None, "abstained": True, **why, "sources": []}
-        console.print_json(found)
+        names = ("probability", "threshold", "error_rate", "confidence")
+        reason = {name: getattr(nothing, name) for name in names}
+        console.print_json(
+            {"question": question, "answer": None, "abstained": True, **reason, "sources": []}
+        )
         return
     typer.echo(
         "No relevant case was found, so there is no answer: the best document supports a right "
-        f"one with probability {nothing.probability:.3f}, below {nothing.threshold:.3f}, from "
-        f"which on at most {nothing.error_rate:.0%} of the best documents do not."
+        f"one with probability {nothing.probability:.3f}, below {nothing.threshold:.3f}. At "
+        f"or above it, at most {nothing.error_rate:.0%} of the best documents do not."
     )
     typer.echo(f"\n{NOTICE}")

@@ -11,6 +11,7 @@ import typer
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import ModelError
 
 
@@ -42,7 +43,7 @@ def doctor(
     """Say whether a model can be loaded here, and the memory it needs; load nothing."""
     from mrrag_llamaindex.doctor.examine import examine
 
-    found = examine(
+    diagnosis = examine(
         model,
         device=device,
         dtype=dtype,
@@ -54,13 +55,13 @@ def doctor(
         batch_size=batch_size,
     )
     if as_json:
-        console.print_json(found.as_dict())
+        console.print_json(diagnosis.as_dict())
     else:
-        console.print_diagnosis(found)
-    if not found.loadable:
-        raise ModelError(found.verdict)
+        console.print_diagnosis(diagnosis)
+    if not diagnosis.loadable:
+        raise ModelError(diagnosis.verdict)
     if not as_json:
-        typer.echo(found.verdict)
+        typer.echo(diagnosis.verdict)
 
 
 def convert(
@@ -81,8 +82,8 @@ def convert(
     """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
 
-    with console.byte_bar("weights") as advance:
-        made = convert_checkpoint(
+    with progress_bar("weights", in_bytes=True) as advance:
+        checkpoint = convert_checkpoint(
             source,
             target,
             vision_tower=vision_tower,
@@ -91,6 +92,6 @@ def convert(
             progress=advance,
         )
     if as_json:
-        console.print_json(asdict(made) | {"folder": str(made.folder)})
+        console.print_json(asdict(checkpoint) | {"folder": str(checkpoint.folder)})
     else:
-        console.print_converted(made)
+        console.print_converted(checkpoint)

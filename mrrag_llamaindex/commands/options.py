@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
 
-Data = Literal["phantom", "iu-xray", "mimic-cxr", "fairvlmed", "vqa-rad", "table"]
-"""Questions to evaluate on: synthetic ones, or one's own copy."""
+if TYPE_CHECKING:
+    Data = str
+else:
+    Data = Literal[(defaults.PHANTOM, *DATA_SETS)]
+    """Questions to evaluate on: synthetic ones, or one's own copy."""
 
 NOTICE = "Research software, not a medical device."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Columns = Annotated[str, typer.Option(help="Where names differ: image=filename,patient_id=subject")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's own.")]
+Synthetic = Annotated[
+    Literal["phantom"] | None,
+    typer.Option(help="In place of a file: synthetic studies, labelled by their truth."),
+]
+Records = Annotated[Path | None, typer.Argument(help="File that mrrag mine wrote (.jsonl).")]
+HeldOut = Annotated[
+    float, typer.Option(min=0.05, max=0.9, help="Share of the patients to measure on.")
+]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Of the split by patient.")]
 Root = Annotated[
     Path | None, typer.Option(help="Folder of the data set, as it is laid out on disk.")
 ]

@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from mrrag_llamaindex.commands import console
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 
-if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.commands.console import say_progress
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-@contextmanager
-def progress_with_time_left(what: str) -> Iterator[Callable[[str, int, int, int], None]]:
-    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class Advance(Protocol):
+    """Takes how much is done, of how much, how much of it an earlier run did, and what is done."""
 
+    def __call__(
+        self, done: int, total: int | None = None, resumed: int = 0, doing: str = ""
+    ) -> None:
+        """Show it."""
+        ...
+
+
+@contextmanager
+def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[Advance]:
+    """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
     screen = Console(stderr=True)
     columns = (
         TextColumn("{task.fields[doing]}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    started = told = time.monotonic()
+    started = last_line = time.monotonic()
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(what, total=None, doing=what, left="")
 
-        def advance(doing: str, done: int, total: int, resumed: int) -> None:
-            nonlocal told
-            left = time_left(time.monotonic() - started, done, total, resumed)
-            bar.update(task, completed=done, total=total, doing=doing, left=left)
-            if not screen.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                console.say_progress(f"{doing}: {done} of {total} {what}, {left}")
+        def advance(done: int, total: int | None = None, resumed: int = 0, doing: str = "") -> None:
+            nonlocal last_line
+            now = time.monotonic()
+            left = "" if total is None else time_left(now - started, done, total, resumed)
+            bar.update(task, completed=done, total=total, doing=doing or what, left=left)
+            if not screen.is_terminal and now - last_line > _SECONDS_BETWEEN_LINES:
+                last_line = now
+                counts = f"{done} {what}" if total is None else f"{done} of {total} {what}, {left}"
+                say_progress(f"{doing}: {counts}" if doing else counts)
 
         yield advance
 
 
 def time_left(seconds: float, done: int, total: int, resumed: int) -> str:
-    """Return an estimate in words; what was in the file already took no time.
+    """Return an estimate in words; what an earlier run did took no time.
 
     Examples
     --------
@@ -56,15 +65,3 @@ def time_left(seconds: float, done: int, total: int, resumed: int) -> str:
         return "time left unknown"
     rest = seconds / fresh * (total - done)
     return f"about {rest / 60:.0f} min left" if rest >= 90 else f"about {rest:.0f} s left"
-
-
-def layers_note(loaded: LoadedModel, *, kept: bool) -> str:
-    """Name the layers and where they come from; ``kept`` ones were found here by find-layers."""
-    layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
-    if kept:
-        return f"{layers}: as mrrag find-layers found on this model"
-    if loaded.layers_are_known:
-        return f"{layers}: from the profile in the model's folder"
-    return (
-        f"{layers}, the middle third: none were found on this model; mrrag find-layers finds them"
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mrrag_llamaindex.cli import app
+from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 
 

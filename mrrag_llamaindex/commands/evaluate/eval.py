@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands.evaluate.eval_data import (
+from mrrag_llamaindex.commands.evaluate.data import (
+    OwnCopy,
+    check_copy,
     phantom_documents,
     phantom_sets,
-    read_copy,
-    unread,
+    unread_references,
 )
 from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
-from mrrag_llamaindex.commands.evaluate.eval_run import load_engine, run_methods
+from mrrag_llamaindex.commands.evaluate.eval_run import run_methods
+from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     AllowPickle,
     AsJson,
@@ -32,6 +34,7 @@ from mrrag_llamaindex.commands.options import (
     VisionTower,
 )
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods
 
 
 def evaluate(
@@ -46,11 +49,11 @@ def evaluate(
         Path | None, typer.Option(help="Fusion weights (JSON); without it they are learned.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Some of them only: naive-rag,mcr,mcr+ifa")
+        str | None, typer.Option(help=f"Some only, of {', '.join(METHODS)}.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Phantom: seeds of data, pooled.")] = 5,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="So many (per seed), drawn by the seed.")
+        int | None, typer.Option(min=1, help="Most questions (per seed), drawn by the seed.")
     ] = None,
     documents: Annotated[int | None, typer.Option(min=1, help="K, reports in the prompt.")] = None,
     validation: Annotated[
@@ -99,8 +102,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients."""
-    from mrrag_llamaindex.evaluation.data.parts import pooled_questions
-    from mrrag_llamaindex.evaluation.methods.method import chosen_methods
+    from mrrag_llamaindex.evaluation.data.parts import drawn_questions, pooled_questions
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
     from mrrag_llamaindex.mcr.weights_file import load_weights
@@ -113,12 +115,18 @@ def evaluate(
         return
     wanted = chosen_methods(methods)
     others = _named(predictions or [], name or [], wanted)
-    synthetic = data == "phantom"
-    if synthetic and any((root, question_file, report_file, images, facts)):
-        raise InputError("--data phantom draws its own studies; leave --root and its files out")
-    if not synthetic and (root is None or towers is None):
-        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
-    count = documents or (phantom_documents() if synthetic else defaults.MAX_DOCUMENTS)
+    # Read first: what is wrong with the data is said before a model is loaded.
+    synthetic = data == defaults.PHANTOM
+    if synthetic:
+        if any((root, question_file, report_file, images, facts)):
+            raise InputError("--data phantom draws its own studies; leave --root and its files out")
+        sets = phantom_sets(seeds, questions)
+        count = documents or phantom_documents()
+    else:
+        folder = check_copy(data, root, towers)
+        copy = OwnCopy(data, folder, question_file, report_file, images, facts)
+        sets = [drawn_questions(copy.read(scoring), questions, seed)]
+        count = documents or defaults.MAX_DOCUMENTS
     settings = HarnessSettings(
         methods=wanted,
         documents=count,
@@ -126,37 +134,29 @@ def evaluate(
         scoring=scoring,
         seed=seed,
     )
-    # Read first: what is wrong with the data is said before a model is loaded.
-    places = question_file, report_file, images
-    sets = (
-        phantom_sets(seeds, questions)
-        if synthetic
-        else [read_copy(data, root or Path(), places, scoring, facts, questions, seed)]
-    )
     encoder = load_towers(towers or defaults.PHANTOM, device=device)
-    given = None if weights is None else load_weights(weights, towers_identity=encoder.identity)
-    engine, layers = load_engine(
-        model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
-        documents=max(count, defaults.MAX_DOCUMENTS),
+    fusion_weights = (
+        None if weights is None else load_weights(weights, towers_identity=encoder.identity)
+    )
+    source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
+    engine, layers = ModelOptions(source, device, quantization, vision_tower, allow_pickle).engine(
+        max_documents=max(count, defaults.MAX_DOCUMENTS),
         max_new_tokens=settings.max_new_tokens,
         batch_size=max(batch_size, 32) if synthetic else batch_size,
-        device=device,
-        quantization=quantization,
-        vision_tower=vision_tower,
-        allow_pickle=allow_pickle,
     )
-    found, parts, unreadable = run_methods(
-        sets, encoder, engine, settings, given, out, validation, synthetic
+    run, parts, problems = run_methods(
+        sets, encoder, engine, settings, fusion_weights, out, validation, synthetic
     )
-    notes = [*found.notes, layers, *unread(sets)]
-    asked = pooled_questions(sets[-1], parts.tests)
-    runs = dict(found.predictions)
-    problems = [problem for item in sets for problem in item.problems] + unreadable
+    problems = [problem for item in sets for problem in item.problems] + problems
+    scored = pooled_questions(sets[-1], parts.tests)
+    answers = dict(run.predictions)
     for label, path in others:
-        runs[label], strangers = read_predictions_file(path, asked, label)
+        answers[label], strangers = read_predictions_file(path, scored, label)
         problems += strangers
-    found = replace(found, notes=tuple(notes))
-    report(asked.name, runs, found, problems, scoring=scoring, seed=seed, out=out, as_json=as_json)
+    run = replace(run, notes=(*run.notes, layers, *unread_references(sets)))
+    report(
+        scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
+    )
 
 
 def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -8,22 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.text import Text
+
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mrrag_llamaindex.evaluation.data.data_set import Problem
+    from mrrag_llamaindex.evaluation.data.prediction import Prediction
     from mrrag_llamaindex.evaluation.report.table import ResultTable
-    from mrrag_llamaindex.evaluation.run.prediction import Prediction
     from mrrag_llamaindex.evaluation.run.records import Evaluation
 
-_NOT_WHOLE = "left out of the data, or not whole"
+_WIDE, _NARROW = 116, 96
+_WIDE_ONLY = ("precision", "recall", "yes F1")
+_INCOMPLETE = "left out of the data, or incomplete"
 
 
 def report(
     data: str,
     runs: Mapping[str, Sequence[Prediction]],
-    found: Evaluation,
+    run: Evaluation,
     problems: Sequence[Problem],
     *,
     scoring: str,
@@ -37,31 +44,31 @@ def report(
 
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = build_table(data, runs, rule=scoring, seed=seed, baseline=baseline)
-    compared = steps(runs, scoring, seed)
+    comparisons = steps(runs, scoring, seed)
     counts = dict(Counter(problem.kind for problem in problems).most_common())
-    said = [
-        *lines(found, compared),
-        *(f"{_NOT_WHOLE}: {count} x {kind}" for kind, count in counts.items()),
+    sentences = [
+        *lines(run, comparisons),
+        *(f"{_INCOMPLETE}: {count} x {kind}" for kind, count in counts.items()),
     ]
-    value = as_dict(table, found, compared, counts)
+    value = as_dict(table, run, comparisons, counts)
     value["problem_list"] = [str(problem) for problem in problems]
     if out is not None:
-        value["files"] = _write(table, found, said, value, out)
+        value["files"] = _write(table, run, sentences, value, out)
     if as_json:
         console.print_json(value)
     else:
-        _print(table, found, said, problems, out)
+        _print(table, run, sentences, problems, out)
 
 
 def _write(
-    table: ResultTable, found: Evaluation, said: Sequence[str], value: dict[str, Any], out: Path
+    table: ResultTable, run: Evaluation, sentences: Sequence[str], value: dict[str, Any], out: Path
 ) -> list[str]:
     from mrrag_llamaindex.evaluation.report.notes import add_to_markdown, grid_lines
     from mrrag_llamaindex.evaluation.report.plots import table_plot
     from mrrag_llamaindex.evaluation.report.table_formats import write_table
 
     written = list(write_table(table, out))
-    add_to_markdown(written[0], [*said, *grid_lines(found)])
+    add_to_markdown(written[0], [*sentences, *grid_lines(run)])
     result = out / "result.json"
     result.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     written.append(result)
@@ -74,28 +81,62 @@ def _write(
 
 def _print(
     table: ResultTable,
-    found: Evaluation,
-    said: Sequence[str],
+    run: Evaluation,
+    sentences: Sequence[str],
     problems: Sequence[Problem],
     out: Path | None,
 ) -> None:
-    from rich.console import Console
-
     from mrrag_llamaindex.evaluation.report.notes import grid_lines
-    from mrrag_llamaindex.evaluation.report.table_formats import to_rich
 
     screen = Console(highlight=False)
     screen.print(to_rich(table, screen.width))
     screen.print()
-    tried = [f"  {line}" for line in grid_lines(found)]
-    if tried:
-        tried.insert(0, "settings tried on validation questions: accuracy (confidence) setting")
-    listed = [f"  {problem}" for problem in problems]
-    if listed:
-        listed.insert(0, f"{_NOT_WHOLE}, row by row")
-    where = [] if out is None else [f"answers, tables and plot: {out}"]
-    for line in (*said, *tried, *listed, *where):
+    parts = {
+        "settings tried on validation questions: accuracy (confidence) setting": grid_lines(run),
+        f"{_INCOMPLETE}, row by row": list(map(str, problems)),
+    }
+    output = list(sentences)
+    for title, items in parts.items():
+        if items:
+            output += [title, *(f"  {item}" for item in items)]
+    if out is not None:
+        output.append(f"answers, tables and plot: {out}")
+    for line in output:
         screen.print(line, markup=False, soft_wrap=True)
+
+
+def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
+    """Return the table for a console of ``width`` columns.
+
+    A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
+    macro F1 where intervals would be broken; the caption says so.
+    """
+    from mrrag_llamaindex.evaluation.report.table_formats import cells, notes
+
+    head, *lines = cells(table)
+    sentences = notes(table)
+    hidden: tuple[str, ...] = () if width >= _WIDE else _WIDE_ONLY
+    tight = width < _NARROW
+    if tight and table.comparisons:
+        hidden = (*hidden, "McNemar p")
+    columns = [place for place, name in enumerate(head) if name not in hidden]
+    gap = 1 if tight else 2
+    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in columns)
+    if tight and needed > width + gap:
+        hidden = ("macro F1", *hidden)
+        columns.remove(head.index("macro F1"))
+    if hidden:
+        sentences.append(f"A wider console also shows {', '.join(hidden)}.")
+    rendered = console.plain_table(gap)
+    rendered.caption_justify = "left"
+    for place in columns:
+        # Of text, not markup: a method may be named "[x]".
+        first = place == 0
+        rendered.add_column(Text(head[place]), justify="left" if first else "right", no_wrap=first)
+    for line in lines:
+        rendered.add_row(*(Text(line[place]) for place in columns))
+    rendered.caption = Text(" ".join(sentences))
+    return rendered
 
 
 def rescore(
@@ -120,40 +161,40 @@ def rescore(
 
     if out is not None and out.resolve() == folder.resolve():
         raise InputError("--out is the run itself, whose tables it would replace: name another")
-    runs, layers = _answers(folder, methods)
+    answers, layers = _answers(folder, methods)
     left_out = [
         LeftOut(item.question_id, f"{name}: it could not be asked by the run that answered")
-        for name, answers in runs.items()
-        for item in answers
+        for name, predictions in answers.items()
+        for item in predictions
         if not item.text and item.p_yes is None
     ]
     note = (
         f"scored again from the answers in {folder.name}: no model was asked; questions, gold "
         "labels and settings are those of that run"
     )
-    found = Evaluation(runs, {}, (), (note,), tuple(left_out), layers)
-    report(data, runs, found, (), scoring=scoring, seed=seed, out=out, as_json=as_json)
+    run = Evaluation(answers, {}, (), (note,), tuple(left_out), layers)
+    report(data, answers, run, (), scoring=scoring, seed=seed, out=out, as_json=as_json)
 
 
 def _answers(
     folder: Path, methods: str | None
 ) -> tuple[dict[str, list[Prediction]], tuple[int, ...]]:
-    from mrrag_llamaindex.evaluation.methods.method import chosen_methods
+    from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
     from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
     from mrrag_llamaindex.evaluation.run.harness import LAYERS
 
-    wanted = chosen_methods(methods)
-    paths = {name: folder / "predictions" / f"{name}.jsonl" for name in wanted}
-    there = {name: path for name, path in paths.items() if path.is_file()}
-    if not there or (methods is not None and len(there) < len(wanted)):
-        missing = next(name for name in wanted if name not in there)
-        raise InputError(f"--rescore {folder.name} holds no answers of {missing}")
-    runs: dict[str, list[Prediction]] = {}
-    kinds, layers = set(), ()
-    for name, path in there.items():
-        header, runs[name] = read_predictions(path)
-        kinds.add((header.data, header.model))
-        layers = tuple(header.settings.get(LAYERS, ()))
-    if len(kinds) > 1:
+    selected = chosen_methods(methods)
+    paths = {name: folder / "predictions" / f"{name}.jsonl" for name in selected}
+    missing = [name for name, path in paths.items() if not path.is_file()]
+    if missing and (methods is not None or len(missing) == len(selected)):
+        raise InputError(f"--rescore {folder.name} holds no answers of {missing[0]}")
+    answers: dict[str, list[Prediction]] = {}
+    sources, layers = set(), ()
+    for name in selected:
+        if name not in missing:
+            header, answers[name] = read_predictions(paths[name])
+            sources.add((header.data, header.model))
+            layers = tuple(header.settings.get(LAYERS, ()))
+    if len(sources) > 1:
         raise InputError(f"--rescore {folder.name} holds answers of several runs; name --methods")
-    return runs, layers
+    return answers, layers

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.evaluate.data import check_copy
+from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions, data_noise
+from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
+from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
+from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     NOTICE,
     AllowPickle,
@@ -25,11 +30,9 @@ from mrrag_llamaindex.commands.options import (
     VisionTower,
 )
 from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
-if TYPE_CHECKING:
-    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
-
-_POLICIES = "off,ifa,hard-mask,uniform,pasta,pai"
+_POLICIES = (OFF, *POLICIES)
 _LAST_SEED = 999
 _VALIDATION = 0.3
 _PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
@@ -71,11 +74,11 @@ def noise(
         int, typer.Option(min=2, help="Documents in each prompt; an even number.")
     ] = 4,
     count: Annotated[
-        int, typer.Option(min=2, help="Questions at each level of noise (data: about so many).")
+        int, typer.Option(min=2, help="Questions at each level of noise (data: approximately).")
     ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")
-    ] = _POLICIES,
+    ] = ",".join(_POLICIES),
     scores: Annotated[
         str | None,
         typer.Option(
@@ -109,42 +112,36 @@ def noise(
     as_json: AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
-    from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
-
-    synthetic = data == "phantom"
+    synthetic = data == defaults.PHANTOM
     given = {
-        "--root": root,
-        "--question-file": question_file,
-        "--report-file": report_file,
-        "--images": images,
-        "--facts": facts,
-        "--question-facts": question_facts,
-        "--weights": weights,
-        "--validation": validation,
+        "root": root,
+        "question_file": question_file,
+        "report_file": report_file,
+        "images": images,
+        "facts": facts,
+        "question_facts": question_facts,
+        "weights": weights,
+        "validation": validation,
     }
-    if synthetic:
-        _none_of(given)
-    where = None if synthetic else _where(data, given, towers)
+    where = _none_of(given) if synthetic else _where(data, given, towers)
     names = _policies(policies)
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
     kinds = _scores(scores, synthetic, weights)
-    # Torch is imported from here on: what is wrong with the options is said at once.
-    from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
-    from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
-
     options = NoiseOptions(
         policies=names,
         scores=kinds,
         documents=documents,
         seed=seed,
         count=count,
-        model=model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
         towers=towers or defaults.PHANTOM,
-        device=device,
-        quantization=quantization,
-        vision_tower=vision_tower,
-        allow_pickle=allow_pickle,
+        model=ModelOptions(
+            model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL),
+            device,
+            quantization,
+            vision_tower,
+            allow_pickle,
+        ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
     )
     report = phantom_noise(options) if where is None else data_noise(options, where)
@@ -160,12 +157,12 @@ def noise(
     else:
         print_noise(report)
         for path in figures[:1]:
-            print(f"\nfigure       {path} (and {len(figures) - 1} more beside it)")
+            print(f"\nfigure       {path} (and {len(figures) - 1} more in the same folder)")
         typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
 
 
 def _none_of(given: dict[str, Any]) -> None:
-    named = [option for option, value in given.items() if value is not None]
+    named = [f"--{name}".replace("_", "-") for name, value in given.items() if value is not None]
     if named:
         raise InputError(
             f"--data phantom draws its own studies and learns on others; leave {', '.join(named)} "
@@ -174,31 +171,30 @@ def _none_of(given: dict[str, Any]) -> None:
 
 
 def _policies(policies: str) -> tuple[str, ...]:
-    known = _POLICIES.split(",")
     names = [name.strip() for name in policies.split(",") if name.strip()]
     for name in names:
-        if name not in known:
-            raise InputError(f"--policies: {name!r} is not one of {', '.join(known)}")
-    return tuple(dict.fromkeys(["off", *names]))
+        if name not in _POLICIES:
+            raise InputError(f"--policies: {name!r} is not one of {', '.join(_POLICIES)}")
+    return tuple(dict.fromkeys([OFF, *names]))
 
 
 def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[Any, ...]:
-    able = synthetic or weights is not None
+    has_weights = synthetic or weights is not None
     if scores is None:
-        if not able:
+        if not has_weights:
             console.say(
                 "note",
                 "only the labels' relevance steers; for MCR's scores, too, name weights that "
                 "mrrag train-fusion learned (--weights FILE), or --weights equal",
             )
-        return ("true", "mcr") if able else ("true",)
+        return ("true", "mcr") if has_weights else ("true",)
     kinds = [name.strip() for name in scores.split(",") if name.strip()]
     for name in kinds:
         if name not in ("true", "mcr"):
             raise InputError(f"--scores: {name!r} is neither 'true' nor 'mcr'")
     if not kinds:
         raise InputError("--scores names neither 'true' nor 'mcr'")
-    if "mcr" in kinds and not able:
+    if "mcr" in kinds and not has_weights:
         raise InputError(
             "--scores mcr needs the weights of MCR's scores: --weights FILE, learned by mrrag "
             "train-fusion on other questions, or --weights equal"
@@ -209,26 +205,13 @@ def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[A
 
 
 def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
-    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
-
-    if given["--root"] is None or towers is None:
-        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
-    if given["--facts"] is None:
+    check_copy(data, given["root"], towers)
+    if given["facts"] is None:
         raise InputError(
             f"--data {data} needs --facts, a csv with a column pair_id and one for each finding "
             "(1, 0, -1 or nothing, as CheXpert and CheXbert label reports): a document counts as "
             "relevant if its labels agree with those of the question's own report, and nothing "
             "else in the data says what is relevant"
         )
-    share = given["--validation"]
-    return DataOptions(
-        data=data,
-        root=given["--root"],
-        facts=given["--facts"],
-        question_facts=given["--question-facts"],
-        question_file=given["--question-file"],
-        report_file=given["--report-file"],
-        images=given["--images"],
-        weights=given["--weights"],
-        validation=_VALIDATION if share is None else share,
-    )
+    share = _VALIDATION if given["validation"] is None else given["validation"]
+    return DataOptions(**{**given, "data": data, "validation": share})

@@ -90,7 +90,7 @@ def _print_weights(fusion: dict[str, Any] | None) -> None:
     if fusion is None:
         return
     values = fusion["weights"]
-    given = (
+    weights = (
         "per question"
         if values is None
         else ", ".join(f"{name} {value:.2f}" for name, value in values.items())
@@ -100,7 +100,7 @@ def _print_weights(fusion: dict[str, Any] | None) -> None:
         if "seed" in fusion
         else fusion["labels"]
     )
-    print(f"MCR's weights, {source}: {given}")
+    print(f"MCR's weights, {source}: {weights}")
 
 
 def _print_problems(about: dict[str, Any]) -> None:

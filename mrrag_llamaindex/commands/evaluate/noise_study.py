@@ -7,94 +7,65 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.progress import layers_note
+from mrrag_llamaindex.commands.models import ModelOptions
+from mrrag_llamaindex.commands.progress import progress_bar
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.methods.tuning import Tuned
     from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
     from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
     from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise.result import NoiseResult
-    from mrrag_llamaindex.evaluation.noise.tuning import Tuned
+    from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
     from mrrag_llamaindex.phantom.sets.noise_trials import NoiseTrials
 
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """What is measured, whatever the data.
-
-    Attributes
-    ----------
-    policies : tuple of str
-    scores : tuple of {"true", "mcr"}
-    documents : int
-        K, even.
-    seed, count : int
-    towers, model, device : str
-    quantization : str or None
-    vision_tower : str
-    allow_pickle : bool
-    batch_size : int
-    """
+    """What is measured, whatever the data; ``documents`` is K, an even number."""
 
     policies: tuple[str, ...]
     scores: tuple[Scores, ...]
     documents: int
     seed: int
     count: int
-    model: str
     towers: str
-    device: str
-    quantization: str | None
-    vision_tower: str
-    allow_pickle: bool
+    model: ModelOptions
     batch_size: int
 
 
 def load_sweep(options: NoiseOptions) -> PrefixSweep:
     """Load the model with the critical layers that are known of it, and say whose they are."""
     from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
-    from mrrag_llamaindex.generation.checkpoints.loading import load_model
-    from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
-    from mrrag_llamaindex.generation.engine import LlavaEngine
 
-    loaded = load_model(
-        options.model,
-        device=options.device,
-        backend="eager",
-        quantization=options.quantization,
-        vision_tower=options.vision_tower,
-        allow_pickle=options.allow_pickle,
-    )
-    known = with_known_layers(loaded)
-    kept = known is not loaded
-    if kept or not known.layers_are_known:
-        console.say("note", layers_note(known, kept=kept))
-    engine = LlavaEngine(known, max_documents=options.documents, max_new_tokens=2)
+    engine, _ = options.model.engine("eager", max_documents=options.documents, max_new_tokens=2)
     return PrefixSweep(engine, batch_size=options.batch_size)
 
 
 def measure(
-    sweep: PrefixSweep, questions: Sequence[NoiseQuestion], tuned: Sequence[Tuned], seed: int
+    sweep: PrefixSweep,
+    questions: Sequence[NoiseQuestion],
+    tuned: Sequence[Tuned[Contestant]],
+    seed: int,
 ) -> NoiseResult:
     """Ask the measured questions under every policy as it was tuned."""
     from mrrag_llamaindex.evaluation.noise.study import run_noise
 
     console.say_progress("measuring")
-    with console.progress_bar("levels of noise") as advance:
+    with progress_bar("levels of noise") as advance:
         return run_noise(
             sweep,
             questions,
-            [item.contestant for item in tuned],
+            [item.setting for item in tuned],
             layers=sweep.engine.loaded.critical_layers,
             seed=seed,
-            advance=lambda done, total: advance(done),
+            advance=advance,
         )
 
 
 def phantom_noise(options: NoiseOptions) -> NoiseReport:
     """Measure on synthetic studies, whose relevance is known; tune and learn on other patients."""
     from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise.tuning import tune
+    from mrrag_llamaindex.evaluation.noise.study import tune
     from mrrag_llamaindex.phantom.sets.noise_trials import (
         FUSION,
         VALIDATION,
@@ -107,7 +78,7 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
     sweep = load_sweep(options)
     encoders, weights, fusion = None, None, None
     if "mcr" in options.scores:
-        encoders = load_towers(options.towers, device=options.device)
+        encoders = load_towers(options.towers, device=options.model.device)
         console.say_progress(f"learning MCR's weights on other patients (seed {FUSION + seed})")
         weights = learn_weights(FUSION + seed, encoders).weights
         fusion = {
@@ -123,17 +94,17 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
         )
 
     console.say_progress(f"choosing settings on other patients (seed {VALIDATION + seed})")
-    drawn = {
+    studies = {
         "validation": draw(VALIDATION + seed, max(1, count // 2)),
         "measured": draw(seed, count),
     }
-    for name, trials in drawn.items():
+    for name, trials in studies.items():
         if trials.left_out:
             console.say(
                 "note", f"{trials.left_out} {name} questions have too few documents: left out"
             )
-    validation = drawn["validation"].questions
+    validation = studies["validation"].questions
     tuned = tune(sweep, validation, options.policies, options.scores)
-    result = measure(sweep, drawn["measured"].questions, tuned, seed)
+    result = measure(sweep, studies["measured"].questions, tuned, seed)
     chosen_on: dict[str, Any] = {"seed": VALIDATION + seed, "n": len(validation)}
     return NoiseReport(result, tuple(tuned), chosen_on, fusion)

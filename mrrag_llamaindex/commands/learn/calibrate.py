@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.options import AsJson, Device
+from mrrag_llamaindex.commands.learn.inputs import (
+    check_one_source,
+    phantom_candidates,
+    settings_of,
+    writing,
+)
+from mrrag_llamaindex.commands.options import (
+    AsJson,
+    Device,
+    HeldOut,
+    Records,
+    SplitSeed,
+    Synthetic,
+)
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,16 +32,11 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    records: Annotated[
-        Path | None, typer.Argument(help="File that mrrag mine wrote (.jsonl).")
-    ] = None,
+    records: Records = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the calibration: calibration.json in the store.")
     ] = None,
-    data: Annotated[
-        Literal["phantom"] | None,
-        typer.Option(help="In place of a file: synthetic studies, labelled by their truth."),
-    ] = None,
+    data: Synthetic = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights in use (JSON); default: equal weights.")
     ] = None,
@@ -58,54 +66,48 @@ def calibrate(
     questions: Annotated[
         int, typer.Option(min=4, help="Synthetic questions, with --data phantom.")
     ] = 400,
-    held_out: Annotated[
-        float, typer.Option(min=0.05, max=0.9, help="Share of the patients to measure on.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
+    held_out: HeldOut = 0.5,
+    seed: SplitSeed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Learn what a score means, and below which one it is better not to answer."""
+    from mrrag_llamaindex.learning.calibration.data import of_questions
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.mcr.score import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
 
-    if (records is None) == (data is None):
-        raise InputError("name either a file of training records or --data phantom")
-    try:
-        settings = CalibrationSettings(
-            method=method,  # type: ignore[arg-type]  # checked there
-            error_rate=error_rate,
-            confidence=confidence,
-            held_out=held_out,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    used: AnyWeights = FusionWeights() if weights is None else load_weights(weights)
+    check_one_source(records, data)
+    settings = settings_of(
+        CalibrationSettings,
+        method=method,
+        error_rate=error_rate,
+        confidence=confidence,
+        held_out=held_out,
+        seed=seed,
+    )
+    fusion: AnyWeights = FusionWeights() if weights is None else load_weights(weights)
     if records is None:
-        asked, identity = _phantom(seed, questions, used, depth, device)
-        source = "phantom"
+        candidates, identity = phantom_candidates(seed, device, queries=questions)
+        scored, source = of_questions(candidates, fusion, depth=depth), "phantom"
     else:
-        asked, identity = _mined(records, used, rule, depth)
+        scored, identity = _mined(records, fusion, rule, depth)
         source = f"mined records, rule {rule}"
     if weights is not None:
         load_weights(weights, towers_identity=identity)  # learned on other towers: refused
     about = {"source": source, "depth": depth}
-    made = fit_calibration(
-        asked, towers_identity=identity, weights=used, settings=settings, about=about
+    report = fit_calibration(
+        scored, towers_identity=identity, weights=fusion, settings=settings, about=about
     )
     if out is not None:
-        try:
-            made.calibration.save(out)
-        except OSError as error:
-            raise InputError(f"{out.name} cannot be written: {error.strerror}") from None
-    if made.why_not:
-        console.say("note", made.why_not)
+        with writing(out):
+            report.calibration.save(out)
+    if report.why_not:
+        console.say("note", report.why_not)
     if as_json:
-        console.print_json(made.as_dict())
+        console.print_json(report.as_dict())
     else:
-        _print(made)
+        _print(report)
 
 
 def _mined(
@@ -114,39 +116,24 @@ def _mined(
     from mrrag_llamaindex.learning.calibration.data import of_records
     from mrrag_llamaindex.learning.mining.records import read_training_set
 
-    found = read_training_set(path)
-    if not found.records:
+    mined = read_training_set(path)
+    if not mined.records:
         raise InputError(f"{path.name} holds no question")
-    if weights.as_dict() != found.header.settings.get("weights"):
+    if weights.as_dict() != mined.header.settings.get("weights"):
         console.say(
             "note",
             f"the candidates in {path.name} were retrieved with other weights, so a document that "
             "these would rank first may be missing: for a threshold that holds, mine again with "
             "--weights",
         )
-    try:
-        asked = of_records(found.records, weights, rule=rule, depth=depth)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    return asked, found.header.towers_identity
+    scored = settings_of(of_records, records=mined.records, weights=weights, rule=rule, depth=depth)
+    return scored, mined.header.towers_identity
 
 
-def _phantom(
-    seed: int, questions: int, weights: AnyWeights, depth: int, device: str
-) -> tuple[list[ScoredQuestion], str]:
-    from mrrag_llamaindex.learning.calibration.data import of_questions
-    from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
-    from mrrag_llamaindex.towers.loading import load_towers
-
-    towers = load_towers(defaults.PHANTOM, device=device)
-    labelled = label_phantom(seed, towers, queries=questions)
-    return of_questions(labelled, weights, depth=depth), towers.identity
-
-
-def _print(made: CalibrationReport) -> None:
+def _print(report: CalibrationReport) -> None:
     print(
-        f"{made.calibration.method} curve; on {made.documents} documents of {made.questions} "
-        f"questions of {made.patients} other patients (95% interval, by patient):"
+        f"{report.calibration.method} curve; on {report.documents} documents of {report.questions} "
+        f"questions of {report.patients} other patients (95% interval, by patient):"
     )
     print(f"  {'':<28} {'calibrated':<24} base rate for all")
     for name, title in (
@@ -155,18 +142,18 @@ def _print(made: CalibrationReport) -> None:
         ("ece", "expected calibration error"),
     ):
         cells = []
-        for found in (made.quality, made.base_rate):
-            low, high = found.ci[name]
-            cells.append(f"{getattr(found, name):.3f} [{low:.3f}, {high:.3f}]")
+        for measured in (report.quality, report.base_rate):
+            low, high = measured.ci[name]
+            cells.append(f"{getattr(measured, name):.3f} [{low:.3f}, {high:.3f}]")
         print(f"  {title:<28} {cells[0]:<24} {cells[1]}")
-    rule = made.calibration.abstention
-    if rule is None or made.coverage_ci is None:
+    rule = report.calibration.abstention
+    if rule is None or report.coverage_ci is None:
         print("no threshold: abstaining is not possible with this calibration")
         return
-    low, high = made.coverage_ci
+    low, high = report.coverage_ci
     print(
-        f"answering from probability {rule.threshold:.3f} on: the best document does not support "
-        f"a right answer to at most {rule.error_rate:.0%} of what is answered, with confidence "
-        f"{rule.confidence:.0%} ({rule.errors} of {rule.answered} did not)"
+        f"answering at probability {rule.threshold:.3f} or above: the best document does not "
+        f"support a right answer to at most {rule.error_rate:.0%} of what is answered, with "
+        f"confidence {rule.confidence:.0%} ({rule.errors} of {rule.answered} did not)"
     )
     print(f"answered: {rule.coverage:.0%} of the questions [{low:.0%}, {high:.0%}]")

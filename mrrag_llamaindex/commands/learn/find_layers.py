@@ -9,6 +9,8 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.learn.inputs import writing
+from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     AllowPickle,
     AsJson,
@@ -18,8 +20,8 @@ from mrrag_llamaindex.commands.options import (
     Model,
     Quantization,
     VisionTower,
-    renames_of,
 )
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
 if TYPE_CHECKING:
@@ -70,40 +72,32 @@ def find_layers(
         phantom_examples,
         table_examples,
     )
-    from mrrag_llamaindex.generation.checkpoints.loading import load_model
     from mrrag_llamaindex.generation.checkpoints.profile_store import found_profile, keep_profile
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.learning.layers.search import search_layers
 
     left_out: list[dict[str, Any]] = []
     if questions is None and store is None and (data is not None or model == defaults.PHANTOM):
-        asked = phantom_examples(examples, seed)
+        blocked = phantom_examples(examples, seed)
     elif data is not None or questions is None or store is None:
         raise InputError("name --questions and --store, or --data phantom alone")
     else:
-        asked, left_out = table_examples(
-            questions, store, renames_of(columns), images, examples, documents, seed, device
+        blocked, left_out = table_examples(
+            questions, store, columns, images, examples, documents, seed, device
         )
-    loaded = load_model(
-        model,
-        device=device,
-        quantization=quantization,
-        vision_tower=vision_tower,
-        allow_pickle=allow_pickle,
-    )
+    loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
     engine = LlavaEngine(loaded, max_documents=max(documents, PHANTOM_DOCUMENTS), max_new_tokens=2)
-    with console.progress_bar("questions") as bar:
-        found = search_layers(
-            engine, asked, window=window, rows=rows, seed=seed, advance=lambda done, _: bar(done)
+    with progress_bar("questions") as advance:
+        search = search_layers(
+            engine, blocked, window=window, rows=rows, seed=seed, advance=advance
         )
-    kept = keep_profile(loaded, found.choice.layers, found.note())
+    layers, note = search.choice.layers, search.note()
+    kept = keep_profile(loaded, layers, note)
     profile = out / "profile.json"
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        found_profile(loaded, found.choice.layers, found.note()).write(profile)
-    except OSError as error:
-        raise InputError(f"--out {out.name} cannot be written: {error.strerror}") from None
-    figures, no_figure = _draw(found, out)
+        found_profile(loaded, layers, note).write(profile)
+    figures, no_figure = _draw(search, out)
     files = {
         "profile": str(profile),
         "kept": str(kept),
@@ -111,30 +105,30 @@ def find_layers(
         "figures": figures,
     }
     if as_json:
-        console.print_json({**found.as_dict(), "left_out": left_out, **files})
+        console.print_json({**search.as_dict(), "left_out": left_out, **files})
     else:
-        _print(found, left_out, files, no_figure)
+        _print(search, left_out, files, no_figure)
 
 
-def _draw(found: LayerSearch, out: Path) -> tuple[list[str], str]:
+def _draw(search: LayerSearch, out: Path) -> tuple[list[str], str]:
     """Draw the edges between parts of the prompt, and those of single documents."""
     from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
 
     series: dict[str, list[Point]] = {}
-    for point in found.curve:
+    for point in search.curve:
         at = Point(point.layer, point.change, *point.ci)
         series.setdefault(point.edge, []).append(at)
     parts = {
         "layers": {name: line for name, line in series.items() if not _single(name)},
         "documents": {name: line for name, line in series.items() if _single(name)},
     }
-    layers = ", ".join(map(str, found.choice.layers))
+    layers = ", ".join(map(str, search.choice.layers))
     drawn = []
     try:
         for name, lines in parts.items():
             path = line_plot(
                 lines,
-                f"layer (windows of {found.window})",
+                f"layer (windows of {search.window})",
                 "change of the answer's probability, %",
                 out / f"{name}.png",
                 title=f"attention blocked; critical layers: {layers}",
@@ -150,35 +144,32 @@ def _single(edge: str) -> bool:
 
 
 def _print(
-    found: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any], no_figure: str
+    search: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any], no_figure: str
 ) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     screen = Console(highlight=False)
-    edges = list(dict.fromkeys(p.edge for p in found.curve if not _single(p.edge)))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    edges = list(dict.fromkeys(p.edge for p in search.curve if not _single(p.edge)))
+    table = console.plain_table()
     table.add_column("layer", justify="right")
     for edge in edges:
         table.add_column(edge.replace("->", " -> "), justify="right")
-    at = {(point.edge, point.layer): point for point in found.curve}
-    for layer in range(found.depth):
-        cells = []
-        for edge in edges:
-            low, high = at[edge, layer].ci
-            cells.append(f"{at[edge, layer].change:+.1f}% [{low:+.1f}, {high:+.1f}]")
-        table.add_row(f"{layer}{'*' if layer in found.choice.layers else ''}", *cells)
+    at = {(point.edge, point.layer): point for point in search.curve}
+    for layer in range(search.depth):
+        points = [at[edge, layer] for edge in edges]
+        cells = [f"{p.change:+.1f}% [{p.ci[0]:+.1f}, {p.ci[1]:+.1f}]" for p in points]
+        table.add_row(f"{layer}{'*' if layer in search.choice.layers else ''}", *cells)
     screen.print(table)
     lines = [
-        f"critical layers (*): {', '.join(map(str, found.choice.layers))}",
-        f"{found.choice.in_words()}",
-        f"{found.kept} of {found.asked} questions were answered correctly and blocked, in windows "
-        f"of {found.window}; {len(left_out)} could not be used",
-        f"controls: an empty block changes {found.empty_change:.1f}%, all documents and the image "
-        f"blocked {found.full_change:+.1f}%",
-        f"{found.seconds['ours']:.1f} s; one full pass per edge, window and question would take "
-        f"about {found.seconds['naive']:.1f} s ({found.naive_timed} of {found.naive_passes} passes "
-        "timed)",
+        f"critical layers (*): {', '.join(map(str, search.choice.layers))}",
+        f"{search.choice.in_words()}",
+        f"{search.kept} of {search.asked} questions were answered correctly and blocked, in "
+        f"windows of {search.window}; {len(left_out)} could not be used",
+        f"controls: an empty block changes {search.empty_change:.1f}%, all documents and the image "
+        f"blocked {search.full_change:+.1f}%",
+        f"{search.seconds['ours']:.1f} s; one full pass per edge, window and question would take "
+        f"about {search.seconds['naive']:.1f} s ({search.naive_timed} of {search.naive_passes} "
+        "passes timed)",
         f"profile: {files['profile']}, also kept for this model in {files['kept']}",
         f"curves: {', '.join(files['figures']) or no_figure}",
     ]

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex.commands import console
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
     from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 
 
-def print_comparison(made: FusionComparison) -> None:
+def print_comparison(comparison: FusionComparison) -> None:
     """Print the learned weights, recall@1 with intervals, and which differences are noise."""
-    weights, table = made.learned.weights, made.table
+    weights, table = comparison.learned.weights, comparison.table
     print(
         f"learned weights: image-text {weights.image_text:.3f}, image-image "
         f"{weights.image_image:.3f}, text-text {weights.text_text:.3f} "
-        f"(temperature {made.learned.temperature:.3f})"
+        f"(temperature {comparison.learned.temperature:.3f})"
     )
-    if made.four_terms is not None:
-        four = made.four_terms.weights.as_dict()
-        print("four terms: " + ", ".join(f"{_said(name)} {four[name]:.3f}" for name in four))
+    if comparison.four_terms is not None:
+        four = comparison.four_terms.weights.as_dict()
+        print("four terms: " + ", ".join(f"{_hyphenated(name)} {four[name]:.3f}" for name in four))
     print(
         f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
         "patients (95% interval, by patient):"
@@ -36,26 +40,25 @@ def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> d
     return {
         **first.as_dict(),
         "seeds": list(range(seed, seed + seeds)),
-        "regimes": {name: made.as_dict() for name, made in pooled.items()},
+        "regimes": {name: one.as_dict() for name, one in pooled.items()},
     }
 
 
 def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
     """Print one table for all regimes: recall@1, and the mean learned weights."""
     from rich.console import Console
-    from rich.table import Table
 
     screen = Console(highlight=False)
-    asked = ", ".join(f"{name} {made.table.n}" for name, made in pooled.items())
+    counts = ", ".join(f"{name} {one.table.n}" for name, one in pooled.items())
     screen.print(
         f"recall@1 of a pair that supports the answer, {seeds} seeds, other patients than those "
-        f"learned on, 95% by patient; questions: {asked}",
+        f"learned on, 95% by patient; questions: {counts}",
         markup=False,
     )
     first = next(iter(pooled.values()))
 
     def table_of(what: str) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table = console.plain_table()
         table.add_column(what)
         for name in pooled:
             table.add_column(name, no_wrap=True)
@@ -63,7 +66,7 @@ def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
 
     table = table_of("weights")
     for row in first.table.recall:
-        table.add_row(row, *(_cell(made.table, row) for made in pooled.values()))
+        table.add_row(row, *(_cell(one.table, row) for one in pooled.values()))
     screen.print(table)
     screen.print(
         "learned weights, mean ± standard deviation over seeds, and what share of the differences "
@@ -73,14 +76,14 @@ def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
     table = table_of("term")
     for term in first.weights:
         cells = [
-            f"{made.weights[term]:.2f} ± {made.spread[term]:.2f} ({made.shares[term]:.0%})"
-            for made in pooled.values()
+            f"{one.weights[term]:.2f} ± {one.spread[term]:.2f} ({one.shares[term]:.0%})"
+            for one in pooled.values()
         ]
         table.add_row(term, *cells)
     screen.print(table)
-    for name, made in pooled.items():
+    for name, one in pooled.items():
         screen.print(f"{name}:", markup=False)
-        for line in [*_apart(made.table), *_verdicts(made.table)]:
+        for line in [*_apart(one.table), *_verdicts(one.table)]:
             screen.print(f"  {line}", markup=False)
 
 
@@ -112,5 +115,5 @@ def _cell(table: RecallTable, name: str) -> str:
     return f"{table.recall[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _said(name: str) -> str:
+def _hyphenated(name: str) -> str:
     return name.replace("_", "-")

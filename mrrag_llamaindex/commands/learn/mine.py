@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     AllowPickle,
     AsJson,
@@ -19,8 +20,9 @@ from mrrag_llamaindex.commands.options import (
     Model,
     Quantization,
     VisionTower,
+    renames_of,
 )
-from mrrag_llamaindex.commands.progress import progress_with_time_left
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def mine(
         str, typer.Option(metavar="fused|each_term", help="What retrieves the candidates.")
     ] = "fused",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="So many of the questions, drawn by the seed.")
+        int | None, typer.Option(min=1, help="Most questions, drawn by the seed.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     columns: Columns = "",
@@ -80,7 +82,6 @@ def mine(
     as_json: AsJson = False,
 ) -> None:
     """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
-    from mrrag_llamaindex.generation.checkpoints.loading import load_model
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.learning.mining.mining import mine as mine_into
@@ -88,21 +89,22 @@ def mine(
     from mrrag_llamaindex.mcr.weights import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
 
+    rejected: list[Skipped] = []
     if data is not None:
         if questions is not None or store is not None:
             raise InputError("--data phantom brings its own questions and store; name no others")
-        asked, rejected, pairs, towers = _phantom(limit or _PHANTOM_QUESTIONS, seed, device)
+        training, pairs, towers = _phantom(limit or _PHANTOM_QUESTIONS, seed, device)
         limit = None
     else:
         if questions is None or store is None:
             raise InputError("name a table of questions and --store, or --data phantom")
-        asked, rejected = _table(questions, columns, images)
+        training, rejected = _table(questions, columns, images)
         pairs, towers = _opened(store, device)
-    learned: AnyWeights = FusionWeights()
+    fusion: AnyWeights = FusionWeights()
     if weights is not None:
-        learned = load_weights(weights, towers_identity=towers.identity)
+        fusion = load_weights(weights, towers_identity=towers.identity)
     settings = MiningSettings(
-        weights=learned,
+        weights=fusion,
         candidates=candidates,
         pool=pool,  # type: ignore[arg-type]  # checked there
         negatives=negatives,
@@ -110,27 +112,14 @@ def mine(
         questions=limit,
         seed=seed,
     )
-    loaded = load_model(
-        model,
-        device=device,
-        quantization=quantization,
-        vision_tower=vision_tower,
-        allow_pickle=allow_pickle,
-    )
+    loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
     confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
-    with progress_with_time_left("questions") as advance:
-        report = mine_into(
-            asked,
-            pairs,
-            towers,
-            confidence,
-            out,
-            settings,
-            lambda done, total, resumed: advance("mining", done, total, resumed),
-        )
+    with progress_bar("questions mined") as advance:
+        report = mine_into(training, pairs, towers, confidence, out, settings, advance)
     skipped = (*rejected, *report.skipped)
     if as_json:
-        console.print_json(_as_dict(report, skipped, out))
+        rows = console.skipped_rows(skipped, "question_id")
+        console.print_json({**asdict(report), "skipped": rows, "out": str(out)})
     else:
         _print(report, skipped, out)
     if skipped and not report.mined + report.resumed:
@@ -142,12 +131,11 @@ def mine(
 def _table(
     table: Path, columns: str, images: Path | None
 ) -> tuple[list[GoldQuestion], list[Skipped]]:
-    from mrrag_llamaindex.commands.options import renames_of
     from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
     rows = list(read_questions(table, renames_of(columns), images))
-    asked = [row for row in rows if isinstance(row, GoldQuestion)]
-    return asked, [row for row in rows if not isinstance(row, GoldQuestion)]
+    questions = [row for row in rows if isinstance(row, GoldQuestion)]
+    return questions, [row for row in rows if not isinstance(row, GoldQuestion)]
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
@@ -160,29 +148,20 @@ def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
     return pairs, load_towers(pairs.towers_source, device=device)
 
 
-def _phantom(
-    count: int, seed: int, device: str
-) -> tuple[list[GoldQuestion], list[Skipped], PairStore, DualTower]:
+def _phantom(count: int, seed: int, device: str) -> tuple[list[GoldQuestion], PairStore, DualTower]:
     from mrrag_llamaindex.phantom.corpus import make_corpus
     from mrrag_llamaindex.phantom.sets.questions import questions_of, store_of
     from mrrag_llamaindex.towers.loading import load_towers
 
     towers = load_towers(defaults.PHANTOM, device=device)
     corpus = make_corpus(seed, queries=count)
-    return questions_of(corpus), [], store_of(corpus, towers), towers
-
-
-def _as_dict(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> dict[str, Any]:
-    items = [
-        {"row": item.row, "question_id": item.pair_id, "reason": item.reason} for item in skipped
-    ]
-    return {**asdict(report), "skipped": items, "out": str(out)}
+    return questions_of(corpus), store_of(corpus, towers), towers
 
 
 def _print(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> None:
     total = report.mined + report.resumed
     print(
-        f"{report.mined} questions mined in {report.seconds:.1f} s, {report.resumed} were there; "
+        f"{report.mined} questions mined in {report.seconds:.1f} s, {report.resumed} before; "
         f"{report.usable} of {total} teach something, {len(skipped)} skipped: {out}"
     )
     for item in skipped:

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.learn import fusion_report
-from mrrag_llamaindex.commands.options import AsJson, Device
+from mrrag_llamaindex.commands.learn.inputs import (
+    check_one_source,
+    phantom_candidates,
+    settings_of,
+    writing,
+)
+from mrrag_llamaindex.commands.options import (
+    AsJson,
+    Device,
+    HeldOut,
+    Records,
+    SplitSeed,
+    Synthetic,
+)
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,19 +31,12 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 _PHANTOM_QUESTIONS = 500
-_QUESTIONS_OF_ONE_SEED = 500
-_REGIMES = ("combination", "image", "text")
 
 
 def train_fusion(
-    records: Annotated[
-        Path | None, typer.Argument(help="File that mrrag mine wrote (.jsonl).")
-    ] = None,
+    records: Records = None,
     out: Annotated[Path | None, typer.Option(help="File for the weights (JSON).")] = None,
-    data: Annotated[
-        Literal["phantom"] | None,
-        typer.Option(help="In place of a file: synthetic studies, labelled by their truth."),
-    ] = None,
+    data: Synthetic = None,
     terms: Annotated[
         int,
         typer.Option(min=3, max=4, help="4: save the weight of question text to image, too."),
@@ -44,17 +49,15 @@ def train_fusion(
             "not saved.",
         ),
     ] = None,
-    held_out: Annotated[
-        float, typer.Option(min=0.05, max=0.9, help="Share of the patients to measure on.")
-    ] = 0.5,
+    held_out: HeldOut = 0.5,
     temperature: Annotated[float, typer.Option(help="Of the loss; above zero.")] = 0.07,
     learn_temperature: Annotated[
         bool, typer.Option(help="Learn it, and give the weights the length of (1, 1, 1).")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
+    seed: SplitSeed = 0,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="With --data phantom: so many draws of it, in one table."),
+        typer.Option(min=1, help="With --data phantom: number of draws, in one table."),
     ] = None,
     regime: Annotated[
         Literal["combination", "image", "text"] | None,
@@ -67,20 +70,20 @@ def train_fusion(
     as_json: AsJson = False,
 ) -> None:
     """Learn how much each similarity counts, and say what that is worth on other patients."""
+    from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
     from mrrag_llamaindex.learning.fusion.gated_training import GateSettings
     from mrrag_llamaindex.learning.fusion.training import FusionSettings
     from mrrag_llamaindex.mcr.weights import ALL_TERMS
+    from mrrag_llamaindex.phantom.corpus import REGIMES
 
-    if (records is None) == (data is None):
-        raise InputError("name either a file of training records or --data phantom")
+    check_one_source(records, data)
     if data is None and (seeds is not None or regime is not None):
         raise InputError("--seeds and --regime are about --data phantom")
     if seeds is not None and out is not None:
         raise InputError("--seeds measures on several draws and saves no weights: leave out --out")
-    try:
-        settings = FusionSettings(temperature=temperature, learn_temperature=learn_temperature)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    settings = settings_of(
+        FusionSettings, temperature=temperature, learn_temperature=learn_temperature
+    )
     options: dict[str, Any] = {
         "held_out": held_out,
         "settings": settings,
@@ -88,7 +91,7 @@ def train_fusion(
         "gate_terms": ALL_TERMS[:terms],
     }
     if seeds is not None:
-        regimes = _REGIMES if regime is None else (regime,)
+        regimes = REGIMES if regime is None else (regime,)
         pooled = _over_seeds(range(seed, seed + seeds), regimes, device, options)
         if as_json:
             console.print_json(fusion_report.pooled_dict(pooled, seed, seeds))
@@ -96,59 +99,43 @@ def train_fusion(
             fusion_report.print_pooled(pooled, seeds)
         return
     if records is None:
-        questions, identity = _phantom(seed, regime or "combination", device)
+        questions, identity = phantom_candidates(
+            seed, device, queries=_PHANTOM_QUESTIONS, regime=regime or "combination"
+        )
     else:
         questions, identity = _mined(records)
     if gated is None and any(item.query is None for item in questions):
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         options["gate"] = None
-    from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
-
-    made = learn_and_compare(questions, seed=seed, **options)
+    comparison = learn_and_compare(questions, seed=seed, **options)
     if out is not None:
-        _save(_wanted(made, terms, bool(gated)), out, identity)
+        with writing(out):
+            _wanted(comparison, terms, bool(gated)).save(out, towers_identity=identity)
     if as_json:
-        console.print_json(made.as_dict())
+        console.print_json(comparison.as_dict())
     else:
-        fusion_report.print_comparison(made)
+        fusion_report.print_comparison(comparison)
 
 
-def _wanted(made: FusionComparison, terms: int, gated: bool) -> AnyWeights:
-    if gated and made.gated is not None:
-        return made.gated.weights
+def _wanted(comparison: FusionComparison, terms: int, gated: bool) -> AnyWeights:
+    if gated and comparison.gated is not None:
+        return comparison.gated.weights
     if terms == 3:
-        return made.learned.weights
-    if made.four_terms is None:
+        return comparison.learned.weights
+    if comparison.four_terms is None:
         raise InputError("these questions lack the fourth similarity, text to image")
-    return made.four_terms.weights
-
-
-def _save(weights: AnyWeights, out: Path, identity: str) -> None:
-    try:
-        weights.save(out, towers_identity=identity)
-    except OSError as error:
-        raise InputError(f"{out.name} cannot be written: {error.strerror}") from None
+    return comparison.four_terms.weights
 
 
 def _mined(path: Path) -> tuple[list[FusionQuestion], str]:
     from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.learning.mining.records import read_training_set
 
-    found = read_training_set(path)
-    if not found.usable:
+    mined = read_training_set(path)
+    if not mined.usable:
         raise InputError(f"{path.name} holds no question that there is something to learn from")
-    return [
-        FusionQuestion.of_record(record) for record in found.usable
-    ], found.header.towers_identity
-
-
-def _phantom(seed: int, regime: Any, device: str) -> tuple[list[FusionQuestion], str]:
-    from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
-    from mrrag_llamaindex.towers.loading import load_towers
-
-    towers = load_towers(defaults.PHANTOM, device=device)
-    questions = label_phantom(seed, towers, queries=_PHANTOM_QUESTIONS, regime=regime)
-    return questions, towers.identity
+    questions = [FusionQuestion.of_record(record) for record in mined.usable]
+    return questions, mined.header.towers_identity
 
 
 def _over_seeds(
@@ -156,16 +143,15 @@ def _over_seeds(
 ) -> dict[str, PooledComparison]:
     """Learn and measure on each draw of each regime; a draw is a corpus with its own patients."""
     from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
-    from mrrag_llamaindex.phantom.sets.support_labels import label_phantom
-    from mrrag_llamaindex.towers.loading import load_towers
 
-    towers = load_towers(defaults.PHANTOM, device=device)
     pooled = {}
     for regime in regimes:
-        made = []
+        comparisons = []
         for seed in seeds:
-            questions = label_phantom(seed, towers, queries=_QUESTIONS_OF_ONE_SEED, regime=regime)
-            made.append(learn_and_compare(questions, seed=seed, **options))
-            console.say_progress(f"{regime}: seed {seed}, {len(made)} of {len(seeds)}")
-        pooled[regime] = PooledComparison.of(made, seed=seeds[0])
+            questions, _ = phantom_candidates(
+                seed, device, queries=_PHANTOM_QUESTIONS, regime=regime
+            )
+            comparisons.append(learn_and_compare(questions, seed=seed, **options))
+            console.say_progress(f"{regime}: seed {seed}, {len(comparisons)} of {len(seeds)}")
+        pooled[regime] = PooledComparison.of(comparisons, seed=seeds[0])
     return pooled

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.options import AsJson, Device, renames_of
+from mrrag_llamaindex.commands.options import AsJson, Columns, Device, Images, renames_of
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,12 +42,8 @@ def train_towers(
     text_backbone: Annotated[
         str, typer.Option(help="Folder or hub id of the text encoder.")
     ] = "emilyalsentzer/Bio_ClinicalBERT",
-    columns: Annotated[
-        str, typer.Option(help="Where names differ: image=filename,patient_id=subject")
-    ] = "",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if not the table's own.")
-    ] = None,
+    columns: Columns = "",
+    images: Images = None,
     one_patient_each: Annotated[
         bool,
         typer.Option(
@@ -122,7 +119,7 @@ def train_towers(
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},
     )
-    with console.progress_bar("pairs") as advance:
+    with progress_bar("pairs") as advance:
         found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
     run = TrainingRun(
         out,
@@ -143,10 +140,7 @@ def train_towers(
     if results is None:
         return
     if as_json:
-        skipped = [
-            {"row": item.row, "pair_id": item.pair_id, "reason": item.reason}
-            for item in found.skipped
-        ]
+        skipped = console.skipped_rows(found.skipped)
         console.print_json({**results, "folder": str(out), "skipped": skipped})
     else:
         print_results(results, found, out)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.eval import evaluate
-from mrrag_llamaindex.evaluation.methods.method import METHODS
+from mrrag_llamaindex.evaluation.methods.registry import METHODS
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import keep_profile

@@ -16,7 +16,8 @@ from mrrag_llamaindex.commands.evaluate import noise_study
 from mrrag_llamaindex.commands.evaluate.noise import noise
 from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions, data_noise
 from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions
-from mrrag_llamaindex.evaluation.noise import tuning as noise_tuning
+from mrrag_llamaindex.commands.models import ModelOptions
+from mrrag_llamaindex.evaluation.noise import study as noise_tuning
 from mrrag_llamaindex.evaluation.noise.data import OWN_LABELS, OWN_REPORT
 from mrrag_llamaindex.generation.checkpoints import loading
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
@@ -266,12 +267,8 @@ def options(**changes) -> NoiseOptions:
         "documents": 2,
         "seed": 0,
         "count": 300,
-        "model": "phantom",
+        "model": ModelOptions("phantom", "cpu", None, "checkpoint", False),
         "towers": "phantom",
-        "device": "cpu",
-        "quantization": None,
-        "vision_tower": "checkpoint",
-        "allow_pickle": False,
         "batch_size": 8,
     }
     return NoiseOptions(**{**fields, **changes})

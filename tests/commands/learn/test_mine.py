@@ -72,7 +72,7 @@ def test_second_run_resumes_and_says_so(table, corpus, tmp_path):
     result = run(*arguments(table, corpus, out))
     assert result.exit_code == 0
     assert "0 questions mined" in result.stdout
-    assert "4 were there" in result.stdout
+    assert "4 before" in result.stdout
     assert out.read_bytes() == before
 
 

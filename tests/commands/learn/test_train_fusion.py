@@ -58,7 +58,6 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def small_phantom(monkeypatch):
-    monkeypatch.setattr(train_fusion, "_QUESTIONS_OF_ONE_SEED", 24)
     monkeypatch.setattr(train_fusion, "_PHANTOM_QUESTIONS", 24)
     sizes = {**support_labels.label_phantom.__kwdefaults__, "patients": 40, "profiles": 8}
     monkeypatch.setattr(support_labels.label_phantom, "__kwdefaults__", sizes)
@@ -185,7 +184,7 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(mrrag, rec
     expected = out.read_bytes()
     worker.write_text(
         "import sys\n"
-        "from mrrag_llamaindex.cli import app\n"
+        "from mrrag_llamaindex.commands.app import app\n"
         "while True:\n"
         "    try:\n"
         "        app(['train-fusion', *sys.argv[1:], '--json'])\n"

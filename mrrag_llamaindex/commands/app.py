@@ -1,0 +1,81 @@
+"""The commands of ``mrrag``, one row each.
+
+Standard output holds the result (with ``--json``: one JSON object and nothing else), standard
+error the progress and the notes. Exit 0 on success, 2 on bad input, with one line that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import typer
+
+from mrrag_llamaindex import __version__
+from mrrag_llamaindex.commands import console, evidence, generators
+from mrrag_llamaindex.commands.evaluate import eval, noise
+from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
+from mrrag_llamaindex.commands.options import NOTICE
+
+
+class Command(NamedTuple):
+    """A command: its name, its function (whose docstring is the help), and an example."""
+
+    name: str
+    run: Callable[..., None]
+    example: str
+
+
+COMMANDS = (
+    Command("demo", evidence.demo, "--out demo --seed 2"),
+    Command(
+        "ingest",
+        evidence.ingest,
+        "pairs.csv --store store --towers phantom --columns image=filename,report=notes",
+    ),
+    Command(
+        "ask",
+        evidence.ask,
+        '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',
+    ),
+    Command("doctor", generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
+    Command("convert", generators.convert, "llava-med-v1.5-mistral-7b llava-med-hf"),
+    Command("mine", mine.mine, "questions.csv --store store --model phantom --out d_train.jsonl"),
+    Command(
+        "train-towers",
+        train_towers.train_towers,
+        "pairs.csv --out towers --columns patient_id=subject",
+    ),
+    Command("train-fusion", train_fusion.train_fusion, "d_train.jsonl --out fusion.json"),
+    Command(
+        "calibrate",
+        calibrate.calibrate,
+        "d_train.jsonl --weights fusion_weights.json --out store/calibration.json",
+    ),
+    Command("find-layers", find_layers.find_layers, "--model phantom --data phantom --out layers"),
+    Command("eval", eval.evaluate, "--data phantom --out run"),
+    Command("noise", noise.noise, "--data phantom --policies off,ifa,hard-mask"),
+)
+
+app = typer.Typer(
+    cls=console.OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help=f"MR-RAG: answers about a medical image from scored image/report pairs. {NOTICE}",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for _command in COMMANDS:
+    app.command(name=_command.name, epilog=f"Example: mrrag {_command.name} {_command.example}")(
+        _command.run
+    )

@@ -1,0 +1,147 @@
+"""The questions and pairs that are evaluated on: synthetic, or one's own copy; embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.commands.progress import Advance, progress_bar
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet, Problem
+    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+    from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.towers.protocol import DualTower
+
+
+@dataclass(frozen=True)
+class OwnCopy:
+    """Where one's own copy of a data set lies: the options of these names.
+
+    Attributes
+    ----------
+    data : str
+    root : pathlib.Path
+    question_file, report_file, images : pathlib.Path or None
+    facts : pathlib.Path or None
+        Finding labels of the pairs.
+    """
+
+    data: str
+    root: Path
+    question_file: Path | None
+    report_file: Path | None
+    images: Path | None
+    facts: Path | None
+
+    def read(self, rule: str = "leading") -> EvaluationSet:
+        """Read it; ``rule`` says how gold answers become labels."""
+        from mrrag_llamaindex.evaluation.data.finding_table import read_findings
+        from mrrag_llamaindex.evaluation.data.readers import read_data
+
+        data = read_data(
+            self.data,
+            self.root,
+            questions=self.question_file,
+            reports=self.report_file,
+            images=self.images,
+            rule=rule,
+        )
+        if self.facts is None:
+            return data
+        return replace(data, facts=read_findings(self.facts, {p.pair_id for p in data.pairs}))
+
+
+def check_copy(data: str, root: Path | None, towers: str | None) -> Path:
+    """Return the folder of a copy; raises `InputError` unless it and its towers are named."""
+    if root is None or towers is None:
+        raise InputError(f"--data {data} needs --root, the folder of your copy, and --towers")
+    return root
+
+
+def phantom_sets(seeds: int, questions: int | None) -> list[EvaluationSet]:
+    """Return the set to learn on, the set to tune on, and those to score."""
+    from mrrag_llamaindex.phantom.sets.evaluation_set import (
+        FIT_SEED,
+        QUESTIONS,
+        TUNE_SEED,
+        phantom_set,
+    )
+
+    all_seeds = (FIT_SEED, TUNE_SEED, *range(seeds))
+    return [phantom_set(seed, questions=questions or QUESTIONS) for seed in all_seeds]
+
+
+def phantom_documents() -> int:
+    """Return K of the phantom."""
+    from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
+
+    return SETTING.documents
+
+
+@contextmanager
+def embedded(
+    sets: Sequence[EvaluationSet], towers: DualTower, out: Path | None = None
+) -> Iterator[tuple[list[EmbeddedSet], PairStore]]:
+    """Embed sets, each into a store of its own, in memory or below ``out``.
+
+    Yields
+    ------
+    sets : list of EmbeddedSet
+    store : PairStore
+        That of the first set, open until the end.
+    """
+    from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
+    from mrrag_llamaindex.store.protocol import PairStore
+
+    where: Any = "memory" if out is None else out / "store"
+    total = sum(len(item.pairs) + len(item.questions) for item in sets)
+    before = 0
+    with ExitStack() as stack:
+        stores, embedded_sets = [], []
+        for _ in sets:
+            store = PairStore.open_or_create(
+                where,
+                towers_identity=towers.identity,
+                towers_source=towers.source,
+                dimension=towers.dimension,
+            )
+            stores.append(stack.enter_context(store))
+        with progress_bar("vectors") as advance:
+            for item, store in zip(sets, stores, strict=True):
+                show = partial(_show_from, advance, before, total)
+                embedded_sets.append(embed_set(item, towers, store, progress=show))
+                before += len(item.pairs) + len(item.questions)
+        yield embedded_sets, stores[0]
+
+
+def _show_from(advance: Advance, before: int, total: int, done: int, _: int) -> None:
+    advance(before + done, total)
+
+
+def unreadable(sets: Sequence[EmbeddedSet]) -> list[Problem]:
+    """Return what the towers could not read."""
+    from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, Problem
+
+    return [
+        Problem(UNREADABLE, f"{data.name} {item.identifier!r}", item.reason)
+        for data in sets
+        for item in data.left_out
+    ]
+
+
+def unread_references(sets: Sequence[EvaluationSet]) -> list[str]:
+    """Say that reports which the question file brings along are not used."""
+    names = {item.question_id for data in sets for item in data.questions}
+    count = sum(name in names for data in sets for name in data.references)
+    if not count:
+        return []
+    return [
+        f"{count} questions bring reports that another system retrieved; no row reads them, each "
+        "method retrieves its own"
+    ]

@@ -1,0 +1,72 @@
+"""The generator that a command's options name, loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.commands import console
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded: the options of these names."""
+
+    model: str
+    device: str
+    quantization: str | None
+    vision_tower: str
+    allow_pickle: bool
+
+    def load(self, backend: str = "rows") -> LoadedModel:
+        """Load the model as it is."""
+        from mrrag_llamaindex.generation.checkpoints.loading import load_model
+
+        return load_model(
+            self.model,
+            device=self.device,
+            backend=backend,
+            quantization=self.quantization,
+            vision_tower=self.vision_tower,
+            allow_pickle=self.allow_pickle,
+        )
+
+    def engine(self, backend: str = "rows", **settings: Any) -> tuple[LlavaEngine, str]:
+        """Load it with the critical layers that are known of it, and say whose they are.
+
+        Parameters
+        ----------
+        backend : str
+        **settings
+            Of `LlavaEngine`.
+
+        Returns
+        -------
+        engine : LlavaEngine
+        note : str
+            Names the layers and where they come from.
+        """
+        from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
+        from mrrag_llamaindex.generation.engine import LlavaEngine
+
+        loaded = self.load(backend)
+        known = with_known_layers(loaded)
+        note = _layers_note(known, kept=known is not loaded)
+        console.say("note", note)
+        return LlavaEngine(known, **settings), note
+
+
+def _layers_note(loaded: LoadedModel, *, kept: bool) -> str:
+    """Name the layers and where they come from; ``kept`` ones were found here by find-layers."""
+    layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
+    if kept:
+        return f"{layers}: as mrrag find-layers found on this model"
+    if loaded.layers_are_known:
+        return f"{layers}: from the profile in the model's folder"
+    return (
+        f"{layers}, the middle third: none were found on this model; mrrag find-layers finds them"
+    )
