@@ -97,7 +97,8 @@ def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
     model.generation_config.max_new_tokens = 4
     for name, value in tokens.items():
         setattr(model.generation_config, name, value)
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def build_processor() -> LlavaProcessor:
@@ -113,7 +114,7 @@ def build_processor() -> LlavaProcessor:
         image_mean=[0.4, 0.4, 0.4],
         image_std=[0.2, 0.2, 0.2],
     )
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=images,
         tokenizer=build_tokenizer(),
         patch_size=PATCH,

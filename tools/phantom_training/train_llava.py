@@ -195,7 +195,8 @@ def add_vision(
         module.requires_grad_(False)  # the loss of answers would undo the alignment
     log(looking.name)
     _train(_Trainer(model, log), looking, findings, pixels, rng, LOOKING_RATE, settle=True)
-    return model.requires_grad_(True).eval()
+    model.requires_grad_(True).eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def _train(
@@ -245,7 +246,7 @@ class _Trainer:
         logits = self._forward(batch, pixels)
         loss = self._loss(logits, batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         answers = logits[batch.answers].argmax(dim=-1)

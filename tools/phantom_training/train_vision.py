@@ -73,7 +73,7 @@ def align_vision(
         batch = torch.from_numpy(rng.integers(held, len(truth), size=BATCH))
         loss = words.error(image_tokens(model, pixels[batch]), truth[batch])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -100,10 +100,11 @@ class _Words:
         target = torch.stack(
             [self.polarity[truth.long()], self.names.expand(len(truth), -1, -1)], dim=2
         )
-        return F.mse_loss(tokens, target.flatten(1, 2)) / self.scale
+        loss: Tensor = F.mse_loss(tokens, target.flatten(1, 2)) / self.scale
+        return loss
 
     def findings(self, tokens: Tensor) -> Tensor:
         """Whether each finding's word is nearer to "shows" than to "no", (batch, findings)."""
         absent, present = self.polarity
-        between = (tokens[:, 0::2] - (absent + present) / 2) @ (present - absent)
+        between: Tensor = (tokens[:, 0::2] - (absent + present) / 2) @ (present - absent)
         return between > 0

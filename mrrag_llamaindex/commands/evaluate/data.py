@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.commands.progress import progress_bar
+from mrrag_llamaindex.commands.progress import Advance, progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,16 +114,14 @@ def embedded(
             stores.append(stack.enter_context(store))
         with progress_bar("vectors") as advance:
             for item, store in zip(sets, stores, strict=True):
-                embedded_sets.append(
-                    embed_set(
-                        item,
-                        towers,
-                        store,
-                        progress=lambda done, _, before=before: advance(before + done, total),
-                    )
-                )
+                show = partial(_show_from, advance, before, total)
+                embedded_sets.append(embed_set(item, towers, store, progress=show))
                 before += len(item.pairs) + len(item.questions)
         yield embedded_sets, stores[0]
+
+
+def _show_from(advance: Advance, before: int, total: int, done: int, _: int) -> None:
+    advance(before + done, total)
 
 
 def unreadable(sets: Sequence[EmbeddedSet]) -> list[Problem]:

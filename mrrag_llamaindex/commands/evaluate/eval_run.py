@@ -61,6 +61,6 @@ def run_methods(
                 towers.identity,
                 settings,
                 folder=out,
-                progress=lambda method, *counts: advance(*counts, doing=method),
+                progress=lambda method, done, total, resumed: advance(done, total, resumed, method),
             )
             return harness.run(parts.tests, learned, parts.tune), parts, unreadable(data)

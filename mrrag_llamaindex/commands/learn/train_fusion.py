@@ -134,9 +134,8 @@ def _mined(path: Path) -> tuple[list[FusionQuestion], str]:
     mined = read_training_set(path)
     if not mined.usable:
         raise InputError(f"{path.name} holds no question that there is something to learn from")
-    return [
-        FusionQuestion.of_record(record) for record in mined.usable
-    ], mined.header.towers_identity
+    questions = [FusionQuestion.of_record(record) for record in mined.usable]
+    return questions, mined.header.towers_identity
 
 
 def _over_seeds(

@@ -79,7 +79,7 @@ class EmbeddedSet:
     @property
     def dimension(self) -> int:
         """n, the length of one half."""
-        return self.documents.shape[1] // 2
+        return int(self.documents.shape[1]) // 2
 
     def subset(self, rows: Sequence[int], name: str | None = None) -> EmbeddedSet:
         """Return the same pairs with some of the questions."""
