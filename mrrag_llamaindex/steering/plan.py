@@ -32,7 +32,7 @@ class SteeringPlan:
     column_weights
         float32 (batch, prompt_length): the policy's weight of each column, else 0. For IFA it is
         strength times lambda on document tokens.
-    question_rows
+    steered_rows
         bool (batch, prompt_length): rows to steer. For IFA they are those of the question.
     layers
         Indices of the critical decoder layers.
@@ -56,7 +56,7 @@ class SteeringPlan:
     """
 
     column_weights: torch.Tensor
-    question_rows: torch.Tensor
+    steered_rows: torch.Tensor
     layers: frozenset[int]
     padding: tuple[int, ...] = ()
     shared_prefix: int = 0
@@ -70,18 +70,18 @@ class SteeringPlan:
     )
 
     def __post_init__(self) -> None:
-        lam, rows = self.column_weights, self.question_rows
-        if lam.ndim != 2 or lam.shape != rows.shape:
+        weights, rows = self.column_weights, self.steered_rows
+        if weights.ndim != 2 or weights.shape != rows.shape:
             raise SteeringError(
-                "column_weights and question_rows must both be (batch, prompt_length), got "
-                f"{tuple(lam.shape)} and {tuple(rows.shape)}"
+                "column_weights and steered_rows must both be (batch, prompt_length), got "
+                f"{tuple(weights.shape)} and {tuple(rows.shape)}"
             )
-        if lam.dtype != torch.float32 or rows.dtype != torch.bool:
+        if weights.dtype != torch.float32 or rows.dtype != torch.bool:
             raise SteeringError(
-                "column_weights must be float32 and question_rows bool, got "
-                f"{lam.dtype} and {rows.dtype}"
+                "column_weights must be float32 and steered_rows bool, got "
+                f"{weights.dtype} and {rows.dtype}"
             )
-        if not bool(torch.isfinite(lam).all()):
+        if not bool(torch.isfinite(weights).all()):
             raise SteeringError("column_weights holds NaN or infinite values")
         if self.padding and len(self.padding) != self.batch_size:
             raise SteeringError(
@@ -97,9 +97,9 @@ class SteeringPlan:
                 f"heads are named for layers {sorted(self.heads)}, and layers "
                 f"{sorted(self.layers)} are to be steered; name heads for each of them and no other"
             )
-        # Rows without any lambda are left to the stock kernel: lambda 0 must equal it exactly.
+        # Rows without any weight are left to the stock kernel: weight 0 must equal it exactly.
         # Read to the host once here, so that no layer has to wait for the device.
-        steered = (rows & (lam != 0).any(dim=1, keepdim=True)).cpu()
+        steered = (rows & (weights != 0).any(dim=1, keepdim=True)).cpu()
         positions = tuple(tuple(row.nonzero().flatten().tolist()) for row in steered)
         object.__setattr__(self, "_rows", positions)
 

@@ -68,7 +68,7 @@ def test_spans_move_right_by_the_left_padding():
         [0, 0, 0, 1, 1, 0, 0, 0, 0, 0],
         [0, 0, 0, 0.5, 0.5, 0, 0, 0, 0, 0],  # columns 1, 2 of the prompt, pushed by 2
     ]
-    assert plan.question_rows.int().tolist() == [
+    assert plan.steered_rows.int().tolist() == [
         [0, 0, 0, 0, 0, 0, 1, 1, 0, 0],
         [0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
     ]
@@ -82,7 +82,7 @@ def test_strength_multiplies_lambda():
 
 def test_to_end_steers_the_closing_tokens_too():
     plan = build([spans()], [(0.0, 1.0)], 10, IFA(question_rows="to_end"))
-    assert plan.question_rows[0].nonzero().flatten().tolist() == [6, 7, 8, 9]
+    assert plan.steered_rows[0].nonzero().flatten().tolist() == [6, 7, 8, 9]
 
 
 def test_layers_of_the_method_take_the_place_of_the_profile():
@@ -109,14 +109,14 @@ def test_ill_fitting_parts_are_refused(lambdas, padded, layers, message):
 
 def test_hand_made_plan_is_checked_too():
     lam, rows = torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool)
-    for column_weights, question_rows in [
+    for column_weights, steered_rows in [
         (lam, rows[:, :3]),
         (lam.double(), rows),
         (lam, rows.int()),
         (lam / 0, rows),
     ]:
         with pytest.raises(SteeringError):
-            SteeringPlan(column_weights, question_rows, frozenset({0}))
+            SteeringPlan(column_weights, steered_rows, frozenset({0}))
 
 
 # ---- a prefix shared by the rows
@@ -134,7 +134,7 @@ def test_padding_stands_behind_the_shared_prefix():
         [0, 1, 1, 0.5, 0.5, 0, 0, 0, 0, 0],
         [0, 0.5, 0.5, 0, 0, 1, 1, 0, 0, 0],
     ]
-    assert plan.question_rows.int().tolist() == [
+    assert plan.steered_rows.int().tolist() == [
         [0, 0, 0, 0, 0, 0, 1, 1, 0, 0],
         [0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
     ]
@@ -144,14 +144,14 @@ def test_document_over_the_end_of_the_prefix_is_weighted_on_both_sides_of_the_ga
     prompt = PromptSpans(((1, 5),), (5, 7), 8)
     plan = shared([prompt], [(1.0,)], 11, 3, question_rows="to_end")
     assert plan.column_weights[0].nonzero().flatten().tolist() == [1, 2, 6, 7]
-    assert plan.question_rows[0].nonzero().flatten().tolist() == [8, 9, 10]
+    assert plan.steered_rows[0].nonzero().flatten().tolist() == [8, 9, 10]
 
 
 def test_prefix_of_zero_is_left_padding():
     prompts, lambdas = [spans(10), spans(8)], [(1.0, 0.5), (0.5, 1.0)]
     ours, left = shared(prompts, lambdas, 10, 0), build(prompts, lambdas, 10)
     assert torch.equal(ours.column_weights, left.column_weights)
-    assert torch.equal(ours.question_rows, left.question_rows)
+    assert torch.equal(ours.steered_rows, left.steered_rows)
     assert (ours.padding, ours.shared_prefix) == (left.padding, left.shared_prefix) == ((0, 2), 0)
 
 

@@ -123,8 +123,8 @@ def test_rows_backend_equals_the_definition(groups, pads, heads_in_mask, kind):
     stock, _ = sdpa_attention_forward(*arguments, floats, scaling=0.25)
     real = allowed.any(-1)[:, 0]  # padding rows attend to nothing and mean nothing
     torch.testing.assert_close(rows[real], eager[real], atol=1e-5, rtol=0)
-    assert (rows - stock)[plan.question_rows].abs().max() > 0.05
-    untouched = real & ~plan.question_rows
+    assert (rows - stock)[plan.steered_rows].abs().max() > 0.05
+    untouched = real & ~plan.steered_rows
     assert torch.equal(rows[untouched], stock[untouched])
     assert weights.shape == (len(pads), query.shape[1], 24, 24)
 
@@ -139,7 +139,7 @@ def test_half_precision_stays_within_its_rounding_of_the_definition(dtype):
         layer(4), query.double(), key.double(), value.double(), lowest.double(), steering=plan
     )
     assert rows.dtype == dtype
-    difference = (rows.double() - exact)[plan.question_rows].abs().max()
+    difference = (rows.double() - exact)[plan.steered_rows].abs().max()
     assert difference < 4 * torch.finfo(dtype).eps
 
 
@@ -151,7 +151,7 @@ def test_without_steering_the_stock_function_answers_bit_for_bit(function):
     arguments = (query, key, value, mask)
     expected, _ = stock(layer(4), *arguments, scaling=0.25)
     inactive = SteeringPlan(
-        torch.zeros_like(plan.column_weights), plan.question_rows, frozenset({0})
+        torch.zeros_like(plan.column_weights), plan.steered_rows, frozenset({0})
     )
     for module, steering in [(layer(4), None), (layer(4, index=5), plan), (layer(4), inactive)]:
         output, _ = function(module, *arguments, scaling=0.25, steering=steering)
@@ -201,7 +201,7 @@ def test_another_policy_rides_on_the_same_plan():
             return torch.where(weights > 0, torch.zeros_like(logits), logits)
 
     plan = hand_plan([1.0, 0.5, 0.0], [2])
-    other = SteeringPlan(plan.column_weights, plan.question_rows, plan.layers, policy=Uniform())
+    other = SteeringPlan(plan.column_weights, plan.steered_rows, plan.layers, policy=Uniform())
     for function in FUNCTIONS:
         attention = attend(function, LOGITS, causal(3, "bool"), other)
         assert attention[2, 0] == attention[2, 1] == pytest.approx(1 / (2 + math.exp(0.5)))

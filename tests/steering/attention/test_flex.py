@@ -87,7 +87,7 @@ def case(heads: int, key_heads: int, rows: int = 24, length: int = 24):
     ]
     plan = SteeringPlan(
         torch.cat([p.column_weights for p in plans]),
-        torch.cat([p.question_rows for p in plans]),
+        torch.cat([p.steered_rows for p in plans]),
         frozenset({0}),
     )
     allowed = torch.ones(3, length, length, dtype=torch.bool).tril()
@@ -109,7 +109,7 @@ def compare(heads: int, key_heads: int, rows: int, scaling: float | None = 0.3) 
         ]
     ]
     real = allowed.any(-1)
-    steered = plan.question_rows[:, -rows:]
+    steered = plan.steered_rows[:, -rows:]
     torch.testing.assert_close(results[0][real], results[1][real], atol=1e-5, rtol=0)
     assert results[0].isfinite().all()
     assert (results[0] - results[2])[[0, 2]][steered[[0, 2]]].abs().max() > 0.05
@@ -156,7 +156,7 @@ def test_policy_is_the_only_source_of_the_formula():
             return logits + 2 * weights
 
     query, key, value, allowed, plan = case(8, 2)
-    other = SteeringPlan(plan.column_weights, plan.question_rows, plan.layers, policy=Doubled())
+    other = SteeringPlan(plan.column_weights, plan.steered_rows, plan.layers, policy=Doubled())
     floats = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
     arguments = (layer(4), query, key, value)
     flex, _ = ifa_flex_attention_forward(*arguments, block(allowed), steering=other)

@@ -222,7 +222,7 @@ def by_hand(model: Any, steering: SteeringPlan | None) -> torch.Tensor:
     scores = torch.stack([query[h] @ key[h // 2].T for h in range(4)]) / 8**0.5
     if steering is not None:
         lam = steering.column_weights[0]
-        for row in steering.question_rows[0].nonzero().flatten().tolist():
+        for row in steering.steered_rows[0].nonzero().flatten().tolist():
             scores[:, row] += lam * scores[:, row].abs()
     for row in range(40):
         scores[:, row, row + 1 :] = -torch.inf

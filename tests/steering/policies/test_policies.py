@@ -145,7 +145,7 @@ def test_pasta_weighs_all_but_the_highlighted_documents_and_no_padding():
     plan = SteeringPlan.build([spans], [(1.0, 0.2, 0.6)], PASTA(), (0,), 14, shared_prefix=5)
     #        [0 1 d0 d0 d1 | . . . | d1 6 d2 8 q 10]
     assert plan.column_weights[0].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1]
-    assert plan.question_rows[0].nonzero().flatten().tolist() == [12, 13]
+    assert plan.steered_rows[0].nonzero().flatten().tolist() == [12, 13]
 
 
 def test_pasta_highlights_a_document_at_the_threshold_itself():
