@@ -72,21 +72,9 @@ class Table:
     ) -> Table:
         """Open a ``.csv`` or ``.jsonl`` table; a csv file is checked up to its header.
 
-        Parameters
-        ----------
-        path
-            In UTF-8, with or without a byte order mark. Blank lines are no rows.
-        required, optional
-            The roles.
-        columns
-            Role to column name, for roles whose column has another name; these must be there.
-        folder
-            By default the table's own.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read, is not such a table, or lacks a column.
+        Roles have columns of their own names unless `columns` says otherwise, and what it names
+        must be there. Raises `InputError` if the file cannot be read, is not such a table, or
+        lacks a column.
         """
         source, names = Path(path), dict(columns or {})
         roles = (*required, *optional)
