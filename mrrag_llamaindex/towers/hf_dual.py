@@ -19,7 +19,7 @@ from mrrag_llamaindex.towers.folders import (
 )
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.text_windows import TextWindows
+from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 
 class HFDualTower(TorchTower):
@@ -70,12 +70,7 @@ class HFDualTower(TorchTower):
                     f"a model of type {self.name!r} has no {method}, so it is not a dual encoder "
                     "of images and texts (CLIP, SigLIP and the like are)"
                 )
-        capacity = _token_limit(model.config, tokenizer)
-        limit = capacity if text_token_limit is None else text_token_limit
-        if limit > capacity:
-            raise ValueError(
-                f"text_token_limit is {limit}, the model reads at most {capacity} tokens"
-            )
+        limit = token_limit(model.config, tokenizer, text_token_limit)
         # SigLIP takes the last position, whatever stands there, and was trained on full length.
         padding = "max_length" if self.name.startswith("siglip") else "longest"
         crops = bool(getattr(image_processor, "do_center_crop", False))
@@ -165,14 +160,3 @@ def _tensor(output: Any) -> Tensor:
         pooled: Tensor = output.pooler_output
         return pooled
     raise TowerError(f"the model's features are a {type(output).__name__} without pooler_output")
-
-
-def _token_limit(config: Any, tokenizer: Any) -> int:
-    text = getattr(config, "text_config", config)
-    positions = getattr(text, "max_position_embeddings", None)
-    if positions is None:
-        return int(tokenizer.model_max_length)
-    # RoBERTa counts positions from the padding id on, and AltCLIP's text model is one.
-    if "roberta" in text.model_type or text.model_type.startswith("altclip"):
-        positions -= (text.pad_token_id or 0) + 1
-    return int(min(positions, tokenizer.model_max_length))

@@ -15,7 +15,7 @@ from mrrag_llamaindex.towers.folders import model_folder, read_model, read_token
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
-from mrrag_llamaindex.towers.text_windows import TextWindows
+from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 TOWER_FILE = "tower.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -241,10 +241,5 @@ def _windows(
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, the BERT only {text_config.vocab_size}"
         )
-    capacity = min(text_config.max_position_embeddings, tokenizer.model_max_length)
-    limit = capacity if text_token_limit is None else text_token_limit
-    if limit > capacity:
-        raise ValueError(
-            f"text_token_limit is {limit}, the encoder reads at most {capacity} tokens"
-        )
+    limit = token_limit(text_config, tokenizer, text_token_limit)
     return TextWindows(tokenizer, limit, long_text)

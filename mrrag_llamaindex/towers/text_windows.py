@@ -61,7 +61,7 @@ class TextWindows:
     Raises
     ------
     ValueError
-        If a setting is not one of these, or the limit leaves no room for text.
+        If a setting is not one of these, or the limit leaves nothing for text.
     TowerError
         If the tokenizer has no padding token.
     """
@@ -82,10 +82,10 @@ class TextWindows:
         # Tokenizers keep settings inside; two threads that change them collide in the library.
         self._lock = threading.Lock()
         self._prefix, self._suffix = self._special_tokens()
-        self._room = limit - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
+        self._capacity = limit - len(self._prefix) - len(self._suffix)
+        if self._capacity < 1:
             raise ValueError(
-                f"a limit of {limit} tokens leaves no room for text beside "
+                f"a limit of {limit} tokens leaves nothing for text beside "
                 f"{len(self._prefix) + len(self._suffix)} special tokens"
             )
 
@@ -110,9 +110,9 @@ class TextWindows:
                 raise InputError(
                     f"text {position + 1} of {len(texts)} holds nothing that the tokenizer knows"
                 )
-            end = self._room if self.long_text == "truncate" else len(ids)
-            for start in range(0, min(end, len(ids)), self._room):
-                part = ids[start : start + self._room]
+            end = self._capacity if self.long_text == "truncate" else len(ids)
+            for start in range(0, min(end, len(ids)), self._capacity):
+                part = ids[start : start + self._capacity]
                 windows.append(Window(position, (*self._prefix, *part, *self._suffix), len(part)))
         return windows
 
@@ -211,3 +211,31 @@ class TextWindows:
                 if bare and full[start : start + len(bare)] == bare:
                     return tuple(full[:start]), tuple(full[start + len(bare) :])
         raise TowerError("the tokenizer's special tokens could not be told from its text")
+
+
+def token_limit(config: Any, tokenizer: Any, wanted: int | None = None) -> int:
+    """Return the tokens that an encoder is to read at once, special tokens included.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        Of a text encoder, or of a dual encoder that has one.
+    tokenizer : PreTrainedTokenizerBase
+    wanted : int, optional
+        By default as many as encoder and tokenizer read.
+
+    Raises
+    ------
+    ValueError
+        If that is more than they read.
+    """
+    text = getattr(config, "text_config", config)
+    limit = int(tokenizer.model_max_length)
+    if (positions := getattr(text, "max_position_embeddings", None)) is not None:
+        # RoBERTa counts positions from the padding id on, and AltCLIP's text model is one.
+        if "roberta" in text.model_type or text.model_type.startswith("altclip"):
+            positions -= (text.pad_token_id or 0) + 1
+        limit = min(limit, int(positions))
+    if wanted is not None and wanted > limit:
+        raise ValueError(f"text_token_limit is {wanted}, the encoder reads at most {limit} tokens")
+    return limit if wanted is None else wanted

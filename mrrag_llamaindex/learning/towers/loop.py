@@ -83,11 +83,9 @@ class Loop:
         progress: Callable[[Progress], None] | None,
     ) -> tuple[int, int]:
         """Train to the end; returns the epoch and the batch that would be next."""
-        epoch, first = at
-        while epoch < self.settings.max_epochs and not self._finished():
-            rows = epoch_batches(
-                self.split.train, self.settings.batch_size, self.settings.seed, epoch
-            )
+        (epoch, first), settings = at, self.settings
+        while epoch < settings.max_epochs and not self._finished():
+            rows = epoch_batches(self.split.train, settings.batch_size, settings.seed, epoch)
             batches = tuple(self.processes.divisible(batch) for batch in rows)
             for number, batch, inputs in loaded_ahead(batches, first, self._load):
                 self._step((epoch, number, len(batches)), batch, inputs)
@@ -118,9 +116,7 @@ class Loop:
 
     def _finished(self) -> bool:
         recalls = [entry["validation_recall"] for entry in self.history]
-        return (
-            bool(recalls) and len(recalls) - 1 - int(np.argmax(recalls)) >= self.settings.patience
-        )
+        return len(recalls) - 1 - int(np.argmax(recalls or [0])) >= self.settings.patience
 
     def _load(self, batch: Tensor) -> tuple[list[Any], list[Any]]:
         own = batch[self.processes.place(len(batch))]
@@ -151,15 +147,13 @@ class Loop:
         gather = self.processes.gather if self.processes.count > 1 else None
         value = backward_in_chunks(encode, inputs, loss, gather).item()
         self.processes.add_gradients([p for p in self.parameters if p is not self.learned])
-        where = (
-            f"in batch {number + 1} of epoch {epoch + 1}: use a lower learning rate, or precision "
-            "float32"
-        )
-        if not math.isfinite(value):
-            raise TowerError(f"the loss is {value} {where}")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip).item()
-        if not math.isfinite(norm):
-            raise TowerError(f"the gradient's norm is {norm} {where}")
+        for name, size in (("loss", value), ("gradient's norm", norm)):
+            if not math.isfinite(size):
+                raise TowerError(
+                    f"the {name} is {size} in batch {number + 1} of epoch {epoch + 1}: use a lower "
+                    "learning rate, or precision float32"
+                )
         self.optimizer.step()
         if self.learned is not None:
             # CLIP's floor: below it the loss follows single pairs. The parameter itself is held

@@ -19,7 +19,7 @@ from mrrag_llamaindex.towers.folders import (
     reading,
 )
 from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
-from mrrag_llamaindex.towers.text_windows import TextWindows
+from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 
 class TransformersTextBackbone(TransformersBackbone):
@@ -79,8 +79,8 @@ class TransformersTextBackbone(TransformersBackbone):
         with reading("a frozen text encoder", source):
             model = read_model(AutoModel, folder, pooler=False)
             tokenizer = read_tokenizer(folder)
-            capacity = int(min(_positions(model.config), tokenizer.model_max_length))
-            texts = TextWindows(tokenizer, text_token_limit or capacity, long_text)
+            limit = token_limit(model.config, tokenizer, text_token_limit)
+            texts = TextWindows(tokenizer, limit, long_text)
             return cls(model, texts, pooling, absolute_source(source))
 
     @classmethod
@@ -121,9 +121,3 @@ class TransformersTextBackbone(TransformersBackbone):
     def _pool(self, output: Any, inputs: dict[str, Tensor]) -> Tensor:
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         return pool_tokens(output.last_hidden_state, mask, self.pooling)
-
-
-def _positions(config: Any) -> int:
-    positions = int(config.max_position_embeddings)
-    # RoBERTa counts positions from the padding id on.
-    return positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions
