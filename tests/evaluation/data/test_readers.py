@@ -53,6 +53,7 @@ def test_own_report_is_never_evidence_even_where_it_is_stored(tmp_path, data):
     import numpy as np
 
     from mrrag_llamaindex.mcr.score import FusionWeights
+    from mrrag_llamaindex.store.hits import PairRecord
     from mrrag_llamaindex.store.protocol import PairStore
 
     files.draw(tmp_path, data, [1, 2, 3])
@@ -78,8 +79,9 @@ def test_own_report_is_never_evidence_even_where_it_is_stored(tmp_path, data):
     # Each name alone keeps it out, too.
     for pair in found.pairs:
         same = pair.pair_id in ("study-1", "same-patient")
-        assert exclude.excludes("x", patient_id=pair.patient_id, study_id=None) is same
-        assert exclude.excludes("x", patient_id=None, study_id=pair.study_id) is same
+        assert exclude.excludes(PairRecord(pair_id="x", patient_id=pair.patient_id)) is same
+        of_study = PairRecord(pair_id="x", metadata={"study_id": pair.study_id})
+        assert exclude.excludes(of_study) is same
 
 
 @THREE
