@@ -7,7 +7,7 @@ error the progress and the notes. Exit 0 on success, 2 on bad input, with one li
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -17,45 +17,33 @@ from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
 
-
-class Command(NamedTuple):
-    """A command: its name, its function (whose docstring is the help), and an example."""
-
-    name: str
-    run: Callable[..., None]
-    example: str
-
-
-COMMANDS = (
-    Command("demo", evidence.demo, "--out demo --seed 2"),
-    Command(
-        "ingest",
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "demo": (evidence.demo, "--out demo --seed 2"),
+    "ingest": (
         evidence.ingest,
         "pairs.csv --store store --towers phantom --columns image=filename,report=notes",
     ),
-    Command(
-        "ask",
+    "ask": (
         evidence.ask,
         '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',
     ),
-    Command("doctor", generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
-    Command("convert", generators.convert, "llava-med-v1.5-mistral-7b llava-med-hf"),
-    Command("mine", mine.mine, "questions.csv --store store --model phantom --out d_train.jsonl"),
-    Command(
-        "train-towers",
+    "doctor": (generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
+    "convert": (generators.convert, "llava-med-v1.5-mistral-7b llava-med-hf"),
+    "mine": (mine.mine, "questions.csv --store store --model phantom --out d_train.jsonl"),
+    "train-towers": (
         train_towers.train_towers,
         "pairs.csv --out towers --columns patient_id=subject",
     ),
-    Command("train-fusion", train_fusion.train_fusion, "d_train.jsonl --out fusion.json"),
-    Command(
-        "calibrate",
+    "train-fusion": (train_fusion.train_fusion, "d_train.jsonl --out fusion.json"),
+    "calibrate": (
         calibrate.calibrate,
         "d_train.jsonl --weights fusion_weights.json --out store/calibration.json",
     ),
-    Command("find-layers", find_layers.find_layers, "--model phantom --data phantom --out layers"),
-    Command("eval", eval.evaluate, "--data phantom --out run"),
-    Command("noise", noise.noise, "--data phantom --policies off,ifa,hard-mask"),
-)
+    "find-layers": (find_layers.find_layers, "--model phantom --data phantom --out layers"),
+    "eval": (eval.evaluate, "--data phantom --out run"),
+    "noise": (noise.noise, "--data phantom --policies off,ifa,hard-mask"),
+}
+"""By name: the function, whose docstring is the help, and an example."""
 
 app = typer.Typer(
     cls=console.OneLineErrors,
@@ -75,7 +63,5 @@ def _main(
         raise typer.Exit
 
 
-for _command in COMMANDS:
-    app.command(name=_command.name, epilog=f"Example: mrrag {_command.name} {_command.example}")(
-        _command.run
-    )
+for _name, (_run, _example) in COMMANDS.items():
+    app.command(name=_name, epilog=f"Example: mrrag {_name} {_example}")(_run)

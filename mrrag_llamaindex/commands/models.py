@@ -36,19 +36,9 @@ class ModelOptions:
         )
 
     def engine(self, backend: str = "rows", **settings: Any) -> tuple[LlavaEngine, str]:
-        """Load it with the critical layers that are known of it, and say whose they are.
+        """Load it into a `LlavaEngine` with the critical layers that are known of it.
 
-        Parameters
-        ----------
-        backend : str
-        **settings
-            Of `LlavaEngine`.
-
-        Returns
-        -------
-        engine : LlavaEngine
-        note : str
-            Names the layers and where they come from.
+        Also returns, and prints, a note that names the layers and where they come from.
         """
         from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
         from mrrag_llamaindex.generation.engine import LlavaEngine

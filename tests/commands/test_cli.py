@@ -10,11 +10,11 @@ import pytest
 from mrrag_llamaindex.commands.app import COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_its_example(mrrag, command):
-    result = mrrag(command.name, "--help")
+    result = mrrag(command, "--help")
     assert result.code == 0
-    assert f"mrrag {command.name}" in " ".join(result.out.split())
+    assert f"mrrag {command}" in " ".join(result.out.split())
     assert "--json" in result.out
 
 

@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OwnCopy:
-    """Where one's own copy of a data set lies: the options of these names.
-
-    Attributes
-    ----------
-    data : str
-    root : pathlib.Path
-    question_file, report_file, images : pathlib.Path or None
-    facts : pathlib.Path or None
-        Finding labels of the pairs.
-    """
+    """Where one's own copy of a data set lies: the options of these names."""
 
     data: str
     root: Path
@@ -88,14 +79,7 @@ def phantom_documents() -> int:
 def embedded(
     sets: Sequence[EvaluationSet], towers: DualTower, out: Path | None = None
 ) -> Iterator[tuple[list[EmbeddedSet], PairStore]]:
-    """Embed sets, each into a store of its own, in memory or below ``out``.
-
-    Yields
-    ------
-    sets : list of EmbeddedSet
-    store : PairStore
-        That of the first set, open until the end.
-    """
+    """Embed sets, each into a store in memory or below ``out``; also yields the first store."""
     from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
     from mrrag_llamaindex.store.protocol import PairStore
 

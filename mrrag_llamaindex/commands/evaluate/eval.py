@@ -12,12 +12,13 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands.evaluate.data import (
     OwnCopy,
     check_copy,
+    embedded,
     phantom_documents,
     phantom_sets,
     unread_references,
+    unreadable,
 )
 from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
-from mrrag_llamaindex.commands.evaluate.eval_run import run_methods
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.options import (
     AllowPickle,
@@ -33,6 +34,7 @@ from mrrag_llamaindex.commands.options import (
     TowersOfData,
     VisionTower,
 )
+from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods
 
@@ -102,7 +104,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients."""
-    from mrrag_llamaindex.evaluation.data.parts import drawn_questions, pooled_questions
+    from mrrag_llamaindex.evaluation.data.parts import (
+        Parts,
+        drawn_questions,
+        pooled_questions,
+        split_parts,
+    )
+    from mrrag_llamaindex.evaluation.methods.learning import learn
+    from mrrag_llamaindex.evaluation.run.harness import Harness
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
     from mrrag_llamaindex.mcr.weights_file import load_weights
@@ -144,10 +153,30 @@ def evaluate(
         max_new_tokens=settings.max_new_tokens,
         batch_size=max(batch_size, 32) if synthetic else batch_size,
     )
-    run, parts, problems = run_methods(
-        sets, encoder, engine, settings, fusion_weights, out, validation, synthetic
-    )
-    problems = [problem for item in sets for problem in item.problems] + problems
+    with embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+        if synthetic:
+            fit, tune, *tests = data_sets
+            parts = Parts(tuple(tests), fit, tune)
+        else:
+            parts = split_parts(data_sets[0], validation, seed, learns=weights is None)
+        with progress_bar("questions mined") as advance:
+            learned = learn(
+                *(parts.fit, store, encoder, engine),
+                facts_from=data_sets[0],
+                weights=fusion_weights,
+                wanted=wanted,
+                folder=out,
+                seed=seed,
+                progress=advance,
+            )
+        with progress_bar("answers") as advance:
+            harness = Harness(
+                *(engine, encoder.identity, settings),
+                folder=out,
+                progress=lambda method, done, total, resumed: advance(done, total, resumed, method),
+            )
+            run = harness.run(parts.tests, learned, parts.tune)
+    problems = [problem for item in sets for problem in item.problems] + unreadable(data_sets)
     scored = pooled_questions(sets[-1], parts.tests)
     answers = dict(run.predictions)
     for label, path in others:

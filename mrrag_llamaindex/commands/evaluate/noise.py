@@ -123,7 +123,9 @@ def noise(
         "weights": weights,
         "validation": validation,
     }
-    where = _none_of(given) if synthetic else _where(data, given, towers)
+    if synthetic:
+        _none_of(given)
+    where = None if synthetic else _where(data, given, towers)
     names = _policies(policies)
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,11 +17,8 @@ from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.towers.settings import (
-        ContrastiveTraining,
-        Progress,
-        TrainingRun,
-    )
+    from mrrag_llamaindex.learning.towers.processes import Processes
+    from mrrag_llamaindex.learning.towers.settings import Progress
     from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
 
 
@@ -105,98 +103,78 @@ def train_towers(
     from mrrag_llamaindex.store.pair_table import read_pairs
 
     rows = read_pairs(pairs, renames_of(columns), images)
-    how = (
+    settings = (
         for_heads(batch_size=batch_size)
         if regime == "heads"
         else ContrastiveTraining(batch_size=batch_size, chunk_size=chunk_size, precision=precision)
     )
-    given: dict[str, Any] = {"max_epochs": epochs, "learning_rate": learning_rate}
-    how = replace(
-        how,
+    named: dict[str, Any] = {"max_epochs": epochs, "learning_rate": learning_rate}
+    settings = replace(
+        settings,
         same_report=same_report,
         validation=validation,
         test=test,
         seed=seed,
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in named.items() if value is not None},
     )
     with progress_bar("pairs") as advance:
-        found = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
+        table = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
     run = TrainingRun(
         out,
         checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
-        on_features=say_features(len(found)),
+        on_features=say_features(len(table)),
         on_epoch=say_epoch,
         on_costly=say_costly(),
     )
-    encoders = (image_backbone, text_backbone)
-    results: dict[str, Any] | None
     if regime == "heads":
-        results = _heads(
-            encoders, found, how, run, dimension or 128, image_size, copy_backbones, device
+        from mrrag_llamaindex.learning.towers.recipes import train_heads
+        from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
+        from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
+
+        if _started_processes() > 1:
+            raise InputError("heads are trained by one process; start it without accelerate")
+        image = TransformersImageBackbone.load(image_backbone, size=image_size).to(device)
+        text = TransformersTextBackbone.load(text_backbone).to(device)
+        results = train_heads(
+            *(image, text, table, settings, run),
+            dimension=dimension or 128,
+            copy_backbones=copy_backbones,
         )
     else:
-        results = _full(encoders, found, how, run, dimension or 512, image_size or 224, device)
-    if results is None:
-        return
+        from mrrag_llamaindex.learning.towers.recipes import train_whole
+        from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+
+        processes, device = _processes(device)
+
+        def towers_of(seed: int) -> ResNetBertTower:
+            return ResNetBertTower.from_pretrained(
+                *(image_backbone, text_backbone, dimension or 512),
+                image_size=image_size or 224,
+                seed=seed,
+                device=device,
+            )
+
+        results = train_whole(towers_of, table, settings, run, processes=processes)
+        if not processes.main:
+            return
     if as_json:
-        skipped = console.skipped_rows(found.skipped)
+        skipped = console.skipped_rows(table.skipped)
         console.print_json({**results, "folder": str(out), "skipped": skipped})
     else:
-        print_results(results, found, out)
+        print_results(results, table, out)
 
 
-def _heads(
-    encoders: tuple[str, str],
-    pairs: TrainingPairs,
-    how: ContrastiveTraining,
-    run: TrainingRun,
-    dimension: int,
-    image_size: int | None,
-    copy_backbones: bool,
-    device: str,
-) -> dict[str, Any]:
-    from mrrag_llamaindex.learning.towers.recipes import train_heads
-    from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
-    from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
-
-    if _started_processes() > 1:
-        raise InputError("heads are trained by one process; start it without accelerate")
-    image = TransformersImageBackbone.load(encoders[0], size=image_size).to(device)
-    text = TransformersTextBackbone.load(encoders[1]).to(device)
-    return train_heads(
-        image, text, pairs, how, run, dimension=dimension, copy_backbones=copy_backbones
-    )
-
-
-def _full(
-    encoders: tuple[str, str],
-    pairs: TrainingPairs,
-    how: ContrastiveTraining,
-    run: TrainingRun,
-    dimension: int,
-    image_size: int,
-    device: str,
-) -> dict[str, Any] | None:
+def _processes(device: str) -> tuple[Processes, str]:
+    """Return the processes that train together, and the device of this one."""
     from mrrag_llamaindex.learning.towers.processes import Processes
-    from mrrag_llamaindex.learning.towers.recipes import train_whole
-    from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
-    accelerator = None
-    if _started_processes() > 1:
-        from accelerate import Accelerator
+    if _started_processes() == 1:
+        return Processes(None), device
+    from accelerate import Accelerator
 
-        accelerator = Accelerator(cpu=device == "cpu")
-        device = str(accelerator.device)
-    together = Processes(accelerator)
-
-    def make(seed: int) -> ResNetBertTower:
-        return ResNetBertTower.from_pretrained(
-            *encoders, dimension, image_size=image_size, seed=seed, device=device
-        )
-
-    results = train_whole(make, pairs, how, run, processes=together)
-    return results if together.main else None
+    accelerator = Accelerator(cpu=device == "cpu")
+    return Processes(accelerator), str(accelerator.device)
 
 
 def _started_processes() -> int:
@@ -205,13 +183,11 @@ def _started_processes() -> int:
 
 
 def say_costly() -> Callable[[float], None]:
-    """Return what tells once, however many trainings there are, that saving is slow."""
-    told = False
+    """Return a function that says once, however many trainings there are, that saving is slow."""
+    calls = count()
 
     def say(share: float) -> None:
-        nonlocal told
-        if not told:
-            told = True
+        if next(calls) == 0:
             console.say_progress(
                 f"saving the state takes {share:.0%} of the time so far; "
                 "--checkpoint-seconds 60 saves less often, and a kill then loses up to a minute"
@@ -221,7 +197,7 @@ def say_costly() -> Callable[[float], None]:
 
 
 def say_features(pairs: int) -> Callable[[str, int], None]:
-    """Return what tells of the features of so many pairs, once in a thousand."""
+    """Return a function that says how many pairs have features, about once in a thousand."""
 
     def say(kind: str, done: int) -> None:
         if done in (0, pairs) or done % 1024 < 32:
@@ -230,12 +206,12 @@ def say_features(pairs: int) -> Callable[[str, int], None]:
     return say
 
 
-def say_epoch(seed: int, told: Progress) -> None:
-    """Tell of an epoch that is the best so far, and of every tenth."""
-    if told.best or told.epoch % 10 == 0:
+def say_epoch(seed: int, progress: Progress) -> None:
+    """Say how an epoch went that is the best so far, and every tenth."""
+    if progress.best or progress.epoch % 10 == 0:
         console.say_progress(
-            f"seed {seed}, epoch {told.epoch}: loss {told.loss:.3f}, validation recall "
-            f"{told.recall:.3f}{' (best so far)' if told.best else ''}"
+            f"seed {seed}, epoch {progress.epoch}: loss {progress.loss:.3f}, validation recall "
+            f"{progress.recall:.3f}{' (best so far)' if progress.best else ''}"
         )
 
 

@@ -20,16 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a ranking may be made of.
+    """What a ranking may be made of: K, weights of the fused score, what `MethodRow.learn` gave.
 
-    Attributes
-    ----------
-    documents : int
-        K: documents of a method that reads a fixed number, and the most that the others read.
-    weights : FusionWeights or QueryGatedWeights
-        Of the fused score.
-    learned : Ranking or None
-        What the row's own ``learn`` returned.
+    K is the number of documents of a method that reads a fixed number, and the most of the others.
     """
 
     documents: int

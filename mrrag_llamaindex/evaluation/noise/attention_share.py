@@ -93,7 +93,8 @@ def document_shares(masses: Masses, layers: Collection[int], rows: str = "questi
     of_layers = masses[:, ROWS.index(rows), sorted(layers), :].sum(axis=1)
     total = of_layers.sum(axis=1, keepdims=True)
     shares: Shares = np.full_like(of_layers, np.nan)
-    return np.divide(of_layers, total, out=shares, where=total > 0)
+    np.divide(of_layers, total, out=shares, where=total > 0)
+    return shares
 
 
 def noise_share(shares: Shares, irrelevant: NDArray[np.bool_]) -> NDArray[np.float64]:
