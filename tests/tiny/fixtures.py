@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.store.chroma.store import PairStore
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 from tests.tiny import pairs as toy
 from tests.tiny import tokenizers
