@@ -46,12 +46,9 @@ def reading(what: str, source: str) -> Iterator[None]:
     """
     try:
         yield
-    except TowerError:
-        raise
     except Exception as error:
-        raise TowerError(
-            f"{source!r} cannot be read as {what} ({type(error).__name__}: {error})"
-        ) from error
+        kind = "" if isinstance(error, TowerError) else f"{type(error).__name__}: "
+        raise TowerError(f"{source!r} cannot be read as {what} ({kind}{error})") from error
 
 
 def read_tokenizer(folder: Path) -> Any:

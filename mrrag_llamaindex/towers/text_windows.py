@@ -85,7 +85,7 @@ class TextWindows:
         self._capacity = limit - len(self._prefix) - len(self._suffix)
         if self._capacity < 1:
             raise ValueError(
-                f"a limit of {limit} tokens leaves nothing for text beside "
+                f"a limit of {limit} tokens leaves no room for text beside "
                 f"{len(self._prefix) + len(self._suffix)} special tokens"
             )
 
