@@ -16,9 +16,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
-from mrrag_llamaindex.integration.scored_nodes import add_ranks, scored_node
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import ticket_of, with_ticket, without_ticket
+from mrrag_llamaindex.integration.tickets.scored_nodes import add_ranks, scored_node
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore

@@ -13,9 +13,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
-from mrrag_llamaindex.integration.scored_nodes import add_ranks, node_of_hit
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import with_ticket
+from mrrag_llamaindex.integration.tickets.scored_nodes import add_ranks, node_of_hit
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
 from mrrag_llamaindex.integration.tickets.nodes import ticket_of
+from mrrag_llamaindex.integration.tickets.scored_nodes import METADATA_KEY
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore

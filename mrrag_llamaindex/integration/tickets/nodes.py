@@ -11,9 +11,9 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.integration.scored_nodes import METADATA_KEY
 from mrrag_llamaindex.integration.tickets.markers import mark
 from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets.scored_nodes import METADATA_KEY
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
