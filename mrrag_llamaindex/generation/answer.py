@@ -20,10 +20,13 @@ class SteeringOutcome:
     applied : bool
     layers : tuple of int
         Critical layers in which attention was changed.
+    rows : str
+        Which rows of the prompt were changed: ``"question"``, ``"to_end"`` (from the question to
+        the end of the prompt), or ``"last"``.
     question_tokens, document_tokens : int
-        Rows of the prompt that were changed, and columns in which they were: for IFA those of the
-        question, and of the documents with a lambda above zero. Other policies have other rows
-        and columns (PAI those of the image), and some steer the decode steps as well.
+        How many rows that were, and in how many columns: for IFA those of the documents with a
+        lambda above zero. Other policies have other columns (PAI those of the image), and some
+        steer the decode steps as well.
     reason : str
         Why it was not applied; empty when it was.
     """
@@ -33,6 +36,7 @@ class SteeringOutcome:
     question_tokens: int = 0
     document_tokens: int = 0
     reason: str = ""
+    rows: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,4 +139,4 @@ def steering_outcome(
         empty = "no document is in the prompt"
         return SteeringOutcome(False, reason=policy.idle if prompt.documents else empty)
     start, stop = policy.rows(spans)
-    return SteeringOutcome(True, layers, stop - start, columns)
+    return SteeringOutcome(True, layers, stop - start, columns, rows=policy.rows_name)

@@ -115,7 +115,7 @@ class Planner:
             return
         blind = [layer for layer in layers if layer in self._near_sighted]
         far = [
-            prompt.document_spans[0][0] + window <= prompt.question_span[1]
+            prompt.document_spans[0][0] + window <= policy.rows(prompt.spans)[1]
             for prompt in prompts
             if prompt.documents
         ]

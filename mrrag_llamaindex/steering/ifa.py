@@ -89,7 +89,7 @@ class IFA(SteeringPolicy):
 
     strength: float = defaults.STRENGTH
     layers: Layers | None = None
-    question_rows: QuestionRows = "question"
+    question_rows: QuestionRows = defaults.QUESTION_ROWS
 
     idle: ClassVar[str] = "no document has a relevance above zero"
     checks_reach: ClassVar[bool] = True

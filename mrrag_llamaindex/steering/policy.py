@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 Layers = tuple[int, ...]
@@ -44,8 +45,8 @@ class SteeringPolicy(ABC):
     layers
         Decoder layers to steer; None for those of `default_layers`.
     question_rows
-        ``"question"``: the question's own tokens; ``"to_end"``: also those after it, up to the
-        end of the prompt.
+        ``"question"``: the question's own tokens, the letter of the paper; ``"to_end"``: also
+        those after it, up to the end of the prompt, see `defaults.QUESTION_ROWS`.
     heads
         Query heads by layer; None for all heads of every layer.
     guidance
@@ -74,7 +75,7 @@ class SteeringPolicy(ABC):
     """
 
     layers: Layers | None = None
-    question_rows: QuestionRows = "question"
+    question_rows: QuestionRows = defaults.QUESTION_ROWS
     heads: Mapping[int, tuple[int, ...]] | None = None
     guidance: float = 1.0
 
@@ -116,6 +117,11 @@ class SteeringPolicy(ABC):
         """Prompt rows to steer, as one span (start, stop) at or behind the question's start."""
         start, stop = spans.question
         return start, spans.length if self.question_rows == "to_end" else stop
+
+    @property
+    def rows_name(self) -> str:
+        """What `rows` are, in a word, for traces."""
+        return self.question_rows
 
     def default_layers(self, depth: int) -> Layers | None:
         """Layers of a model with `depth` of them; None for the critical layers of its profile."""

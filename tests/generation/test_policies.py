@@ -91,6 +91,7 @@ def test_outcome_tells_rows_and_columns_of_each_policy(engine, trials):
         assert outcome.applied
         assert (outcome.question_tokens, outcome.document_tokens) == (rows, columns)
         assert outcome.layers == where
+        assert outcome.rows == ("last" if policy == PAI() else policy.question_rows)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def prefills(engine: LlavaEngine, monkeypatch) -> list[int]:
     return lengths
 
 
-@pytest.mark.parametrize("ifa", [None, IFA(), IFA(question_rows="to_end")])
+@pytest.mark.parametrize("ifa", [None, IFA(), IFA(question_rows="question")])
 def test_questions_on_one_image_equal_whole_prompts(engine, whole, trials, ifa):
     requests = [asked(trials[0], question) for question in QUESTIONS]
     images = [trials[0].image] * 3

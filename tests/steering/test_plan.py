@@ -18,8 +18,11 @@ def spans(length: int = 10) -> PromptSpans:
     return PromptSpans(documents=((1, 3), (3, 5)), question=(6, 8), length=length)
 
 
-def build(prompts, lambdas, padded, ifa=None, layers=(0, 2)):
-    return SteeringPlan.build(prompts, lambdas, ifa or IFA(), layers, padded)
+OWN_ROWS = IFA(question_rows="question")
+
+
+def build(prompts, lambdas, padded, ifa=OWN_ROWS, layers=(0, 2)):
+    return SteeringPlan.build(prompts, lambdas, ifa, layers, padded)
 
 
 # ---- spans
@@ -80,8 +83,8 @@ def test_strength_multiplies_lambda():
     assert plan.column_weights.max() == 1.5
 
 
-def test_to_end_steers_the_closing_tokens_too():
-    plan = build([spans()], [(0.0, 1.0)], 10, IFA(question_rows="to_end"))
+def test_the_default_steers_the_closing_tokens_too():
+    plan = build([spans()], [(0.0, 1.0)], 10, IFA())
     assert plan.steered_rows[0].nonzero().flatten().tolist() == [6, 7, 8, 9]
 
 
@@ -122,8 +125,8 @@ def test_hand_made_plan_is_checked_too():
 # ---- a prefix shared by the rows
 
 
-def shared(prompts, lambdas, padded, prefix, **fields):
-    return SteeringPlan.build(prompts, lambdas, IFA(**fields), (0,), padded, shared_prefix=prefix)
+def shared(prompts, lambdas, padded, prefix, ifa=OWN_ROWS):
+    return SteeringPlan.build(prompts, lambdas, ifa, (0,), padded, shared_prefix=prefix)
 
 
 def test_padding_stands_behind_the_shared_prefix():
@@ -142,7 +145,7 @@ def test_padding_stands_behind_the_shared_prefix():
 
 def test_document_over_the_end_of_the_prefix_is_weighted_on_both_sides_of_the_gap():
     prompt = PromptSpans(((1, 5),), (5, 7), 8)
-    plan = shared([prompt], [(1.0,)], 11, 3, question_rows="to_end")
+    plan = shared([prompt], [(1.0,)], 11, 3, IFA())
     assert plan.column_weights[0].nonzero().flatten().tolist() == [1, 2, 6, 7]
     assert plan.steered_rows[0].nonzero().flatten().tolist() == [8, 9, 10]
 

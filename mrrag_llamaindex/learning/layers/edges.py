@@ -17,12 +17,13 @@ from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.layout import place
 from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policy import QuestionRows
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 Span = tuple[int, int]
 
 STEERED = "documents->question"
-"""The edge that steering acts on: its rows are the question's own tokens, as those of `IFA`."""
+"""The edge that steering acts on: its rows are those that `IFA` steers, see `edges_of`."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,22 @@ class Edge:
             )
 
 
-def edges_of(spans: PromptSpans) -> tuple[Edge, ...]:
+def edges_of(
+    spans: PromptSpans, question_rows: QuestionRows = defaults.QUESTION_ROWS
+) -> tuple[Edge, ...]:
     """Name the edges of one prompt.
 
-    ``question`` is the question's own tokens, the rows that IFA steers; ``last`` is the row that
-    answers, the last one of the prompt. Where the prompt ends with the question, its last token
-    is both: it then belongs to the question as a target (as in steering), and not as a source.
+    ``question`` as a target is what IFA steers: the question's own tokens, or those up to the end
+    of the prompt. As a source it is its own tokens. ``last`` is the row that answers, the last one
+    of the prompt; it may belong to the question as a target (as in steering), and never does as a
+    source.
+
+    Parameters
+    ----------
+    spans
+        Of the prompt.
+    question_rows
+        Which rows are the question's, as for `IFA`.
 
     Returns
     -------
@@ -75,7 +86,7 @@ def edges_of(spans: PromptSpans) -> tuple[Edge, ...]:
     """
     start, stop = spans.question
     last = spans.length - 1
-    question = tuple(range(start, stop))
+    question = tuple(range(start, spans.length if question_rows == "to_end" else stop))
     documents = tuple(span for span in spans.documents if span[0] < span[1])
     image = () if spans.image is None else (spans.image,)
     both = tuple(sorted({*question, last}))

@@ -25,8 +25,8 @@ class HardMask(SteeringPolicy):
     threshold
         Documents with lambda below it are hidden; in [0, 1].
     mode
-        ``"mask"``: rows of the question cannot attend to them. What later prompt tokens have read
-        from them, and the decode steps, are untouched; ``"drop"``: they are not in the prompt at
+        ``"mask"``: the steered rows cannot attend to them. What stands before the question has
+        read them, and the decode steps do; ``"drop"``: they are not in the prompt at
         all, and the answer names them among its dropped documents.
     layers
         Layers to mask in. None: all of them, because a document that is masked in one layer
@@ -43,7 +43,7 @@ class HardMask(SteeringPolicy):
     threshold: float = defaults.RELEVANCE_THRESHOLD
     mode: Literal["mask", "drop"] = "mask"
     layers: Layers | None = None
-    question_rows: QuestionRows = "question"
+    question_rows: QuestionRows = defaults.QUESTION_ROWS
 
     tuned: ClassVar[str] = "threshold"
     three_values: ClassVar[tuple[float, float, float]] = (0.25, 0.5, 0.75)

@@ -74,6 +74,11 @@ class PAI(SteeringPolicy):
         """Do without guidance."""
         return replace(self, guidance=1.0)
 
+    @property
+    def rows_name(self) -> str:
+        """The prompt's last row."""
+        return "last"
+
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of the image, weighted with alpha."""
         return [] if spans.image is None else [(spans.image, self.alpha)]

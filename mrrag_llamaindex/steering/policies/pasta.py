@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.policy import Layers, SteeringPolicy, Weighted
+from mrrag_llamaindex.steering.policy import Layers, QuestionRows, SteeringPolicy, Weighted
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
@@ -38,6 +38,8 @@ class PASTA(SteeringPolicy):
         None: those of `heads`, else the model's critical layers.
     heads
         Query heads by layer, ``{layer: (head, ...)}``; None for all heads.
+    question_rows
+        As for `IFA`.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class PASTA(SteeringPolicy):
     threshold: float = defaults.RELEVANCE_THRESHOLD
     layers: Layers | None = None
     heads: Mapping[int, tuple[int, ...]] | None = None
+    question_rows: QuestionRows = defaults.QUESTION_ROWS
 
     every_step: ClassVar[bool] = True
     tuned: ClassVar[str] = "threshold"  # what tells documents apart; alpha stays as published
@@ -95,10 +98,6 @@ class PASTA(SteeringPolicy):
         [0.2, 0.8]
         """
         return torch.add(logits, weights, alpha=math.log(self.alpha))
-
-    def rows(self, spans: PromptSpans) -> tuple[int, int]:
-        """Rows from the question to the end of the prompt."""
-        return spans.question[0], spans.length
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Every column of the prompt outside the highlighted documents; none if there are none."""

@@ -9,6 +9,7 @@ import torch
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.learning.layers.edges import (
+    STEERED,
     Edge,
     block_plan,
     default_window,
@@ -17,6 +18,7 @@ from mrrag_llamaindex.learning.layers.edges import (
     window_around,
 )
 from mrrag_llamaindex.steering.block import Block, hiding_mask
+from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.spans import PromptSpans
 
@@ -115,8 +117,18 @@ def test_blocked_columns_get_no_attention_and_the_rest_shares_it():
     torch.testing.assert_close(attention, expected)
 
 
+def test_blocked_rows_are_those_that_ifa_steers():
+    for rows in ("question", "to_end"):
+        edges = {edge.name: edge for edge in edges_of(SPANS, rows)}
+        steered = range(*IFA(question_rows=rows).rows(SPANS))
+        assert edges[STEERED].rows == edges["image->question"].rows == tuple(steered)
+        assert edges["question->last"] == Edge("question->last", (18,), ((14, 17),))
+        assert edges["document-1->question+last"].rows == tuple(sorted({*steered, 18}))
+    assert edges_of(SPANS) == edges_of(SPANS, IFA().question_rows)
+
+
 def test_edges_name_question_last_image_and_each_document():
-    edges = {edge.name: edge for edge in edges_of(SPANS)}
+    edges = {edge.name: edge for edge in edges_of(SPANS, "question")}
     assert edges["documents->question"] == Edge(
         "documents->question", (14, 15, 16), ((5, 8), (10, 12))
     )

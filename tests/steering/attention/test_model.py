@@ -166,7 +166,8 @@ def test_prefill_token_by_token_equals_the_whole(load, toy, backend):
     expected = prefill(model, inputs, whole, (), DynamicCache(config=model.config))
     found = prefill(model, inputs, plan, cuts, DynamicCache(config=model.config))
     torch.testing.assert_close(found, expected, **TOLERANCE)
-    assert plan.report.applications == dict.fromkeys(toy.critical, prompt.question_length)
+    rows = len(prompt.ids) - prompt.spans.question[0]
+    assert plan.report.applications == dict.fromkeys(toy.critical, rows)
     plan.require_applied()
 
 

@@ -47,16 +47,20 @@ def softmax(*logits: float) -> list[float]:
 
 # Lambda is 1 for the first document and .4 for the second; what each changed row becomes.
 BY_HAND = {
-    IFA(): {3: [-2.0, 0.0, 2.1, 0.5]},  # -1 + 1*1, 1.5 + .4*1.5
-    Uniform(strength=0.5): {3: [-2.0, -0.5, 2.25, 0.5]},
-    HardMask(): {3: [-2.0, -1.0, -math.inf, 0.5]},
-    HardMask(question_rows="to_end"): {
+    IFA(question_rows="question"): {3: [-2.0, 0.0, 2.1, 0.5]},  # -1 + 1*1, 1.5 + .4*1.5
+    IFA(): {3: [-2.0, 0.0, 2.1, 0.5], 4: [-3.0, 1.0, -0.6, 1.0, 0.25]},
+    Uniform(strength=0.5, question_rows="question"): {3: [-2.0, -0.5, 2.25, 0.5]},
+    HardMask(question_rows="question"): {3: [-2.0, -1.0, -math.inf, 0.5]},
+    HardMask(): {
         3: [-2.0, -1.0, -math.inf, 0.5],
         4: [-3.0, 0.5, -math.inf, 1.0, 0.25],
     },
     PASTA(alpha=0.1): {
         3: [-2 + math.log(0.1), -1.0, 1.5 + math.log(0.1), 0.5 + math.log(0.1)],
         4: [math.log(0.1) + x for x in (-3.0, 0.5 - math.log(0.1), -1.0, 1.0, 0.25)],
+    },
+    PASTA(alpha=0.1, question_rows="question"): {
+        3: [-2 + math.log(0.1), -1.0, 1.5 + math.log(0.1), 0.5 + math.log(0.1)],
     },
     PAI(alpha=0.2): {4: [-2.4, 0.5, -1.0, 1.0, 0.25]},
 }
@@ -196,7 +200,7 @@ def test_policies_are_values_that_can_be_keys():
 POLICIES = [
     Uniform(),
     HardMask(),
-    HardMask(question_rows="to_end"),
+    HardMask(question_rows="question"),
     PASTA(alpha=0.1),
     PASTA(alpha=0.1, heads={1: (0, 5), 2: (3,)}),
     PAI(alpha=0.8),
