@@ -35,18 +35,23 @@ class ModelOptions:
             allow_pickle=self.allow_pickle,
         )
 
-    def engine(self, backend: str = "rows", **settings: Any) -> tuple[LlavaEngine, str]:
+    def engine(
+        self, backend: str = "rows", *, quiet: bool = False, **settings: Any
+    ) -> tuple[LlavaEngine, str]:
         """Load it into a `LlavaEngine` with the critical layers that are known of it.
 
-        Also returns, and prints, a note that names the layers and where they come from.
+        Also returns, and prints, a note that names the layers and where they come from; where
+        ``quiet``, those that the model brings along are not worth a line.
         """
         from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
         from mrrag_llamaindex.generation.engine import LlavaEngine
 
         loaded = self.load(backend)
         known = with_known_layers(loaded)
-        note = _layers_note(known, kept=known is not loaded)
-        console.say("note", note)
+        kept = known is not loaded
+        note = _layers_note(known, kept=kept)
+        if kept or not (quiet and known.layers_are_known):
+            console.say("note", note)
         return LlavaEngine(known, **settings), note
 
 

@@ -310,11 +310,11 @@ def test_any_policy_steers_and_survives_a_round_trip(hospital, image, name):
     assert answer.steering.applied
     assert (answer.p_yes, answer.p_no) == pytest.approx((expected.p_yes, expected.p_no), abs=2e-6)
     again = MRRAGLLaVA.from_dict(llm.to_dict())
-    assert (again.steering, again.to_dict()) == (policy, llm.to_dict())
+    assert (again.policy, again.to_dict()) == (policy, llm.to_dict())
 
 
 def test_two_ways_to_steer_are_one_too_many():
-    with pytest.raises(ValueError, match="both given"):
+    with pytest.raises(ValueError, match="not both"):
         MRRAGLLaVA(model="phantom", ifa=IFA(), policy=HardMask())
 
 

@@ -45,6 +45,10 @@ class OwnCopy:
         )
         if self.facts is None:
             return data
+        if not data.pairs:
+            raise InputError(
+                f"{self.data} brings no reports: name a table of pairs with --report-file"
+            )
         return replace(data, facts=read_findings(self.facts, {p.pair_id for p in data.pairs}))
 
 

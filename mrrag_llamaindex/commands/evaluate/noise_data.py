@@ -67,10 +67,6 @@ def data_noise(options: NoiseOptions, where: DataOptions) -> NoiseReport:
 
     # Read first: what is wrong with the data is said before a model is loaded.
     copy = where.read()
-    if not copy.pairs:
-        raise InputError(
-            f"{where.data} brings no reports: name a table of pairs with --report-file"
-        )
     own = own_labels(copy, where.own_facts(copy))
     usable, problems = sift(copy, options.documents, own)
     problems = [*copy.problems, *problems]

@@ -37,7 +37,9 @@ def load_sweep(options: NoiseOptions) -> PrefixSweep:
     """Load the model with the critical layers that are known of it, and say whose they are."""
     from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
 
-    engine, _ = options.model.engine("eager", max_documents=options.documents, max_new_tokens=2)
+    engine, _ = options.model.engine(
+        "eager", quiet=True, max_documents=options.documents, max_new_tokens=2
+    )
     return PrefixSweep(engine, batch_size=options.batch_size)
 
 
