@@ -15,9 +15,9 @@ from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
 from mrrag_llamaindex.generation.checkpoints.llava_original.processor import build_processor
 from mrrag_llamaindex.generation.checkpoints.llava_original.settings import OriginalSettings
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import open_weights
 from mrrag_llamaindex.generation.checkpoints.llava_original.tokenizer import load_original_tokenizer
 from mrrag_llamaindex.generation.checkpoints.processors import load_processor
+from mrrag_llamaindex.generation.checkpoints.weight_files import open_weights
 
 
 @dataclass(frozen=True)

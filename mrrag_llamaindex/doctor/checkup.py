@@ -14,7 +14,6 @@ from mrrag_llamaindex.doctor.blueprint import Blueprint
 from mrrag_llamaindex.doctor.diagnosis import Check
 from mrrag_llamaindex.doctor.memory import PromptShape
 from mrrag_llamaindex.doctor.verdict import gigabytes
-from mrrag_llamaindex.doctor.weight_files import WeightFiles, survey_weights
 from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
 from mrrag_llamaindex.files.hub import weight_sizes
 from mrrag_llamaindex.generation.checkpoints.chat_template import profile_for
@@ -27,6 +26,7 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.vision_tower import 
 from mrrag_llamaindex.generation.checkpoints.llava_original.vision_tower import local_folder
 from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile
 from mrrag_llamaindex.generation.checkpoints.quantization import quantization_config
+from mrrag_llamaindex.generation.checkpoints.weight_files import WeightFiles, survey_weights
 
 
 def check_weights(

@@ -18,11 +18,11 @@ from mrrag_llamaindex.doctor.checkup import (
 from mrrag_llamaindex.doctor.diagnosis import Check, Diagnosis
 from mrrag_llamaindex.doctor.memory import ModelSize
 from mrrag_llamaindex.doctor.verdict import DeviceVerdict, judge, what_would_fit
-from mrrag_llamaindex.doctor.weight_files import survey_weights
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
 from mrrag_llamaindex.generation.checkpoints.quantization import check_name
+from mrrag_llamaindex.generation.checkpoints.weight_files import survey_weights
 
 
 def examine(

@@ -18,8 +18,8 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.opening import (
     OriginalCheckpoint,
     open_original,
 )
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import LazyTensor
 from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile, PromptTemplate
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import LazyTensor
 
 SHARD_BYTES = 1 << 30
 """Most bytes of one written file; a single larger tensor gets a file of its own. A conversion holds

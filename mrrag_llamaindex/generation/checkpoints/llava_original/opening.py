@@ -17,12 +17,6 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
     OriginalSettings,
     read_config,
 )
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import (
-    LazyTensor,
-    PaddedRows,
-    StoredTensor,
-    open_weights,
-)
 from mrrag_llamaindex.generation.checkpoints.llava_original.tokenizer import (
     IMAGE_TOKEN,
     load_original_tokenizer,
@@ -31,6 +25,12 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.vision_tower import 
     VisionTower,
     choose_tower,
 )
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import (
+    LazyTensor,
+    PaddedRows,
+    StoredTensor,
+)
+from mrrag_llamaindex.generation.checkpoints.weight_files import open_weights
 
 OWN_TOWER = "model.vision_tower.vision_tower.vision_model."
 """How the names of the checkpoint's own vision tower begin."""

@@ -14,7 +14,8 @@ from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
     OriginalSettings,
     read_config,
 )
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import StoredTensor, open_weights
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import StoredTensor
+from mrrag_llamaindex.generation.checkpoints.weight_files import open_weights
 
 _LARGE = {
     "hidden_size": 1024,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import StoredTensor
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import StoredTensor
 
 
 @pytest.fixture(autouse=True, scope="package")

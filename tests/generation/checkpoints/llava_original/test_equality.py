@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
-from mrrag_llamaindex.generation.checkpoints.llava_original.shards import StoredTensor
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import StoredTensor
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
