@@ -91,7 +91,7 @@ class IFA(SteeringPolicy):
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
 
-    idle: ClassVar[str] = "no document has a relevance above zero"
+    idle: ClassVar[str] = "no document has a lambda above zero"
     checks_reach: ClassVar[bool] = True
     tuned: ClassVar[str] = "strength"
     three_values: ClassVar[tuple[float, float, float]] = (0.5, 1.0, 2.0)

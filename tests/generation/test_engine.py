@@ -85,7 +85,7 @@ def test_both_backends_give_the_same_answer(engine):
 
 @pytest.mark.parametrize(
     ("count", "scores", "reason"),
-    [(0, (0.0,), "no document is"), (3, (0.0,), "relevance above zero")],
+    [(0, (0.0,), "no document is"), (3, (0.0,), "lambda above zero")],
 )
 def test_reason_is_given_when_there_is_nothing_to_steer_to(engine, count, scores, reason):
     (answer,) = engine.generate([request(count, scores)], [image(1)], policy=IFA())

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.data import OwnCopy, embedded, unreadable
 from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, load_sweep, measure
-from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet

@@ -66,7 +66,7 @@ class HardMask(SteeringPolicy):
     @property
     def idle(self) -> str:
         """Why nothing is masked."""
-        return f"no document has a relevance below {self.threshold:g}"
+        return f"no document has a lambda below {self.threshold:g}"
 
     def hidden(self, lambdas: Sequence[float]) -> list[bool]:
         """Tell which documents are hidden.

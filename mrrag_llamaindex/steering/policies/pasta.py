@@ -85,7 +85,7 @@ class PASTA(SteeringPolicy):
     @property
     def idle(self) -> str:
         """Why nothing is highlighted."""
-        return f"no document has a relevance of {self.threshold:g} or more"
+        return f"no document has a lambda of {self.threshold:g} or more"
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Add log(alpha) where the weight is 1.
