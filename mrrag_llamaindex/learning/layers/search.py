@@ -227,17 +227,8 @@ def _naive_passes(
 def checked(controls: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return what an empty and a full block change, if that is what it must be.
 
-    Parameters
-    ----------
-    controls : sequence of (float, float)
-        As `Knockout.control` returns them.
-
-    Returns
-    -------
-    empty : float
-        The largest change: 0.
-    full : float
-        The mean change.
+    `controls` are what `Knockout.control` returned; of the empty block the largest change is
+    returned, of the full one the mean.
 
     Raises
     ------
