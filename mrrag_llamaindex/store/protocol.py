@@ -117,12 +117,16 @@ class PairStore(Backend):
 
         `hnsw` is used only when the store is made: an index keeps the settings it has.
         """
-        store: PairStore
-        if not (backend := backend_of(where))._exists(where, collection):
-            schema = StoreSchema(towers_identity, towers_source, dimension, hnsw)
-            store = backend._create(where, collection, schema)
-            return store
-        store = backend._open(where, collection)
+        if not backend_of(where)._exists(where, collection):
+            return cls.create(
+                where,
+                towers_identity=towers_identity,
+                towers_source=towers_source,
+                dimension=dimension,
+                collection=collection,
+                hnsw=hnsw,
+            )
+        store = cls.open(where, collection=collection)
         try:
             store.check_towers(towers_identity)
         except StoreError:

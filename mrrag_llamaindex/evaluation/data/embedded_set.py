@@ -173,8 +173,8 @@ class EmbeddedSet:
 
 
 def _places(names: Iterable[str | None]) -> dict[str, list[int]]:
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    places: defaultdict[str, list[int]] = defaultdict(list)
     for place, name in enumerate(names):
         if name is not None:
-            found[name].append(place)
-    return dict(found)
+            places[name].append(place)
+    return dict(places)
