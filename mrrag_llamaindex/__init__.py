@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mrrag_llamaindex.errors import MRRAGError as MRRAGError
     from mrrag_llamaindex.errors import NoRelevantCase as NoRelevantCase
-    from mrrag_llamaindex.integration.ask import ask as ask
+    from mrrag_llamaindex.integration.answers.ask import ask as ask
+    from mrrag_llamaindex.integration.answers.picture import draw_answer as draw_answer
     from mrrag_llamaindex.integration.index import MRRAGIndex as MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA as MRRAGLLaVA
-    from mrrag_llamaindex.integration.picture import draw_answer as draw_answer
     from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor as MRRAGPostprocessor
     from mrrag_llamaindex.integration.query_image import query_image as query_image
     from mrrag_llamaindex.integration.retriever import MRRAGRetriever as MRRAGRetriever
@@ -59,8 +59,8 @@ _EXPORTS = {
     "QueryGatedWeights": "mrrag_llamaindex.mcr.gated_weights",
     "Uniform": "mrrag_llamaindex.steering.policies.uniform",
     "answer_trace": "mrrag_llamaindex.integration.trace",
-    "ask": "mrrag_llamaindex.integration.ask",
-    "draw_answer": "mrrag_llamaindex.integration.picture",
+    "ask": "mrrag_llamaindex.integration.answers.ask",
+    "draw_answer": "mrrag_llamaindex.integration.answers.picture",
     "load_towers": "mrrag_llamaindex.towers.loading",
     "query_image": "mrrag_llamaindex.integration.query_image",
 }

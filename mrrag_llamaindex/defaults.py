@@ -76,6 +76,10 @@ PREFIX_CACHE = 1
 """Images with their documents whose keys and values are kept: follow-up questions come about the
 patient at hand, and each kept prefix costs a 7B model about 250 MiB."""
 
+TURN_CAPACITY = 65_536
+"""Turns of conversations of which it is remembered which image they were about: 10 MB of digests,
+for all conversations of a process."""
+
 TICKET_CAPACITY = 4096
 """Questions whose evidence is held at once; the least recently used leaves first."""
 

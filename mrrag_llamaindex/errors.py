@@ -1,8 +1,9 @@
 """Errors for a person: what was wrong, with which input, and what to do.
 
-Every class derives from `RuntimeError`. LlamaIndex's default synthesizer catches
-`ValueError` and `TypeError` raised inside an LLM call and answers the literal string
-"Empty Response"; a `RuntimeError` reaches the caller in every response mode.
+Every class derives from `Exception` alone, because hosts rewrite the others. LlamaIndex's default
+synthesizer catches `ValueError` and `TypeError` raised inside an LLM call and answers the literal
+string "Empty Response"; its bridge from sync to async catches `RuntimeError`, runs the call a
+second time, and raises advice about nested event loops instead.
 
 Configuration objects (`FusionWeights`, `IFA`, ...) are the exception: they raise `ValueError`
 when they are constructed, which never happens inside an LLM call.
@@ -11,7 +12,7 @@ when they are constructed, which never happens inside an LLM call.
 from __future__ import annotations
 
 
-class MRRAGError(RuntimeError):
+class MRRAGError(Exception):
     """Base of all errors that this package raises on purpose."""
 
 
@@ -51,7 +52,7 @@ class NoRelevantCase(EvidenceError):  # noqa: N818 (it is a finding, not a failu
     """The store holds no case that is relevant enough for the question to be answered from.
 
     It is an error and not an answer text: a text would be shown, stored or read by the next step as
-    if a model had said it. Being a `RuntimeError`, it passes through every LlamaIndex engine.
+    if a model had said it. It passes through every LlamaIndex engine.
 
     Parameters
     ----------

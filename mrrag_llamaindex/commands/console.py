@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
     from mrrag_llamaindex.generation.answer import Influence
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
-    from mrrag_llamaindex.integration.ask import AskResult
+    from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
     from mrrag_llamaindex.store.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped

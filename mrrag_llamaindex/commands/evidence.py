@@ -155,7 +155,7 @@ def ask(
     from mrrag_llamaindex.errors import NoRelevantCase
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.load import load_image
-    from mrrag_llamaindex.integration.ask import ask as ask_index
+    from mrrag_llamaindex.integration.answers.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA

@@ -84,6 +84,9 @@ class Answer:
         Wall-clock time of the batch that this answer was part of.
     influence : mapping of str to Influence or None
         How much each document moved the answer, see `explain`; None if that was not asked for.
+    left_out_turns : int
+        Earlier turns of the conversation that the prompt lacks, because they are about another
+        image, or it is not known which (a conversation that was begun in another process).
     """
 
     text: str
@@ -98,6 +101,7 @@ class Answer:
     unknown_tokens: int
     seconds: float
     influence: Mapping[str, Influence] | None = None
+    left_out_turns: int = 0
 
     @classmethod
     def of(

@@ -1,11 +1,17 @@
-"""The eight calls that a LlamaIndex host may make: at once or streamed, sync or async."""
+"""The calls that a LlamaIndex host may make: with a template or text, at once or streamed, or not.
+
+A host fills templates through ``predict``, ``stream``, ``apredict`` and ``astream``, which end in
+the four chat calls below. What the template's variables hold is read on the way, see `templates`,
+and what observers see of it (events, spans, callbacks, token counters) has no markers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial, partialmethod
+from typing import Any, ClassVar, NamedTuple
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,10 +23,20 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     MessageRole,
 )
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.prompts.base import BasePromptTemplate
 
 from mrrag_llamaindex.generation.answer import Answer
+from mrrag_llamaindex.integration.structured_output import (
+    MRRAGStructuredLLM,
+    filled,
+    require_fillable,
+)
+from mrrag_llamaindex.integration.tickets.host_call import HostCall
+from mrrag_llamaindex.integration.tickets.templates import read_template, without_markers
 from mrrag_llamaindex.integration.trace import answer_facts
 
 
@@ -56,6 +72,67 @@ class Reply(NamedTuple):
         return ChatResponse(message=message, delta=self.delta, additional_kwargs=self.facts)
 
 
+class HostMessages(list[ChatMessage]):
+    """Messages of a filled template as observers see them, and the call that they make.
+
+    Attributes
+    ----------
+    call : HostCall or None
+        None for a template that holds no question.
+    """
+
+    call: HostCall | None = None
+
+
+def _without_markers(
+    llm: EntryPoints, name: str, prompt: BasePromptTemplate, **prompt_args: Any
+) -> Any:
+    """Call ``llm``'s method of the base class with variables that others may see."""
+    return getattr(super(EntryPoints, llm), name)(prompt, **without_markers(prompt_args))
+
+
+def _structured(
+    llm: EntryPoints,
+    output_cls: type[BaseModel],
+    prompt: BasePromptTemplate,
+    llm_kwargs: dict[str, Any] | None = None,
+    **prompt_args: Any,
+) -> BaseModel:
+    """Answer a template's question in a schema."""
+    require_fillable(output_cls)
+    messages = llm._get_messages(prompt, **without_markers(prompt_args))
+    response = llm.chat(messages, **(llm_kwargs or {}))
+    return filled(output_cls, response.message.content or "", response.additional_kwargs["mrrag"])
+
+
+async def _astructured(
+    llm: EntryPoints,
+    output_cls: type[BaseModel],
+    prompt: BasePromptTemplate,
+    llm_kwargs: dict[str, Any] | None = None,
+    **prompt_args: Any,
+) -> BaseModel:
+    """Answer a template's question in a schema without blocking the event loop."""
+    require_fillable(output_cls)
+    messages = llm._get_messages(prompt, **without_markers(prompt_args))
+    response = await llm.achat(messages, **(llm_kwargs or {}))
+    return filled(output_cls, response.message.content or "", response.additional_kwargs["mrrag"])
+
+
+def _stream_structured(llm: EntryPoints, *args: Any, **kwargs: Any) -> Iterator[BaseModel]:
+    """Answer in a schema: it comes as a whole, since a part of it would be no verdict."""
+    yield _structured(llm, *args, **kwargs)
+
+
+async def _astream_structured(
+    llm: EntryPoints, *args: Any, **kwargs: Any
+) -> AsyncIterator[BaseModel]:
+    async def results() -> AsyncIterator[BaseModel]:
+        yield await _astructured(llm, *args, **kwargs)
+
+    return results()
+
+
 class EntryPoints(CustomLLM):
     """An LLM behind one pair of methods: `_answer` for an answer at once, `_open` for a stream.
 
@@ -63,9 +140,32 @@ class EntryPoints(CustomLLM):
     blocks the event loop; here each is written out.
     """
 
+    # No plain methods: the base class would wrap those in spans, which record their arguments.
+    predict: ClassVar[Any] = partialmethod(_without_markers, "predict")
+    stream: ClassVar[Any] = partialmethod(_without_markers, "stream")
+    apredict: ClassVar[Any] = partialmethod(_without_markers, "apredict")
+    astream: ClassVar[Any] = partialmethod(_without_markers, "astream")
+
+    structured_predict: ClassVar[Any] = partialmethod(_structured)
+    astructured_predict: ClassVar[Any] = partialmethod(_astructured)
+    stream_structured_predict: ClassVar[Any] = partialmethod(_stream_structured)
+    astream_structured_predict: ClassVar[Any] = partialmethod(_astream_structured)
+
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """Return an LLM whose answers are JSON of a schema; see `require_fillable` for which."""
+        require_fillable(output_cls)
+        return MRRAGStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+        fill = partial(super()._get_messages, prompt)
+        variables = without_markers({**prompt.kwargs, **prompt_args})
+        messages = HostMessages(fill(**variables))
+        messages.call = read_template(variables, fill)
+        return messages
+
     @abstractmethod
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
-        """Answer the last user message; raise `RuntimeError` if that cannot be done."""
+        """Answer the last user message; raise `MRRAGError` if that cannot be done."""
 
     @abstractmethod
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Reply]:

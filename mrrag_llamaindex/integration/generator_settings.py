@@ -15,10 +15,12 @@ from llama_index.core.bridge.pydantic import (
 )
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.integration.entry_points import EntryPoints
+from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.tickets.resolve import MissingContext
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.registry import POLICIES
@@ -49,6 +51,28 @@ def policy_from_dict(value: Any) -> Any:
     if name not in POLICIES:
         raise ValueError(f"no policy {name!r} can be read back; there are: {', '.join(POLICIES)}")
     return TypeAdapter(POLICIES[name]).validate_python(fields)
+
+
+_RENAMED = {
+    "model_name": "the model is model=",
+    "model_id": "the model is model=",
+    "max_tokens": "the maximum answer length is max_new_tokens=",
+    "num_output": "the maximum answer length is max_new_tokens=",
+    "context_window": "the window is the model's own",
+    **dict.fromkeys(
+        ("temperature", "top_p", "top_k", "do_sample", "seed"),
+        "it decodes greedily, so that an answer can be reproduced",
+    ),
+}
+"""What other LLMs of LlamaIndex call it."""
+
+_WITHOUT_EFFECT = {
+    "messages_to_prompt": "the prompt has the model's own layout",
+    "completion_to_prompt": "the prompt has the model's own layout",
+    "query_wrapper_prompt": "the prompt has the model's own layout; give text_qa_template to the "
+    "engine, or system_prompt",
+}
+"""Fields of every LLM that this one has no use for."""
 
 
 class GeneratorSettings(EntryPoints):
@@ -111,12 +135,23 @@ class GeneratorSettings(EntryPoints):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        """Take ``ifa=`` for ``policy=``."""
-        if not isinstance(data, Mapping) or "ifa" not in data:
+    def _known_fields(cls, data: Any) -> Any:
+        """Take ``ifa=`` for ``policy=``, and refuse what is no field, or would have no effect."""
+        if not isinstance(data, Mapping):
+            return data
+        for name, value in data.items():
+            if name in _WITHOUT_EFFECT and value is not None:
+                raise ModelError(f"MRRAGLLaVA cannot honour {name}: {_WITHOUT_EFFECT[name]}")
+            if name in _RENAMED:
+                raise ModelError(f"MRRAGLLaVA takes no option {name!r}; {_RENAMED[name]}")
+            if name not in (*cls.model_fields, "ifa"):
+                names = [one for one in cls.model_fields if one not in _WITHOUT_EFFECT]
+                error = unknown_option(name, "MRRAGLLaVA", [*names, "ifa"])
+                raise ModelError(str(error))
+        if "ifa" not in data:
             return data
         if "policy" in data:
-            raise ValueError("give ifa= or policy=, not both: ifa= is the short form of policy=")
+            raise ModelError("give ifa= or policy=, not both: ifa= is the short form of policy=")
         return {"policy" if key == "ifa" else key: value for key, value in data.items()}
 
     def _load(self) -> LlavaEngine:

@@ -6,19 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs import IndexDict
-from llama_index.core.indices.base import BaseIndex
-from llama_index.core.llms.utils import LLMType
-from llama_index.core.schema import BaseNode
-from llama_index.core.settings import Settings
-from llama_index.core.storage.docstore.types import RefDocInfo
+from llama_index.core.schema import Document
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.integration.engines.documents import PairStorageContext, pair_of_node
+from mrrag_llamaindex.integration.engines.index_engines import IndexEngines
+from mrrag_llamaindex.integration.engines.index_lifecycle import IndexLifecycle
 from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.learned_files import (
@@ -34,21 +30,8 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.store.pair import Pair
     from mrrag_llamaindex.towers.protocol import DualTower
 
-_RETRIEVER_OPTIONS = (
-    "similarity_top_k",
-    "candidates",
-    "exclude",
-    "on_missing_image",
-    "stamped",
-    "minimum_probability",
-    "minimum_documents",
-    "abstain",
-)
 
-_ADD_PAIRS = "an MRRAGIndex holds image/report pairs: add them with index.add_pairs([Pair(...)])"
-
-
-class MRRAGIndex(BaseIndex[IndexDict]):
+class MRRAGIndex(IndexEngines, IndexLifecycle):
     """Image/report pairs, ready for ``as_query_engine`` and ``as_chat_engine``.
 
     Build it with `from_pairs` or `from_store`.
@@ -88,7 +71,9 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         towers: DualTower,
         weights: GivenWeights = None,
         calibration: GivenCalibration = None,
-        **kwargs: Any,
+        *,
+        callback_manager: CallbackManager | None = None,
+        show_progress: bool = False,
     ) -> None:
         store.check_towers(towers.identity)
         self.store = store
@@ -96,7 +81,13 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         self.weights = weights_of(store, weights)
         self.calibration = calibration_of(store, self.weights, calibration)
         self.report: IngestReport | None = None
-        super().__init__(index_struct=IndexDict(), **kwargs)
+        super().__init__(
+            index_struct=IndexDict(),
+            storage_context=PairStorageContext.from_defaults(),
+            callback_manager=callback_manager,
+            show_progress=show_progress,
+            transformations=[],
+        )
 
     @classmethod
     def from_pairs(
@@ -194,53 +185,12 @@ class MRRAGIndex(BaseIndex[IndexDict]):
         towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
         return cls(store, towers, weights, calibration)
 
+    @classmethod
+    def from_documents(cls, documents: Sequence[Document], **options: Any) -> MRRAGIndex:  # type: ignore[override]
+        """Make pairs of documents, whole, and embed them; see `pair_of_node` and `from_pairs`."""
+        return cls.from_pairs([pair_of_node(document) for document in documents], **options)
+
     def add_pairs(self, pairs: Iterable[Pair], **options: Any) -> IngestReport:
         """Embed and upsert pairs; see `ingest_pairs` for the options."""
         self.report = ingest_pairs(pairs, self.store, self.towers, **options)
         return self.report
-
-    def as_retriever(self, **kwargs: Any) -> MRRAGRetriever:
-        """Build the retriever; takes `MRRAGRetriever`'s options, ignores those of an engine.
-
-        Weights and calibration are the index's unless others are given; other weights need a
-        calibration of their own, or ``calibration=False``.
-        """
-        weights, calibration = self.weights, self.calibration
-        if kwargs.get("weights") is not None:
-            weights = weights_of(self.store, kwargs["weights"])
-        if kwargs.get("calibration") is not None:
-            calibration = calibration_of(self.store, weights, kwargs["calibration"])
-        return MRRAGRetriever(
-            self.store,
-            self.towers,
-            weights,
-            calibration=calibration,
-            callback_manager=self._callback_manager,
-            **{name: kwargs[name] for name in _RETRIEVER_OPTIONS if name in kwargs},
-        )
-
-    def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:
-        """Build a stock query engine; only `MRRAGLLaVA` gets tickets in its prompts."""
-        kwargs.setdefault("stamped", isinstance(llm or Settings.llm, MRRAGLLaVA))
-        return super().as_query_engine(llm=llm, **kwargs)
-
-    def as_chat_engine(
-        self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **kwargs: Any
-    ) -> BaseChatEngine:
-        """Build a stock chat engine; ask inside ``with query_image(...)``."""
-        kwargs.setdefault("stamped", isinstance(llm or Settings.llm, MRRAGLLaVA))
-        return super().as_chat_engine(chat_mode=chat_mode, llm=llm, **kwargs)
-
-    @property
-    def ref_doc_info(self) -> dict[str, RefDocInfo]:
-        """Refused: pairs are not split from documents."""
-        raise InputError("an MRRAGIndex has pairs and no source documents; see index.store")
-
-    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
-        raise InputError(_ADD_PAIRS)
-
-    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        raise InputError(_ADD_PAIRS)
-
-    def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
-        self.store.delete([node_id])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import PrivateAttr
 
-from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.errors import EvidenceError, ModelError
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
@@ -18,6 +19,9 @@ from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.integration.entry_points import Reply, as_messages
 from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
+from mrrag_llamaindex.integration.query_image import current_query_image
+from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall
+from mrrag_llamaindex.integration.tickets.host_prompts import read_finished
 from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 from mrrag_llamaindex.integration.tickets.resolve import Resolved, resolve
@@ -25,6 +29,9 @@ from mrrag_llamaindex.integration.trace import answer_facts, verbatim_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_CALLS = itertools.count()
+"""Numbers of the LLM calls of this process, in order of completion."""
 
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
@@ -61,8 +68,7 @@ class MRRAGLLaVA(GeneratorSettings):
 
     Notes
     -----
-    Whatever a call raises derives from RuntimeError: the stock synthesizer turns `ValueError`
-    and `TypeError` into the answer "Empty Response".
+    Whatever a call raises on purpose is an `MRRAGError`, which LlamaIndex passes on unchanged.
     """
 
     _engine: LlavaEngine = PrivateAttr()
@@ -118,7 +124,25 @@ class MRRAGLLaVA(GeneratorSettings):
         return [Reply.of(answer).completion() for answer in answers]
 
     def _resolve(self, messages: Sequence[ChatMessage]) -> Resolved:
-        return resolve(messages, TICKETS, self.on_missing_context)
+        call = getattr(messages, "call", None) or read_finished(messages, TICKETS)
+        resolved = resolve(call, TICKETS, self.on_missing_context)
+        if call.kind == "condense" and self._rephrases(call):
+            return replace(resolved, follow_up="")
+        return resolved
+
+    def _rephrases(self, call: HostCall) -> bool:
+        """Whether a follow-up question is put into words of its own, or handed on as it is.
+
+        Only by a model that can, and only where the whole conversation is about the image at hand:
+        words about another patient would enter this one's question.
+        """
+        if not self._engine.loaded.profile.conversational:
+            return False
+        try:
+            image = current_query_image()
+        except EvidenceError:
+            return False  # the retrieval that follows raises it
+        return len(TURNS.about(call.history, image)) == len(call.history)
 
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
         (answer,) = self._answers([messages], kwargs)
@@ -130,9 +154,7 @@ class MRRAGLLaVA(GeneratorSettings):
         limit = _token_limit(kwargs)
         calls = [self._resolve(messages) for messages in conversations]
         inputs = {
-            place: self._inputs(call)
-            for place, call in enumerate(calls)
-            if not self._passes_on(call)
+            place: self._inputs(call) for place, call in enumerate(calls) if not call.follow_up
         }
         generated = self._engine.generate(
             [request for request, _ in inputs.values()],
@@ -149,14 +171,10 @@ class MRRAGLLaVA(GeneratorSettings):
             for place, call in enumerate(calls)
         ]
 
-    def _passes_on(self, call: Resolved) -> bool:
-        """Whether a follow-up question is handed on as it is: the model cannot rephrase."""
-        return call.kind == "condense" and not self._engine.loaded.profile.conversational
-
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Reply]:
         limit = _token_limit(kwargs)
         call = self._resolve(messages)
-        if self._passes_on(call):
+        if call.follow_up:
             return iter([Reply(call.follow_up, call.follow_up, {})])
         request, image = self._inputs(call)
         stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
@@ -185,7 +203,7 @@ class MRRAGLLaVA(GeneratorSettings):
     def _record(
         self, call: Resolved, answer: Answer, request: PromptRequest, image: Image | None
     ) -> Answer:
-        answer = replace(answer, text=strip(answer.text))
+        answer = replace(answer, text=strip(answer.text), left_out_turns=call.left_out_turns)
         if not answer.text:
             raise ModelError(
                 f"model {self.model!r} ended its answer before its first word; hosts would show "
@@ -199,8 +217,11 @@ class MRRAGLLaVA(GeneratorSettings):
             )
         if self.explain:
             answer = replace(answer, influence=explain(self._engine, request, image, self.policy))
-        if call.ticket is not None:
-            call.ticket.record(answer)
+        number = next(_CALLS)
+        for ticket in call.tickets:
+            ticket.record(answer, number)
+        if call.kind != "condense":
+            TURNS.record(request.question, answer.text, call.image)
         return answer
 
 

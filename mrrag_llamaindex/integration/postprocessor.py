@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
+from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.engines.stamping import reads_tickets
+from mrrag_llamaindex.integration.inputs.images import image_of_node
+from mrrag_llamaindex.integration.query_image import (
+    MissingImage,
+    current_query_image,
+    read_query_image,
+)
+from mrrag_llamaindex.integration.retriever import mean_embedding
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.nodes import ticket_of, with_ticket, without_ticket
-from mrrag_llamaindex.integration.tickets.scored_nodes import add_ranks, scored_node
+from mrrag_llamaindex.integration.tickets.nodes import (
+    Evidence,
+    add_ranks,
+    evidence_of,
+    scored_node,
+    stamp,
+    without_scores,
+)
 from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -40,7 +56,8 @@ _Scored = tuple[float, dict[str, float]]
 class MRRAGPostprocessor(BaseNodePostprocessor):
     """Rescore the nodes of any retriever by MCR and hand them to `MRRAGLLaVA` with a ticket.
 
-    Put it last: a later reranker would change what is shown, not what steers.
+    Put it last: a later reranker would change what is shown, not what steers. In the engines of an
+    `MRRAGIndex` the tickets come by themselves; elsewhere say ``llm=``.
 
     A node belongs to the pair whose id is its ``pair_id`` metadata, its node id, or the id of
     the document that it was split from, in this order.
@@ -50,6 +67,9 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     index : MRRAGIndex, optional
         Source of store, towers, weights and calibration; or give ``store``, ``towers`` and
         ``weights``.
+    llm : LLM, optional
+        The one that the nodes are for: they carry tickets if it is `MRRAGLLaVA`. Without it they
+        carry none, since any other reader would see the markers.
     calibration : Calibration, path or False, optional
         Gives every scored node a ``probability``. Without an index: none by default. Other
         weights than the index's need their own, or False.
@@ -86,6 +106,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         default="error", description="What to do with a question without an image."
     )
 
+    _stamped: bool = PrivateAttr()
     _store: PairStore = PrivateAttr()
     _towers: Any = PrivateAttr()
     _weights: Any = PrivateAttr()
@@ -95,6 +116,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         self,
         index: MRRAGIndex | None = None,
         *,
+        llm: LLM | None = None,
         store: PairStore | None = None,
         towers: DualTower | None = None,
         weights: AnyWeights | None = None,
@@ -108,6 +130,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if store is None or towers is None:
             raise ValueError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
+        self._stamped = llm is not None and reads_tickets(llm)
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
@@ -129,8 +152,22 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        return self._about(nodes, query_bundle, current_query_image())
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        # The block around the question is known here and not in the thread.
+        return await asyncio.to_thread(self._about, nodes, query_bundle, current_query_image())
+
+    def _about(
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None,
+        enclosing: QueryImage | None,
+    ) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("MRRAGPostprocessor needs the query: pass query_bundle=")
+            raise InputError("MRRAGPostprocessor needs the query: pass query_bundle=")
         if not nodes:
             return []
         dispatcher.event(
@@ -147,19 +184,28 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
                 EventPayload.TOP_K: self.top_n,
             },
         ) as event:
-            result = self._rescore(nodes, query_bundle)
+            result = self._rescore(nodes, query_bundle, enclosing)
             event.on_end(payload={EventPayload.NODES: result})
         dispatcher.event(ReRankEndEvent(nodes=result))
         return result
 
-    def _rescore(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
-        tickets = [ticket for item in nodes if (ticket := ticket_of(item.node)) is not None]
-        known = [ticket.image for ticket in tickets if ticket.image is not None]
-        image = read_query_image(query, self.on_missing_image, known)
+    def _rescore(
+        self, nodes: list[NodeWithScore], query: QueryBundle, enclosing: QueryImage | None
+    ) -> list[NodeWithScore]:
+        earlier = evidence_of(nodes)
+        known = [earlier.image] if earlier is not None and earlier.image is not None else []
+        # The engine of an index that is bound to an image says it to the retriever alone.
+        enclosing = enclosing or next(iter(known), None) if not query.image_path else enclosing
+        image = read_query_image(query, self.on_missing_image, known, enclosing)
+        if known and image != known[0]:
+            raise EvidenceError(
+                "these documents were retrieved for another image than the question is about, "
+                "which could mix two patients: retrieve them anew"
+            )
         image_vector = None if image is None else self._towers.embed_images([image.rgb])[0]
-        text_vector = self._towers.embed_texts([query.query_str])[0]
+        text_vector = mean_embedding(self._towers, query.embedding_strs)
         weights = self._weights.weights_for(image_vector, text_vector)
-        plain = [without_ticket(item.node) for item in nodes]
+        plain = [without_scores(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in _pair_ids(node)))
         hits = self._store.score(ids, image_vector, text_vector, weights)
         scored: dict[int, _Scored] = {}
@@ -170,23 +216,24 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
         scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
         ranking = []
+        evidence = Evidence(query.query_str, image)
         for position, (node, item) in enumerate(zip(plain, nodes, strict=True)):
             score, terms = scored.get(position, (None, {}))
             previous = {} if item.score is None else {"previous_score": item.score}
-            ranking.append(scored_node(node, score, {**terms, **previous}))
+            ranking.append(scored_node(node, score, {**terms, **previous}, evidence))
         # The sort is stable, so nodes without a score keep their order behind the others.
         ranking.sort(key=lambda item: -np.inf if item.score is None else item.score, reverse=True)
         scores = [item.score for item in ranking]
         facts = self._selection().select(scores, complete=image is not None)
         kept = ranking[: len(facts)]
         add_ranks(kept, [{"weights": weights.as_dict(), **more} for more in facts])
-        return with_ticket(kept, question=query.query_str, image=image)
+        return stamp(kept, query.query_str, image) if self._stamped else kept
 
     def _score_unknown(
         self,
         nodes: dict[int, BaseNode],
         image_vector: NDArray[np.float32] | None,
-        text_vector: NDArray[np.float32],
+        text_vector: NDArray[np.float32] | None,
         weights: FusionWeights,
     ) -> dict[int, _Scored]:
         if not nodes or self.unknown == "keep":
@@ -220,8 +267,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
 
 
 def _image_of_node(node: BaseNode) -> Image | None:
-    path = getattr(node, "image_path", None) or node.metadata.get("image_path")
-    return load_image(path, what=f"image of node {node.node_id!r}") if path else None
+    source = image_of_node(node)
+    return None if source is None else load_image(source, what=f"image of node {node.node_id!r}")
 
 
 def _pair_ids(node: BaseNode) -> list[str]:

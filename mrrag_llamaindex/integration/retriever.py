@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -12,16 +15,22 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.query_image import MissingImage, read_query_image
+from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
+from mrrag_llamaindex.integration.inputs.images import ImageInput, image_source
+from mrrag_llamaindex.integration.query_image import (
+    MissingImage,
+    current_query_image,
+    read_query_image,
+)
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.nodes import with_ticket
-from mrrag_llamaindex.integration.tickets.scored_nodes import add_ranks, node_of_hit
+from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit, stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.images.load import ImageSource
+    from numpy.typing import NDArray
+
     from mrrag_llamaindex.mcr.calibration import Calibration
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.hits import Hit
@@ -50,7 +59,14 @@ class MRRAGRetriever(BaseRetriever):
     on_missing_image : {"error", "ignore"}
         What to do with a question without an image; "ignore" ranks by text alone.
     stamped : bool
-        Whether nodes carry a ticket for `MRRAGLLaVA`. Turn it off for any other LLM.
+        Whether nodes carry a ticket for `MRRAGLLaVA`, in an engine that you put together yourself.
+        Every other reader of their LLM text (another LLM, a reranker) would see its markers.
+    filters : MetadataFilters, Comparison or Combination, optional
+        What a pair's metadata must be.
+    node_ids, doc_ids : sequence of str, optional
+        Only these pairs; a pair is its own document.
+    image : path, bytes, PIL.Image.Image, ImageDocument, ImageBlock, optional
+        The image that every question is about, read here, once.
     calibration : Calibration, optional
         Gives every node a ``probability`` that it supports a right answer, in its
         ``metadata["mrrag"]``; the two options below need it.
@@ -82,7 +98,11 @@ class MRRAGRetriever(BaseRetriever):
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
-        stamped: bool = True,
+        stamped: bool = False,
+        filters: GivenFilters = None,
+        node_ids: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
+        image: ImageInput | None = None,
         calibration: Calibration | None = None,
         minimum_probability: float | None = None,
         minimum_documents: int = 1,
@@ -100,6 +120,8 @@ class MRRAGRetriever(BaseRetriever):
         self.exclude = exclude or Exclusion()
         self.on_missing_image = on_missing_image
         self.stamped = stamped
+        self.filters = store_filter(filters, node_ids, doc_ids)
+        self.image = None if image is None else QueryImage.read(image_source(image))
         super().__init__(callback_manager=callback_manager)
 
     @property
@@ -117,38 +139,79 @@ class MRRAGRetriever(BaseRetriever):
         """Maximum number of documents returned."""
         return self.selection.maximum_documents
 
-    def hits(self, question: str, image: ImageSource | None) -> list[Hit]:
-        """Return the candidates of a question with their similarity terms, best first."""
-        return self._search(question, None if image is None else QueryImage.read(image))[0]
+    @similarity_top_k.setter
+    def similarity_top_k(self, number: int) -> None:
+        self.selection = replace(self.selection, maximum_documents=number)
+        self.candidates = max(self.candidates, number)
 
-    def _search(self, question: str, image: QueryImage | None) -> tuple[list[Hit], FusionWeights]:
-        image_vector = text_vector = None
-        if image is not None:
-            image_vector = self.towers.embed_images([image.rgb])[0]
-        if question.strip():
-            text_vector = self.towers.embed_texts([question])[0]
+    def hits(self, question: str, image: ImageInput | None) -> list[Hit]:
+        """Return the candidates of a question with their similarity terms, best first."""
+        query_image = None if image is None else QueryImage.read(image_source(image))
+        return self._search([question], query_image)[0]
+
+    def _search(
+        self, texts: Sequence[str], image: QueryImage | None
+    ) -> tuple[list[Hit], FusionWeights]:
+        image_vector = None if image is None else self.towers.embed_images([image.rgb])[0]
+        text_vector = mean_embedding(self.towers, texts)
         weights = self.weights.weights_for(image_vector, text_vector)
         hits = self.store.query(
-            image_vector, text_vector, weights, self.candidates, exclude=self.exclude
+            image_vector,
+            text_vector,
+            weights,
+            self.candidates,
+            exclude=self.exclude,
+            filters=self.filters,
         )
         return hits, weights
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        image = read_query_image(query_bundle, self.on_missing_image)
+        return self._about(query_bundle, self._enclosing())
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        # The block around the question is known here and not in the thread.
+        return await asyncio.to_thread(self._about, query_bundle, self._enclosing())
+
+    def _enclosing(self) -> QueryImage | None:
+        return self.image if self.image is not None else current_query_image()
+
+    def _about(
+        self, query_bundle: QueryBundle, enclosing: QueryImage | None
+    ) -> list[NodeWithScore]:
+        image = read_query_image(query_bundle, self.on_missing_image, enclosing=enclosing)
         question = query_bundle.query_str
         if image is None and not question.strip():
             raise InputError("there is neither an image nor a question to search with")
-        hits, weights = self._search(question, image)
+        hits, weights = self._search(query_bundle.embedding_strs, image)
         if not hits:
             raise EvidenceError(
                 f"no documents found: the store holds {len(self.store)} pairs and none of them is "
-                "left for this question; ingest pairs, or exclude fewer"
+                "left for this question; ingest pairs, exclude fewer, or look at filters and ids"
             )
         complete = image is not None and bool(question.strip())
         facts = self.selection.select([hit.score for hit in hits], complete=complete)
-        nodes = [node_of_hit(hit) for hit in hits[: len(facts)]]
+        evidence = Evidence(question, image)
+        nodes = [node_of_hit(hit, evidence) for hit in hits[: len(facts)]]
         add_ranks(nodes, [{"weights": weights.as_dict(), **more} for more in facts])
-        return with_ticket(nodes, question=question, image=image) if self.stamped else nodes
+        return stamp(nodes, question, image) if self.stamped else nodes
 
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:
+    """Return the mean of the texts' vectors, of unit length; None where none says anything.
+
+    A question may stand for several texts (`QueryBundle.custom_embedding_strs`), as a hypothetical
+    document beside the question itself.
+
+    Returns
+    -------
+    ndarray of float32, shape (n,), or None
+    """
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        return None
+    vectors = towers.embed_texts(texts)
+    mean: NDArray[np.float32] = vectors.mean(axis=0) if len(vectors) > 1 else vectors[0]
+    length = np.linalg.norm(mean)
+    if length < 1e-6:
+        raise InputError("the texts of this question point in opposite directions; give one")
+    return mean if len(vectors) == 1 else (mean / length).astype(np.float32)

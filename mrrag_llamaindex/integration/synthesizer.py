@@ -14,8 +14,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-from mrrag_llamaindex.integration.tickets.nodes import ticket_of
-from mrrag_llamaindex.integration.tickets.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY, ticket_of
 from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.integration.tickets.nodes import ticket_of
-from mrrag_llamaindex.integration.tickets.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY, ticket_of
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -26,12 +25,13 @@ def answer_trace(source_nodes: list[NodeWithScore]) -> list[Answer]:
     Returns
     -------
     list of Answer
-        In order of completion; empty while a stream has not been read to its end.
+        In order of completion, those of all sub-questions and sub-engines whose sources these are;
+        empty while a stream has not been read to its end.
 
     Raises
     ------
     EvidenceError
-        If no source node carries a ticket, or the nodes come from two queries.
+        If no source node carries a ticket, or those that did have travelled between processes.
 
     Examples
     --------
@@ -39,17 +39,21 @@ def answer_trace(source_nodes: list[NodeWithScore]) -> list[Answer]:
     >>> answer_trace(response.source_nodes)[-1].p_yes          # doctest: +SKIP
     0.93
     """
-    tickets = {
-        id(ticket): ticket
-        for ticket in (ticket_of(item.node) for item in source_nodes)
-        if ticket is not None
-    }
-    if len(tickets) != 1:
+    nodes = [item.node for item in source_nodes]
+    tickets = {id(one): one for node in nodes if (one := ticket_of(node)) is not None}
+    if not tickets and any(getattr(node, "_travelled", False) for node in nodes):
         raise EvidenceError(
-            f"the source nodes carry {len(tickets)} tickets, and a trace needs exactly one; they "
-            "must come from one query of an MRRAGRetriever or MRRAGPostprocessor"
+            "these source nodes were pickled, and what was read and steered stays in the process "
+            "that answered: take answer_trace(...) there, and send what it returns"
         )
-    return list(tickets.popitem()[1].answers)
+    if not tickets:
+        raise EvidenceError(
+            "no source node carries a ticket, so no LLM call of MRRAGLLaVA can be traced: the "
+            "response is another LLM's, or of an engine that writes nodes anew "
+            "(index.as_citation_engine(llm=llm) keeps them)"
+        )
+    calls = {number: answer for one in tickets.values() for number, answer in one.calls}
+    return [calls[number] for number in sorted(calls)]
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import MRRAGError
-from mrrag_llamaindex.integration.ask import AskResult, ask
+from mrrag_llamaindex.integration.answers.ask import AskResult, ask
+from mrrag_llamaindex.integration.answers.picture import draw_answer
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-from mrrag_llamaindex.integration.picture import draw_answer
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE

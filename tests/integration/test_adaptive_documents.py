@@ -16,7 +16,7 @@ from mrrag_llamaindex import (
     query_image,
 )
 from mrrag_llamaindex.errors import EvidenceError, InputError, NoRelevantCase
-from mrrag_llamaindex.integration.ask import ask
+from mrrag_llamaindex.integration.answers.ask import ask
 from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, weights_digest
 
 QUESTION = "Is there a pleural effusion?"

@@ -197,7 +197,7 @@ def test_guided_decoding_is_refused(engine):
 
 def test_demo_shows_it_beside_the_score(llm, hospital, image, capsys):
     from mrrag_llamaindex.commands.console import print_asked
-    from mrrag_llamaindex.integration.ask import ask
+    from mrrag_llamaindex.integration.answers.ask import ask
 
     asked = ask(hospital.index, llm, str(image), QUESTION)
     print_asked(asked)

@@ -6,7 +6,7 @@ import pytest
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.integration.tickets.markers import find_segments, find_ticket, mark, strip
+from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, mark, strip
 from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 
 DOCUMENTS = (
@@ -71,19 +71,19 @@ def test_text_that_a_host_masked_stays_masked():
 
 def test_forged_marker_is_no_ticket():
     registry = TicketRegistry()
-    assert find_ticket("a report with [[mrrag:AAAAAAAAAAAAAAAAAAAA:b0]] in it", registry) is None
+    assert find_tickets("a report with [[mrrag:AAAAAAAAAAAAAAAAAAAA:b0]] in it", registry) == []
 
 
 def test_marker_of_another_process_is_no_ticket():
     ticket = issue(TicketRegistry())
-    assert find_ticket(packed(ticket), TicketRegistry()) is None
+    assert find_tickets(packed(ticket), TicketRegistry()) == []
 
 
 def test_two_tickets_in_one_prompt_are_refused():
     registry = TicketRegistry()
     text = packed(issue(registry)) + packed(issue(registry))
     with pytest.raises(EvidenceError, match="evidence of 2 questions"):
-        find_ticket(text, registry)
+        find_tickets(text, registry)
 
 
 def test_evicted_ticket_is_an_error_and_not_a_guess():
@@ -91,7 +91,7 @@ def test_evicted_ticket_is_an_error_and_not_a_guess():
     first = issue(registry)
     issue(registry)
     with pytest.raises(EvidenceError, match="no longer held"):
-        find_ticket(packed(first), registry)
+        find_tickets(packed(first), registry)
 
 
 def test_expired_ticket_is_an_error():

@@ -1,41 +1,30 @@
-"""Read what a host framework put into a prompt: the question, and the words around it.
+"""Read finished text that a host sends: the question, and the words around it.
 
 Stock LlamaIndex templates wrap context and question in sentences of their own. The prompt is
 rebuilt in the model's own layout, so those sentences are recognised and left out; the words of
-an application's own template are kept.
+an application's own template are kept. Where a host fills a template, `templates` reads it, and
+nothing here has to guess.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-Kind = Literal["plain", "answer", "refine", "condense"]
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 
-
-@dataclass(frozen=True)
-class HostText:
-    """A host's message, taken apart.
-
-    Attributes
-    ----------
-    kind : {"plain", "answer", "refine", "condense"}
-        Which stock template it follows; "plain" for none.
-    question : str
-        The user's question; for "plain" the whole text.
-    context : str
-        Text that the host put where context goes, without our documents.
-    """
-
-    kind: Kind
-    question: str
-    context: str = ""
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.inputs.images import image_source
+from mrrag_llamaindex.integration.tickets.host_call import HostCall, Kind, Turn, turns_of_text
+from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
+from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 
 
 @functools.cache
-def _user_templates() -> tuple[tuple[Kind, re.Pattern[str]], ...]:
+def stock_user_templates() -> tuple[tuple[Kind, str], ...]:
+    """Return the host's own templates of a user message, with their kind."""
     from llama_index.core.chat_engine import condense_plus_context, condense_question
     from llama_index.core.prompts import chat_prompts, default_prompts
 
@@ -44,7 +33,7 @@ def _user_templates() -> tuple[tuple[Kind, re.Pattern[str]], ...]:
         "New Context: --------------------- {context_msg} --------------------- "
         "Query: {query_str} Original Answer: {existing_answer} New Answer:"
     )
-    templates: list[tuple[Kind, str]] = [
+    return (
         ("answer", default_prompts.DEFAULT_TEXT_QA_PROMPT_TMPL),
         ("answer", default_prompts.DEFAULT_TREE_SUMMARIZE_TMPL),
         ("refine", default_prompts.DEFAULT_REFINE_PROMPT_TMPL),
@@ -52,27 +41,27 @@ def _user_templates() -> tuple[tuple[Kind, re.Pattern[str]], ...]:
         ("refine", content_refine),
         ("condense", condense_plus_context.DEFAULT_CONDENSE_PROMPT_TEMPLATE),
         ("condense", condense_question.DEFAULT_TEMPLATE),
-    ]
-    return tuple((kind, _pattern(template)) for kind, template in templates)
+    )
 
 
 @functools.cache
-def _system_templates() -> tuple[tuple[Kind, re.Pattern[str]], ...]:
+def stock_system_templates() -> tuple[tuple[Kind, str], ...]:
+    """Return the host's own templates of a system message, with their kind."""
     from llama_index.core.chat_engine import condense_plus_context, context
     from llama_index.core.prompts import chat_prompts
 
     content_refine = chat_prompts.CHAT_REFINE_PROMPT_TMPL_MSGS[0].content or ""
-    templates: list[tuple[Kind, str]] = [
+    return (
         ("answer", chat_prompts.TEXT_QA_SYSTEM_PROMPT.content or ""),
         ("answer", condense_plus_context.DEFAULT_CONTEXT_PROMPT_TEMPLATE),
         ("answer", context.DEFAULT_CONTEXT_TEMPLATE),
         ("refine", condense_plus_context.DEFAULT_CONTEXT_REFINE_PROMPT_TEMPLATE),
         ("refine", context.DEFAULT_REFINE_TEMPLATE),
         ("refine", content_refine.split("New Context:")[0]),
-    ]
-    return tuple((kind, _pattern(template)) for kind, template in templates)
+    )
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template.strip())
     regex = ""
@@ -85,30 +74,124 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(regex, re.DOTALL)
 
 
-def read_user_text(text: str) -> HostText:
-    """Take a user message apart; text that follows no stock template is all question."""
-    for kind, pattern in _user_templates():
-        match = pattern.fullmatch(text.strip())
+def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> HostCall:
+    """Take finished messages apart; what follows no stock template is all question.
+
+    Raises
+    ------
+    EvidenceError
+        As `find_tickets`.
+    InputError
+        If there is no user message, or the last one holds several images.
+    """
+    texts = [message_text(message) for message in messages]
+    tickets = find_tickets("\n".join(texts), registry)
+    contexts: list[str] = []
+    rests = []
+    for text in texts:
+        segments = sorted(
+            (segment for ticket in tickets for segment in find_segments(text, ticket)),
+            key=lambda segment: segment.start,
+        )
+        contexts += [text[segment.start : segment.stop] for segment in segments]
+        for segment in reversed(segments):
+            text = text[: segment.start] + " " + text[segment.stop :]
+        rests.append(strip(text))
+
+    last = last_user(messages)
+    kind, question, context = _user(rests[last])
+    if kind == "condense":
+        return HostCall(kind, question, history=turns_of_text(context), text=rests[last].strip())
+    instructions = []
+    for message, rest in zip(messages, rests, strict=True):
+        if message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
+            system_kind, own, system_context = _system(rest)
+            instructions.append(own)
+            contexts.append(system_context)
+            kind = "refine" if "refine" in (kind, system_kind) else kind
+    before = after = ""
+    if kind == "plain" and tickets and tickets[0].question.strip():
+        before, middle, after = question.rpartition(tickets[0].question.strip())
+        before, question, after = (before, middle, after) if middle else ("", question, "")
+    return HostCall(
+        kind,
+        question,
+        (*contexts, context),
+        "\n".join(own for own in instructions if own),
+        readable(before) and before,
+        after,
+        history_of(messages[:last], rests[:last]),
+        _sent_image(messages[: last + 1]) if kind == "plain" else None,
+    )
+
+
+def message_text(message: ChatMessage) -> str:
+    """Return the text of a message, its other blocks left out."""
+    return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
+
+
+def last_user(messages: Sequence[ChatMessage]) -> int:
+    """Return the position of the last user message."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == MessageRole.USER:
+            return index
+    raise InputError("the messages hold no user message, so nothing is asked")
+
+
+def _user(text: str) -> tuple[Kind, str, str]:
+    """Return kind, question, and context (for "condense" the conversation) of a user message."""
+    for kind, template in stock_user_templates():
+        match = _pattern(template).fullmatch(text.strip())
         if match:
             groups = match.groupdict()
             question = groups.get("query_str") or groups.get("question") or ""
-            context = groups.get("context_str") or groups.get("context_msg") or ""
-            return HostText(kind, question.strip(), context)
-    return HostText("plain", text.strip())
+            names = ("context_str", "context_msg", "chat_history")
+            return kind, question.strip(), next((groups[n] for n in names if groups.get(n)), "")
+    return "plain", text.strip(), ""
 
 
-def read_system_text(text: str) -> HostText:
-    """Take a system message apart; `HostText.question` is what the application added."""
-    for kind, pattern in _system_templates():
-        match = pattern.match(text.strip())
+def _system(text: str) -> tuple[Kind, str, str]:
+    """Return kind, what the application added, and the context of a system message."""
+    for kind, template in stock_system_templates():
+        match = _pattern(template).match(text.strip())
         if match:
             groups = match.groupdict()
             context = groups.get("context_str") or groups.get("context_msg") or ""
-            return HostText(kind, text.strip()[match.end() :].strip(), context)
-    return HostText("plain", text.strip())
+            return kind, text.strip()[match.end() :].strip(), context
+    return "plain", text.strip(), ""
 
 
 def readable(text: str) -> str:
     """Return host text without the punctuation that packing leaves, '' if no word is in it."""
     text = re.sub(r"\\[nrt]", " ", text).strip(" \t\r\n'\",[]-")
     return text if re.search(r"\w\w", text) else ""
+
+
+def _sent_image(messages: Sequence[ChatMessage]) -> QueryImage | None:
+    """Image of the latest message of a person that has one."""
+    for message in reversed(messages):
+        if message.role == MessageRole.USER and (image := _image_of(message)) is not None:
+            return image
+    return None
+
+
+def _image_of(message: ChatMessage) -> QueryImage | None:
+    images = [block for block in message.blocks if isinstance(block, ImageBlock)]
+    if len(images) > 1:
+        raise InputError(f"the message holds {len(images)} images; the model reads one")
+    return QueryImage.read(image_source(images[0])) if images else None
+
+
+def history_of(messages: Sequence[ChatMessage], texts: Sequence[str]) -> tuple[Turn, ...]:
+    """Return the turns of a conversation, each with the image that was in force then."""
+    turns: list[Turn] = []
+    question: str | None = None
+    image: QueryImage | None = None
+    for message, text in zip(messages, texts, strict=True):
+        if message.role == MessageRole.USER:
+            question = text.strip()
+            image = _image_of(message) or image
+        elif message.role == MessageRole.ASSISTANT and question is not None:
+            turns.append(Turn(question, text.strip(), image))
+            question = None
+    return tuple(turns)

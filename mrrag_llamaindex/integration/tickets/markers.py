@@ -15,7 +15,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
 
-_MARKER = re.compile(r"\[\[mrrag:([A-Za-z0-9_=-]{20}):([bce])(\d+)(?:\.(\d+))?\]\]")
+_MARKER = re.compile(r"\[\[mrrag:([A-Za-z0-9_=-]{20}):([bce])(\d{1,6})(?:\.(\d{1,6}))?\]\]")
+_ANY_MARKER = re.compile(r"\[\[mrrag:[A-Za-z0-9_=-]*:[bce][\d.]*\]\]")
+"""Also what only looks like a marker: no reader needs to see it."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,26 @@ def mark(text: str, ticket_id: str, ordinal: int) -> str:
     return "".join([*pieces, text[position:], marker(f"e{ordinal}")])
 
 
-def find_ticket(text: str, registry: TicketRegistry) -> Ticket | None:
-    """Return the one ticket whose markers stand in ``text``.
+def find_tickets(text: str, registry: TicketRegistry) -> list[Ticket]:
+    """Find the tickets whose markers stand in ``text``, in the order of their first markers.
+
+    Several belong to one question if its engine retrieved several times, with generated questions
+    for example; then their images are the same.
 
     Raises
     ------
     EvidenceError
-        If two tickets do, which would mix two questions, or if the ticket was evicted.
+        If they have different images, which would mix two patients, or if one was evicted.
     """
-    ours = {match[1] for match in _MARKER.finditer(text) if registry.is_ours(match[1])}
-    if len(ours) > 1:
+    ids = dict.fromkeys(match[1] for match in _MARKER.finditer(text))
+    tickets = [registry.redeem(ticket_id) for ticket_id in ids if registry.is_ours(ticket_id)]
+    images = {ticket.image for ticket in tickets}
+    if len(images) > 1 or (None in images and len(tickets) > 1):
         raise EvidenceError(
-            f"one prompt holds the evidence of {len(ours)} questions, which could mix two "
-            "patients; put MRRAGPostprocessor last, so that merged results get one ticket"
+            f"one prompt holds the evidence of {len(tickets)} questions that are not about one "
+            "image, which could mix two patients: ask about one image at a time"
         )
-    return registry.redeem(ours.pop()) if ours else None
+    return tickets
 
 
 def strip(text: str, ticket_id: str | None = None) -> str:
@@ -81,7 +88,7 @@ def strip(text: str, ticket_id: str | None = None) -> str:
         return ""
 
     text = re.sub(_MARKER.pattern.replace("([bce])", "(c)") + " ?", keep, text)
-    return _MARKER.sub(keep, text)
+    return (_ANY_MARKER if ticket_id is None else _MARKER).sub(keep, text)
 
 
 def find_segments(text: str, ticket: Ticket) -> list[Segment]:
@@ -91,7 +98,11 @@ def find_segments(text: str, ticket: Ticket) -> list[Segment]:
     of them: its words before the first marker and after the last are distinguished from the host's
     own by comparing them with the document's words.
     """
-    marks = [match for match in _MARKER.finditer(text) if match[1] == ticket.ticket_id]
+    marks = [
+        match
+        for match in _MARKER.finditer(text)
+        if match[1] == ticket.ticket_id and int(match[3]) < len(ticket.documents)
+    ]
     segments: list[Segment] = []
     floor = 0
     index = 0

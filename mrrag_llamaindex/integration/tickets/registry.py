@@ -14,14 +14,15 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
+from mrrag_llamaindex.integration.tickets.joining import joined
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
@@ -41,8 +42,8 @@ class Ticket:
         The query image as it was at retrieval.
     question : str
     documents : tuple of PromptDocument
-    answers : list of Answer
-        One per LLM call made with this evidence, in order of completion.
+    calls : list of (int, Answer)
+        One per LLM call made with this evidence, with its number in order of completion.
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
@@ -54,7 +55,7 @@ class Ticket:
     image: QueryImage | None
     question: str
     documents: tuple[PromptDocument, ...]
-    answers: list[Answer] = field(default_factory=list)
+    calls: list[tuple[int, Answer]] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
@@ -62,18 +63,42 @@ class Ticket:
     def __post_init__(self) -> None:
         self._text_memory = sum(sys.getsizeof(document.text) for document in self.documents)
 
+    def __deepcopy__(self, _: Any) -> Ticket:
+        """Return the ticket itself: copies of a response belong to the same query."""
+        return self
+
     @property
     def memory(self) -> int:
         """Bytes held by the query image and the documents' texts."""
         return self._text_memory + (0 if self.image is None else self.image.memory)
 
-    def record(self, answer: Answer) -> None:
+    def show(self, texts: Mapping[int, str], *, earlier: bool) -> list[PromptDocument]:
+        """Note what an LLM call sees of the documents, and return what it is to read, best first.
+
+        Parameters
+        ----------
+        texts : mapping of int to str
+            By ordinal.
+        earlier : bool
+            Whether it reads what earlier calls have seen as well.
+        """
+        for ordinal, text in texts.items():
+            self.texts[ordinal] = joined(self.texts.get(ordinal, ""), text)
+        read = sorted((self.texts.copy() if earlier else texts).items())
+        return [replace(self.documents[ordinal], text=text) for ordinal, text in read]
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers given with this evidence, in order of completion."""
+        return [answer for _, answer in self.calls]
+
+    def record(self, answer: Answer, number: int) -> None:
         """Note an LLM call's answer, and keep of the image only what a further call needs.
 
         A host does not say which call is the last one. The decoded pixels of a file are dropped,
         since a further call can decode its bytes again; everything else stays until it is evicted.
         """
-        self.answers.append(answer)
+        self.calls.append((number, answer))
         if self.image is not None:
             self.image.release_pixels()
 

@@ -1,42 +1,34 @@
-"""From the messages of a host to a request: ticket, image, documents, question.
+"""From a host's call to a request: tickets, image, documents, question.
 
 One function stands behind all entry points of `MRRAGLLaVA`.
 """
 
 from __future__ import annotations
 
-import itertools
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
-
-from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.tickets.host_prompts import (
-    HostText,
-    Kind,
-    read_system_text,
-    read_user_text,
-    readable,
-)
-from mrrag_llamaindex.integration.tickets.markers import Segment, find_segments, find_ticket, strip
+from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, TurnRegistry
+from mrrag_llamaindex.integration.tickets.host_prompts import readable
+from mrrag_llamaindex.integration.tickets.joining import joined
+from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
 from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
 
 MissingContext = Literal["error", "warn", "ignore"]
 
 UNATTRIBUTED = "unattributed context"
-"""Id of context text that a host added to our documents; it is read, and never steered to."""
+"""Id of context text that a host added to our documents; it is read, and never steered to. Several
+texts, of another retriever for example, are documents of their own, numbered from the second."""
 
-_NO_EVIDENCE = (
-    "MRRAGLLaVA got no evidence for this question: no query image and no scores arrived. Use one "
-    "of MRRAGIndex, MRRAGPostprocessor (last in node_postprocessors), or MRRAGSynthesizer. "
-    "tree_summarize loses the evidence at its second level: use another response mode, or a "
-    'larger context window. To answer without evidence, set on_missing_context="warn" or "ignore"'
-)
+_BREAK = "\n\n"
+_BLANK_LINE = re.compile(r"\n\s*\n")
+"""What a host puts between documents."""
 
 
 @dataclass(frozen=True)
@@ -47,166 +39,137 @@ class Resolved:
     ----------
     request : PromptRequest
     image : QueryImage or None
-    ticket : Ticket or None
+    tickets : tuple of Ticket
+        Several where an engine retrieved several times for one question.
     kind : str
         "condense" marks a chat engine's request to rephrase a follow-up question.
     follow_up : str
-        The question to rephrase, for "condense".
+        For "condense", the question that is handed on as it is; empty if the model rephrases it.
+    left_out_turns : int
+        Turns of the conversation that are not known to be about this image; the prompt lacks them.
     """
 
     request: PromptRequest
     image: QueryImage | None
-    ticket: Ticket | None
+    tickets: tuple[Ticket, ...]
     kind: Kind
     follow_up: str = ""
+    left_out_turns: int = 0
 
 
 def resolve(
-    messages: Sequence[ChatMessage],
+    call: HostCall,
     registry: TicketRegistry,
     on_missing_context: MissingContext,
+    turns: TurnRegistry = TURNS,
 ) -> Resolved:
-    """Resolve the messages of one call.
+    """Resolve one call.
 
     Raises
     ------
     EvidenceError
-        If no evidence arrived and the policy is "error", if it was evicted, or if two questions'
-        evidence stands in one prompt.
-    InputError
-        If there is no user message, or several images without a ticket.
+        If no evidence arrived and the policy is "error", if it was evicted, or if the evidence of
+        two images stands in one prompt.
     """
-    texts = [_text(message) for message in messages]
-    ticket = find_ticket("\n".join(texts), registry)
-    segments = [find_segments(text, ticket) if ticket else [] for text in texts]
-    rests = [strip(_without(text, parts)) for text, parts in zip(texts, segments, strict=True)]
-
-    last = _last_user(messages)
-    user = read_user_text(rests[last])
-    systems = [
-        read_system_text(rest)
-        for rest, message in zip(rests, messages, strict=True)
-        if message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER)
-    ]
-    if user.kind == "condense":
-        request = PromptRequest(rests[last].strip())
-        return Resolved(request, None, None, "condense", user.question)
-
-    image = ticket.image if ticket else _direct_image(messages[last], user)
-    if ticket is None and image is None:
-        _missing(on_missing_context)
-
-    refine = "refine" in (user.kind, *(system.kind for system in systems))
-    before, question, after = _around(user, ticket)
+    if call.kind == "condense":
+        return Resolved(PromptRequest(call.text), None, (), "condense", call.question)
+    tickets = find_tickets("\n".join(call.contexts), registry)
+    image = tickets[0].image if tickets else call.image
+    if not tickets and image is None:
+        _missing(call, on_missing_context)
+    history = turns.about(call.history, image)
     request = PromptRequest(
-        question=question,
-        documents=_documents(ticket, segments, [user, *systems], refine),
-        instructions="\n".join(system.question for system in systems if system.question),
-        before_question=before,
-        after_question=after,
-        history=_history(messages[:last], rests[:last]),
+        question=strip(call.question),
+        documents=_documents(tickets, call),
+        instructions=strip(call.instructions),
+        before_question=strip(call.before_question),
+        after_question=strip(call.after_question),
+        history=tuple((strip(turn.question), strip(turn.answer)) for turn in history),
     )
-    return Resolved(request, image, ticket, "refine" if refine else user.kind)
+    left_out = len(call.history) - len(history)
+    return Resolved(request, image, tuple(tickets), call.kind, left_out_turns=left_out)
 
 
-def _text(message: ChatMessage) -> str:
-    return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
-
-
-def _without(text: str, segments: Sequence[Segment]) -> str:
-    for segment in reversed(segments):
-        text = text[: segment.start] + " " + text[segment.stop :]
-    return text
-
-
-def _last_user(messages: Sequence[ChatMessage]) -> int:
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role == MessageRole.USER:
-            return index
-    raise InputError("the messages hold no user message, so nothing is asked")
-
-
-def _direct_image(message: ChatMessage, user: HostText) -> QueryImage | None:
-    """Image of a chat message that a person sent; never one that a synthesizer packed."""
-    images = [block for block in message.blocks if isinstance(block, ImageBlock)]
-    if not images or user.kind != "plain":
-        return None
-    if len(images) > 1:
-        raise InputError(f"the message holds {len(images)} images; the model reads one")
-    return QueryImage.read(images[0].resolve_image().read())
-
-
-def _missing(policy: MissingContext) -> None:
+def _missing(call: HostCall, policy: MissingContext) -> None:
+    message = (
+        f"MRRAGLLaVA got no evidence for this question: {_case(call)}. To answer without evidence, "
+        'set on_missing_context="warn" or "ignore"'
+    )
     if policy == "error":
-        raise EvidenceError(_NO_EVIDENCE)
+        raise EvidenceError(message)
     if policy == "warn":
-        warnings.warn(_NO_EVIDENCE, stacklevel=1)
+        warnings.warn(message, stacklevel=1)
 
 
-def _around(user: HostText, ticket: Ticket | None) -> tuple[str, str, str]:
-    """Split an application's own template around the question that it holds."""
-    if user.kind == "plain" and ticket is not None and ticket.question.strip():
-        before, question, after = user.question.rpartition(ticket.question.strip())
-        if question:
-            return readable(before) and before, question, after
-    return "", user.question, ""
+def _case(call: HostCall) -> str:
+    """Say which way led here, and what to do there."""
+    if any(text.strip() for text in call.contexts):
+        return (
+            "documents arrived without a ticket, so neither the query image nor their scores are "
+            "known. Retrievers and postprocessors issue tickets where they know that the LLM is "
+            "this one: take index.as_query_engine(llm=llm), index.as_chat_engine(llm=llm), "
+            "index.as_citation_engine(llm=llm) or index.as_retriever(llm=llm), or put "
+            "MRRAGPostprocessor(index, llm=llm) last in node_postprocessors. Engines and "
+            "postprocessors that write nodes anew (citations, sentence windows) lose tickets, and "
+            "so does tree_summarize at its second level: use another response mode there, or a "
+            "larger context window. If this LLM is used as a reranker or a judge here, give those "
+            "another LLM"
+        )
+    if call.variables and "query_str" not in call.variables:
+        names = ", ".join(sorted(call.variables))
+        return (
+            f"a prompt with the variables {names} arrived, as selectors, judges, question "
+            "generators and rerankers send them. This model answers questions about an image: give "
+            "the selector, evaluator or generator another LLM"
+        )
+    if call.variables:
+        return (
+            'the host passed on the question alone, as response_mode="generation" does, or an '
+            "engine that found no documents: use another response mode, or look at what was "
+            "retrieved"
+        )
+    return (
+        "finished text arrived, with neither documents nor an image, as agents, simple chat "
+        "engines and direct calls send it. Let an agent have index.as_query_engine(llm=llm) as a "
+        'tool and give the agent itself another LLM; take chat_mode="context"; or send the image '
+        "in the message, as an ImageBlock"
+    )
 
 
-def _documents(
-    ticket: Ticket | None,
-    segments: Sequence[Sequence[Segment]],
-    hosts: Sequence[HostText],
-    refine: bool,
-) -> tuple[PromptDocument, ...]:
+def _documents(tickets: Sequence[Ticket], call: HostCall) -> tuple[PromptDocument, ...]:
     """Documents of this call, best first, then text that the host added.
 
     A refine step reads every document shown so far rather than an earlier answer: steering
     weighs documents against each other, so they must stand side by side, and an answer is no
     evidence.
     """
-    texts: dict[int, str] = {}
-    for segment in itertools.chain.from_iterable(segments):
-        texts[segment.ordinal] = _join(texts.get(segment.ordinal, ""), segment.text)
-    documents = []
-    if ticket is not None:
-        for ordinal, text in texts.items():
-            ticket.texts[ordinal] = _join(ticket.texts.get(ordinal, ""), text)
-        for ordinal, text in sorted((ticket.texts.copy() if refine else texts).items()):
-            documents.append(replace(ticket.documents[ordinal], text=text))
-    for host in hosts:
-        if text := readable(host.context):
-            documents.append(PromptDocument(UNATTRIBUTED, text))
-    return tuple(documents)
+    documents: dict[str, PromptDocument] = {}
+    added = list(call.contexts)
+    for ticket in tickets:
+        texts: dict[int, str] = {}
+        for place, context in enumerate(added):
+            segments = find_segments(context, ticket)
+            for segment in segments:
+                texts[segment.ordinal] = joined(texts.get(segment.ordinal, ""), segment.text)
+            for segment in reversed(segments):
+                context = context[: segment.start] + _BREAK + context[segment.stop :]
+            added[place] = context
+        for document in ticket.show(texts, earlier=call.kind == "refine"):
+            known = documents.get(document.document_id, document)
+            documents[document.document_id] = replace(
+                document, text=joined(known.text, document.text), score=_higher(known, document)
+            )
+    order = sorted(documents.values(), key=_descending) if len(tickets) > 1 else documents.values()
+    rest = [text for context in added for text in _BLANK_LINE.split(strip(context))]
+    extra = [text for text in map(readable, rest) if text]
+    names = [UNATTRIBUTED, *(f"{UNATTRIBUTED} {n}" for n in range(2, len(extra) + 1))]
+    return (*order, *map(PromptDocument, names, extra))
 
 
-def _join(first: str, second: str) -> str:
-    """Join two parts of one document whose ends may overlap by some words."""
-    head, tail = first.split(), second.split()
-    if not head or _contains(tail, head):
-        return second
-    if _contains(head, tail):
-        return first
-    for size in range(min(len(head), len(tail)), 0, -1):
-        if head[-size:] == tail[:size]:
-            return " ".join(head + tail[size:])
-    for size in range(min(len(head), len(tail)), 0, -1):
-        if tail[-size:] == head[:size]:
-            return " ".join(tail + head[size:])
-    return f"{first} {second}"
+def _higher(first: PromptDocument, second: PromptDocument) -> float | None:
+    """Score of a document that was found by several of a question's retrievals."""
+    return max((one.score for one in (first, second) if one.score is not None), default=None)
 
 
-def _contains(words: Sequence[str], part: Sequence[str]) -> bool:
-    size = len(part)
-    return any(words[i : i + size] == part for i in range(len(words) - size + 1))
-
-
-def _history(messages: Sequence[ChatMessage], rests: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    turns: list[tuple[str, str]] = []
-    question: str | None = None
-    for message, rest in zip(messages, rests, strict=True):
-        if message.role == MessageRole.USER:
-            question = rest.strip()
-        elif message.role == MessageRole.ASSISTANT and question is not None:
-            turns.append((question, rest.strip()))
-            question = None
-    return tuple(turns)
+def _descending(document: PromptDocument) -> float:
+    return float("inf") if document.score is None else -document.score

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mrrag_llamaindex.integration.ask import AskResult
+    from mrrag_llamaindex.integration.answers.ask import AskResult
 
 _STEERED, _PLAIN = "#1f6f8b", "#b8b8b8"
 

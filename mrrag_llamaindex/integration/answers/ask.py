@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.integration.query_image import query_image
-from mrrag_llamaindex.integration.tickets.scored_nodes import METADATA_KEY
+from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 

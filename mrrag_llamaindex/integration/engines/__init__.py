@@ -1,0 +1,1 @@
+"""The host's engines over an index: their options, tickets, citations and documents."""

@@ -1,0 +1,209 @@
+"""The engines of an index of pairs: stock ones, with tickets for `MRRAGLLaVA` alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.chat_engine import (
+    CondensePlusContextChatEngine,
+    CondenseQuestionChatEngine,
+    ContextChatEngine,
+    SimpleChatEngine,
+)
+from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
+from llama_index.core.data_structs import IndexDict
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.llms import LLM
+from llama_index.core.llms.utils import LLMType, resolve_llm
+from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
+from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.response_synthesizers.context_only import ContextOnly
+from llama_index.core.settings import Settings
+
+from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
+from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reads_tickets
+from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
+from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.store.learned_files import calibration_of, weights_of
+from mrrag_llamaindex.store.protocol import PairStore
+
+RETRIEVER_OPTIONS = parameters(MRRAGRetriever, "store", "towers", "callback_manager")
+QUERY_ENGINE_OPTIONS = parameters(RetrieverQueryEngine.from_args, "llm", "retriever")
+CITATION_OPTIONS = parameters(
+    CitationQueryEngine.from_args,
+    "index",
+    "llm",
+    "retriever",
+    "citation_chunk_size",
+    "citation_chunk_overlap",
+    "text_splitter",
+    "metadata_mode",
+)
+CHAT_ENGINES: dict[ChatMode, Any] = {
+    ChatMode.BEST: CondensePlusContextChatEngine,
+    ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine,
+    ChatMode.CONDENSE_QUESTION: CondenseQuestionChatEngine,
+    ChatMode.CONTEXT: ContextChatEngine,
+    ChatMode.SIMPLE: SimpleChatEngine,
+}
+
+
+class IndexEngines(BaseIndex[IndexDict]):
+    """What an index of pairs makes engines of; `MRRAGIndex` says where its pairs are."""
+
+    store: PairStore
+    towers: Any
+    weights: AnyWeights
+    calibration: Any
+
+    def as_retriever(self, *, llm: LLM | None = None, **options: Any) -> MRRAGRetriever:
+        """Build the retriever.
+
+        Weights and calibration are the index's unless others are given; other weights need a
+        calibration of their own, or ``calibration=False``.
+
+        Parameters
+        ----------
+        llm : LLM, optional
+            The one that the nodes are for, in an engine that you put together yourself: they carry
+            tickets if it is `MRRAGLLaVA`, and none for any other.
+        **options
+            Those of `MRRAGRetriever`.
+
+        Raises
+        ------
+        InputError
+            If an option is none of them.
+        """
+        (given,) = shared_out(options, "as_retriever", RETRIEVER_OPTIONS)
+        if llm is not None:
+            given.setdefault("stamped", reads_tickets(llm))
+        return self._retriever(given)
+
+    def _retriever(self, options: dict[str, Any]) -> MRRAGRetriever:
+        weights, calibration = self.weights, self.calibration
+        if options.get("weights") is not None:
+            weights = weights_of(self.store, options["weights"])
+        if options.get("calibration") is not None:
+            calibration = calibration_of(self.store, weights, options["calibration"])
+        rest = {name: options[name] for name in options if name not in ("weights", "calibration")}
+        return MRRAGRetriever(
+            self.store,
+            self.towers,
+            weights,
+            calibration=calibration,
+            callback_manager=self._callback_manager,
+            **rest,
+        )
+
+    def as_query_engine(self, llm: LLMType | None = None, **options: Any) -> BaseQueryEngine:
+        """Build a stock query engine.
+
+        Parameters
+        ----------
+        llm : LLM, optional
+            Default: that of ``response_synthesizer``, else ``Settings.llm``. Only `MRRAGLLaVA` gets
+            tickets in its prompts.
+        **options
+            Those of `MRRAGRetriever` and of ``RetrieverQueryEngine.from_args``.
+
+        Raises
+        ------
+        InputError
+            If an option is none of them.
+        """
+        for_retriever, for_engine = shared_out(
+            options, "as_query_engine", RETRIEVER_OPTIONS, QUERY_ENGINE_OPTIONS
+        )
+        llm = self._llm(llm, options)
+        retriever, tickets = self._steps(llm, for_retriever, for_engine)
+        for_engine["node_postprocessors"] = [*(options.get("node_postprocessors") or ()), tickets]
+        return RetrieverQueryEngine.from_args(retriever, llm=llm, **for_engine)
+
+    def as_citation_engine(self, llm: LLMType | None = None, **options: Any) -> BaseQueryEngine:
+        """Build a query engine whose answers may cite the pairs as numbered sources.
+
+        Parameters
+        ----------
+        llm : LLM, optional
+            As for `as_query_engine`.
+        **options
+            Those of `MRRAGRetriever` and of ``CitationQueryEngine.from_args``; a pair is one
+            source, so it takes none on how sources are cut.
+
+        Raises
+        ------
+        InputError
+            If an option is none of them.
+        """
+        for_retriever, for_engine = shared_out(
+            options, "as_citation_engine", RETRIEVER_OPTIONS, CITATION_OPTIONS
+        )
+        llm = self._llm(llm, options)
+        retriever, tickets = self._steps(llm, for_retriever, for_engine)
+        return MRRAGCitationQueryEngine.from_args(
+            self, llm=llm, retriever=retriever, tickets=tickets, **for_engine
+        )
+
+    def as_chat_engine(
+        self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **options: Any
+    ) -> BaseChatEngine:
+        """Build a stock chat engine; ask inside ``with query_image(...)``, or give ``image=``.
+
+        Parameters
+        ----------
+        chat_mode : ChatMode
+        llm : LLM, optional
+            Default: ``Settings.llm``.
+        **options
+            Those of `MRRAGRetriever` and of the ``from_defaults`` of the mode's engine; in mode
+            "condense_question" also those of `as_query_engine`.
+
+        Raises
+        ------
+        InputError
+            If an option is none of them.
+        """
+        llm = self._llm(llm, options)
+        if chat_mode not in CHAT_ENGINES:
+            return super().as_chat_engine(chat_mode, llm=llm)  # says why there is none
+        kind = CHAT_ENGINES[ChatMode(chat_mode)]
+        own = parameters(kind.from_defaults, "llm", "retriever", "query_engine")
+        caller = f"as_chat_engine(chat_mode={ChatMode(chat_mode).value!r})"
+        if kind is SimpleChatEngine:
+            (given,) = shared_out(options, caller, own)
+            return kind.from_defaults(llm=llm, **given)
+        if kind is CondenseQuestionChatEngine:
+            below = (RETRIEVER_OPTIONS | QUERY_ENGINE_OPTIONS) - {"verbose"}
+            given, engine_options = shared_out(options, caller, own, below)
+            return kind.from_defaults(
+                query_engine=self.as_query_engine(llm, **engine_options), llm=llm, **given
+            )
+        for_retriever, given = shared_out(options, caller, RETRIEVER_OPTIONS, own)
+        retriever, tickets = self._steps(llm, for_retriever, {})
+        given["node_postprocessors"] = [*(options.get("node_postprocessors") or ()), tickets]
+        engine: BaseChatEngine = kind.from_defaults(retriever=retriever, llm=llm, **given)
+        return engine
+
+    def _llm(self, llm: LLMType | None, options: dict[str, Any]) -> LLM:
+        synthesizer = options.get("response_synthesizer")
+        if llm is None and synthesizer is not None:
+            return synthesizer._llm  # type: ignore[no-any-return]
+        return resolve_llm(llm, callback_manager=self._callback_manager) if llm else Settings.llm
+
+    def _steps(
+        self, llm: LLM, for_retriever: dict[str, Any], for_engine: dict[str, Any]
+    ) -> tuple[MRRAGRetriever, TicketPostprocessor]:
+        """Return the first and the last step before the LLM: what is between reads plain text."""
+        shows_text = ResponseMode.CONTEXT_ONLY in (
+            for_engine.get("response_mode"),
+            getattr(for_engine.get("response_synthesizer"), "response_mode", None),
+        ) or isinstance(for_engine.get("response_synthesizer"), ContextOnly)
+        stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
+        retriever = self._retriever(for_retriever)
+        tickets = TicketPostprocessor(
+            stamped=stamped, image=retriever.image, on_missing_image=retriever.on_missing_image
+        )
+        return retriever, tickets

@@ -1,0 +1,1 @@
+"""What a host hands over, as the method takes it: options, filters, images."""
