@@ -193,11 +193,11 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query: QueryBundle, enclosing: QueryImage | None
     ) -> list[NodeWithScore]:
         earlier = evidence_of(nodes)
-        known = [earlier.image] if earlier is not None and earlier.image is not None else []
-        # The engine of an index that is bound to an image says it to the retriever alone.
-        enclosing = enclosing or next(iter(known), None) if not query.image_path else enclosing
+        known = None if earlier is None else earlier.image
+        if not query.image_path and enclosing is None:
+            enclosing = known  # an engine that is bound to an image says so to the retriever alone
         image = read_query_image(query, self.on_missing_image, known, enclosing)
-        if known and image != known[0]:
+        if known is not None and image != known:
             raise EvidenceError(
                 "these documents were retrieved for another image than the question is about, "
                 "which could mix two patients: retrieve them anew"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, FrameType
@@ -186,7 +185,7 @@ def _driver(frame: FrameType) -> FrameType | None:
 def read_query_image(
     query_bundle: QueryBundle,
     on_missing: MissingImage,
-    known: Iterable[QueryImage] = (),
+    known: QueryImage | None = None,
     enclosing: QueryImage | None = None,
 ) -> QueryImage | None:
     """Read the image of a question, once.
@@ -197,8 +196,8 @@ def read_query_image(
         Its ``image_path`` is taken, else ``enclosing``.
     on_missing : {"error", "ignore"}
         What to do without an image.
-    known : iterable of QueryImage
-        Images that an earlier step of the same question has read; their files are not read again.
+    known : QueryImage, optional
+        What an earlier step of the same question has read; its file is not read again.
     enclosing : QueryImage, optional
         What `current_query_image` returned, or the image that an engine is bound to.
 
@@ -208,12 +207,15 @@ def read_query_image(
         If there is no image and that is an error, or if there are two different ones.
     ImageError
         If the image cannot be read.
-    EvidenceError
-        If ``known`` holds two states of one file.
     """
     images = [] if enclosing is None else [enclosing]
     if query_bundle.image_path is not None:
-        images.append(_read(query_bundle.image_path, [*known, *images]))
+        images.append(
+            _read(
+                query_bundle.image_path,
+                [image for image in (known, enclosing) if image is not None],
+            )
+        )
     if len(set(images)) > 1:
         raise InputError(
             "this question has two different images: QueryBundle.image_path and an enclosing "
@@ -230,13 +232,7 @@ def read_query_image(
     return images[0] if images else None
 
 
-def _read(source: str, known: Iterable[QueryImage]) -> QueryImage:
+def _read(source: str, known: Sequence[QueryImage | None]) -> QueryImage:
     plain = image_source(source)
-    path = os.fspath(plain) if isinstance(plain, (str, os.PathLike)) else None
-    states = {image for image in known if path is not None and image.path == path}
-    if len(states) > 1:
-        raise EvidenceError(
-            "the file of the query image was replaced while its documents were retrieved, so they "
-            "belong to two different images; ask again"
-        )
-    return states.pop() if states else QueryImage.read(plain)
+    same = (image for image in known if image and image.path and image.path == plain)
+    return next(same, None) or QueryImage.read(plain)

@@ -16,7 +16,7 @@ QUESTIONS = ("Is there a pleural effusion?", "Is there a nodule?")
 def asked(hospital, patient: str, question: str):
     """Return the sources of one query, and the prompt that a host would send."""
     bundle = QueryBundle(question, image_path=hospital.images[patient])
-    nodes = hospital.index.as_retriever().retrieve(bundle)
+    nodes = hospital.index.as_retriever(stamped=True).retrieve(bundle)
     context = "\n\n".join(item.node.get_content(MetadataMode.LLM) for item in nodes)
     return nodes, DEFAULT_TEXT_QA_PROMPT.format(context_str=context, query_str=question)
 

@@ -32,6 +32,7 @@ from mrrag_llamaindex import (
 from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError, StoreError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of
 from mrrag_llamaindex.steering.policies.registry import POLICIES
 
 QUESTION = "Is there a pleural effusion?"
@@ -55,7 +56,9 @@ def test_postprocessor_gives_a_plain_index_scores_image_and_steering(
     plain_app, hospital, llm, image
 ):
     engine = plain_app.as_query_engine(
-        llm=llm, similarity_top_k=8, node_postprocessors=[MRRAGPostprocessor(hospital.index)]
+        llm=llm,
+        similarity_top_k=8,
+        node_postprocessors=[MRRAGPostprocessor(hospital.index, llm=llm)],
     )
     response = engine.query(QueryBundle(QUESTION, image_path=str(image)))
     (answer,) = answer_trace(response.source_nodes)
@@ -121,17 +124,22 @@ def test_postprocessor_leaves_its_inputs_untouched_and_empty_stays_empty(hospita
 def test_postprocessor_after_our_retriever_issues_one_new_ticket(hospital, llm, image):
     """Merged results of two retrievals would otherwise carry two tickets."""
     bundle = QueryBundle(QUESTION, image_path=str(image))
-    retriever = hospital.index.as_retriever()
-    nodes = [*retriever.retrieve(bundle), *retriever.retrieve(bundle)[:2]]
+    retriever = hospital.index.as_retriever(llm=llm)
+    other = QueryBundle(QUESTION, image_path=hospital.images["patient-08"])
+    nodes = [*retriever.retrieve(bundle), *retriever.retrieve(other)[:2]]
     engine = hospital.index.as_query_engine(llm=llm)
     with pytest.raises(EvidenceError, match="evidence of 2 questions"):
         engine.synthesize(bundle, nodes)
-    merged = rescored(hospital, image, nodes)
+    with pytest.raises(EvidenceError, match="different images"):
+        rescored(hospital, image, nodes)
+    nodes = [*retriever.retrieve(bundle), *retriever.retrieve(bundle)[:2]]
+    merged = rescored(hospital, image, nodes, llm=llm)
+    assert len({id(ticket_of(item.node)) for item in merged}) == 1
     assert answer_trace(engine.synthesize(bundle, merged).source_nodes)
 
 
-def test_missing_bundle_is_a_value_error(hospital):
-    with pytest.raises(ValueError, match="query_bundle"):
+def test_missing_bundle_is_an_error(hospital):
+    with pytest.raises(InputError, match="query_bundle"):
         MRRAGPostprocessor(hospital.index).postprocess_nodes([foreign()])
 
 
@@ -314,13 +322,13 @@ def test_any_policy_steers_and_survives_a_round_trip(hospital, image, name):
 
 
 def test_two_ways_to_steer_are_one_too_many():
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ModelError, match="not both"):
         MRRAGLLaVA(model="phantom", ifa=IFA(), policy=HardMask())
 
 
 async def test_eight_entry_points_give_one_answer(hospital, llm, image):
     with query_image(str(image)):
-        nodes = hospital.index.as_retriever().retrieve(QUESTION)
+        nodes = hospital.index.as_retriever(llm=llm).retrieve(QUESTION)
     text = "\n\n".join(item.node.get_content(MetadataMode.LLM) for item in nodes)
     prompt = f"{text}\n\n{QUESTION}"
     messages = [ChatMessage(role=MessageRole.USER, content=prompt)]

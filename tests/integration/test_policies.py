@@ -6,6 +6,7 @@ import pytest
 from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import IFA, PAI, PASTA, MRRAGLLaVA, answer_trace
+from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.registry import POLICIES
 
@@ -52,7 +53,7 @@ def test_ifa_is_the_short_form(llm):
     assert policy() == IFA()
     assert policy(ifa=IFA(strength=2.0)) == IFA(strength=2.0)
     assert policy(ifa=None) is None
-    with pytest.raises(ValueError, match=r"ifa= or policy="):
+    with pytest.raises(ModelError, match=r"ifa= or policy="):
         policy(ifa=IFA(), policy=PAI())
     with pytest.raises(ValueError, match="SteeringPolicy"):
         policy(policy="ifa")

@@ -84,7 +84,7 @@ def test_an_answer_lets_go_of_pixels_and_a_further_call_still_finds_them():
     ticket = issue(registry, file())
     assert ticket.image.rgb.size == (SIDE, SIDE)
     before = ticket.memory
-    ticket.record(verbatim_answer("no"))
+    ticket.record(verbatim_answer("no"), 0)
     assert ticket.memory == before - PIXELS
     again = registry.redeem(ticket.ticket_id)
     assert again.image.rgb.tobytes() == film().tobytes()

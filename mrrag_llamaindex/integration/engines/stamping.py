@@ -85,7 +85,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
             )
         bundle = query_bundle or QueryBundle("")
         evidence = evidence_of(nodes)
-        known = [] if evidence is None or evidence.image is None else [evidence.image]
+        known = None if evidence is None else evidence.image
         image = read_query_image(
             bundle, self.on_missing_image if evidence is None else "ignore", known, enclosing
         )
