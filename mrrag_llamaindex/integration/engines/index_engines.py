@@ -143,9 +143,12 @@ class IndexEngines(BaseIndex[IndexDict]):
         )
         llm = self._llm(llm, options)
         retriever, tickets = self._steps(llm, for_retriever, for_engine)
-        return MRRAGCitationQueryEngine.from_args(
-            self, llm=llm, retriever=retriever, tickets=tickets, **for_engine
+        engine = MRRAGCitationQueryEngine.from_args(
+            self, llm=llm, retriever=retriever, **for_engine
         )
+        assert isinstance(engine, MRRAGCitationQueryEngine)
+        engine.tickets = tickets
+        return engine
 
     def as_chat_engine(
         self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **options: Any

@@ -41,8 +41,20 @@ class IndexLifecycle(BaseIndex[IndexDict]):
         await asyncio.to_thread(self.insert, document, **options)
 
     def insert_nodes(self, nodes: Sequence[BaseNode], **options: Any) -> None:
-        """Embed nodes as pairs, in place of those with their ids; options of `add_pairs`."""
-        self.add_pairs([pair_of_node(node) for node in nodes], **options)
+        """Embed nodes as pairs, in place of those with their ids.
+
+        Parameters
+        ----------
+        nodes : sequence of BaseNode
+        **options
+            Those of `ingest_pairs`; ``missing="keep"`` takes texts without an image.
+
+        Raises
+        ------
+        InputError
+            At the first node that cannot be a pair.
+        """
+        self.add_pairs([pair_of_node(node) for node in nodes], **{"strict": True, **options})
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **options: Any) -> None:
         """Embed nodes as pairs without blocking the event loop."""
