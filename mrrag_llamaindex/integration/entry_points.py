@@ -8,7 +8,6 @@ and what observers see of it (events, spans, callbacks, token counters) has no m
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple
@@ -36,6 +35,7 @@ from mrrag_llamaindex.integration.structured_output import (
     require_fillable,
 )
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
+from mrrag_llamaindex.integration.tickets.observers import as_sent, unobserved
 from mrrag_llamaindex.integration.tickets.templates import read_template, without_markers
 from mrrag_llamaindex.integration.trace import answer_facts
 
@@ -163,66 +163,75 @@ class EntryPoints(CustomLLM):
         messages.call = read_template(variables, fill)
         return messages
 
-    @abstractmethod
+    # Not abstract: what implements an abstract method is wrapped in spans, too.
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
         """Answer the last user message; raise `MRRAGError` if that cannot be done."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Reply]:
         """Check everything now; generate when the replies are read."""
+        raise NotImplementedError
 
+    @unobserved
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt."""
-        return Reply.of(self._answer(as_messages(prompt), kwargs)).completion()
+        return Reply.of(self._answer(as_messages(as_sent(prompt)), kwargs)).completion()
 
+    @unobserved
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answer a prompt piece by piece."""
-        replies = self._open(as_messages(prompt), kwargs)
+        replies = self._open(as_messages(as_sent(prompt)), kwargs)
         return (reply.completion() for reply in replies)
 
+    @unobserved
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last user message."""
-        return Reply.of(self._answer(messages, kwargs)).chat()
+        return Reply.of(self._answer(as_sent(messages), kwargs)).chat()
 
+    @unobserved
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer the last user message piece by piece."""
-        replies = self._open(messages, kwargs)
+        replies = self._open(as_sent(messages), kwargs)
         return (reply.chat() for reply in replies)
 
+    @unobserved
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Answer a prompt without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, as_messages(prompt), kwargs)
+        answer = await asyncio.to_thread(self._answer, as_messages(as_sent(prompt)), kwargs)
         return Reply.of(answer).completion()
 
+    @unobserved
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
-        replies = await asyncio.to_thread(self._open, as_messages(prompt), kwargs)
+        replies = await asyncio.to_thread(self._open, as_messages(as_sent(prompt)), kwargs)
         return (reply.completion() async for reply in _off_loop(replies))
 
+    @unobserved
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last user message without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, messages, kwargs)
+        answer = await asyncio.to_thread(self._answer, as_sent(messages), kwargs)
         return Reply.of(answer).chat()
 
+    @unobserved
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer the last user message piece by piece without blocking the event loop."""
-        replies = await asyncio.to_thread(self._open, messages, kwargs)
+        replies = await asyncio.to_thread(self._open, as_sent(messages), kwargs)
         return (reply.chat() async for reply in _off_loop(replies))
 
 

@@ -74,6 +74,14 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(regex, re.DOTALL)
 
 
+@functools.cache
+def _request_for_json() -> re.Pattern[str]:
+    """Return what a host's program appends to a prompt whose answer it will parse."""
+    from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
+
+    return _pattern(PYDANTIC_FORMAT_TMPL)
+
+
 def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> HostCall:
     """Take finished messages apart; what follows no stock template is all question.
 
@@ -82,9 +90,16 @@ def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> 
     EvidenceError
         As `find_tickets`.
     InputError
-        If there is no user message, or the last one holds several images.
+        If there is no user message, the last one holds several images, or the answer is to be JSON.
     """
     texts = [message_text(message) for message in messages]
+    if any(_request_for_json().search(text) for text in texts):
+        raise InputError(
+            "the prompt asks for JSON of a schema, as structured_answer_filtering, evaluators and "
+            "extractors do, and this model answers in words: take output_cls= or "
+            "llm.as_structured_llm(...) for a schema with one verdict, and give programs, "
+            "evaluators and rerankers another LLM"
+        )
     tickets = find_tickets("\n".join(texts), registry)
     contexts: list[str] = []
     rests = []

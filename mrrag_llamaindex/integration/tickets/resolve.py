@@ -112,10 +112,10 @@ def _case(call: HostCall) -> str:
             "MRRAGPostprocessor(index, llm=llm) last in node_postprocessors. Engines and "
             "postprocessors that write nodes anew (citations, sentence windows) lose tickets, and "
             "so does tree_summarize at its second level: use another response mode there, or a "
-            "larger context window. If this LLM is used as a reranker or a judge here, give those "
-            "another LLM"
+            "larger context window. If this LLM is used here as a reranker or a judge, or to join "
+            "the answers of sub-questions, steps or routed engines, give those another LLM"
         )
-    if call.variables and "query_str" not in call.variables:
+    if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))
         return (
             f"a prompt with the variables {names} arrived, as selectors, judges, question "

@@ -72,18 +72,18 @@ def _clean(value: Any) -> Any:
         return CleanText.of("\n\n".join(value))
     if not all(isinstance(item, ChatMessage) for item in value):
         return value
-    messages = CleanMessages(
-        ChatMessage(
-            role=item.role,
-            blocks=[
-                TextBlock(text=strip(block.text)) if isinstance(block, TextBlock) else block
-                for block in item.blocks
-            ],
-        )
-        for item in value
-    )
+    messages = CleanMessages(map(without_marked_blocks, value))
     messages.marked = "\n\n".join(message_text(item) for item in value)
     return messages
+
+
+def without_marked_blocks(message: ChatMessage) -> ChatMessage:
+    """Return a message whose text holds no markers."""
+    blocks = [
+        TextBlock(text=strip(block.text)) if isinstance(block, TextBlock) else block
+        for block in message.blocks
+    ]
+    return message.model_copy(update={"blocks": blocks})
 
 
 Piece = tuple[str, str]
