@@ -6,7 +6,6 @@ from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.chat_engine import (
-    CondensePlusContextChatEngine,
     CondenseQuestionChatEngine,
     ContextChatEngine,
     SimpleChatEngine,
@@ -22,6 +21,7 @@ from llama_index.core.response_synthesizers.context_only import ContextOnly
 from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
+from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reads_tickets
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
@@ -42,8 +42,8 @@ CITATION_OPTIONS = parameters(
     "metadata_mode",
 )
 CHAT_ENGINES: dict[ChatMode, Any] = {
-    ChatMode.BEST: CondensePlusContextChatEngine,
-    ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine,
+    ChatMode.BEST: MRRAGCondensePlusContextChatEngine,
+    ChatMode.CONDENSE_PLUS_CONTEXT: MRRAGCondensePlusContextChatEngine,
     ChatMode.CONDENSE_QUESTION: CondenseQuestionChatEngine,
     ChatMode.CONTEXT: ContextChatEngine,
     ChatMode.SIMPLE: SimpleChatEngine,
