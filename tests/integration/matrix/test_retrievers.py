@@ -135,9 +135,7 @@ def test_fusion_with_another_retriever_reads_its_reports_unscored(
 
 @modes
 @use_async
-async def test_fusion_rescored_by_the_postprocessor(
-    hospital, llm, others, checks, mode, use_async
-):
+async def test_fusion_rescored_by_the_postprocessor(hospital, llm, others, checks, mode, use_async):
     retriever = QueryFusionRetriever(
         [hospital.index.as_retriever(), others],
         llm=OtherLLM(),

@@ -1,0 +1,232 @@
+"""Every chat engine of the host, in its four ways of being asked, and every memory."""
+
+from __future__ import annotations
+
+import pytest
+from llama_index.core import VectorStoreIndex
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
+from llama_index.core.chat_engine import (
+    CondensePlusContextChatEngine,
+    CondenseQuestionChatEngine,
+    ContextChatEngine,
+    SimpleChatEngine,
+)
+from llama_index.core.chat_engine.types import ChatMode
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.memory import (
+    ChatMemoryBuffer,
+    ChatSummaryMemoryBuffer,
+    Memory,
+    SimpleComposableMemory,
+    VectorMemory,
+)
+from llama_index.core.schema import TextNode
+
+from mrrag_llamaindex import query_image
+from mrrag_llamaindex.errors import EvidenceError, InputError
+from tests.integration.matrix.conftest import PATIENT, QUESTION
+from tests.integration.matrix.readers import MARKER, OtherLLM
+
+SECOND = "Is there a nodule?"
+ENGINES = {
+    ChatMode.CONTEXT: ContextChatEngine,
+    ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine,
+    ChatMode.CONDENSE_QUESTION: CondenseQuestionChatEngine,
+    ChatMode.BEST: CondensePlusContextChatEngine,
+}
+WAYS = ("chat", "achat", "stream_chat", "astream_chat")
+
+modes = pytest.mark.parametrize("mode", ENGINES)
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+async def say(chat, text: str, way: str):
+    """Say something in one of `WAYS`; return the response and its text."""
+    response = getattr(chat, way)(text)
+    if way.startswith("a"):
+        response = await response
+    if way == "astream_chat" and not response.source_nodes:
+        # The host forgets them in mode condense_question, and keeps the engine's own response.
+        response.source_nodes = [n for one in response.sources for n in one.raw_output.source_nodes]
+    if way == "stream_chat":
+        return response, "".join(response.response_gen)
+    if way == "astream_chat":
+        return response, "".join([piece async for piece in response.async_response_gen()])
+    return response, str(response)
+
+
+@ways
+@modes
+async def test_two_turns_about_one_image(hospital, llm, checks, mode, way):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
+    assert isinstance(chat, ENGINES[mode])
+    with query_image(hospital.images[PATIENT]):
+        for question in (QUESTION, SECOND):
+            response, text = await say(chat, question, way)
+            checks.answered(response, question, text=text)
+    assert len(chat.chat_history) == 4
+    assert MARKER not in str(chat.chat_history)
+
+
+@ways
+@modes
+async def test_engine_bound_to_an_image(hospital, llm, checks, mode, way):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm, image=hospital.images[PATIENT])
+    response, text = await say(chat, QUESTION, way)
+    checks.answered(response, text=text)
+
+
+@ways
+@modes
+async def test_second_patient_reads_nothing_of_the_first(hospital, llm, checks, model, mode, way):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
+    with query_image(hospital.images["patient-08"]):
+        await say(chat, SECOND, way)
+    model.requests.clear()
+    model.images.clear()
+    with query_image(hospital.images[PATIENT]):
+        response, text = await say(chat, QUESTION, way)
+    checks.answered(response, text=text)
+    assert not any(request.history for request in model.requests)
+    assert not any(SECOND in request.question for request in model.requests)
+
+
+@ways
+@modes
+async def test_chat_by_another_llm_reads_plain_documents(hospital, other, checks, mode, way):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=other)
+    with query_image(hospital.images[PATIENT]):
+        response, text = await say(chat, QUESTION, way)
+    assert text == "yes"
+    checks.nodes(response.source_nodes)
+    assert "There is pleural effusion." in other.prompts[-1]
+
+
+@ways
+@modes
+async def test_chat_without_an_image_is_refused(hospital, llm, mode, way):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
+    with pytest.raises(InputError, match="has no image"):
+        await say(chat, QUESTION, way)
+
+
+@ways
+async def test_simple_chat_without_an_image_says_what_to_take(hospital, llm, way):
+    chat = hospital.index.as_chat_engine(chat_mode=ChatMode.SIMPLE, llm=llm)
+    assert isinstance(chat, SimpleChatEngine)
+    with pytest.raises(EvidenceError, match='chat_mode="context"'):
+        await say(chat, QUESTION, way)
+
+
+async def test_simple_chat_about_an_image_in_a_message(hospital, llm, model):
+    """The image counts for the turns after it."""
+    block = ImageBlock(path=hospital.images[PATIENT])
+    history = [
+        ChatMessage(role=MessageRole.USER, blocks=[block, TextBlock(text=SECOND)]),
+        ChatMessage(role=MessageRole.ASSISTANT, content="no"),
+    ]
+    chat = hospital.index.as_chat_engine(
+        chat_mode=ChatMode.SIMPLE, llm=llm, memory=ChatMemoryBuffer.from_defaults(history)
+    )
+    assert str(chat.chat(QUESTION)).strip()
+    assert model.images[-1] is not None
+
+
+@pytest.mark.parametrize("mode", [ChatMode.REACT, ChatMode.OPENAI])
+def test_modes_that_the_host_gave_up_say_so(hospital, llm, mode):
+    with pytest.raises(ValueError, match="deprecated and removed"):
+        hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
+
+
+def memories(other):
+    embed = MockEmbedding(embed_dim=4)
+    vector = VectorMemory.from_defaults(embed_model=embed, retriever_kwargs={"similarity_top_k": 1})
+    return {
+        "buffer": ChatMemoryBuffer.from_defaults(token_limit=2000),
+        "summary": ChatSummaryMemoryBuffer.from_defaults(llm=other, token_limit=40),
+        "memory": Memory.from_defaults(session_id="matrix", token_limit=2000),
+        "vector": vector,
+        "composed": SimpleComposableMemory.from_defaults(
+            primary_memory=ChatMemoryBuffer.from_defaults(), secondary_memory_sources=[vector]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["buffer", "summary", "memory", "vector", "composed"])
+@pytest.mark.parametrize("mode", [ChatMode.CONTEXT, ChatMode.CONDENSE_PLUS_CONTEXT])
+async def test_memory_holds_no_marker(hospital, llm, other, checks, mode, name):
+    memory = memories(other)[name]
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm, memory=memory)
+    with query_image(hospital.images[PATIENT]):
+        for question in (QUESTION, SECOND, "Is there edema?"):
+            response, text = await say(chat, question, "achat")
+            checks.answered(response, question, text=text)
+    held = await (memory.aget(QUESTION) if name == "vector" else memory.aget_all())
+    assert held
+    assert MARKER not in str(held)
+
+
+@modes
+async def test_reset_and_go_on_with_another_patient(hospital, llm, checks, model, mode):
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
+    with query_image(hospital.images["patient-08"]):
+        chat.chat(SECOND)
+    chat.reset()
+    model.images.clear()
+    with query_image(hospital.images[PATIENT]):
+        response, text = await say(chat, QUESTION, "chat")
+    checks.answered(response, text=text)
+
+
+@pytest.mark.parametrize("mode", [ChatMode.CONTEXT, ChatMode.CONDENSE_PLUS_CONTEXT])
+def test_prompts_of_ones_own_in_another_language(hospital, llm, checks, model, mode):
+    options = {"system_prompt": "Antworte kurz."}
+    if mode == ChatMode.CONTEXT:
+        options["context_template"] = "Befunde:\n{context_str}\n"
+        options["context_refine_template"] = "Mehr:\n{context_msg}\nBisher: {existing_answer}\n"
+    else:
+        options["context_prompt"] = "Befunde:\n{context_str}\n"
+        options["context_refine_prompt"] = "Mehr:\n{context_msg}\nBisher: {existing_answer}\n"
+        options["condense_prompt"] = "Verlauf: {chat_history}\nFrage: {question}\nNeu:"
+    chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm, **options)
+    with query_image(hospital.images[PATIENT]):
+        checks.answered(chat.chat(QUESTION))
+        checks.answered(chat.chat(SECOND), SECOND)
+    for request in model.requests:
+        assert "Antworte kurz." in request.instructions
+
+
+def test_chat_history_given_from_elsewhere_is_left_out_of_the_prompt(hospital, llm, checks, model):
+    """Nobody knows which image it was about."""
+    history = [
+        ChatMessage(role=MessageRole.USER, content="Is there a fracture?"),
+        ChatMessage(role=MessageRole.ASSISTANT, content="yes, on the left"),
+    ]
+    chat = hospital.index.as_chat_engine(chat_mode=ChatMode.CONTEXT, llm=llm)
+    with query_image(hospital.images[PATIENT]):
+        response = chat.chat(QUESTION, chat_history=history)
+    (answer,) = checks.answered(response)
+    assert answer.left_out_turns == 1
+    assert not any(request.history for request in model.requests)
+
+
+def test_stock_chat_over_another_index_says_what_is_missing(llm, hospital):
+    nodes = [TextNode(text="There is a nodule.")]
+    index = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=8))
+    chat = index.as_chat_engine(chat_mode=ChatMode.CONTEXT, llm=llm)
+    with (
+        query_image(hospital.images[PATIENT]),
+        pytest.raises(EvidenceError, match="without a ticket"),
+    ):
+        chat.chat(QUESTION)
+
+
+async def test_condense_step_by_another_llm(hospital, llm, checks):
+    writer = OtherLLM(reply=SECOND)
+    chat = CondenseQuestionChatEngine.from_defaults(
+        query_engine=hospital.index.as_query_engine(llm), llm=writer
+    )
+    with query_image(hospital.images[PATIENT]):
+        checks.answered(chat.chat(QUESTION), SECOND)
+        checks.answered(await chat.achat(QUESTION), SECOND)
+    assert not [prompt for prompt in writer.prompts if MARKER in prompt]
