@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import BoundArguments
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -17,6 +18,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.schema import BaseNode, NodeWithScore
 
 MARKER = "[[mrrag:"
 
@@ -112,13 +114,13 @@ def texts_in(thing: Any, depth: int = 0) -> Iterator[str]:
     elif isinstance(thing, (list, tuple, set, frozenset)):
         for item in thing:
             yield from texts_in(item, depth + 1)
-    elif hasattr(thing, "get_content") and hasattr(thing, "node_id"):
+    elif isinstance(thing, (BaseNode, NodeWithScore)):
         yield thing.get_content()
         yield str(thing.to_dict())
-    elif hasattr(thing, "model_dump"):
+    elif isinstance(thing, BaseModel):
         for name in type(thing).model_fields:
             yield from texts_in(getattr(thing, name), depth + 1)
-    elif hasattr(thing, "arguments"):
+    elif isinstance(thing, BoundArguments):
         yield from texts_in(dict(thing.arguments), depth + 1)
     elif type(thing).__module__.startswith("llama_index") and hasattr(thing, "__dict__"):
         yield from texts_in(vars(thing), depth + 1)
