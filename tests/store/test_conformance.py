@@ -43,6 +43,8 @@ FILTERS = [
     (Comparison("view", "nin", ("PA", "AP")), {2, 3, 5}),
     (Comparison("age", "<", 18), {3}),
     (Comparison("age", ">", 30.5), {0, 2}),
+    (Comparison("age", "<", 54.5), {0, 1, 3}),
+    (Comparison("age", ">=", 53.5), {0, 2}),
     (Comparison("age", "==", 54.0), {0}),
     (Comparison("age", "in", (30, 54)), {0}),
     (Comparison("age", "==", "54"), set()),

@@ -13,6 +13,7 @@ a patient or a path in the prompt would be a leak.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -132,6 +133,10 @@ def _comparison(condition: Comparison) -> dict[str, Any] | None:
     symbol = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}.get(condition.operator)
     # Chroma orders numbers only.
     if symbol and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+            # It drops a bound's fraction before it compares integers: 40 would not be below 40.5.
+            below = condition.operator in ("<", "<=")
+            return {key: {"$lte": math.ceil(value)} if below else {"$gte": math.floor(value)}}
         return {key: {symbol: value}}
     return None
 
