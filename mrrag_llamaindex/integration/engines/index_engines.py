@@ -24,6 +24,7 @@ from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEng
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reads_tickets
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
+from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.learned_files import calibration_of, weights_of
@@ -118,6 +119,7 @@ class IndexEngines(BaseIndex[IndexDict]):
             options, "as_query_engine", RETRIEVER_OPTIONS, QUERY_ENGINE_OPTIONS
         )
         llm = self._llm(llm, options)
+        require_mode_with_schema(llm, for_engine)
         retriever, tickets = self._steps(llm, for_retriever, for_engine)
         for_engine["node_postprocessors"] = [*(options.get("node_postprocessors") or ()), tickets]
         return RetrieverQueryEngine.from_args(retriever, llm=llm, **for_engine)
