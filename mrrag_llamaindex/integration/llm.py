@@ -19,6 +19,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.integration.entry_points import Reply, as_messages
 from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
+from mrrag_llamaindex.integration.inputs.options import token_limit
 from mrrag_llamaindex.integration.query_image import current_query_image
 from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall
 from mrrag_llamaindex.integration.tickets.host_prompts import read_finished
@@ -29,6 +30,8 @@ from mrrag_llamaindex.integration.trace import answer_facts, verbatim_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from mrrag_llamaindex.images.query_image import QueryImage
 
 _CALLS = itertools.count()
 """Numbers of the LLM calls of this process, in order of completion."""
@@ -126,6 +129,8 @@ class MRRAGLLaVA(GeneratorSettings):
     def _resolve(self, messages: Sequence[ChatMessage]) -> Resolved:
         call = getattr(messages, "call", None) or read_finished(messages, TICKETS)
         resolved = resolve(call, TICKETS, self.on_missing_context)
+        if not resolved.tickets and resolved.image is not None:
+            _require_same_as_block(resolved.image)
         if call.kind == "condense" and self._rephrases(call):
             return replace(resolved, follow_up="")
         return resolved
@@ -151,7 +156,7 @@ class MRRAGLLaVA(GeneratorSettings):
     def _answers(
         self, conversations: Sequence[Sequence[ChatMessage]], kwargs: dict[str, Any]
     ) -> list[Answer]:
-        limit = _token_limit(kwargs)
+        limit = token_limit(kwargs)
         calls = [self._resolve(messages) for messages in conversations]
         inputs = {
             place: self._inputs(call) for place, call in enumerate(calls) if not call.follow_up
@@ -172,7 +177,7 @@ class MRRAGLLaVA(GeneratorSettings):
         ]
 
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Iterator[Reply]:
-        limit = _token_limit(kwargs)
+        limit = token_limit(kwargs)
         call = self._resolve(messages)
         if call.follow_up:
             return iter([Reply(call.follow_up, call.follow_up, {})])
@@ -225,12 +230,19 @@ class MRRAGLLaVA(GeneratorSettings):
         return answer
 
 
-def _token_limit(kwargs: dict[str, Any]) -> int | None:
-    """Return ``max_new_tokens``; other generation settings are refused rather than ignored."""
-    unknown = sorted(set(kwargs) - {"max_new_tokens"})
-    if unknown:
-        raise ModelError(
-            f"MRRAGLLaVA does not take {unknown[0]!r}: it decodes greedily, so that an answer can "
-            "be reproduced; the one setting per call is max_new_tokens"
+def _require_same_as_block(image: QueryImage) -> None:
+    """Raise `EvidenceError` if the image in a message is not that of the block around the call.
+
+    Multimodal engines put retrieved images there, which are other patients'.
+    """
+    try:
+        enclosing = current_query_image()
+    except EvidenceError:
+        return  # the message says itself what it is about
+    if enclosing is not None and enclosing != image:
+        raise EvidenceError(
+            "the message holds another image than the enclosing query_image(...) block, which "
+            "could mix two patients: multimodal engines put the images that they retrieved into "
+            "their messages; take index.as_query_engine(llm=llm) or index.as_chat_engine(llm=llm), "
+            "or give one image"
         )
-    return kwargs.get("max_new_tokens")

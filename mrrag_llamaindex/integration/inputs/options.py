@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.errors import InputError, ModelError
 
 _NOT_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
     "vector_store_query_mode": (
@@ -70,3 +70,14 @@ def unknown_option(name: str, caller: str, known: Iterable[str]) -> InputError:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     advice = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(names)}"
     return InputError(f"{caller} takes no option {name!r}; {advice}")
+
+
+def token_limit(kwargs: Mapping[str, Any]) -> int | None:
+    """Return ``max_new_tokens``; other generation settings are refused rather than ignored."""
+    unknown = sorted(set(kwargs) - {"max_new_tokens"})
+    if unknown:
+        raise ModelError(
+            f"MRRAGLLaVA does not take {unknown[0]!r}: it decodes greedily, so that an answer can "
+            "be reproduced; the one setting per call is max_new_tokens"
+        )
+    return kwargs.get("max_new_tokens")
