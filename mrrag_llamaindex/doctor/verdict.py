@@ -18,12 +18,10 @@ class DeviceVerdict:
 
     Attributes
     ----------
-    device, name : str
     total, free : int
         Bytes.
     dtype : str
         What its weights would be loaded in there.
-    need : MemoryNeed
     """
 
     device: str
@@ -59,9 +57,6 @@ def judge(
 
     Parameters
     ----------
-    devices : sequence of DeviceMemory
-    size : ModelSize
-    prompt : PromptShape
     dtype_on : callable
         From the name of a device to the type in which a model would be loaded there.
     quantization : {"int8", "int4"}, optional
@@ -99,11 +94,8 @@ def what_would_fit(
 
     Parameters
     ----------
-    chosen : DeviceVerdict
     verdicts : sequence of DeviceVerdict
         Of all devices.
-    size : ModelSize
-    prompt : PromptShape
     dtype : torch.dtype
         The type on the chosen device.
     quantization : {"int8", "int4"}, optional

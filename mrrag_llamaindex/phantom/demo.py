@@ -40,11 +40,8 @@ class DemoResult:
         "yes" or "no".
     pairs : int
         In the store.
-    store : pathlib.Path
-    picture : pathlib.Path or None
     no_picture : str
         Why there is no picture.
-    seconds : dict of str to float
     """
 
     asked: AskResult
@@ -82,7 +79,6 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     ----------
     out : pathlib.Path
         Gets ``seed-<n>/`` with images, pairs.csv, store, query.png and answer.png.
-    seed : int
     say : callable
         Takes a line of progress.
     """

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from mrrag_llamaindex.commands import console
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
-    from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
+from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
+from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 
 
 def print_comparison(comparison: FusionComparison) -> None:
@@ -46,8 +45,6 @@ def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> d
 
 def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
     """Print one table for all regimes: recall@1, and the mean learned weights."""
-    from rich.console import Console
-
     screen = Console(highlight=False)
     counts = ", ".join(f"{name} {one.table.n}" for name, one in pooled.items())
     screen.print(

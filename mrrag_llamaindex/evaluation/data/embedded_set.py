@@ -41,7 +41,6 @@ class EmbeddedSet:
 
     Attributes
     ----------
-    name : str
     questions : tuple of GoldQuestion
         Those that have a label.
     golds : tuple of str
@@ -56,7 +55,6 @@ class EmbeddedSet:
         Unit rows.
     facts : mapping
         Pair id to finding labels, where they are known.
-    left_out : tuple of LeftOut
     """
 
     name: str
@@ -121,7 +119,6 @@ class EmbeddedSet:
             Place of the question, whose own pair, study, patient and image are left out.
         query : ndarray, shape (2n,)
             Its inner product with ``[d_i ; d_t]`` is the score.
-        k : int
 
         Returns
         -------

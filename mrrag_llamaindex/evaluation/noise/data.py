@@ -49,7 +49,6 @@ class DataTrials:
     ----------
     questions : dict of str to NoiseQuestion
         By question id, in the order of the data.
-    problems : tuple of Problem
     """
 
     questions: dict[str, NoiseQuestion]
@@ -141,7 +140,6 @@ def draw_data_trials(
         K.
     weights : FusionWeights or QueryGatedWeights, optional
         Make MCR's scores. Without them the documents have none.
-    seed : int
 
     Raises
     ------

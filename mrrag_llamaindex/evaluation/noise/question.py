@@ -29,7 +29,6 @@ class Evidence:
 
     Parameters
     ----------
-    document_id, text : str
     score : float or None
         MCR's score for this question; None if it was not computed.
     """
@@ -45,7 +44,6 @@ class NoiseQuestion:
 
     Parameters
     ----------
-    question_id, patient_id, question : str
     image : PIL.Image.Image, PreparedImage or None
         Prepared for the model, or yet to be; None for a model that reads text only.
     truth : {"yes", "no"}

@@ -19,8 +19,6 @@ class NoiseReport:
 
     Attributes
     ----------
-    result : NoiseResult
-    tuning : tuple of Tuned
     validation : dict
         Seed and number of the validation questions.
     fusion : dict or None

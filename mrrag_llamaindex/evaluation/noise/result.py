@@ -97,7 +97,6 @@ class NoiseResult:
         Patient of each question.
     layers : tuple of int
         Watched layers: those in which attention is reported.
-    cells : mapping of (policy, scores, adversarial, irrelevant) to Cell
     seed : int
         Of the bootstrap.
     """

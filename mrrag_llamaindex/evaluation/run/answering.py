@@ -26,7 +26,6 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine
     max_new_tokens : int
         Longest answer.
 
@@ -53,8 +52,6 @@ class Answering:
 
         Parameters
         ----------
-        method : Method
-        data : EmbeddedSet
         answered : collection of str
             Ids of questions that are not asked again.
         keep : callable

@@ -26,7 +26,6 @@ class ScoredQuestion:
 
     Parameters
     ----------
-    patient_id : str
     scores : ndarray
         Fused scores, shape (n,), highest first.
     right : ndarray of bool
@@ -60,7 +59,6 @@ def of_records(
 
     Parameters
     ----------
-    records : sequence of TrainingRecord
     weights : FusionWeights or QueryGatedWeights
         What ranks in use. Should be what retrieved the candidates: a document that these weights
         alone would have found is not among them.

@@ -25,7 +25,6 @@ class Point:
 
     Attributes
     ----------
-    edge : str
     layer : int
         Centre of the window.
     change : float
@@ -131,7 +130,6 @@ def choose(
     ----------
     changes : sequence of mapping
         One per example, as `Knockout.changes` returns them.
-    patients : sequence of str
     seed : int
         Of the halves.
 

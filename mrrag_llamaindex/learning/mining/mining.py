@@ -77,7 +77,6 @@ class MiningReport:
         Those of both from which there is something to learn, see `TrainingRecord.trains`.
     skipped : tuple of Skipped
         Questions without a record, with the reason; a question's id stands as ``pair_id``.
-    seconds : float
     """
 
     mined: int
@@ -115,10 +114,6 @@ def mine(
     progress
         Called after each question with the number handled, the number of all questions, and how
         many of those handled were in the file already.
-
-    Returns
-    -------
-    MiningReport
 
     Raises
     ------

@@ -42,7 +42,6 @@ class NoiseTrials:
 
     Attributes
     ----------
-    questions : tuple of NoiseQuestion
     left_out : int
         Questions for which the corpus holds too few documents of some kind.
     """
@@ -100,11 +99,8 @@ def trials_of(
 
     Parameters
     ----------
-    corpus : PhantomCorpus
     scores : ndarray or None
         Shape (questions, studies), see `mcr_scores`.
-    documents : int
-    seed : int
 
     Raises
     ------

@@ -29,8 +29,6 @@ class Trial:
     ----------
     request : PromptRequest
         The score of its documents is 1 for the patient's look-alikes and 0 for others.
-    image : PIL.Image.Image
-    truth : bool
     """
 
     request: PromptRequest
@@ -45,7 +43,6 @@ def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> li
     ----------
     seed : int
         Below the seeds of training.
-    count : int
     documents : int
         Documents in each prompt; all of them mention the finding asked about.
     irrelevant : int
