@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.ranking import check_count
+from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 if TYPE_CHECKING:
@@ -123,12 +124,7 @@ def agreeing_pairs(
     labels, or of unknown patient, is neither anchor nor positive: nothing says that two pairs of
     unknown patients are of two patients.
     """
-    names = sorted({name for labels in facts.values() for name in labels})
-    column = {name: place for place, name in enumerate(names)}
-    values = np.zeros((len(pair_ids), len(names)))
-    for place, pair_id in enumerate(pair_ids):
-        for name, value in facts.get(pair_id, {}).items():
-            values[place, column[name]] = 1.0 if value else -1.0
+    values = FindingLabels.of(pair_ids, facts).values.astype(float)
     people = np.array([name or "" for name in patients], dtype=object)
     known = np.abs(values)
     positives = {}

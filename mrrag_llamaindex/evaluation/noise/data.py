@@ -20,7 +20,8 @@ from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet,
 from mrrag_llamaindex.evaluation.data.parts import with_questions
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
-from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import load_image
 
 if TYPE_CHECKING:
@@ -213,10 +214,10 @@ def _offerable(
 
 def _evidence(
     data: EmbeddedSet, scores: NDArray[np.float32] | None, places: NDArray[np.intp]
-) -> Iterator[Evidence]:
+) -> Iterator[PromptDocument]:
     for n in places.tolist():
         score = None if scores is None else float(scores[n])
-        yield Evidence(data.pair_ids[n], data.reports[n], score)
+        yield PromptDocument(data.pair_ids[n], data.reports[n], score)
 
 
 def _check_fits(question: NoiseQuestion, image: PreparedImage | None, engine: LlavaEngine) -> None:

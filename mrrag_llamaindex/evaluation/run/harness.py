@@ -7,12 +7,10 @@ settings from a `tune` set, and the table from the `tests`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
@@ -23,6 +21,7 @@ from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, t
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.store.question_table import digest_of
 
@@ -149,13 +148,13 @@ class Harness:
         """
         settings = {
             "towers": self._towers,
-            "pairs": _digest(list(zip(data.pair_ids, data.reports, strict=True))),
+            "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
             "max_new_tokens": self.settings.max_new_tokens,
             **method.settings(),
         }
         if self.folder is None:
             return self._answer(method, data, (), lambda batch: None)
-        path = self.folder / "answers" / part / f"{method.name}-{_digest(settings)[:8]}.jsonl"
+        path = self.folder / "answers" / part / f"{method.name}-{json_digest(settings, 8)}.jsonl"
         # Not in the file's name: with other layers the file is refused, no second one is begun.
         settings[LAYERS] = self._layers
         header = PredictionHeader(
@@ -221,13 +220,9 @@ class Harness:
         if self.folder is None:
             return
         settings = {"towers": self._towers, **method.settings(), LAYERS: self._layers}
-        data = _digest([digest_of(item.questions) for item in tests])
+        data = json_digest([digest_of(item.questions) for item in tests], 16)
         path = self.folder / "predictions" / f"{method.name}.jsonl"
         path.unlink(missing_ok=True)
         header = PredictionHeader(method.name, data, self._model, self.settings.seed, settings)
         with PredictionWriter(path, header) as writer:
             writer.append(answers)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

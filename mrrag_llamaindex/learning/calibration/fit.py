@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,11 +220,8 @@ def fit_calibration(
         "ece": quality.ece,
         **(about or {}),
     }
-    final = Calibration(
-        settings.method, curve, towers_identity, calibration.weights, abstention, facts
-    )
     return CalibrationReport(
-        final,
+        replace(calibration, abstention=abstention, about=facts),
         quality,
         base_rate,
         len(held_right),

@@ -177,9 +177,8 @@ def curve(
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation, nan where it is not defined."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    if len(first) < 2 or not ranks.std(axis=1).all():
+    if len(first) < 2 or not (np.ptp(first) and np.ptp(second)):
         return math.nan
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(spearmanr(first, second).statistic)

@@ -3,7 +3,7 @@
 For each training question the fused score retrieves candidates, the generator is asked with each
 of them alone, and its confidence in the gold answer labels them: the most confident is the
 positive, the m least confident are the negatives (MR-RAG, section on training the retriever).
-The generator stands behind a protocol, so that this module needs none.
+The generator is whatever has an `AnswerConfidence`; this module imports none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.files.line_log import LineLog
@@ -31,38 +31,13 @@ from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
+    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 DIGITS = 6
 """Decimals that are kept: what differs by less is rounding of the device, and counts as equal."""
-
-
-class Confidence(Protocol):
-    """Asks a generator; see `mrrag_llamaindex.learning.mining.confidence.AnswerConfidence`.
-
-    Attributes
-    ----------
-    identity : str
-        Another one for another generator.
-    """
-
-    identity: str
-
-    def rate(
-        self,
-        image: Image.Image | None,
-        question: str,
-        answer: str,
-        documents: Sequence[str | None],
-    ) -> list[float | None]:
-        """Return the confidence in `answer` with each document alone.
-
-        A document of `None` means none at all; a result of `None`, that it cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +65,7 @@ def mine(
     questions: Sequence[GoldQuestion],
     store: PairStore,
     towers: DualTower,
-    confidence: Confidence,
+    confidence: AnswerConfidence,
     out: str | os.PathLike[str],
     settings: MiningSettings | None = None,
     progress: Callable[[int, int, int], None] | None = None,
@@ -161,7 +136,7 @@ def mine_question(
     item: GoldQuestion,
     store: PairStore,
     towers: DualTower,
-    confidence: Confidence,
+    confidence: AnswerConfidence,
     settings: MiningSettings,
 ) -> TrainingRecord:
     """Retrieve the candidates of one question, ask with each, and label them.

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.fusion.training import LearnedFusion, train_fusion
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, make_corpus
@@ -151,15 +152,14 @@ def _question(
     if min(map(len, (alike, others, against))) < documents:
         return None
 
-    def draw(places: list[int]) -> tuple[Evidence, ...]:
-        chosen = rng.choice(places, size=documents, replace=False)
+    def draw(places: list[int]) -> tuple[PromptDocument, ...]:
         return tuple(
-            Evidence(
+            PromptDocument(
                 corpus.studies[n].pair_id,
                 corpus.studies[n].report,
                 None if scores is None else float(scores[n]),
             )
-            for n in chosen
+            for n in rng.choice(places, size=documents, replace=False)
         )
 
     return NoiseQuestion(
