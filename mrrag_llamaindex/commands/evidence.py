@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import InputError
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.errors import NoRelevantCase
+from mrrag_llamaindex.errors import InputError, NoRelevantCase
 
 
 def demo(
@@ -88,7 +86,8 @@ def ingest(
             progress=advance,
         )
     if as_json:
-        console.print_json(console.report_dict(report))
+        skipped = console.skipped_rows(report.skipped)
+        console.print_json(asdict(report) | {"skipped": skipped})
     else:
         console.print_report(report, len(target))
     if report.skipped and not report.added + report.updated:
@@ -140,7 +139,6 @@ def ask(
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
-    from mrrag_llamaindex.errors import NoRelevantCase
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.load import load_image
     from mrrag_llamaindex.integration.ask import ask as ask_index
@@ -169,7 +167,7 @@ def ask(
     )
     loaded = time.perf_counter()
     try:
-        asked = ask_index(
+        result = ask_index(
             index,
             llm,
             image,
@@ -182,13 +180,13 @@ def ask(
     except NoRelevantCase as nothing:
         _print_no_answer(question, nothing, as_json)
         return
-    asked.seconds["load"] = loaded - started
+    result.seconds["load"] = loaded - started
     if as_json:
-        console.print_json(asked.as_dict())
+        console.print_json(result.as_dict())
         return
-    console.print_asked(asked)
-    if asked.left_out:
-        typer.echo(f"left out     {asked.left_out} documents below {minimum_probability:g}")
+    console.print_answer(result)
+    if result.left_out:
+        typer.echo(f"left out     {result.left_out} documents below {minimum_probability:g}")
     typer.echo(f"\n{options.NOTICE}")
 
 

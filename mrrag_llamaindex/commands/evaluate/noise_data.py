@@ -15,11 +15,11 @@ from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, load_sw
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.data.finding_table import read_findings
+from mrrag_llamaindex.evaluation.data.findings import NOT_TOLD, RELEVANCE
 from mrrag_llamaindex.evaluation.data.parts import drawn_questions, split_parts
 from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned
 from mrrag_llamaindex.evaluation.noise import study
 from mrrag_llamaindex.evaluation.noise.data import draw_data_trials, own_labels, sift
-from mrrag_llamaindex.evaluation.noise.findings import NOT_TOLD, RELEVANCE
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.models import ModelOptions
@@ -98,5 +97,5 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
     validation = studies["validation"].questions
     tuned = tune(sweep, validation, options.policies, options.scores)
     result = measure(sweep, studies["measured"].questions, tuned, seed)
-    chosen_on: dict[str, Any] = {"seed": noise_trials.VALIDATION + seed, "n": len(validation)}
-    return NoiseReport(result, tuple(tuned), chosen_on, fusion)
+    other_patients = {"seed": noise_trials.VALIDATION + seed, "n": len(validation)}
+    return NoiseReport(result, tuple(tuned), other_patients, fusion)

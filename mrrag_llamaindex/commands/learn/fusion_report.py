@@ -22,7 +22,10 @@ def print_comparison(comparison: FusionComparison) -> None:
     )
     if comparison.four_terms is not None:
         four = comparison.four_terms.weights.as_dict()
-        print("four terms: " + ", ".join(f"{_hyphenated(name)} {four[name]:.3f}" for name in four))
+        print(
+            "four terms: "
+            + ", ".join(f"{name.replace('_', '-')} {four[name]:.3f}" for name in four)
+        )
     print(
         f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
         "patients (95% interval, by patient):"
@@ -110,7 +113,3 @@ def _apart(table: RecallTable) -> list[str]:
 def _cell(table: RecallTable, name: str) -> str:
     low, high = table.ci[name]
     return f"{table.recall[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _hyphenated(name: str) -> str:
-    return name.replace("_", "-")

@@ -77,7 +77,9 @@ def mine(
     from mrrag_llamaindex.learning.mining.settings import MiningSettings
     from mrrag_llamaindex.mcr.weights import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
+    training: list[GoldQuestion] = []
     rejected: list[Skipped] = []
     if data is not None:
         if questions is not None or store is not None:
@@ -87,7 +89,11 @@ def mine(
     else:
         if questions is None or store is None:
             raise InputError("name a table of questions and --store, or --data phantom")
-        training, rejected = _table(questions, columns, images)
+        for item in read_questions(questions, options.renames_of(columns), images):
+            if isinstance(item, GoldQuestion):
+                training.append(item)
+            else:
+                rejected.append(item)
         pairs, towers = _opened(store, device)
     fusion: AnyWeights = FusionWeights()
     if weights is not None:
@@ -115,16 +121,6 @@ def mine(
         raise InputError(
             f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
         )
-
-
-def _table(
-    table: Path, columns: str, images: Path | None
-) -> tuple[list[GoldQuestion], list[Skipped]]:
-    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
-
-    rows = list(read_questions(table, options.renames_of(columns), images))
-    questions = [row for row in rows if isinstance(row, GoldQuestion)]
-    return questions, [row for row in rows if not isinstance(row, GoldQuestion)]
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:

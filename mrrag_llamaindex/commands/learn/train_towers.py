@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -122,7 +123,7 @@ def train_towers(
         out,
         checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
-        on_features=say_features(len(table)),
+        on_features=partial(say_features, len(table)),
         on_epoch=say_epoch,
         on_costly=say_costly(),
     )
@@ -195,14 +196,10 @@ def say_costly() -> Callable[[float], None]:
     return say
 
 
-def say_features(pairs: int) -> Callable[[str, int], None]:
-    """Return a function that says how many pairs have features, about once in a thousand."""
-
-    def say(kind: str, done: int) -> None:
-        if done in (0, pairs) or done % 1024 < 32:
-            console.say_progress(f"{kind} features: {done} of {pairs}")
-
-    return say
+def say_features(pairs: int, kind: str, done: int) -> None:
+    """Say how many pairs have features, about once in a thousand."""
+    if done in (0, pairs) or done % 1024 < 32:
+        console.say_progress(f"{kind} features: {done} of {pairs}")
 
 
 def say_epoch(seed: int, progress: Progress) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parsing import Label, rule_named
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.store.pair import Pair, Skipped
 from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 
@@ -112,13 +111,9 @@ class EvaluationSet:
 
         Pixels and the place of the images do not count: a data set may be moved.
         """
-        digest = hashlib.sha256(json.dumps([self.name, digest_of(self.questions)]).encode())
-        for question in self.questions:
-            digest.update(self.labels[question.question_id].encode())
-        for pair in self.pairs:
-            one = [pair.pair_id, pair.patient_id, pair.study_id, pair.report]
-            digest.update(json.dumps(one).encode())
-        return digest.hexdigest()[:16]
+        labels = [self.labels[item.question_id] for item in self.questions]
+        pairs = [[p.pair_id, p.patient_id, p.study_id, p.report] for p in self.pairs]
+        return json_digest([self.name, digest_of(self.questions), labels, pairs], 16)
 
 
 def labelled(

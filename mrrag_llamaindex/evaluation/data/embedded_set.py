@@ -10,19 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.score import fused_query
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.question_table import GoldQuestion
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.parsing import Label
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 Vectors = NDArray[np.float32]
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.findings import FindingLabels
 from mrrag_llamaindex.evaluation.methods.ranking import check_count
-from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 Facts = Mapping[str, Mapping[str, bool]]
 _VALIDATION = 0.2

@@ -10,26 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError
 from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet, Problem
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.findings import FindingLabels
 from mrrag_llamaindex.evaluation.data.parts import with_questions
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
-from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import load_image
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.store.question_table import GoldQuestion
 
 OWN_REPORT = "own report unknown"
 OWN_LABELS = "own finding labels unknown"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from PIL.Image import Image
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 
 Scores = Literal["true", "mcr"]
 """Whose relevance steers: 1 and 0 by the truth, or MCR's scores, min-max normalised per question

@@ -10,7 +10,7 @@ and all levels of noise see the same questions, and differences are paired by pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, Key, NoiseResult
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def run_noise(

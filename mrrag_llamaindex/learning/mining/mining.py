@@ -19,11 +19,7 @@ from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerEr
 from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.learning.mining.candidate_search import find_candidates
-from mrrag_llamaindex.learning.mining.records import (
-    TRAINING_FILE,
-    TrainingHeader,
-    TrainingRecord,
-)
+from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.store.pair import Skipped
 from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of

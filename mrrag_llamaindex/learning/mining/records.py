@@ -108,9 +108,9 @@ class TrainingRecord:
         numbers += [*halves[0], *halves[1]]
         if not all(map(_finite, numbers)):
             raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
-        chosen = [self.positive, *self.negatives]
-        inside = all(_index(place, count) for place in chosen)
-        if not inside or len(set(chosen)) != len(chosen):
+        places = [self.positive, *self.negatives]
+        inside = all(_index(place, count) for place in places)
+        if not inside or len(set(places)) != len(places):
             raise InputError(
                 f"question {self.question_id!r}: positive and negatives must be distinct places "
                 f"among its {count} candidates"

@@ -9,7 +9,6 @@ mention it could be told from evidence by its words.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, make_corpus
 from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms, label_corpus
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.towers.protocol import DualTower
 
 VALIDATION = 5000
 """Added to a seed: settings are chosen on these patients, none of whom is measured on."""

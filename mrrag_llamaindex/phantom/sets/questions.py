@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, as_pairs
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.question_table import GoldQuestion
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.towers.protocol import DualTower
 
 
 def store_of(corpus: PhantomCorpus, towers: DualTower) -> PairStore:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.phantom.wording import write_question
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> list[Example]:

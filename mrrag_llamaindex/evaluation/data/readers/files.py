@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.data.data_set import (
-    DUPLICATE_ID,
-    UNREADABLE,
-    Problem,
-    row_name,
-)
+from mrrag_llamaindex.evaluation.data.data_set import DUPLICATE_ID, UNREADABLE, Problem, row_name
 from mrrag_llamaindex.files.rows import identifier, jsonl_rows, read_bytes
 
 T = TypeVar("T")

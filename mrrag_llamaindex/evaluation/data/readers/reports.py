@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.data.data_set import (
-    EMPTY_REPORT,
-    MISSING_IMAGE,
-    NO_OWNER,
-    Problem,
-)
+from mrrag_llamaindex.evaluation.data.data_set import EMPTY_REPORT, MISSING_IMAGE, NO_OWNER, Problem
 from mrrag_llamaindex.evaluation.data.readers.files import Images, unique_rows
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout, Owner
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
