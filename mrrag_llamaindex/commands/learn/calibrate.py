@@ -56,7 +56,7 @@ def calibrate(
         int, typer.Option(min=1, help="Best-ranked documents of a question that count.")
     ] = defaults.CANDIDATES,
     questions: Annotated[
-        int, typer.Option(min=4, help="options.Synthetic questions, with --data phantom.")
+        int, typer.Option(min=4, help="Synthetic questions, with --data phantom.")
     ] = 400,
     held_out: options.HeldOut = 0.5,
     seed: options.SplitSeed = 0,

@@ -26,7 +26,7 @@ def held_out_threshold(
     confidence: float,
     seed: int,
 ) -> tuple[Abstention | None, tuple[float, float] | None, str]:
-    """Find the threshold on one question of each held_out-out patient.
+    """Find the threshold on one question of each held-out patient.
 
     Questions about one patient are not independent, and the binomial test needs that they are.
 

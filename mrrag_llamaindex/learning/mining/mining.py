@@ -3,7 +3,7 @@
 For each training question the fused score retrieves candidates, the generator is asked with each
 of them alone, and its confidence in the gold answer labels them: the most confident is the
 positive, the m least confident are the negatives (MR-RAG, section on training the retriever).
-The generator is whatever has an `AnswerConfidence`; this module imports none.
+The generator is asked through an `AnswerConfidence`, which this module does not load.
 """
 
 from __future__ import annotations
