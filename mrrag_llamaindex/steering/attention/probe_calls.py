@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -63,17 +64,6 @@ def draw(
     return 3 * query, key, value  # Attention that is far from even, as in a trained model.
 
 
-class _Layer(torch.nn.Module):
-    """What the attention functions read of an attention layer."""
-
-    is_causal = True
-
-    def __init__(self, geometry: HeadGeometry) -> None:
-        super().__init__()
-        self.layer_idx = 0
-        self.num_key_value_groups = geometry.heads // geometry.key_heads
-
-
 class ProbeCalls:
     """A prompt and the token after it, in a steered layer and in a plain one.
 
@@ -101,7 +91,11 @@ class ProbeCalls:
         self._config = PreTrainedConfig(
             attn_implementation=backend.registered  # type: ignore[call-arg]  # one of **kwargs
         )
-        self._layer = _Layer(geometry).eval()
+        # What the attention functions read of an attention layer.
+        groups = geometry.heads // geometry.key_heads
+        self._layer = SimpleNamespace(
+            layer_idx=0, num_key_value_groups=groups, is_causal=True, training=False
+        )
         self._tensors = tensors
         # One for each kind of layer: both see the whole prompt.
         self._caches = {True: DynamicCache(), False: DynamicCache()}
