@@ -37,7 +37,7 @@ class TokenStream:
     def __init__(
         self,
         tokenizer: Any,
-        run: Callable[[Any, StoppingCriteriaList], None],
+        run: Callable[[Any, StoppingCriteriaList], object],
         finish: Callable[[str, float], Answer],
     ) -> None:
         self.answer: Answer | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet, Problem
     from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -93,12 +94,7 @@ def embedded(
     with ExitStack() as stack:
         stores, embedded_sets = [], []
         for _ in sets:
-            store = PairStore.open_or_create(
-                where,
-                towers_identity=towers.identity,
-                towers_source=towers.source,
-                dimension=towers.dimension,
-            )
+            store = PairStore.open_or_create(where, StoreSchema.of(towers))
             stores.append(stack.enter_context(store))
         with progress_bar("vectors") as advance:
             for item, store in zip(sets, stores, strict=True):
