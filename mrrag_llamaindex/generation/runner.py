@@ -49,13 +49,7 @@ class BatchCall:
 
 
 class BatchRunner:
-    """Greedy generation of one batch at a time.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-    prefixes : PrefixCache
-    """
+    """Greedy generation of one batch at a time."""
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixCache) -> None:
         self.model = loaded.model
@@ -72,7 +66,6 @@ class BatchRunner:
 
         Parameters
         ----------
-        call : BatchCall
         streamer, stopping
             As ``streamer`` and ``stopping_criteria`` of ``generate``.
 
@@ -122,12 +115,10 @@ class BatchRunner:
         ----------
         sequences : sequence of tuple of int
             Token ids, all ending in the last column.
-        images : sequence of PreparedImage or None
         shared : int
             Tokens at the start that all rows have in common, image included; prefilled once.
         keep : int
             Positions at the end whose logits are wanted.
-        steering : SteeringPlan, optional
         hidden : torch.Tensor, optional
             bool (rows, length): columns of the shared prefix that a row's own part does not see,
             see `hiding_mask`; for sequences of equal length, and not for the flex backend.

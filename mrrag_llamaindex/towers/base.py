@@ -31,8 +31,6 @@ class TorchTower(ABC):
     ----------
     network : nn.Module
         Holds every weight that moves a vector. Moved to ``device``.
-    images : ImagePreparation
-    texts : TextWindows
     dimension : int
         n, of both features.
     source : str

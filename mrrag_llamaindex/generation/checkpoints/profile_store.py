@@ -78,7 +78,6 @@ def with_known_layers(
 
     Parameters
     ----------
-    loaded : LoadedModel
     profile : path, optional
         A profile file. Only its layers are taken: the layout of the prompt stays the model's own.
 
@@ -175,10 +174,6 @@ def model_identity(loaded: LoadedModel) -> str:
     The digest is of the prompt's layout, and of name, shape, type and 64 evenly spaced values of
     every weight: reading all of a 7B model would take longer than asking it. The name is the last
     part of its path or hub id.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
     """
     digest = hashlib.sha256(repr(loaded.profile.template).encode())
     for name, weight in loaded.model.state_dict().items():

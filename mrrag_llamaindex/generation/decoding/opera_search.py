@@ -63,7 +63,6 @@ class OperaSearch:
     Parameters
     ----------
     model : PreTrainedModel
-    opera : OperaSettings
     prompt : Prompt
         With an image.
     prompt_cache : DynamicCache

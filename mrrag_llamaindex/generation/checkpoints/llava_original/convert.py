@@ -32,10 +32,8 @@ class ConvertedCheckpoint:
 
     Attributes
     ----------
-    folder : Path
     files : tuple of str
         The weight files.
-    tensors : int
     nbytes : int
         Size of the weights.
     vision_source : str

@@ -79,13 +79,11 @@ def choose_tower(
 
     Parameters
     ----------
-    settings : OriginalSettings
     own : mapping of str to StoredTensor
         Vision tensors of the checkpoint; may be empty.
     choice : str
         ``"checkpoint"``, ``"clip"`` (the CLIP that config.json names), or a folder or hub id of a
         CLIP model.
-    allow_pickle : bool
     compare : bool
         Whether both towers are read and compared, where both are on this machine.
 
