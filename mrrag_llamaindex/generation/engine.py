@@ -35,12 +35,8 @@ class LlavaEngine(PromptReader):
 
     Parameters
     ----------
-    loaded : LoadedModel
-        See `load_model`.
-    max_documents : int
-        Most documents in one prompt.
-    max_new_tokens : int
-        Longest answer, in tokens; reserved in the model's window.
+    loaded, max_documents, max_new_tokens
+        As for `PromptReader`.
     batch_size : int
         Most questions that are answered at once.
     prefix_cache : int

@@ -106,8 +106,7 @@ class TorchTower(ABC):
         self, images: Sequence[Image.Image], batch_size: int = 32
     ) -> NDArray[np.float32]:
         """See `DualTower.embed_images`."""
-        check_batch_size(batch_size)
-        check_images(images)
+        check_images(images, batch_size)
         parts = []
         with _evaluating(self.network):
             for start in range(0, len(images), batch_size):
@@ -117,8 +116,7 @@ class TorchTower(ABC):
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """See `DualTower.embed_texts`."""
-        check_texts(texts)
-        check_batch_size(batch_size)
+        check_texts(texts, batch_size)
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         windows = self.texts.split(texts)
@@ -184,8 +182,9 @@ def unit_rows(features: Tensor, what: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12)[:, None], dtype=np.float32)
 
 
-def check_images(images: Sequence[Image.Image]) -> None:
+def check_images(images: Sequence[Image.Image], batch_size: int) -> None:
     """Raise `InputError`, naming the position, if one of ``images`` is no PIL image."""
+    _check_batch_size(batch_size)
     for position, image in enumerate(images):
         if not isinstance(image, Image.Image):
             raise InputError(
@@ -194,14 +193,14 @@ def check_images(images: Sequence[Image.Image]) -> None:
             )
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[str], batch_size: int) -> None:
     """Raise `InputError` if ``texts`` is one string, which would pass for a list of letters."""
+    _check_batch_size(batch_size)
     if isinstance(texts, str):
         raise InputError("embed_texts takes a list of texts; this is a single string")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise `ValueError` below 1."""
+def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 

@@ -18,12 +18,7 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
-from mrrag_llamaindex.towers.base import (
-    check_batch_size,
-    check_images,
-    check_texts,
-    unit_rows,
-)
+from mrrag_llamaindex.towers.base import check_images, check_texts, unit_rows
 from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
@@ -114,14 +109,12 @@ class FrozenTower:
         self, images: Sequence[Image.Image], batch_size: int = 32
     ) -> NDArray[np.float32]:
         """See `DualTower.embed_images`."""
-        check_batch_size(batch_size)
-        check_images(images)
+        check_images(images, batch_size)
         return self._embed("image", self.image_backbone.features(images, batch_size))
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """See `DualTower.embed_texts`."""
-        check_batch_size(batch_size)
-        check_texts(texts)
+        check_texts(texts, batch_size)
         return self._embed("text", self.text_backbone.features(texts, batch_size))
 
     def save(self, folder: str | Path, copy_backbones: bool = False) -> None:

@@ -35,9 +35,7 @@ def ifa_flex_attention_forward(
     """Attend with FlexAttention; in critical layers its score function is the policy.
 
     FlexAttention applies the mask after the score function, so steering cannot un-mask a cell.
-    Without a plan, in a layer that is not critical, and in a call without rows to steer (every
-    decode step, unless the policy acts there), the result is that of
-    ``flex_attention_forward``, bit for bit.
+    Where there is nothing to steer, the result is that of ``flex_attention_forward``, bit for bit.
 
     Compared on a CPU with the eager definition, uncompiled and compiled. On a GPU it has not been
     run. It is compiled anew when the kind of call changes (batch, lengths, steered or not), which
@@ -49,18 +47,8 @@ def ifa_flex_attention_forward(
     `attention.proof` tries it where a model is loaded, and refuses it there.
     ``torch.compiler.set_stance("force_eager")`` runs both uncompiled and right, for every shape.
 
-    Parameters
-    ----------
-    module
-        The attention layer, with ``layer_idx``.
-    query, key, value
-        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice; keys include the cache.
-    attention_mask
-        What ``flex_attention_mask`` made.
-    scaling, **kwargs
-        As for the stock function.
-    steering
-        The plan of this call, or None.
+    Arguments are those of `registry.ifa_attention_forward`, with the mask that
+    ``flex_attention_mask`` made.
 
     Returns
     -------
