@@ -58,6 +58,8 @@ class TorchTower(ABC):
     ) -> None:
         self.images = images
         self.texts = texts
+        self.text_token_limit = texts.limit
+        self.long_text = texts.long_text
         self.dimension = dimension
         self.source = source
         self.network = network
@@ -65,25 +67,10 @@ class TorchTower(ABC):
         self.to(device)
         network.eval()
 
-    @property
-    def text_token_limit(self) -> int:
-        """Tokens read at once, special tokens included."""
-        return self.texts.limit
-
-    @property
-    def long_text(self) -> str:
-        """``"mean"`` or ``"truncate"``, see `TextWindows`."""
-        return self.texts.long_text
-
-    @property
-    def device(self) -> str:
-        """Where the weights are."""
-        return str(self._device)
-
     def to(self, device: str) -> Self:
         """Move the weights; returns the tower itself."""
-        self._device = torch.device(resolve_device(device, TowerError))
-        self.network.to(self._device)
+        self.device = resolve_device(device, TowerError)
+        self.network.to(self.device)
         return self
 
     @property
@@ -141,7 +128,7 @@ class TorchTower(ABC):
         return weights_digest(self.network)
 
     def _move(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value.to(self._device) for key, value in inputs.items()}
+        return {key: value.to(self.device) for key, value in inputs.items()}
 
     @abstractmethod
     def _image_features(self, inputs: dict[str, Tensor]) -> Tensor:

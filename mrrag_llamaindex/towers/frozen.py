@@ -86,17 +86,12 @@ class FrozenTower:
         }
         self.to(device)
 
-    @property
-    def device(self) -> str:
-        """Where the weights are."""
-        return str(self._device)
-
     def to(self, device: str) -> Self:
         """Move encoders and heads; returns the tower itself."""
-        self._device = torch.device(resolve_device(device, TowerError))
+        self.device = resolve_device(device, TowerError)
         self.image_backbone.to(device)
         self.text_backbone.to(device)
-        self._heads.to(self._device)
+        self._heads.to(self.device)
         return self
 
     @property
@@ -199,7 +194,7 @@ class FrozenTower:
 
     def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return unit_rows(self._head(kind)(features.to(self._device)).float(), kind)
+            return unit_rows(self._head(kind)(features.to(self.device)).float(), kind)
 
     def settings(self) -> dict[str, Any]:
         """Describe what the tower is made of, as plain JSON."""

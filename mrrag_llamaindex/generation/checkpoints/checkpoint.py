@@ -58,8 +58,16 @@ class Checkpoint:
             If there is no such folder and the hub cannot provide it, if it holds no model, or
             one of a family that cannot be steered.
         """
-        folder = _folder(model, weights)
-        config = _read_config(folder, model)
+        if model == defaults.PHANTOM:
+            folder = defaults.PHANTOM_FOLDER / "llava"
+        else:
+            folder = find_folder(
+                model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights
+            )
+        try:
+            config = read_config(folder)
+        except ModelError as error:
+            raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error
         original = is_original(config)
         if original:
             text_type = ORIGINAL_TYPES[config["model_type"]]
@@ -96,16 +104,3 @@ class Checkpoint:
         if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
             raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
         return chosen
-
-
-def _folder(model: str, weights: bool) -> Path:
-    if model == defaults.PHANTOM:
-        return defaults.PHANTOM_FOLDER / "llava"
-    return find_folder(model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights)
-
-
-def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    try:
-        return read_config(folder)
-    except ModelError as error:
-        raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error

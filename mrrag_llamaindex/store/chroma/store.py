@@ -7,7 +7,7 @@ query at 100,000 pairs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -166,14 +166,7 @@ def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:
 
     The space is always ``ip``: with a missing half, ``cosine`` and ``l2`` rank wrongly.
     """
-    return {
-        "hnsw": {
-            "space": "ip",
-            "max_neighbors": hnsw.max_neighbors,
-            "ef_construction": hnsw.ef_construction,
-            "ef_search": hnsw.ef_search,
-        }
-    }
+    return {"hnsw": {"space": "ip", **asdict(hnsw)}}
 
 
 def batches(sizes: Sequence[int]) -> Iterator[slice]:

@@ -203,12 +203,9 @@ def _clip_tensors(
         if key.startswith("vision_model.")
     }
     # A tower saved on its own has no prefix, and nothing else beside it.
-    return _without_positions(vision or stored)
-
-
-def _without_positions(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Leave out 0, 1, 2, ..., which early transformers wrote into checkpoints."""
-    return {k: v for k, v in tensors.items() if k != "embeddings.position_ids"}
+    tensors = vision or stored
+    tensors.pop("embeddings.position_ids", None)  # 0, 1, 2, ..., which early transformers wrote
+    return tensors
 
 
 def _difference(
