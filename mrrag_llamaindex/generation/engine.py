@@ -36,16 +36,11 @@ class LlavaEngine(PromptReader):
     Parameters
     ----------
     loaded, max_documents, max_new_tokens
-        As for `PromptReader`.
+        As for `PromptReader`, whose errors are raised.
     batch_size : int
         Most questions that are answered at once.
     prefix_cache : int
         Prefixes (image and documents) whose keys and values are kept for further questions.
-
-    Raises
-    ------
-    ModelError
-        If image and answer leave no room for text in the model's window.
     """
 
     def __init__(

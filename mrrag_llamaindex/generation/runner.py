@@ -62,24 +62,9 @@ class BatchRunner:
         self._lock = threading.Lock()
 
     def run(self, call: BatchCall, streamer: Any = None, stopping: Any = None) -> torch.Tensor:
-        """Generate one batch; its probe is filled in.
+        """Generate one batch, and fill in its probe; see `Decoding.run`.
 
-        Parameters
-        ----------
-        streamer, stopping
-            As ``streamer`` and ``stopping_criteria`` of ``generate``.
-
-        Returns
-        -------
-        torch.Tensor
-            int64 (rows, tokens), the new tokens.
-
-        Raises
-        ------
-        ModelError
-            If generation fails inside the model.
-        SteeringError
-            If the plan was not applied as it was meant.
+        `streamer` and `stopping` go to ``generate``, as ``streamer`` and ``stopping_criteria``.
         """
         with self.alone():
             sequences = [prompt.input_ids for prompt in call.prompts]

@@ -112,8 +112,8 @@ class TorchTower(ABC):
         parts = []
         with _evaluating(self.network):
             for start in range(0, len(order), batch_size):
-                chosen = [windows[index] for index in order[start : start + batch_size]]
-                inputs = self._move(self.texts.batch(chosen))
+                group = [windows[index] for index in order[start : start + batch_size]]
+                inputs = self._move(self.texts.batch(group))
                 parts.append(self._text_features(inputs).float())
             features = _stack(parts, self.dimension)
             ordered = [windows[index] for index in order]

@@ -80,6 +80,7 @@ class FrozenTower:
         self.long_text = text_backbone.long_text
         self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
         self._heads.eval().requires_grad_(False)
+        self._head_settings = {"image_head": heads.image.settings, "text_head": heads.text.settings}
         self._references = {
             "image_backbone": image_backbone.reference(),
             "text_backbone": text_backbone.reference(),
@@ -138,8 +139,7 @@ class FrozenTower:
         data = {
             "kind": self.name,
             "format": 1,
-            "image_head": self._head("image").settings,
-            "text_head": self._head("text").settings,
+            **self._head_settings,
             "record": self.record,
             **references,
         }
@@ -187,15 +187,10 @@ class FrozenTower:
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)
 
-    def _head(self, kind: str) -> ProjectionHead:
-        head = self._heads[kind]
-        assert isinstance(head, ProjectionHead)
-        return head
-
     def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return unit_rows(self._head(kind)(features.to(self.device)).float(), kind)
+            return unit_rows(self._heads[kind](features.to(self.device)).float(), kind)
 
     def settings(self) -> dict[str, Any]:
         """Describe what the tower is made of, as plain JSON."""
-        return {**self._references, "image_head": self._head("image").settings}
+        return {**self._references, "image_head": self._head_settings["image_head"]}

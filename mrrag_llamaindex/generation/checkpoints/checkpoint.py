@@ -100,7 +100,7 @@ class Checkpoint:
 
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else self.dtype
-        chosen = getattr(torch, dtype, None)
-        if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
-        return chosen
+        return kind

@@ -40,13 +40,7 @@ class Connection:
     def create(
         cls, where: Where, name: str, metadata: dict[str, Any], configuration: dict[str, Any]
     ) -> Connection:
-        """Make a collection.
-
-        Raises
-        ------
-        StoreError
-            If there is one of that name already, or the place cannot be used.
-        """
+        """Make a collection; for what is refused see `PairStore.create`."""
         check_collection_name(name)
         location = Location.parse(where)
         if location.in_memory:
@@ -68,13 +62,7 @@ class Connection:
 
     @classmethod
     def find(cls, where: Where, name: str) -> Connection:
-        """Open an existing collection; never makes anything.
-
-        Raises
-        ------
-        StoreError
-            If the place is no Chroma database, does not answer, or has no such collection.
-        """
+        """Open an existing collection; never makes anything, see `PairStore.open`."""
         check_collection_name(name)
         location = Location.parse(where)
         location.check_readable()

@@ -138,12 +138,12 @@ class ChromaPairStore(PairStore):
         ]
         for rows in batches(sizes):
             ids = [pair.pair_id for pair in pairs[rows]]
-            held = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
+            earlier = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
             # Chroma merges metadata on upsert: without None for the keys that are gone, a record
             # would keep the study, the path or the labels of the one that it replaces.
             old = {
                 pair_id: dict.fromkeys(metadata or {})
-                for pair_id, metadata in zip(held["ids"], held["metadatas"], strict=True)
+                for pair_id, metadata in zip(earlier["ids"], earlier["metadatas"], strict=True)
             }
             self.collection.upsert(
                 ids=ids,

@@ -84,8 +84,8 @@ def choose_tower(
     choice : str
         ``"checkpoint"``, ``"clip"`` (the CLIP that config.json names), or a folder or hub id of a
         CLIP model.
-    compare : bool
-        Whether both towers are read and compared, where both are on this machine.
+    allow_pickle, compare
+        As in `open_original`.
 
     Raises
     ------
