@@ -64,16 +64,12 @@ def ingest(
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers
 
     rows = read_pairs(pairs, options.renames_of(columns), images)
     encoder = load_towers(towers, device=device)
-    target = PairStore.open_or_create(
-        store,
-        towers_identity=encoder.identity,
-        towers_source=encoder.source,
-        dimension=encoder.dimension,
-    )
+    target = PairStore.open_or_create(store, StoreSchema.of(encoder))
     with progress_bar("pairs") as advance:
         report = ingest_pairs(
             rows,

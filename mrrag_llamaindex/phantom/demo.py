@@ -20,6 +20,7 @@ from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
 from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 
 PATIENTS = 200
@@ -88,12 +89,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     query.study.image.save(image)
     say("embedding them into a Chroma store")
     towers = load_towers(defaults.PHANTOM)
-    store = PairStore.open_or_create(
-        folder / "store",
-        towers_identity=towers.identity,
-        towers_source=towers.source,
-        dimension=towers.dimension,
-    )
+    store = PairStore.open_or_create(folder / "store", StoreSchema.of(towers))
     ingest_pairs(read_pairs(table), store, towers, strict=True)
     # Learned on other synthetic patients (mrrag train-fusion --data phantom --seed 5000).
     shutil.copyfile(defaults.PHANTOM_FOLDER / FUSION_FILE, folder / "store" / FUSION_FILE)

@@ -17,6 +17,7 @@ from mrrag_llamaindex.evaluation.data.readers import read_data
 from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
 from mrrag_llamaindex.phantom.sets import evaluation_set as phantom
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.protocol import DualTower
 
 
@@ -75,12 +76,7 @@ def embedded(
     with ExitStack() as stack:
         stores, embedded_sets = [], []
         for _ in sets:
-            store = PairStore.open_or_create(
-                where,
-                towers_identity=towers.identity,
-                towers_source=towers.source,
-                dimension=towers.dimension,
-            )
+            store = PairStore.open_or_create(where, StoreSchema.of(towers))
             stores.append(stack.enter_context(store))
         with progress_bar("vectors") as advance:
             for item, store in zip(sets, stores, strict=True):
