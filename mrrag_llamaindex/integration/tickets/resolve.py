@@ -106,14 +106,12 @@ def _case(call: HostCall) -> str:
     if any(text.strip() for text in call.contexts):
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "
-            "known. Retrievers and postprocessors issue tickets where they know that the LLM is "
-            "this one: take index.as_query_engine(llm=llm), index.as_chat_engine(llm=llm), "
-            "index.as_citation_engine(llm=llm) or index.as_retriever(llm=llm), or put "
-            "MRRAGPostprocessor(index, llm=llm) last in node_postprocessors. Engines and "
-            "postprocessors that write nodes anew (citations, sentence windows) lose tickets, and "
-            "so does tree_summarize at its second level: use another response mode there, or a "
-            "larger context window. If this LLM is used here as a reranker or a judge, or to join "
-            "the answers of sub-questions, steps or routed engines, give those another LLM"
+            "known. Build the engine from the index (index.as_query_engine(llm=llm), "
+            "as_chat_engine, as_citation_engine), or say which LLM the nodes are for: "
+            "index.as_retriever(llm=llm), or MRRAGPostprocessor(index, llm=llm) as the last "
+            "postprocessor. Engines that write nodes anew (stock citations) and the second level "
+            "of tree_summarize lose tickets; a reranker, a judge, or what is to join the answers of "
+            "sub-questions, steps and routed engines needs another LLM"
         )
     if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))

@@ -7,7 +7,7 @@ query at 100,000 pairs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +17,8 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
+from mrrag_llamaindex.store.chroma.erasure import erase
+from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import StoredPair
@@ -138,12 +140,12 @@ class ChromaPairStore(PairStore):
         ]
         for rows in batches(sizes):
             ids = [pair.pair_id for pair in pairs[rows]]
-            held = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
+            earlier = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
             # Chroma merges metadata on upsert: without None for the keys that are gone, a record
             # would keep the study, the path or the labels of the one that it replaces.
             old = {
                 pair_id: dict.fromkeys(metadata or {})
-                for pair_id, metadata in zip(held["ids"], held["metadatas"], strict=True)
+                for pair_id, metadata in zip(earlier["ids"], earlier["metadatas"], strict=True)
             }
             self.collection.upsert(
                 ids=ids,
@@ -159,6 +161,8 @@ class ChromaPairStore(PairStore):
         self._connection.hold_for_writing()
         for start in range(0, len(pair_ids), MAX_RECORDS):
             self.collection.delete(ids=list(pair_ids[start : start + MAX_RECORDS]))
+        if self.folder is not None and pair_ids:
+            erase(self.folder / SQLITE_FILE, str(self.collection.id), pair_ids)
 
 
 def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:
@@ -166,14 +170,7 @@ def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:
 
     The space is always ``ip``: with a missing half, ``cosine`` and ``l2`` rank wrongly.
     """
-    return {
-        "hnsw": {
-            "space": "ip",
-            "max_neighbors": hnsw.max_neighbors,
-            "ef_construction": hnsw.ef_construction,
-            "ef_search": hnsw.ef_search,
-        }
-    }
+    return {"hnsw": {"space": "ip", **asdict(hnsw)}}
 
 
 def batches(sizes: Sequence[int]) -> Iterator[slice]:
