@@ -110,8 +110,8 @@ def _case(call: HostCall) -> str:
             "as_chat_engine, as_citation_engine), or say which LLM the nodes are for: "
             "index.as_retriever(llm=llm), or MRRAGPostprocessor(index, llm=llm) as the last "
             "postprocessor. Engines that write nodes anew (stock citations) and the second level "
-            "of tree_summarize lose tickets; a reranker, a judge, or what is to join the answers of "
-            "sub-questions, steps and routed engines needs another LLM"
+            "of tree_summarize lose tickets; a reranker, a judge, or what is to join the answers "
+            "of sub-questions, steps and routed engines needs another LLM"
         )
     if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))
