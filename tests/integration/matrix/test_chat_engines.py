@@ -230,3 +230,27 @@ async def test_condense_step_by_another_llm(hospital, llm, checks):
         checks.answered(chat.chat(QUESTION), SECOND)
         checks.answered(await chat.achat(QUESTION), SECOND)
     assert not [prompt for prompt in writer.prompts if MARKER in prompt]
+
+
+@ways
+async def test_context_engine_put_together_by_hand(hospital, llm, checks, way):
+    retriever = hospital.index.as_retriever(llm=llm, image=hospital.images[PATIENT])
+    chat = ContextChatEngine.from_defaults(retriever, llm=llm)
+    response, text = await say(chat, QUESTION, way)
+    checks.answered(response, text=text)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_stock_engine_condenses_by_the_host_s_words_alone(hospital, llm, checks, own):
+    """It sends finished text, and the index's engine sends the template."""
+    options = {"condense_prompt": "Verlauf: {chat_history}\nFrage: {question}\n"} if own else {}
+    chat = CondensePlusContextChatEngine.from_defaults(
+        hospital.index.as_retriever(llm=llm), llm=llm, **options
+    )
+    with query_image(hospital.images[PATIENT]):
+        checks.answered(chat.chat(SECOND), SECOND)
+        if own:
+            with pytest.raises(EvidenceError, match="finished text"):
+                chat.chat(QUESTION)
+        else:
+            checks.answered(chat.chat(QUESTION))

@@ -107,6 +107,14 @@ async def test_hyde_given_only_a_bundle_says_where_the_image_went(engine, other,
 
 
 @ways
+async def test_engine_bound_to_an_image_needs_no_block(hospital, llm, other, checks, way):
+    other.reply = SECOND
+    bound = hospital.index.as_query_engine(llm, image=hospital.images[PATIENT])
+    transformed = TransformQueryEngine(bound, DecomposeQueryTransform(llm=other))
+    checks.answered(await ask(transformed, checks.bundle(), way), SECOND)
+
+
+@ways
 @pytest.mark.parametrize(
     "transform", [DecomposeQueryTransform, IdentityQueryTransform, StepDecomposeQueryTransform]
 )
@@ -169,6 +177,23 @@ def test_sub_questions_joined_by_our_llm_are_refused(hospital, tools, llm):
     )
     with query_image(hospital.images[PATIENT]), pytest.raises(EvidenceError, match="join the"):
         engine.query("What is there?")
+
+
+@ways
+async def test_sub_questions_that_all_fail_leave_the_words_of_the_host(tools, other, checks, way):
+    """It logs their errors and goes on; that nothing was read is seen in the sources."""
+    items = [{"sub_question": QUESTION, "tool_name": "first"}]
+    engine = SubQuestionQueryEngine.from_defaults(
+        tools,
+        question_gen=LLMQuestionGenerator.from_defaults(llm=OtherLLM(reply=json.dumps(items))),
+        response_synthesizer=get_response_synthesizer(llm=other),
+        use_async=way == "aquery",
+        verbose=False,
+    )
+    response = await ask(engine, checks.bundle(), way)  # the image of a bundle is not passed on
+    assert (str(response), response.source_nodes) == ("Empty Response", [])
+    with pytest.raises(EvidenceError, match="no source node"):
+        answer_trace(response.source_nodes)
 
 
 @ways

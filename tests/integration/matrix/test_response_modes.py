@@ -18,10 +18,10 @@ from llama_index.core.response_synthesizers.compact_and_accumulate import Compac
 from llama_index.core.response_synthesizers.context_only import ContextOnly
 from llama_index.core.response_synthesizers.no_text import NoText
 
-from mrrag_llamaindex import query_image
+from mrrag_llamaindex import MRRAGSynthesizer, query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
-from tests.integration.matrix.readers import MARKER
+from tests.integration.matrix.readers import ACCEPTED, MARKER
 
 ANSWERING = {
     ResponseMode.COMPACT: CompactAndRefine,
@@ -183,3 +183,26 @@ async def test_block_instead_of_a_bundle(hospital, llm, checks, mode):
         checks.answered(engine.query(QUESTION))
         response = await engine.aquery(QUESTION)
     checks.answered(response)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_strict_synthesizer(hospital, llm, checks, way):
+    synthesizer = MRRAGSynthesizer(llm=llm, streaming="stream" in way)
+    engine = hospital.index.as_query_engine(response_synthesizer=synthesizer)
+    response, text = await ask(engine, checks.bundle(), way)
+    checks.answered(response, text=text)
+
+
+async def test_the_host_s_own_records_are_those_that_are_accepted(hospital, llm, checks, watch):
+    """Whatever the host stops to record leaves this list, and `docs/llamaindex.md`."""
+    for multimodal in (False, True):
+        engine = hospital.index.as_query_engine(
+            llm, response_mode=ResponseMode.REFINE, multimodal=multimodal
+        )
+        engine.query(checks.bundle())
+        await engine.aquery(checks.bundle())
+    filtering = CompactAndRefine(llm=llm, structured_answer_filtering=True)
+    with pytest.raises(InputError):
+        hospital.index.as_query_engine(response_synthesizer=filtering).query(checks.bundle())
+    seen = {name for name in ACCEPTED for who in watch.accepted if who.endswith(name)}
+    assert seen == set(ACCEPTED)

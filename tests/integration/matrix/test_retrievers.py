@@ -283,3 +283,23 @@ async def test_retriever_as_a_tool(hospital, checks):
         assert ".png" not in output.content
         shown = output.raw_output[0].node.get_content(MetadataMode.LLM)
         assert shown in output.content
+
+
+def test_report_that_both_retrievers_bring_is_scored_by_the_postprocessor_alone(
+    hospital, llm, checks
+):
+    """Of two nodes of one id the host keeps the first, which may be the other retriever's."""
+    names = hospital.evidence(PATIENT, QUESTION)
+    same = Reports(list(hospital.index.store.get(list(reversed(names))).values()))
+    retriever = QueryFusionRetriever(
+        [hospital.index.as_retriever(llm=llm), same],
+        llm=OtherLLM(),
+        num_queries=1,
+        similarity_top_k=12,
+        use_async=False,
+    )
+    nodes = run(llm, retriever, checks.bundle()).source_nodes
+    assert len({item.node.node_id for item in nodes}) == len(nodes)
+    assert any("mrrag" not in item.node.metadata for item in nodes)
+    step = MRRAGPostprocessor(hospital.index, llm=llm)
+    checks.answered(run(llm, retriever, checks.bundle(), node_postprocessors=[step]))
