@@ -209,7 +209,7 @@ class EntryPoints(CustomLLM):
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
         replies = await asyncio.to_thread(self._open, as_messages(prompt), kwargs)
-        return (reply.completion() async for reply in _off_loop(replies))
+        return (reply.completion() async for reply in off_loop(replies))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -223,7 +223,7 @@ class EntryPoints(CustomLLM):
     ) -> ChatResponseAsyncGen:
         """Answer the last user message piece by piece without blocking the event loop."""
         replies = await asyncio.to_thread(self._open, messages, kwargs)
-        return (reply.chat() async for reply in _off_loop(replies))
+        return (reply.chat() async for reply in off_loop(replies))
 
 
 def as_messages(prompt: str) -> list[ChatMessage]:
@@ -231,7 +231,7 @@ def as_messages(prompt: str) -> list[ChatMessage]:
     return [ChatMessage(role=MessageRole.USER, content=prompt)]
 
 
-async def _off_loop(replies: Iterator[Reply]) -> AsyncIterator[Reply]:
+async def off_loop(replies: Iterator[Reply]) -> AsyncIterator[Reply]:
     """Read a blocking iterator in worker threads."""
     end: Any = object()
     try:
