@@ -13,12 +13,19 @@ from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 
 
-def document_of(passage: Passage) -> Document:
-    """Return a passage as a document: its id is the pair's, its facts are ``metadata["mrrag"]``."""
+def document_of(passage: Passage, **more: str) -> Document:
+    """Return a passage as a document whose facts are ``metadata["mrrag"]``.
+
+    Parameters
+    ----------
+    passage : Passage
+    **more : str
+        Further metadata, as the pair's id for hosts that know a document by its metadata alone.
+    """
     return Document(
         id=passage.document_id,
         page_content=passage.text,
-        metadata={**passage.metadata, METADATA_KEY: passage.facts},
+        metadata={**passage.metadata, **more, METADATA_KEY: passage.facts},
     )
 
 

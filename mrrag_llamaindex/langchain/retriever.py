@@ -31,8 +31,9 @@ class MRRAGRetriever(BaseRetriever):
 
     The question's image is given with it (`for_inputs`, or ``invoke(question, image=...)``), bound
     to the retriever (``image=``), or that of an enclosing `query_image` block. A document's
-    ``page_content`` is the report, its ``id`` the pair's, and ``metadata["mrrag"]`` holds score,
-    terms, rank and lambda. The image goes with the documents, unseen.
+    ``page_content`` is the report, its ``id`` (and ``metadata["pair_id"]``) the pair's, and
+    ``metadata["mrrag"]`` holds score, terms, rank and lambda. The image goes with the documents,
+    unseen.
 
     Parameters
     ----------
@@ -129,5 +130,6 @@ class MRRAGRetriever(BaseRetriever):
                 f"the question is a {type(query).__name__} and not text; for a chain's inputs take "
                 "retriever.for_inputs(question=..., image=...)"
             )
-        documents = [document_of(passage) for passage in retrieve(self._retriever, query, image)]
+        passages = retrieve(self._retriever, query, image)
+        documents = [document_of(item, pair_id=item.document_id) for item in passages]
         return with_markers(documents, query, image) if self._stamped else documents
