@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
@@ -11,7 +12,12 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import PrivateAttr
 
 from mrrag_llamaindex.integration.inputs.options import unknown_option
-from mrrag_llamaindex.integration.other_hosts.passages import common_evidence, rescore
+from mrrag_llamaindex.integration.other_hosts.passages import (
+    Facts,
+    Passage,
+    common_evidence,
+    rescore,
+)
 from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor
 from mrrag_llamaindex.langchain.documents import document_of, passages_of, with_markers
 from mrrag_llamaindex.langchain.images import image_of_question, read_image
@@ -95,8 +101,16 @@ class MRRAGCompressor(BaseDocumentCompressor):
         image = self._image_of(documents)
         return await asyncio.to_thread(self._about, documents, query, image)
 
+    @staticmethod
+    def _passages(documents: Sequence[Document]) -> list[Passage]:
+        """Return the documents; scores that nothing is known of do not matter, being taken anew."""
+        return [
+            item if item.facts.evidence is not None else replace(item, facts=Facts())
+            for item in passages_of(documents)
+        ]
+
     def _image_of(self, documents: Sequence[Document]) -> QueryImage | None:
-        evidence = common_evidence(passages_of(documents))
+        evidence = common_evidence(self._passages(documents))
         on_missing = "ignore" if evidence else self._postprocessor.on_missing_image
         image = image_of_question(self._image, on_missing=on_missing)
         return evidence.image if evidence and image is None else image
@@ -106,6 +120,6 @@ class MRRAGCompressor(BaseDocumentCompressor):
     ) -> list[Document]:
         if not documents:
             return []
-        passages = rescore(self._postprocessor, passages_of(documents), query, image)
+        passages = rescore(self._postprocessor, self._passages(documents), query, image)
         result = [document_of(passage) for passage in passages]
         return with_markers(result, query, image) if self._stamped else result

@@ -95,7 +95,7 @@ def rows_of(messages: Sequence[BaseMessage]) -> list[Message]:
 
 
 def _row(message: BaseMessage) -> Message:
-    content = getattr(message, "_marked", None) or message.content
+    content = _with_markers(message)
     role = _role(message)
     blocks: list[Any] = content if isinstance(content, list) else [content]
     texts, images = [], []
@@ -107,6 +107,16 @@ def _row(message: BaseMessage) -> Message:
         elif role == "user":
             images.append(_image(block))
     return Message(role, "\n".join(texts), tuple(images))
+
+
+def _with_markers(message: BaseMessage) -> Any:
+    """Return a message's content as the prompt made it, and what a host has joined to it since."""
+    marked: Any = getattr(message, "_marked", None)
+    content = message.content
+    clean = _stripped(marked)
+    if isinstance(content, str) and isinstance(clean, str) and clean:
+        return content.replace(clean, marked, 1)
+    return marked if clean == content and marked is not None else content
 
 
 def _role(message: BaseMessage) -> Role:

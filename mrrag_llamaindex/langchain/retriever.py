@@ -115,10 +115,13 @@ class MRRAGRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: Any, image: ImageInput | None = None, **options: Any
     ) -> list[Document]:
+        given = await asyncio.to_thread(read_image, image)
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, query, self._image_of(image, options))
+        return await asyncio.to_thread(self._about, query, self._image_of(given, options))
 
-    def _image_of(self, given: ImageInput | None, options: dict[str, Any]) -> QueryImage | None:
+    def _image_of(
+        self, given: ImageInput | QueryImage | None, options: dict[str, Any]
+    ) -> QueryImage | None:
         for name in options:
             raise unknown_option(name, "a call of MRRAGRetriever", ["image"])
         on_missing = self._retriever.on_missing_image

@@ -46,7 +46,7 @@ def verdict_parser(
     require_fillable(schema)
 
     def parse(message: BaseMessage) -> BaseModel:
-        return filled(schema, str(message.content), message.response_metadata["mrrag"])
+        return filled(schema, str(message.text), message.response_metadata["mrrag"])
 
     def parse_raw(message: BaseMessage) -> dict[str, Any]:
         try:

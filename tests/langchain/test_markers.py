@@ -15,7 +15,8 @@ from langchain_classic.chains.combine_documents import (
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumps, load
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, merge_message_runs
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_text_splitters import CharacterTextSplitter
 from pydantic import Field
@@ -124,11 +125,11 @@ def test_evidence_goes_with_documents_that_a_host_writes_anew(chat, retriever, i
         assert ids == tuple(document.id for document in documents)
 
 
-def test_documents_that_left_the_process_say_so(chat, retriever, image):
+def test_documents_that_left_the_process_say_so(hospital, retriever, image):
     documents = retriever.invoke(QUESTION, image=image)
     variants = (
         pickle.loads(pickle.dumps(documents)),
-        [load(json.loads(dumps(d)), allowed_objects="core") for d in documents],
+        [load(json.loads(dumps(d))) for d in documents],
         [Document(**document.model_dump()) for document in documents],
     )
     for variant in variants:
@@ -136,6 +137,8 @@ def test_documents_that_left_the_process_say_so(chat, retriever, image):
         assert variant[0].metadata == documents[0].metadata
         with pytest.raises(EvidenceError, match="stay in the process"):
             evidence_prompt(PROMPT).invoke({"context": variant, "input": QUESTION})
+        anew = MRRAGCompressor(hospital.index, image=image).compress_documents(variant, QUESTION)
+        assert [document.id for document in anew] == [document.id for document in documents]
 
 
 def test_messages_survive_pickle_without_their_evidence(chat, retriever, image):
@@ -146,6 +149,19 @@ def test_messages_survive_pickle_without_their_evidence(chat, retriever, image):
     with pytest.raises(EvidenceError, match="neither documents"):
         chat.invoke(travelled)
     assert chat.invoke(copy.deepcopy(value.to_messages())).content in ("yes", "no")
+
+
+def test_messages_that_a_host_joins_keep_all_of_their_text(chat, retriever, image):
+    documents = retriever.invoke(QUESTION, image=image)
+    two = ChatPromptTemplate.from_messages([("human", "{context}"), ("human", "{input}")])
+    value = evidence_prompt(two).invoke({"context": documents, "input": QUESTION})
+    apart = chat.invoke(value).response_metadata["mrrag"]
+    joined = chat.invoke(merge_message_runs(value.to_messages())).response_metadata["mrrag"]
+    assert joined["document_ids"] == apart["document_ids"]
+    assert joined["p_yes"] == pytest.approx(apart["p_yes"], abs=1e-6)
+    value.messages[0].content = "Something else."
+    with pytest.raises(EvidenceError, match="neither documents"):
+        chat.invoke(value)
 
 
 def test_token_counts_are_the_models_own_and_without_markers(hospital, chat, image):

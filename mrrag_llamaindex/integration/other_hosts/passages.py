@@ -123,7 +123,8 @@ def common_evidence(passages: Sequence[Passage]) -> Evidence | None:
             raise EvidenceError(
                 f"document {passage.document_id!r} has a score, and it is not known for which "
                 "image: it was pickled, sent as JSON or copied field by field, and image and "
-                "question stay in the process that retrieved. Retrieve and answer in one process"
+                "question stay in the process that retrieved. Retrieve and answer in one process, "
+                "or have the documents ranked anew for the image"
             )
     return evidence_of([_node(passage) for passage in passages])
 
