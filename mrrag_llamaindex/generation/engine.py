@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
@@ -63,6 +64,7 @@ class LlavaEngine(PromptReader):
     ) -> None:
         super().__init__(loaded, max_documents, max_new_tokens)
         self.batch_size = batch_size
+        self._process = ForkGuard()
         self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
         self.planner = Planner(loaded)
         # A sliding window counts padding, which stands behind a shared prefix.
@@ -102,6 +104,7 @@ class LlavaEngine(PromptReader):
         ------
         InputError, PromptError, SteeringError, ModelError
         """
+        self._process.check("this model was", ModelError)
         decoding = decoding or Greedy()
         if policy is not None and not decoding.takes_policy:
             raise SteeringError(
@@ -158,6 +161,7 @@ class LlavaEngine(PromptReader):
         The prompt is built now, so that its errors are raised here; generation starts with the
         first read, and stops when the stream is closed.
         """
+        self._process.check("this model was", ModelError)
         with person_readable():
             prepared = None if image is None else self.read_image(image)
         prompt = self.prompt(request, prepared, policy)

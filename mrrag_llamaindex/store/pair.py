@@ -26,8 +26,8 @@ MetadataValue = str | int | float | bool
 STUDY_KEY = "study_id"
 """The metadata key that names the study (one examination, possibly several images)."""
 
-RESERVED_KEYS = frozenset({"image_path"})
-"""Metadata keys that the store writes itself."""
+RESERVED_KEYS = frozenset({"pair_id", "patient_id", "image_path", "missing", "mrrag"})
+"""Metadata keys that the store and the scored nodes write themselves."""
 
 RESERVED_PREFIXES = ("mrrag_", "_node_", "chroma:")
 """Prefixes of keys that the store, LlamaIndex and Chroma write themselves."""

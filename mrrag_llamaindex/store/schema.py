@@ -18,7 +18,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.pair import Pair
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the record layout; a store of another version is refused."""
 
 UNIT_TOLERANCE: Final = 1e-3

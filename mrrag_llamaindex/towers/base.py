@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest, weights_state
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.text_windows import TextWindows
@@ -64,6 +65,7 @@ class TorchTower(ABC):
         self.source = source
         self.network = network
         self._identity: tuple[Any, str] | None = None
+        self._process = ForkGuard()
         self.to(device)
         network.eval()
 
@@ -145,6 +147,7 @@ class TorchTower(ABC):
         return weights_digest(self.network)
 
     def _move(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        self._process.check("these towers were", TowerError)
         return {key: value.to(self._device) for key, value in inputs.items()}
 
     @abstractmethod

@@ -48,9 +48,7 @@ def towers():
     return resnet_bert(build_tokenizer(), dimension=32, width=16, layers=1, tokens=128)
 
 
-@pytest.fixture(scope="session")
-def hospital(towers, tmp_path_factory) -> Hospital:
-    folder = tmp_path_factory.mktemp("hospital")
+def make_hospital(towers, folder: Path) -> Hospital:
     pairs, images = [], {}
     for number in range(PATIENTS):
         patient = f"patient-{number:02d}"
@@ -64,6 +62,11 @@ def hospital(towers, tmp_path_factory) -> Hospital:
         study_image(1000 * number + 999).save(query)
         images[patient] = str(query)
     return Hospital(MRRAGIndex.from_pairs(pairs, towers), images)
+
+
+@pytest.fixture(scope="session")
+def hospital(towers, tmp_path_factory) -> Hospital:
+    return make_hospital(towers, tmp_path_factory.mktemp("hospital"))
 
 
 @pytest.fixture(scope="session")

@@ -200,6 +200,12 @@ def test_chat_without_query_image_is_refused(hospital, llm):
 class CallsTheTool(FunctionCallingLLM):
     """A scripted agent LLM: first it calls the tool, then it repeats what the tool said."""
 
+    question: str = QUESTION
+
+    @classmethod
+    def about(cls, question):
+        return cls(question=question)
+
     @property
     def metadata(self):
         return LLMMetadata(is_function_calling_model=True, is_chat_model=True)
@@ -209,7 +215,7 @@ class CallsTheTool(FunctionCallingLLM):
         if last.role == MessageRole.TOOL:
             return ChatMessage(role=MessageRole.ASSISTANT, content=f"The tool says: {last.content}")
         call = ToolCallBlock(
-            tool_call_id="1", tool_name="ask_image", tool_kwargs={"input": QUESTION}
+            tool_call_id="1", tool_name="ask_image", tool_kwargs={"input": self.question}
         )
         return ChatMessage(role=MessageRole.ASSISTANT, blocks=[call])
 

@@ -13,6 +13,8 @@ from llama_index.core import QueryBundle
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, answer_trace, query_image
 from mrrag_llamaindex.images.load import image_digest
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
+from tests.integration.crossing_run import Crossings
+from tests.integration.test_existing_app import CallsTheTool
 
 QUESTIONS = (
     "Is there a pleural effusion?",
@@ -151,3 +153,10 @@ def test_mixed_concurrent_queries_without_a_crossing(hospital, engines, queries)
     assert total == 0
     assert len(TICKETS._tickets) <= TICKETS.capacity
     assert sum(ticket.memory for ticket in TICKETS._tickets.values()) <= TICKETS.memory
+
+
+def test_every_way_of_asking_at_once(hospital):
+    llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
+    counts = Crossings(hospital, llm, CallsTheTool.about).run(queries=220, seed=1)
+    assert counts.pop("crossings") == 0
+    assert set(counts.values()) == {20}

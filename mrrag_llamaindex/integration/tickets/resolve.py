@@ -108,14 +108,11 @@ def _case(call: HostCall) -> str:
     if any(text.strip() for text in call.contexts):
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "
-            "known. Retrievers and postprocessors issue tickets where they know that the LLM is "
-            "this one: take index.as_query_engine(llm=llm), index.as_chat_engine(llm=llm), "
-            "index.as_citation_engine(llm=llm) or index.as_retriever(llm=llm), or put "
-            "MRRAGPostprocessor(index, llm=llm) last in node_postprocessors. Engines and "
-            "postprocessors that write nodes anew (citations, sentence windows) lose tickets, and "
-            "so does tree_summarize at its second level: use another response mode there, or a "
-            "larger context window. If this LLM is used as a reranker or a judge here, give those "
-            "another LLM"
+            "known. Build the engine from the index (index.as_query_engine(llm=llm), "
+            "as_chat_engine, as_citation_engine), or say which LLM the nodes are for: "
+            "index.as_retriever(llm=llm), or MRRAGPostprocessor(index, llm=llm) as the last "
+            "postprocessor. Engines that write nodes anew (stock citations) and the second level "
+            "of tree_summarize lose tickets; a reranker or a judge needs another LLM"
         )
     if call.variables and "query_str" not in call.variables:
         names = ", ".join(sorted(call.variables))

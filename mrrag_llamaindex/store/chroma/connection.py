@@ -12,8 +12,14 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import Where, store_errors
-from mrrag_llamaindex.store.chroma.location import Location, check_collection_name, settings
+from mrrag_llamaindex.store.chroma.location import (
+    Location,
+    check_collection_name,
+    settings,
+    start_embedded,
+)
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -35,6 +41,7 @@ class Connection:
         self._client = client  # of a store in memory, its System
         self._lock: BaseFileLock | None = None
         self._guard = threading.Lock()
+        self._process = ForkGuard()
 
     @classmethod
     def create(
@@ -105,6 +112,7 @@ class Connection:
     @property
     def collection(self) -> Collection:
         """The raw Chroma collection."""
+        self._process.check(f"{self.location.name} was", StoreError)
         if self._collection is None:
             raise StoreError(f"{self.location.name} has been closed")
         return self._collection
@@ -167,6 +175,7 @@ def _memory_collection(
     from chromadb.api.models.Collection import Collection
     from chromadb.config import System
 
+    start_embedded()
     with store_errors("creating a store in memory", detail=True):
         system = System(settings())
         server = system.instance(ServerAPI)  # type: ignore[type-abstract]  # Chroma's own idiom

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import MEMORY, DatabaseClient, Where, store_errors
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT = 5.0
 """Seconds to wait for a Chroma server's first sign of life."""
 
-_SQLITE_FILE = "chroma.sqlite3"
+SQLITE_FILE = "chroma.sqlite3"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
@@ -121,7 +122,7 @@ class Location:
         """Return whether the folder holds a Chroma database, looking only."""
         if self.folder is None:
             return False
-        file = self.folder / _SQLITE_FILE
+        file = self.folder / SQLITE_FILE
         try:
             with file.open("rb") as handle:
                 if handle.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
@@ -151,9 +152,24 @@ def settings() -> Any:
     return Settings(anonymized_telemetry=False)
 
 
+_embedded: ForkGuard | None = None
+"""Of the process that has started a Chroma of its own."""
+
+
+def start_embedded() -> None:
+    """Note that this process runs Chroma itself; raise `StoreError` behind a fork of one that did.
+
+    There, not even another folder can be opened.
+    """
+    global _embedded
+    _embedded = _embedded or ForkGuard()
+    _embedded.check("a store was", StoreError)
+
+
 def _folder_client(folder: Path, name: str) -> ClientAPI:
     import chromadb
 
+    start_embedded()
     with store_errors(f"opening {name}", detail=True):
         try:
             client = chromadb.PersistentClient(path=folder, settings=settings())
@@ -161,7 +177,7 @@ def _folder_client(folder: Path, name: str) -> ClientAPI:
             # Chroma keeps one system per folder and process. The application has opened this
             # folder with default settings, so those are the only ones that it accepts now.
             client = chromadb.PersistentClient(path=folder)
-    if not (folder / _SQLITE_FILE).exists():
+    if not (folder / SQLITE_FILE).exists():
         # That kept system still answers from the files that it has open, deleted or not.
         cast(Any, client).close()
         raise StoreError(

@@ -25,12 +25,8 @@ from mrrag_llamaindex.store.pair import MetadataValue
 
 FINGERPRINT_KEY: Final = "mrrag_fingerprint"
 
-_FIELDS: Final = {
-    "image_path": "image_path",
-    "patient_id": "mrrag_patient_id",
-    "missing": "mrrag_missing",
-}
-"""Field of a pair to metadata key of its record, in the order in which they are written."""
+_FIELDS: Final = ("image_path", "patient_id", "missing")
+"""Fields of a pair that are metadata of its record, under their own names, as everywhere else."""
 
 _LLAMAINDEX = frozenset({"_node_content", "_node_type", "document_id", "doc_id", "ref_doc_id"})
 
@@ -38,9 +34,9 @@ _LLAMAINDEX = frozenset({"_node_content", "_node_type", "document_id", "doc_id",
 def encode(pair: StoredPair) -> tuple[str, dict[str, MetadataValue]]:
     """Return the Chroma document (the report) and the flat metadata of a pair."""
     node_metadata: dict[str, MetadataValue] = dict(pair.metadata)
-    for name, key in _FIELDS.items():
+    for name in _FIELDS:
         if (value := getattr(pair, name)) is not None:
-            node_metadata[key] = value
+            node_metadata[name] = value
     hidden = list(node_metadata)
     node = {
         "id_": pair.pair_id,
@@ -94,11 +90,11 @@ def decode(
             node = None
         if isinstance(node, dict) and isinstance(node.get("metadata"), dict):
             own = node["metadata"]
-    ours = {FINGERPRINT_KEY, *_FIELDS.values()}
+    ours = {FINGERPRINT_KEY, *_FIELDS}
     return StoredPair(
         pair_id=pair_id,
         report=document or "",
-        **{name: own.get(key) or None for name, key in _FIELDS.items()},
+        **{name: own.get(name) or None for name in _FIELDS},
         metadata={key: value for key, value in own.items() if key not in ours},
         vector=np.asarray([] if vector is None else vector, dtype=np.float32),
         fingerprint=top.get(FINGERPRINT_KEY) or "",
@@ -126,9 +122,8 @@ def where_of(condition: Filter | None) -> dict[str, Any] | None:
 def _comparison(condition: Comparison) -> dict[str, Any] | None:
     key, value = condition.key, condition.value
     if condition.operator in ("==", "in") and key != "pair_id" and key not in _LLAMAINDEX:
-        keys = {key, _FIELDS.get(key, key)}
         values = [spelt for item in condition.values for spelt in _spellings(key, item)]
-        return _joined("$or", [{name: {"$eq": item}} for name in sorted(keys) for item in values])
+        return _joined("$or", [{key: {"$eq": item}} for item in values])
     symbol = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}.get(condition.operator)
     # Chroma orders numbers only.
     if symbol and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -17,6 +17,8 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
+from mrrag_llamaindex.store.chroma.erasure import erase
+from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import StoredPair
@@ -159,6 +161,8 @@ class ChromaPairStore(PairStore):
         self._connection.hold_for_writing()
         for start in range(0, len(pair_ids), MAX_RECORDS):
             self.collection.delete(ids=list(pair_ids[start : start + MAX_RECORDS]))
+        if self.folder is not None and pair_ids:
+            erase(self.folder / SQLITE_FILE, str(self.collection.id), pair_ids)
 
 
 def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:

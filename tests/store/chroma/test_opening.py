@@ -132,7 +132,7 @@ def test_bad_collection_name_is_refused_before_anything_is_made(tmp_path, towers
 
 def test_collections_that_are_no_pair_stores_are_refused(tmp_path, towers) -> None:
     client = chromadb.PersistentClient(str(tmp_path / "s"))
-    schema = {"mrrag_schema": 1, "mrrag_towers_identity": "toy@1", "mrrag_towers_source": "",
+    schema = {"mrrag_schema": 2, "mrrag_towers_identity": "toy@1", "mrrag_towers_source": "",
               "mrrag_dimension": 8}  # fmt: skip
     ip = {"hnsw": {"space": "ip"}}
     client.create_collection("plain", embedding_function=None)
@@ -143,7 +143,7 @@ def test_collections_that_are_no_pair_stores_are_refused(tmp_path, towers) -> No
     wide.add(ids=["a"], embeddings=[[1.0] * 20])
     client.create_collection("newer", metadata={**schema, "mrrag_schema": 99}, configuration=ip,
                              embedding_function=None)  # fmt: skip
-    client.create_collection("torn", metadata={"mrrag_schema": 1}, configuration=ip,
+    client.create_collection("torn", metadata={"mrrag_schema": 2}, configuration=ip,
                              embedding_function=None)  # fmt: skip
     for name, said in [
         ("plain", "not a pair store"),

@@ -1,0 +1,62 @@
+"""Deleted reports leave the disk, and not only the collection.
+
+Chroma keeps what was written in the log of its queue until its index is synchronised, and SQLite
+keeps the pages of deleted rows. The log is what the index is rebuilt from after a stop, so its
+entries stay, without their text; then the file is written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrrag_llamaindex.errors import StoreError
+
+_SECONDS = 30.0
+"""How long another process may hold the database."""
+
+_FORGET = """
+UPDATE embeddings_queue SET metadata = NULL
+WHERE metadata IS NOT NULL AND id = ? AND topic LIKE '%' || ?
+AND seq_id <= (
+    SELECT max(max_seq_id.seq_id) FROM max_seq_id JOIN segments ON segments.id = segment_id
+    WHERE segments.scope = 'METADATA' AND segments.collection = ?
+)
+"""
+"""Only entries whose text has reached its table: nothing is read from them again but vectors."""
+
+
+def erase(database: Path, collection_id: str, pair_ids: Sequence[str]) -> None:
+    """Overwrite what a database file still holds of the texts of deleted records.
+
+    Takes as long as writing the file anew. Vectors of deleted pairs stay in the index's own files
+    until it is rebuilt.
+
+    Parameters
+    ----------
+    database : Path
+        Chroma's SQLite file.
+    collection_id : str
+    pair_ids : sequence of str
+        Deleted from the collection already.
+
+    Raises
+    ------
+    StoreError
+        If the file is in use elsewhere: the pairs are deleted then, and their text may be on disk.
+    """
+    rows = [(pair_id, collection_id, collection_id) for pair_id in pair_ids]
+    try:
+        connection = sqlite3.connect(database, timeout=_SECONDS, isolation_level=None)
+        with contextlib.closing(connection):
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany(_FORGET, rows)
+            connection.execute("VACUUM")
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"the pairs were deleted, but their reports may still be in the store's file: it could "
+            f"not be written anew ({error}). Close other processes that have the store open, see "
+            "that the disk has room for a second copy of the file, and delete them once more"
+        ) from None

@@ -1,0 +1,77 @@
+"""A deleted report is gone from the disk, and the store goes on as before."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.chroma import erasure
+from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
+from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
+
+DIMENSION = 8
+
+
+def vectors(number: int) -> np.ndarray:
+    rows = np.random.default_rng(number).normal(size=(number, DIMENSION))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def secret(number: int) -> str:
+    return f"secretreport{number:04d}"
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = PairStore.create(
+        tmp_path / "store", towers_identity="t@0", towers_source="t", dimension=DIMENSION
+    )
+    pairs = [
+        Pair(b"", secret(n), f"p{n}", f"patient{n}", {"note": f"label{secret(n)}"})
+        for n in range(40)
+    ]
+    store.upsert(pairs, vectors(40), vectors(40))
+    yield store
+    store.close()
+
+
+def on_disk(store: PairStore) -> set[int]:
+    content = b"".join(file.read_bytes() for file in store.folder.rglob("*") if file.is_file())
+    return {n for n in range(40) if secret(n).encode() in content}
+
+
+def test_a_deleted_report_is_gone_from_every_file(store):
+    assert on_disk(store) == set(range(40))
+    store.delete([f"p{n}" for n in range(0, 40, 2)])
+    left = set(range(1, 40, 2))
+    assert on_disk(store) == left
+    assert {int(pair_id[1:]) for pair_id in store.pair_ids()} == left
+
+
+def test_what_is_left_answers_as_before_also_when_opened_again(store):
+    store.delete(["p0", "p1"])
+    folder, before = store.folder, store.get(["p7"])["p7"]
+    store.upsert([Pair(b"", "new", "p0")], vectors(1), vectors(1))
+    store.close()
+    with PairStore.open(folder) as again:
+        assert len(again) == 39
+        assert again.get(["p0"])["p0"].report == "new"
+        after = again.get(["p7"])["p7"]
+        assert after.report == before.report
+        assert np.array_equal(after.vector, before.vector)
+
+
+def test_a_database_in_use_elsewhere_says_what_is_left(store, monkeypatch):
+    monkeypatch.setattr(erasure, "_SECONDS", 0.1)
+    other = sqlite3.connect(store.folder / SQLITE_FILE, isolation_level=None)
+    collection_id = str(store.collection.id)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="may still be"):
+        erasure.erase(store.folder / SQLITE_FILE, collection_id, ["p0"])
+    other.execute("ROLLBACK")
+    other.close()
+    erasure.erase(store.folder / SQLITE_FILE, collection_id, ["p0"])
