@@ -74,17 +74,6 @@ def plain_table(gap: int = 2) -> Table:
     return Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
 
 
-def report_dict(report: IngestReport) -> dict[str, Any]:
-    """Return an ingest report as plain values."""
-    return {
-        "added": report.added,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "skipped": skipped_rows(report.skipped),
-        "seconds": report.seconds,
-    }
-
-
 def skipped_rows(skipped: Iterable[Skipped], name: str = "pair_id") -> list[dict[str, Any]]:
     """Return table rows that were left out as plain values; ``name`` is the key of the id."""
     return [{"row": item.row, name: item.pair_id, "reason": item.reason} for item in skipped]
@@ -100,11 +89,11 @@ def print_report(report: IngestReport, total: int) -> None:
         print(f"  skipped {item}")
 
 
-def print_asked(asked: AskResult) -> None:
+def print_answer(result: AskResult) -> None:
     """Print an answer and the table of its sources."""
     console = Console(highlight=False)
-    _print_answer(console, "answer", asked)
-    steering = asked.answer.steering
+    _print_line(console, "answer", result)
+    steering = result.answer.steering
     what = (
         f"layers {list(steering.layers)}: {steering.question_tokens} question tokens towards "
         f"{steering.document_tokens} document tokens"
@@ -115,13 +104,13 @@ def print_asked(asked: AskResult) -> None:
     gap = 2 if console.width >= 100 else 1  # ids of sources are not broken on 80 columns
     table = plain_table(gap)
     table.add_column("source", overflow="fold")
-    sources = asked.sources()
+    sources = result.sources()
     calibrated = any(row["probability"] is not None for row in sources)
     columns = (*_COLUMNS, "probability") if calibrated else _COLUMNS
     for name in columns:
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("read")
-    influence = asked.answer.influence
+    influence = result.answer.influence
     if influence is not None:
         table.add_column("moved", justify="right")
     for row in sources:
@@ -143,9 +132,11 @@ def print_asked(asked: AskResult) -> None:
 def print_demo(result: DemoResult) -> None:
     """Print the demo's question, its answer with and without IFA, and where things are."""
     console = Console(highlight=False)
-    console.print(f"[bold]{result.asked.question}[/bold]  (synthetic; the truth is {result.truth})")
-    print_asked(result.asked)
-    _print_answer(console, "without IFA", result.unsteered)
+    console.print(
+        f"[bold]{result.with_ifa.question}[/bold]  (synthetic; the truth is {result.truth})"
+    )
+    print_answer(result.with_ifa)
+    _print_line(console, "without IFA", result.without_ifa)
     console.print(f"{'picture':<13}{result.picture or result.no_picture}", markup=False)
     console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
 
@@ -203,10 +194,10 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
         print(f"  note: {note}")
 
 
-def _print_answer(console: Console, name: str, asked: AskResult) -> None:
-    answer = asked.answer
+def _print_line(console: Console, name: str, result: AskResult) -> None:
+    answer = result.answer
     console.print(
-        f"{name:<13}{asked.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
+        f"{name:<13}{result.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
         markup=False,
     )
 

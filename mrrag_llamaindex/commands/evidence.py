@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.options import (
-    NOTICE,
-    AllowPickle,
-    AsJson,
-    Columns,
-    Device,
-    Images,
-    Model,
-    Quantization,
-    VisionTower,
-    renames_of,
-)
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import InputError
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.errors import NoRelevantCase
+from mrrag_llamaindex.errors import InputError, NoRelevantCase
 
 
 def demo(
@@ -37,7 +23,7 @@ def demo(
         int,
         typer.Option(min=0, help="Seed of the studies; 1 is one in which steering shows."),
     ] = 1,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the whole path on synthetic studies with the small shipped model, offline."""
     from mrrag_llamaindex.phantom.demo import run_demo
@@ -47,7 +33,7 @@ def demo(
         console.print_json(result.as_dict())
     else:
         console.print_demo(result)
-        typer.echo(f"\n{NOTICE}")
+        typer.echo(f"\n{options.NOTICE}")
 
 
 def ingest(
@@ -60,8 +46,8 @@ def ingest(
     ],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
-    columns: Columns = "",
-    images: Images = None,
+    columns: options.Columns = "",
+    images: options.Images = None,
     missing: Annotated[
         Literal["skip", "keep"],
         typer.Option(help="A pair without image or report: skip and list it, or keep it."),
@@ -71,23 +57,19 @@ def ingest(
         bool, typer.Option(help="Let a row replace a stored pair of another patient.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=2000)] = defaults.INGEST_BATCH,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers
 
-    rows = read_pairs(pairs, renames_of(columns), images)
+    rows = read_pairs(pairs, options.renames_of(columns), images)
     encoder = load_towers(towers, device=device)
-    target = PairStore.open_or_create(
-        store,
-        towers_identity=encoder.identity,
-        towers_source=encoder.source,
-        dimension=encoder.dimension,
-    )
+    target = PairStore.open_or_create(store, StoreSchema.of(encoder))
     with progress_bar("pairs") as advance:
         report = ingest_pairs(
             rows,
@@ -100,7 +82,8 @@ def ingest(
             progress=advance,
         )
     if as_json:
-        console.print_json(console.report_dict(report))
+        skipped = console.skipped_rows(report.skipped)
+        console.print_json(asdict(report) | {"skipped": skipped})
     else:
         console.print_report(report, len(target))
     if report.skipped and not report.added + report.updated:
@@ -114,7 +97,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
-    model: Model = defaults.DEFAULT_MODEL,
+    model: options.Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None,
         typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
@@ -145,14 +128,13 @@ def ask(
         bool,
         typer.Option("--explain", help="Show how much each document moved the answer."),
     ] = False,
-    quantization: Quantization = None,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    quantization: options.Quantization = None,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
-    from mrrag_llamaindex.errors import NoRelevantCase
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.load import load_image
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
@@ -181,7 +163,7 @@ def ask(
     )
     loaded = time.perf_counter()
     try:
-        asked = ask_index(
+        result = ask_index(
             index,
             llm,
             image,
@@ -194,14 +176,14 @@ def ask(
     except NoRelevantCase as nothing:
         _print_no_answer(question, nothing, as_json)
         return
-    asked.seconds["load"] = loaded - started
+    result.seconds["load"] = loaded - started
     if as_json:
-        console.print_json(asked.as_dict())
+        console.print_json(result.as_dict())
         return
-    console.print_asked(asked)
-    if asked.left_out:
-        typer.echo(f"left out     {asked.left_out} documents below {minimum_probability:g}")
-    typer.echo(f"\n{NOTICE}")
+    console.print_answer(result)
+    if result.left_out:
+        typer.echo(f"left out     {result.left_out} documents below {minimum_probability:g}")
+    typer.echo(f"\n{options.NOTICE}")
 
 
 def _print_no_answer(question: str, nothing: NoRelevantCase, as_json: bool) -> None:
@@ -218,4 +200,4 @@ def _print_no_answer(question: str, nothing: NoRelevantCase, as_json: bool) -> N
         f"one with probability {nothing.probability:.3f}, below {nothing.threshold:.3f}. At "
         f"or above it, at most {nothing.error_rate:.0%} of the best documents do not."
     )
-    typer.echo(f"\n{NOTICE}")
+    typer.echo(f"\n{options.NOTICE}")

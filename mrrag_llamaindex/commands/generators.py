@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.options import AllowPickle, AsJson, Device, Quantization, VisionTower
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import ModelError
 
@@ -19,7 +18,7 @@ def doctor(
     model: Annotated[
         str, typer.Argument(help='"phantom", a folder, or a hub id.')
     ] = defaults.DEFAULT_MODEL,
-    device: Device = "auto",
+    device: options.Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -29,16 +28,16 @@ def doctor(
     device_map: Annotated[
         str | None, typer.Option(help='Spread over devices: "auto", as in transformers.')
     ] = None,
-    quantization: Quantization = None,
+    quantization: options.Quantization = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents in a prompt.")] = (
         defaults.MAX_DOCUMENTS
     ),
     batch_size: Annotated[
         int, typer.Option(min=1, help="Questions at once.")
     ] = defaults.BATCH_SIZE,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    as_json: AsJson = False,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say whether a model can be loaded here, and the memory it needs; load nothing."""
     from mrrag_llamaindex.doctor.examine import examine
@@ -71,13 +70,13 @@ def convert(
     target: Annotated[
         Path, typer.Argument(metavar="DST", help="Folder to write; must not hold anything.")
     ],
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; default: as stored."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint

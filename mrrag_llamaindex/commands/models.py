@@ -26,14 +26,7 @@ class ModelOptions:
         """Load the model as it is."""
         from mrrag_llamaindex.generation.checkpoints.loading import load_model
 
-        return load_model(
-            self.model,
-            device=self.device,
-            backend=backend,
-            quantization=self.quantization,
-            vision_tower=self.vision_tower,
-            allow_pickle=self.allow_pickle,
-        )
+        return load_model(**vars(self), backend=backend)
 
     def engine(
         self, backend: str = "rows", *, quiet: bool = False, **settings: Any

@@ -87,11 +87,8 @@ def examine(
         machine.devices(), size, prompt, dtype_on, quantization, spread=device_map is not None
     )
     verdicts = _chosen_first(verdicts, device)
-    would_fit: tuple[str, ...] = ()
-    if not verdicts[0].fits:
-        would_fit = what_would_fit(
-            verdicts[0], verdicts, size, prompt, dtype_on(device), quantization
-        )
+    wanted = size, prompt, dtype_on(device), quantization
+    would_fit = () if verdicts[0].fits else what_would_fit(verdicts[0], verdicts, *wanted)
     return Diagnosis(
         model=model,
         folder=str(checkpoint.folder),

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Final
 
 REQUIRED: Final = ("torch", "transformers", "llama-index-core", "chromadb", "accelerate")
-OPTIONAL: Final = {
-    "bitsandbytes": "weights in 8 or 4 bits",
-    "pydicom": "DICOM images",
-}
-"""Package to what it is needed for."""
+OPTIONAL: Final = ("bitsandbytes", "pydicom")  # for weights in 8 or 4 bits, and DICOM images
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 

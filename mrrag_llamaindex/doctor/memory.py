@@ -36,7 +36,6 @@ class PromptShape:
         Image features in one prompt.
     patches : int
         Positions inside the vision tower for one image; 0 for a text-only model.
-    documents, batch_size, answer_tokens : int
     """
 
     image_tokens: int
@@ -159,8 +158,8 @@ class ModelSize:
             cache.update(states, states, layer)
         kept: list[Any] = cache.layers
         # A sliding layer keeps a view of its window, and with it the storage of the whole prompt.
-        held = (tensor for layer in kept for tensor in (layer.keys, layer.values))
-        return sum(tensor.untyped_storage().nbytes() for tensor in held)
+        tensors = (tensor for layer in kept for tensor in (layer.keys, layer.values))
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def working_bytes(self, prompt: PromptShape, dtype: torch.dtype) -> int:
         """Estimate what the prefill of a batch takes beside weights and cache.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,23 +13,15 @@ from mrrag_llamaindex.generation.checkpoints.quantization import BITS
 
 
 @dataclass(frozen=True)
-class DeviceVerdict:
+class DeviceVerdict(DeviceMemory):
     """Whether a model fits on one device.
 
     Attributes
     ----------
-    device, name : str
-    total, free : int
-        Bytes.
     dtype : str
         What its weights would be loaded in there.
-    need : MemoryNeed
     """
 
-    device: str
-    name: str
-    total: int
-    free: int
     dtype: str
     need: MemoryNeed
 
@@ -59,9 +51,6 @@ def judge(
 
     Parameters
     ----------
-    devices : sequence of DeviceMemory
-    size : ModelSize
-    prompt : PromptShape
     dtype_on : callable
         From the name of a device to the type in which a model would be loaded there.
     quantization : {"int8", "int4"}, optional
@@ -81,9 +70,7 @@ def judge(
         dtype = dtype_on(place.device)
         label = str(dtype).removeprefix("torch.") + (f", {quantization}" if quantization else "")
         need = size.need(dtype, quantization, prompt)
-        verdicts.append(
-            DeviceVerdict(place.device, place.name, place.total, place.free, label, need)
-        )
+        verdicts.append(DeviceVerdict(**vars(place), dtype=label, need=need))
     return tuple(verdicts)
 
 
@@ -99,21 +86,15 @@ def what_would_fit(
 
     Parameters
     ----------
-    chosen : DeviceVerdict
     verdicts : sequence of DeviceVerdict
         Of all devices.
-    size : ModelSize
-    prompt : PromptShape
     dtype : torch.dtype
         The type on the chosen device.
     quantization : {"int8", "int4"}, optional
     """
 
     def total(dtype: torch.dtype, quantization: str | None, batch_size: int) -> int:
-        shape = PromptShape(
-            prompt.image_tokens, prompt.patches, prompt.documents, batch_size, prompt.answer_tokens
-        )
-        return size.need(dtype, quantization, shape).total
+        return size.need(dtype, quantization, replace(prompt, batch_size=batch_size)).total
 
     half = dtype if dtype.itemsize <= 2 else torch.bfloat16
     ways: list[tuple[str, int]] = []

@@ -23,7 +23,6 @@ def find_folder(
 
     Parameters
     ----------
-    source : str
     what : str
         What is looked for, for the message: "model" or "towers".
     ways_on : str
@@ -46,9 +45,15 @@ def find_folder(
     looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1
     if looks_local or "\\" in source:
         raise error(f"{what} {source!r}: there is no such folder; {ways_on}")
-    return _cached(source, what, ways_on, error) or _downloaded(
-        source, what, ways_on, error, weights
-    )
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _cached(source) or _downloaded(source, weights)
+    except HFValidationError as cause:
+        raise error(f"{what} {source!r}: neither a folder nor a valid hub id; {ways_on}") from cause
+    # The hub's client raises errors of whichever HTTP library its version uses.
+    except Exception as cause:
+        raise _not_provided(source, what, ways_on, error, cause) from cause
 
 
 def weight_sizes(
@@ -65,42 +70,34 @@ def weight_sizes(
 
     try:
         info = HfApi().model_info(hub_id, timeout=SECONDS, files_metadata=True)
-    except Exception as cause:  # as in `_downloaded`
+    except Exception as cause:  # as in `find_folder`
         raise _not_provided(hub_id, what, ways_on, error, cause) from cause
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
     pattern = _weight_pattern(list(sizes))
     return {name: size for name, size in sizes.items() if fnmatch(name, pattern)}
 
 
-def _cached(hub_id: str, what: str, ways_on: str, error: type[MRRAGError]) -> Path | None:
+def _cached(hub_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(hub_id, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    except HFValidationError as cause:
-        raise error(f"{what} {hub_id!r}: neither a folder nor a valid hub id; {ways_on}") from cause
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     # An interrupted download leaves a folder without them; the hub is then asked again.
     known = any((folder / name).exists() for name in ("config.json", "tower.json"))
     return folder if weights and known else None
 
 
-def _downloaded(
-    hub_id: str, what: str, ways_on: str, error: type[MRRAGError], weights: bool
-) -> Path:
+def _downloaded(hub_id: str, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
-    try:
-        info = HfApi().model_info(hub_id, timeout=SECONDS)
-        names = [file.rfilename for file in info.siblings or []]
-        patterns = [*_FILES, _weight_pattern(names)] if weights else _FILES
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    # The hub's client raises errors of whichever HTTP library its version uses.
-    except Exception as cause:
-        raise _not_provided(hub_id, what, ways_on, error, cause) from cause
+    info = HfApi().model_info(hub_id, timeout=SECONDS)
+    names = [file.rfilename for file in info.siblings or []]
+    patterns = [*_FILES, _weight_pattern(names)] if weights else _FILES
+    return Path(snapshot_download(hub_id, allow_patterns=patterns))
 
 
 def _weight_pattern(names: Sequence[str]) -> str:

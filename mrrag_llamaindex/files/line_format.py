@@ -30,8 +30,6 @@ class LineFormat(Generic[Header, Record]):
 
     Attributes
     ----------
-    kind : str
-    version : int
     header, record : type
         Dataclasses; what is read is checked by pydantic, strictly, and by their own checks. Fields
         that they do not have are passed over. A header may have ``settings``: a dict of whatever
@@ -66,11 +64,13 @@ class LineFormat(Generic[Header, Record]):
 
     def header_line(self, header: Header) -> str:
         """Return a header as the first line."""
-        return _json_line({"mrrag": self.kind, "version": self.version, **_as_dict(header)})
+        return _json_line(
+            {"mrrag": self.kind, "version": self.version, **asdict(cast(Any, header))}
+        )
 
     def line(self, record: Record) -> str:
         """Return a record as a line; NaN is refused, because it is not JSON."""
-        data = _as_dict(record)
+        data = asdict(cast(Any, record))
         return _json_line({name: data[name] for name in data if name not in self.shared})
 
     def read(self, path: PathLike) -> tuple[Header, list[Record]]:
@@ -140,7 +140,7 @@ class LineFormat(Generic[Header, Record]):
 def check_same_header(earlier: Any, own: Any, name: str) -> None:
     """Raise `InputError` with the first field, or else setting, in which two headers differ."""
     # As they are read back from JSON, in which a tuple is a list.
-    was, now = (json.loads(_json_line(_as_dict(header))) for header in (earlier, own))
+    was, now = (json.loads(_json_line(asdict(header))) for header in (earlier, own))
     settings = was.pop("settings", {}), now.pop("settings", {})
     for one, two in ((was, now), settings):
         for key in {**one, **two}:
@@ -149,10 +149,6 @@ def check_same_header(earlier: Any, own: Any, name: str) -> None:
                     f"{name} was begun with {key} {one.get(key)!r}, and this run has "
                     f"{two.get(key)!r}: go on with the same, or write to another file"
                 )
-
-
-def _as_dict(item: Any) -> dict[str, Any]:
-    return asdict(cast(Any, item))
 
 
 def _json_line(data: dict[str, Any]) -> str:

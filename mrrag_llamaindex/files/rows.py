@@ -119,8 +119,8 @@ class Table:
         """Raise `InputError` if a row lacks a required field."""
         for role in self.required:
             if self.columns[role] not in row:
-                held = ", ".join(map(str, row))
-                raise InputError(f"has no field {self.columns[role]!r}; it has: {held}")
+                fields = ", ".join(map(str, row))
+                raise InputError(f"has no field {self.columns[role]!r}; it has: {fields}")
 
     def identifier(self, row: Mapping[str, Any], role: str) -> str | None:
         """Return the id in a row, see `identifier`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import PromptBatch, make_batches
 from mrrag_llamaindex.generation.prompt.reader import PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.generation.runner import BatchRunner
+from mrrag_llamaindex.generation.runner import BatchCall, BatchRunner
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
@@ -36,21 +36,12 @@ class LlavaEngine(PromptReader):
 
     Parameters
     ----------
-    loaded : LoadedModel
-        See `load_model`.
-    max_documents : int
-        Most documents in one prompt.
-    max_new_tokens : int
-        Longest answer, in tokens; reserved in the model's window.
+    loaded, max_documents, max_new_tokens
+        As for `PromptReader`, whose errors are raised.
     batch_size : int
         Most questions that are answered at once.
     prefix_cache : int
         Prefixes (image and documents) whose keys and values are kept for further questions.
-
-    Raises
-    ------
-    ModelError
-        If image and answer leave no room for text in the model's window.
     """
 
     def __init__(
@@ -86,14 +77,12 @@ class LlavaEngine(PromptReader):
 
         Parameters
         ----------
-        requests : sequence of PromptRequest
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
         policy : SteeringPolicy or None
             One of `mrrag_llamaindex.steering.policies.registry`. None: plain attention.
         decoding : Decoding or None
             How tokens are chosen; None: `Greedy`.
-        max_new_tokens : int, optional
 
         Returns
         -------
@@ -113,21 +102,16 @@ class LlavaEngine(PromptReader):
             )
         prepared = self.read_images(requests, images)
         prompts = [self.prompt(*pair, policy) for pair in zip(requests, prepared, strict=True)]
+        limit = max_new_tokens or self.max_new_tokens
         answers: dict[int, Answer] = {}
         for batch in self._batches(prompts, prepared, decoding.batch_size):
             rows = [prompts[row] for row in batch.rows]
             plan, layers = self.planner.plan(rows, policy, batch.shared)
             probe = probe_for(self, [requests[row] for row in batch.rows], rows, policy)
             started = time.perf_counter()
-            tokens = decoding.run(
-                self.runner,
-                rows,
-                [prepared[row] for row in batch.rows],
-                plan,
-                probe,
-                max_new_tokens or self.max_new_tokens,
-                batch.shared,
-            )
+            batch_images = [prepared[row] for row in batch.rows]
+            call = BatchCall(rows, batch_images, plan, probe, limit, batch.shared)
+            tokens = decoding.run(self.runner, call)
             seconds = time.perf_counter() - started
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for index, (row, prompt, text) in enumerate(zip(batch.rows, rows, texts, strict=True)):
@@ -168,15 +152,11 @@ class LlavaEngine(PromptReader):
         (batch,) = self._batches([prompt], [prepared])
         plan, layers = self.planner.plan([prompt], policy, batch.shared)
         probe = probe_for(self, [request], [prompt], policy)
-
-        def run(streamer: Any, stopping: Any) -> None:
-            limit = max_new_tokens or self.max_new_tokens
-            self.runner.run(
-                [prompt], [prepared], plan, probe, limit, batch.shared, streamer, stopping
-            )
+        limit = max_new_tokens or self.max_new_tokens
+        call = BatchCall([prompt], [prepared], plan, probe, limit, batch.shared)
 
         def finish(text: str, seconds: float) -> Answer:
             outcome = steering_outcome(prompt, policy, layers)
             return Answer.of(prompt, text, probe.row(0), outcome, seconds)
 
-        return TokenStream(self.tokenizer, run, finish)
+        return TokenStream(self.tokenizer, partial(self.runner.run, call), finish)

@@ -14,12 +14,7 @@ from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 class Planner:
-    """Steering plans for one model.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-    """
+    """Steering plans for one model."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -36,8 +31,6 @@ class Planner:
 
         Parameters
         ----------
-        prompts : sequence of Prompt
-        policy : SteeringPolicy or None
         shared : int
             Tokens at the start that the prompts have in common and that stay unpadded.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +22,34 @@ from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 
-class BatchRunner:
-    """Greedy generation of one batch at a time.
+@dataclass(frozen=True, eq=False)
+class BatchCall:
+    """One batch of prompts that is to be answered.
 
-    Parameters
+    Attributes
     ----------
-    loaded : LoadedModel
-    prefixes : PrefixCache
+    prompts, images
+        In order; an image is None where a prompt has none.
+    plan
+        None without a policy, or without anything to steer.
+    probe
+        To be called once with the scores that the first token is chosen from.
+    max_new_tokens
+        Longest answer.
+    shared
+        Tokens at the start that all prompts have in common, image included; prefilled once.
     """
+
+    prompts: Sequence[Prompt]
+    images: Sequence[PreparedImage | None]
+    plan: SteeringPlan | None
+    probe: FirstTokenProbe
+    max_new_tokens: int
+    shared: int = 0
+
+
+class BatchRunner:
+    """Greedy generation of one batch at a time."""
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixCache) -> None:
         self.model = loaded.model
@@ -40,68 +61,27 @@ class BatchRunner:
             self._image_id = loaded.tokenizer.convert_tokens_to_ids(loaded.images.image_token)
         self._lock = threading.Lock()
 
-    def run(
-        self,
-        prompts: Sequence[Prompt],
-        images: Sequence[PreparedImage | None],
-        plan: SteeringPlan | None,
-        probe: FirstTokenProbe,
-        max_new_tokens: int,
-        shared: int = 0,
-        streamer: Any = None,
-        stopping: Any = None,
-    ) -> torch.Tensor:
-        """Generate one batch.
+    def run(self, call: BatchCall, streamer: Any = None, stopping: Any = None) -> torch.Tensor:
+        """Generate one batch, and fill in its probe; see `Decoding.run`.
 
-        Parameters
-        ----------
-        prompts : sequence of Prompt
-        images : sequence of PreparedImage or None
-        plan : SteeringPlan or None
-        probe : FirstTokenProbe
-            Filled in.
-        max_new_tokens : int
-        shared : int
-            Tokens at the start that all prompts have in common, image included; prefilled once.
-        streamer, stopping
-            As ``streamer`` and ``stopping_criteria`` of ``generate``.
-
-        Returns
-        -------
-        torch.Tensor
-            int64 (rows, tokens), the new tokens.
-
-        Raises
-        ------
-        ModelError
-            If generation fails inside the model.
-        SteeringError
-            If the plan was not applied as it was meant.
+        `streamer` and `stopping` go to ``generate``, as ``streamer`` and ``stopping_criteria``.
         """
         with self.alone():
-            inputs = pad_batch(
-                [prompt.input_ids for prompt in prompts],
-                self.tokenizer.pad_token_id or 0,
-                shared=shared,
-            )
-            if shared:
-                prefix = prompts[0].input_ids[:shared]
-                inputs["past_key_values"] = self.prefix(prefix, images[0], len(prompts))
-            else:
-                inputs |= self._seen(inputs["input_ids"], images)
+            sequences = [prompt.input_ids for prompt in call.prompts]
+            inputs = self._inputs(sequences, call.images, call.shared)
             output: torch.Tensor = self.model.generate(
                 **self._placed(inputs),
-                steering=plan,
+                steering=call.plan,
                 do_sample=False,
                 num_beams=1,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=call.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=[probe],
+                logits_processor=[call.probe],
                 streamer=streamer,
                 stopping_criteria=stopping,
             )
-        if plan is not None:
-            plan.require_applied()
+        if call.plan is not None:
+            call.plan.require_applied()
         return output[:, inputs["input_ids"].shape[1] :]
 
     def logits(
@@ -120,12 +100,10 @@ class BatchRunner:
         ----------
         sequences : sequence of tuple of int
             Token ids, all ending in the last column.
-        images : sequence of PreparedImage or None
         shared : int
             Tokens at the start that all rows have in common, image included; prefilled once.
         keep : int
             Positions at the end whose logits are wanted.
-        steering : SteeringPlan, optional
         hidden : torch.Tensor, optional
             bool (rows, length): columns of the shared prefix that a row's own part does not see,
             see `hiding_mask`; for sequences of equal length, and not for the flex backend.
@@ -143,16 +121,11 @@ class BatchRunner:
             If the plan was not applied as it was meant.
         """
         with self.alone():
-            inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
+            inputs = self._inputs(sequences, images, shared)
+            inputs["input_ids"] = inputs["input_ids"][:, shared:]
             if self._marks != "mm_token_type_ids":  # such models place their images themselves
                 positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
                 inputs["position_ids"] = positions[:, shared:]
-            if shared:
-                prefix = sequences[0][:shared]
-                inputs["past_key_values"] = self.prefix(prefix, images[0], len(sequences))
-                inputs["input_ids"] = inputs["input_ids"][:, shared:]
-            else:
-                inputs |= self._seen(inputs["input_ids"], images)
             if hidden is not None:
                 inputs["attention_mask"] = hiding_mask(hidden, shared)
             output = self.model(
@@ -184,16 +157,10 @@ class BatchRunner:
         logits : torch.Tensor
             float32 (1, vocabulary), of what follows.
         """
-        inputs = pad_batch([ids], 0)
-        if shared:
-            cache = self.prefix(ids[:shared], image, 1)
-            inputs["input_ids"] = inputs["input_ids"][:, shared:]
-        else:
-            cache = DynamicCache(config=self.model.config)
-            inputs |= self._seen(inputs["input_ids"], [image])
-        output = self.model(
-            **self._placed(inputs), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        inputs = self._inputs([ids], [image], shared)
+        inputs["input_ids"] = inputs["input_ids"][:, shared:]
+        cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
+        output = self.model(**self._placed(inputs), use_cache=True, logits_to_keep=1)
         return cache, output.logits[:, -1].float()
 
     def prefix(self, ids: tuple[int, ...], image: PreparedImage | None, rows: int) -> DynamicCache:
@@ -201,6 +168,21 @@ class BatchRunner:
         key = (image.digest if image else None, ids)
         kept = self.prefixes.get(key, lambda: self.prefill(ids, image)[0])
         return fork(kept, rows, self.model.config)
+
+    def _inputs(
+        self,
+        sequences: Sequence[tuple[int, ...]],
+        images: Sequence[PreparedImage | None],
+        shared: int,
+    ) -> dict[str, Any]:
+        """Pad a batch, with the cache of its shared prefix, or else its images."""
+        inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
+        if shared:
+            prefix = sequences[0][:shared]
+            inputs["past_key_values"] = self.prefix(prefix, images[0], len(sequences))
+        else:
+            inputs |= self._seen(inputs["input_ids"], images)
+        return inputs
 
     def _seen(
         self, ids: torch.Tensor, images: Sequence[PreparedImage | None]

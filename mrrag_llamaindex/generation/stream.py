@@ -37,7 +37,7 @@ class TokenStream:
     def __init__(
         self,
         tokenizer: Any,
-        run: Callable[[Any, StoppingCriteriaList], None],
+        run: Callable[[Any, StoppingCriteriaList], object],
         finish: Callable[[str, float], Answer],
     ) -> None:
         self.answer: Answer | None = None
@@ -48,14 +48,13 @@ class TokenStream:
         self._pieces = self._generate()
 
     def __iter__(self) -> Iterator[str]:
-        pieces: Iterator[str] = self._pieces
-        return pieces
+        return self._pieces
 
     def close(self) -> None:
         """Stop generating after the token in hand; safe at any time and from any thread."""
         self._cancelled.set()
 
-    def _generate(self) -> Any:
+    def _generate(self) -> Iterator[str]:
         streamer: Any = TextIteratorStreamer(
             self._tokenizer, skip_prompt=True, skip_special_tokens=True
         )

@@ -24,6 +24,7 @@ from mrrag_llamaindex.store.learned_files import (
     weights_of,
 )
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
         towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
         store = PairStore.open_or_create(
             "memory" if persist_dir is None else persist_dir,
-            towers_identity=towers.identity,
-            towers_source=towers.source,
-            dimension=towers.dimension,
+            StoreSchema.of(towers),
             collection=collection,
         )
         index = cls(store, towers, weights, calibration)

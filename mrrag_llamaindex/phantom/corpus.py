@@ -32,7 +32,6 @@ class PhantomCorpus:
 
     Attributes
     ----------
-    studies : tuple of PhantomStudy
     queries : tuple of PhantomQuery
         About other patients, whose findings some patients of the corpus share.
     """
@@ -58,7 +57,6 @@ def make_corpus(
     ----------
     seed : int
         Seeds below 10,000 are never used in training.
-    patients, queries : int
     profiles : int
         Distinct combinations of findings, at most 256.
     regime : {"combination", "image", "text"}

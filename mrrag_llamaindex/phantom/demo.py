@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import MRRAGError
@@ -20,10 +20,8 @@ from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
 from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.phantom.studies import PhantomQuery
 
 PATIENTS = 200
 
@@ -34,21 +32,16 @@ class DemoResult:
 
     Attributes
     ----------
-    asked, unsteered : AskResult
-        With and without IFA.
     truth : str
         "yes" or "no".
     pairs : int
         In the store.
-    store : pathlib.Path
-    picture : pathlib.Path or None
     no_picture : str
         Why there is no picture.
-    seconds : dict of str to float
     """
 
-    asked: AskResult
-    unsteered: AskResult
+    with_ifa: AskResult
+    without_ifa: AskResult
     truth: str
     pairs: int
     store: Path
@@ -58,15 +51,15 @@ class DemoResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        influence = self.asked.answer.influence or {}
+        influence = self.with_ifa.answer.influence or {}
         return {
-            **self.asked.as_dict(),
+            **self.with_ifa.as_dict(),
             "influence": {name: asdict(moved) for name, moved in influence.items()},
             "truth": self.truth,
             "unsteered": {
-                "answer": self.unsteered.text,
-                "p_yes": self.unsteered.answer.p_yes,
-                "p_no": self.unsteered.answer.p_no,
+                "answer": self.without_ifa.text,
+                "p_yes": self.without_ifa.answer.p_yes,
+                "p_no": self.without_ifa.answer.p_no,
             },
             "picture": None if self.picture is None else str(self.picture),
             "store": str(self.store),
@@ -82,7 +75,6 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     ----------
     out : pathlib.Path
         Gets ``seed-<n>/`` with images, pairs.csv, store, query.png and answer.png.
-    seed : int
     say : callable
         Takes a line of progress.
     """
@@ -91,17 +83,13 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=100)
     say(f"writing {PATIENTS} synthetic studies")
     table = write_corpus(folder, corpus.studies)
-    query = _interesting(corpus.queries)
+    # The first question about a pleural effusion: which one it is does not depend on answers.
+    query = next((query for query in corpus.queries if query.finding == 0), corpus.queries[0])
     image = folder / "query.png"
     query.study.image.save(image)
     say("embedding them into a Chroma store")
     towers = load_towers(defaults.PHANTOM)
-    store = PairStore.open_or_create(
-        folder / "store",
-        towers_identity=towers.identity,
-        towers_source=towers.source,
-        dimension=towers.dimension,
-    )
+    store = PairStore.open_or_create(folder / "store", StoreSchema.of(towers))
     ingest_pairs(read_pairs(table), store, towers, strict=True)
     # Learned on other synthetic patients (mrrag train-fusion --data phantom --seed 5000).
     shutil.copyfile(defaults.PHANTOM_FOLDER / FUSION_FILE, folder / "store" / FUSION_FILE)
@@ -109,33 +97,30 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     built = time.perf_counter()
     say("asking")
     llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4, explain=True)
-    asked = ask(index, llm, str(image), query.question)
+    with_ifa = ask(index, llm, str(image), query.question)
     llm.policy, llm.explain = None, False
-    unsteered = ask(index, llm, str(image), query.question)
+    without_ifa = ask(index, llm, str(image), query.question)
     answered = time.perf_counter()
-    picture, reason = _draw(folder / "answer.png", image, asked, unsteered)
+    picture, reason = _draw(folder / "answer.png", image, with_ifa, without_ifa)
     seconds = {
         "build": built - started,
-        **asked.seconds,
+        **with_ifa.seconds,
         "draw": time.perf_counter() - answered,
         "total": time.perf_counter() - started,
     }
     truth = "yes" if query.answer else "no"
     return DemoResult(
-        asked, unsteered, truth, len(store), folder / "store", picture, reason, seconds
+        with_ifa, without_ifa, truth, len(store), folder / "store", picture, reason, seconds
     )
 
 
-def _interesting(queries: tuple[PhantomQuery, ...]) -> PhantomQuery:
-    """Take the first question about a pleural effusion; which one does not depend on answers."""
-    return next((query for query in queries if query.finding == 0), queries[0])
-
-
 def _draw(
-    path: Path, image: Path, asked: AskResult, unsteered: AskResult
+    path: Path, image: Path, with_ifa: AskResult, without_ifa: AskResult
 ) -> tuple[Path | None, str]:
     try:
-        figure = draw_answer(image, asked, unsteered, title="synthetic study, not a real patient")
+        figure = draw_answer(
+            image, with_ifa, without_ifa, title="synthetic study, not a real patient"
+        )
     except MRRAGError as error:
         return None, str(error)
     figure.savefig(path, dpi=130)

@@ -38,5 +38,5 @@ def split_by_patient(
     draw = np.random.RandomState(np.random.PCG64(seed))
     splitter = GroupShuffleSplit(1, test_size=count, random_state=draw)
     groups = [names[patient] for patient in patients]
-    kept, held = next(splitter.split(groups, groups=groups))
-    return kept.tolist(), held.tolist()
+    training, held_out = next(splitter.split(groups, groups=groups))
+    return training.tolist(), held_out.tolist()

@@ -25,20 +25,7 @@ class Block:
     """
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Block the weighted columns.
-
-        Parameters
-        ----------
-        logits
-            Raw, (..., rows, columns).
-        weights
-            Broadcastable to `logits`; anything but 0 blocks.
-
-        Returns
-        -------
-        torch.Tensor
-            In the shape of `logits`.
-        """
+        """Block the columns whose weight is not 0, see `Formula`."""
         # Not -inf: an additive mask on top of it must not make NaN.
         return torch.where(weights != 0, torch.finfo(logits.dtype).min, logits)
 

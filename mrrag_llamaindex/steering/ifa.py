@@ -102,19 +102,7 @@ class IFA(SteeringPolicy):
         require_finite("strength", self.strength, 0)
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Apply the formula to the raw logits of steered rows.
-
-        Parameters
-        ----------
-        logits
-            Scaled dot products before any mask, float, (..., rows, columns).
-        weights
-            Strength times lambda, broadcastable to `logits`; 0 outside the documents.
-
-        Returns
-        -------
-        torch.Tensor
-            New logits, in the shape of `logits`.
+        """Apply the formula, see `Formula`; the weights are strength times lambda.
 
         Examples
         --------

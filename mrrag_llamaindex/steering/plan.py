@@ -138,21 +138,19 @@ class SteeringPlan:
         Raises
         ------
         SteeringError
-            If the numbers of rows or documents differ, a lambda is outside [0, 1], a prompt is
-            longer than `padded_length`, a question begins inside the shared prefix, or there is
-            no layer.
+            If there is no layer, or the prompts do not fit, see `lay_out`.
         """
-        chosen = frozenset(layers if policy.layers is None else policy.layers)
-        if not chosen or min(chosen) < 0:
+        layer_set = frozenset(layers if policy.layers is None else policy.layers)
+        if not layer_set or min(layer_set) < 0:
             raise SteeringError(
-                f"no valid layers to steer ({sorted(chosen)}): name them in "
+                f"no valid layers to steer ({sorted(layer_set)}): name them in "
                 f"{type(policy).__name__}(layers=...) or find the model's critical layers first"
             )
         weights, rows, padding = lay_out(spans, lambdas, policy, padded_length, shared_prefix)
         return cls(
             weights.to(device),
             rows.to(device),
-            chosen,
+            layer_set,
             padding=padding,
             shared_prefix=shared_prefix,
             policy=policy,

@@ -27,8 +27,9 @@ class Formula(Protocol):
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Turn raw logits (..., rows, columns) into new ones; `weights` broadcasts to them.
 
-        The mask comes afterwards, so a formula can never un-mask a cell. Where a weight is 0 the
-        logit must stay as it is: so does every column that the plan does not name.
+        They are scaled dot products before any mask. The mask comes afterwards, so a formula can
+        never un-mask a cell. Where a weight is 0 the logit must stay as it is: so does every column
+        that the plan does not name.
         """
         ...
 

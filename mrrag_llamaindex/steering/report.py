@@ -57,12 +57,6 @@ class SteeringReport:
         with self._lock:
             return dict(self._steps)
 
-    @property
-    def expected_steps(self) -> int:
-        """Decode steps that were to be steered."""
-        with self._lock:
-            return self._calls
-
     def require(self, layers: Collection[int], wanted: int) -> None:
         """Check that each layer steered `wanted` rows of the prompt, and every decode step.
 
@@ -71,7 +65,7 @@ class SteeringReport:
         SteeringError
             If a layer steered fewer rows, or fewer decode steps.
         """
-        done, steps, expected = self.rows, self.steps, self.expected_steps
+        done, steps, expected = self.rows, self.steps, self._calls
         missing = sorted(layer for layer in layers if done.get(layer, 0) < wanted)
         if missing:
             counts = ", ".join(f"{layer}: {done.get(layer, 0)} of {wanted}" for layer in missing)

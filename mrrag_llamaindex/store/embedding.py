@@ -49,10 +49,6 @@ def embed_pairs(pairs: Sequence[Pair], towers: DualTower) -> EmbeddedPairs:
         m pairs; either half may be absent.
     towers
         The dual encoder.
-
-    Returns
-    -------
-    EmbeddedPairs
     """
     images = np.zeros((len(pairs), towers.dimension), dtype=np.float32)
     texts = np.zeros_like(images)

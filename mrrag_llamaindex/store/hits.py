@@ -51,14 +51,9 @@ class PairRecord:
     @property
     def filter_values(self) -> dict[str, MetadataValue]:
         """What a filter sees: the metadata, and the fields above by name where they are known."""
-        own = {
-            "pair_id": self.pair_id,
-            "patient_id": self.patient_id,
-            STUDY_KEY: self.study_id,
-            "image_path": self.image_path,
-            "missing": self.missing,
-        }
-        return {**self.metadata, **{name: value for name, value in own.items() if value}}
+        names = ("pair_id", "patient_id", STUDY_KEY, "image_path", "missing")
+        own = {name: value for name in names if (value := getattr(self, name))}
+        return {**self.metadata, **own}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -98,10 +98,6 @@ def ingest_pairs(
     progress
         Called after each batch with the number of rows handled so far.
 
-    Returns
-    -------
-    IngestReport
-
     Raises
     ------
     StoreError

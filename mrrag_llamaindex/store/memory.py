@@ -53,22 +53,22 @@ class NumpyPairStore(PairStore):
             self._pairs = self._matrix = None
 
     def _count(self) -> int:
-        return len(self._held())
+        return len(self._open_pairs())
 
     def _pair_ids(self) -> Iterable[str]:
         with self._lock:
-            return list(self._held())
+            return list(self._open_pairs())
 
     def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterable[StoredPair]:
-        held = self._held()
-        return [_own(pair) for pair in map(held.get, pair_ids) if pair is not None]
+        pairs = self._open_pairs()
+        return [_own(pair) for pair in map(pairs.get, pair_ids) if pair is not None]
 
     def _nearest(
         self, vector: NDArray[np.float32], count: int, filters: Filter | None, *, complete: bool
     ) -> Sequence[tuple[float, StoredPair]]:
         with self._lock:
             if self._matrix is None:
-                pairs = list(self._held().values())
+                pairs = list(self._open_pairs().values())
                 vectors = [pair.vector for pair in pairs]
                 empty = np.zeros((0, self.schema.length), dtype=np.float32)
                 self._matrix = pairs, np.stack(vectors) if vectors else empty
@@ -83,17 +83,17 @@ class NumpyPairStore(PairStore):
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._lock:
-            self._held().update({pair.pair_id: pair for pair in pairs})
+            self._open_pairs().update({pair.pair_id: pair for pair in pairs})
             self._matrix = None
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
         with self._lock:
-            held = self._held()
+            pairs = self._open_pairs()
             for pair_id in pair_ids:
-                held.pop(pair_id, None)
+                pairs.pop(pair_id, None)
             self._matrix = None
 
-    def _held(self) -> dict[str, StoredPair]:
+    def _open_pairs(self) -> dict[str, StoredPair]:
         if self._pairs is None:
             raise StoreError(f"{self.name} has been closed")
         return self._pairs

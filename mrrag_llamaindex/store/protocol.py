@@ -24,7 +24,7 @@ from mrrag_llamaindex.store.backends import Backend, Where, backend_of, store_er
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import Exclusion, Fingerprint, Hit, StoredPair
 from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
+from mrrag_llamaindex.store.schema import StoreSchema
 
 COMPLETE_RECORDS: Final = 256
 """Up to this many candidates are fetched with vectors and reports; of more, only what decides
@@ -52,16 +52,7 @@ class PairStore(Backend):
         self.folder = folder
 
     @classmethod
-    def create(
-        cls,
-        where: Where,
-        *,
-        towers_identity: str,
-        towers_source: str,
-        dimension: int,
-        collection: str = "pairs",
-        hnsw: HNSWSettings | None = None,
-    ) -> PairStore:
+    def create(cls, where: Where, schema: StoreSchema, *, collection: str = "pairs") -> PairStore:
         """Make an empty store.
 
         Parameters
@@ -70,22 +61,17 @@ class PairStore(Backend):
             ``"memory"`` (ends with this object, seen by no other store), ``"numpy"`` (the same,
             searched by an exact scan), a folder, ``"http://host:port"`` or a synchronous chromadb
             client. The back ends are listed in `store.backends`.
-        towers_identity, towers_source, dimension
-            ``identity``, ``source`` and ``dimension`` of the `DualTower` in use; recorded.
+        schema
+            Towers, dimension and index settings, fixed from now on and recorded.
         collection
             Its name; a place holds any number of collections. Use one per split or tenant:
             filtering inside a collection is 7 to 48 times slower.
-        hnsw
-            Index settings, fixed from now on; `None` for the defaults.
 
         Raises
         ------
         StoreError
             If there is a collection of that name, or the place cannot be used.
-        ValueError
-            If a setting is out of range.
         """
-        schema = StoreSchema(towers_identity, towers_source, dimension, hnsw)
         store: PairStore = backend_of(where)._create(where, collection, schema)
         return store
 
@@ -104,31 +90,17 @@ class PairStore(Backend):
 
     @classmethod
     def open_or_create(
-        cls,
-        where: Where,
-        *,
-        towers_identity: str,
-        towers_source: str,
-        dimension: int,
-        collection: str = "pairs",
-        hnsw: HNSWSettings | None = None,
+        cls, where: Where, schema: StoreSchema, *, collection: str = "pairs"
     ) -> PairStore:
         """Open the store if it exists, after checking its towers; else `create` it.
 
-        `hnsw` is used only when the store is made: an index keeps the settings it has.
+        ``schema.hnsw`` is used only when the store is made: an index keeps the settings it has.
         """
         if not backend_of(where)._exists(where, collection):
-            return cls.create(
-                where,
-                towers_identity=towers_identity,
-                towers_source=towers_source,
-                dimension=dimension,
-                collection=collection,
-                hnsw=hnsw,
-            )
+            return cls.create(where, schema, collection=collection)
         store = cls.open(where, collection=collection)
         try:
-            store.check_towers(towers_identity)
+            store.check_towers(schema.towers_identity)
         except StoreError:
             store.close()
             raise

@@ -93,12 +93,8 @@ def read_questions(
 
     Parameters
     ----------
-    path
-        A ``.csv`` (comma separated, with a header) or ``.jsonl`` file, in UTF-8.
-    columns
-        Role to column name, for roles whose column has another name.
-    images
-        Folder against which relative image paths are resolved; by default the table's own.
+    path, columns, images
+        As for `read_pairs`, with the roles above.
 
     Yields
     ------

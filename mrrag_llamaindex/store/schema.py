@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.pair import Pair
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.towers.protocol import DualTower
 
 SCHEMA_VERSION: Final = 2
 """Version of the record layout; a store of another version is refused."""
@@ -96,6 +99,11 @@ class StoreSchema:
             raise ValueError('towers_source must be a string ("" for towers in memory only)')
         if not isinstance(self.dimension, int) or self.dimension < 1:
             raise ValueError(f"dimension is {self.dimension!r}; it must be a positive integer")
+
+    @classmethod
+    def of(cls, towers: DualTower) -> StoreSchema:
+        """Return the schema of a store for these towers."""
+        return cls(towers.identity, towers.source, towers.dimension)
 
     @property
     def length(self) -> int:

@@ -1,1 +1,1 @@
-"""..."""
+"""Dual encoders of images and texts, loaded and used."""

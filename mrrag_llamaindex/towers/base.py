@@ -32,8 +32,6 @@ class TorchTower(ABC):
     ----------
     network : nn.Module
         Holds every weight that moves a vector. Moved to ``device``.
-    images : ImagePreparation
-    texts : TextWindows
     dimension : int
         n, of both features.
     source : str
@@ -61,6 +59,8 @@ class TorchTower(ABC):
     ) -> None:
         self.images = images
         self.texts = texts
+        self.text_token_limit = texts.limit
+        self.long_text = texts.long_text
         self.dimension = dimension
         self.source = source
         self.network = network
@@ -69,25 +69,10 @@ class TorchTower(ABC):
         self.to(device)
         network.eval()
 
-    @property
-    def text_token_limit(self) -> int:
-        """Tokens read at once, special tokens included."""
-        return self.texts.limit
-
-    @property
-    def long_text(self) -> str:
-        """``"mean"`` or ``"truncate"``, see `TextWindows`."""
-        return self.texts.long_text
-
-    @property
-    def device(self) -> str:
-        """Where the weights are."""
-        return str(self._device)
-
     def to(self, device: str) -> Self:
         """Move the weights; returns the tower itself."""
-        self._device = torch.device(resolve_device(device, TowerError))
-        self.network.to(self._device)
+        self.device = resolve_device(device, TowerError)
+        self.network.to(self.device)
         return self
 
     @property
@@ -110,8 +95,7 @@ class TorchTower(ABC):
         self, images: Sequence[Image.Image], batch_size: int = 32
     ) -> NDArray[np.float32]:
         """See `DualTower.embed_images`."""
-        check_batch_size(batch_size)
-        check_images(images)
+        check_images(images, batch_size)
         parts = []
         with _evaluating(self.network):
             for start in range(0, len(images), batch_size):
@@ -121,8 +105,7 @@ class TorchTower(ABC):
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """See `DualTower.embed_texts`."""
-        check_texts(texts)
-        check_batch_size(batch_size)
+        check_texts(texts, batch_size)
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         windows = self.texts.split(texts)
@@ -131,8 +114,8 @@ class TorchTower(ABC):
         parts = []
         with _evaluating(self.network):
             for start in range(0, len(order), batch_size):
-                chosen = [windows[index] for index in order[start : start + batch_size]]
-                inputs = self._move(self.texts.batch(chosen))
+                group = [windows[index] for index in order[start : start + batch_size]]
+                inputs = self._move(self.texts.batch(group))
                 parts.append(self._text_features(inputs).float())
             features = _stack(parts, self.dimension)
             ordered = [windows[index] for index in order]
@@ -148,7 +131,7 @@ class TorchTower(ABC):
 
     def _move(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         self._process.check("these towers were", TowerError)
-        return {key: value.to(self._device) for key, value in inputs.items()}
+        return {key: value.to(self.device) for key, value in inputs.items()}
 
     @abstractmethod
     def _image_features(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -189,8 +172,9 @@ def unit_rows(features: Tensor, what: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12)[:, None], dtype=np.float32)
 
 
-def check_images(images: Sequence[Image.Image]) -> None:
+def check_images(images: Sequence[Image.Image], batch_size: int) -> None:
     """Raise `InputError`, naming the position, if one of ``images`` is no PIL image."""
+    _check_batch_size(batch_size)
     for position, image in enumerate(images):
         if not isinstance(image, Image.Image):
             raise InputError(
@@ -199,14 +183,14 @@ def check_images(images: Sequence[Image.Image]) -> None:
             )
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[str], batch_size: int) -> None:
     """Raise `InputError` if ``texts`` is one string, which would pass for a list of letters."""
+    _check_batch_size(batch_size)
     if isinstance(texts, str):
         raise InputError("embed_texts takes a list of texts; this is a single string")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise `ValueError` below 1."""
+def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 

@@ -21,13 +21,10 @@ _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 def model_folder(source: str) -> Path:
     """Local folder of ``source``, which is a folder or a hub id.
 
-    A hub id is looked for in the local cache first; only if it is not there is the hub asked.
-
     Raises
     ------
     TowerError
-        If there is no such folder and the hub does not provide it. Without a network this takes
-        seconds: one short question comes before the download, which would retry for minutes.
+        If there is no such folder and the hub does not provide it, see `find_folder`.
     """
     return find_folder(source, what="towers", ways_on=WAYS_ON, error=TowerError)
 
@@ -76,7 +73,6 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
     ----------
     kind : class
         With ``from_pretrained``, for example ``transformers.BertModel``.
-    folder : Path
     pooler : bool
         If False, a pooling layer with weights is left out, and may be missing from the file.
     settings

@@ -18,12 +18,7 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
-from mrrag_llamaindex.towers.base import (
-    check_batch_size,
-    check_images,
-    check_texts,
-    unit_rows,
-)
+from mrrag_llamaindex.towers.base import check_images, check_texts, unit_rows
 from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
@@ -43,9 +38,6 @@ class FrozenTower:
 
     Parameters
     ----------
-    image_backbone : ImageBackbone
-    text_backbone : TextBackbone
-    heads : FittedHeads
     source : str
         See `DualTower`.
     device : str
@@ -88,23 +80,19 @@ class FrozenTower:
         self.long_text = text_backbone.long_text
         self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
         self._heads.eval().requires_grad_(False)
+        self._head_settings = {"image_head": heads.image.settings, "text_head": heads.text.settings}
         self._references = {
             "image_backbone": image_backbone.reference(),
             "text_backbone": text_backbone.reference(),
         }
         self.to(device)
 
-    @property
-    def device(self) -> str:
-        """Where the weights are."""
-        return str(self._device)
-
     def to(self, device: str) -> Self:
         """Move encoders and heads; returns the tower itself."""
-        self._device = torch.device(resolve_device(device, TowerError))
+        self.device = resolve_device(device, TowerError)
         self.image_backbone.to(device)
         self.text_backbone.to(device)
-        self._heads.to(self._device)
+        self._heads.to(self.device)
         return self
 
     @property
@@ -117,14 +105,12 @@ class FrozenTower:
         self, images: Sequence[Image.Image], batch_size: int = 32
     ) -> NDArray[np.float32]:
         """See `DualTower.embed_images`."""
-        check_batch_size(batch_size)
-        check_images(images)
+        check_images(images, batch_size)
         return self._embed("image", self.image_backbone.features(images, batch_size))
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """See `DualTower.embed_texts`."""
-        check_batch_size(batch_size)
-        check_texts(texts)
+        check_texts(texts, batch_size)
         return self._embed("text", self.text_backbone.features(texts, batch_size))
 
     def save(self, folder: str | Path, copy_backbones: bool = False) -> None:
@@ -132,7 +118,6 @@ class FrozenTower:
 
         Parameters
         ----------
-        folder : str or Path
         copy_backbones : bool
             Put a copy of both encoders into the folder, which then stands alone. Otherwise it
             refers to where they were loaded from, with a hash of their weights.
@@ -154,8 +139,7 @@ class FrozenTower:
         data = {
             "kind": self.name,
             "format": 1,
-            "image_head": self._head("image").settings,
-            "text_head": self._head("text").settings,
+            **self._head_settings,
             "record": self.record,
             **references,
         }
@@ -175,7 +159,6 @@ class FrozenTower:
 
         Parameters
         ----------
-        folder : str or Path
         device : str
             A torch device, or ``"auto"``.
         image_backbone, text_backbone : optional
@@ -204,15 +187,10 @@ class FrozenTower:
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)
 
-    def _head(self, kind: str) -> ProjectionHead:
-        head = self._heads[kind]
-        assert isinstance(head, ProjectionHead)
-        return head
-
     def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return unit_rows(self._head(kind)(features.to(self._device)).float(), kind)
+            return unit_rows(self._heads[kind](features.to(self.device)).float(), kind)
 
     def settings(self) -> dict[str, Any]:
         """Describe what the tower is made of, as plain JSON."""
-        return {**self._references, "image_head": self._head("image").settings}
+        return {**self._references, "image_head": self._head_settings["image_head"]}

@@ -37,7 +37,6 @@ def weights_digest(module: nn.Module, without: str | None = None) -> str:
 
     Parameters
     ----------
-    module : nn.Module
     without : str, optional
         Beginning of the names of tensors that are left out.
     """

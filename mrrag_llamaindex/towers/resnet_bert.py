@@ -30,9 +30,6 @@ class ResNetBertTower(TorchTower):
 
     Parameters
     ----------
-    network : ResNetBertNetwork
-    images : ImagePreparation
-    texts : TextWindows
     source : str
         See `DualTower`.
     device : str

@@ -147,7 +147,6 @@ class TextWindows:
         Parameters
         ----------
         vectors : Tensor, shape (len(windows), n)
-        windows : sequence of Window
         texts : int
             Number of texts.
 
@@ -157,14 +156,10 @@ class TextWindows:
             Not normalised.
         """
         owner = torch.tensor([window.text for window in windows], device=vectors.device)
-        weight = torch.tensor(
-            [float(window.tokens) for window in windows],
-            device=vectors.device,
-            dtype=vectors.dtype,
-        )
-        total = torch.zeros(texts, device=vectors.device, dtype=vectors.dtype)
+        weight = vectors.new_tensor([float(window.tokens) for window in windows])
+        total = vectors.new_zeros(texts)
         total.index_add_(0, owner, weight)
-        sums = torch.zeros(texts, vectors.shape[1], device=vectors.device, dtype=vectors.dtype)
+        sums = vectors.new_zeros(texts, vectors.shape[1])
         sums.index_add_(0, owner, vectors * weight[:, None])
         return sums / total[:, None]
 

@@ -48,6 +48,7 @@ from mrrag_llamaindex.statistics.patients import split_by_patient
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.projection_head import FittedHeads
 from tests import real_towers
 from tests.benchmarks.covid_data import CovidData, fixed_question, patient_question
@@ -122,9 +123,7 @@ class Study:
     def _one_patient(self, patient: str, heads: FittedHeads, tops: dict, terms: dict) -> None:
         images, texts = unit(heads.image, self.image), unit(heads.text, self.text)
         dimension = images.shape[1]
-        with PairStore.create(
-            "memory", towers_identity=f"frozen@{patient}", towers_source="", dimension=dimension
-        ) as store:
+        with PairStore.create("memory", StoreSchema(f"frozen@{patient}", "", dimension)) as store:
             store.upsert(self.pairs, images, texts)
             for kind, features in self.questions.items():
                 questions = unit(heads.text, features)

@@ -40,7 +40,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_que
 from mrrag_llamaindex.store.chroma.store import index_configuration
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.schema import HNSWSettings
+from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
 Vectors = NDArray[np.float32]
 K = 10
@@ -237,9 +237,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         towers = {"towers_identity": "synthetic@0", "towers_source": ""}
         store = PairStore.create(
-            Path(folder) / "fused", dimension=options.dimension, hnsw=hnsw, **towers
+            Path(folder) / "fused", StoreSchema(dimension=options.dimension, hnsw=hnsw, **towers)
         )
-        scan = PairStore.create("numpy", dimension=options.dimension, **towers)
+        scan = PairStore.create("numpy", StoreSchema(dimension=options.dimension, **towers))
         start = time.perf_counter()
         fill(store, image, text)
         spent = time.perf_counter() - start

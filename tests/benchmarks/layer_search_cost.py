@@ -25,7 +25,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.layers.blocking import Baseline, Example, Knockout
 from mrrag_llamaindex.learning.layers.edges import Edge, block_plan, edges_of, window_around
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 
@@ -102,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=2)
     trials = draw_trials(7000 + options.seed, options.questions, documents=4, irrelevant=2)
-    examples = examples_of(trials)
+    examples = trials
     found = search_layers(engine, examples, seed=options.seed, naive=0)
     result = {
         "layers": list(found.choice.layers),

@@ -38,7 +38,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
-from mrrag_llamaindex.learning.mining.mining import Confidence, mine
+from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.phantom.corpus import make_corpus
@@ -80,7 +80,7 @@ class Generated:
 class Timed:
     """A confidence that counts its seconds."""
 
-    def __init__(self, inner: Confidence) -> None:
+    def __init__(self, inner: AnswerConfidence) -> None:
         self.inner = inner
         self.identity = inner.identity
         self.seconds = 0.0

@@ -143,16 +143,12 @@ def test_store_of_other_towers_refuses_a_table(mrrag, corpus, tmp_path):
 
 def test_empty_store_finds_no_documents(mrrag, corpus, tmp_path):
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers
 
     towers = load_towers("phantom")
     store = tmp_path / "store"
-    PairStore.create(
-        store,
-        towers_identity=towers.identity,
-        towers_source=towers.source,
-        dimension=towers.dimension,
-    ).close()
+    PairStore.create(store, StoreSchema.of(towers)).close()
     other = type(corpus)(**{**vars(corpus), "store": store})
     check_refused(ask(mrrag, other), "no documents found")
 

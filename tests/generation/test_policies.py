@@ -10,7 +10,8 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.phantom.sets.trials import Trial, draw_trials
+from mrrag_llamaindex.learning.layers.blocking import Example
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
@@ -43,14 +44,14 @@ def engine() -> LlavaEngine:
 
 
 @pytest.fixture(scope="module")
-def trials() -> list[Trial]:
+def trials() -> list[Example]:
     """Prompts of unequal length; two of four documents of the second are irrelevant."""
     return draw_trials(21, 1, documents=2, irrelevant=1) + draw_trials(
         22, 1, documents=4, irrelevant=2
     )
 
 
-def ask(engine: LlavaEngine, trials: list[Trial], policy):
+def ask(engine: LlavaEngine, trials: list[Example], policy):
     return engine.generate([t.request for t in trials], [t.image for t in trials], policy=policy)
 
 

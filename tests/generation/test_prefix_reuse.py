@@ -12,7 +12,8 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
-from mrrag_llamaindex.phantom.sets.trials import Trial, draw_trials
+from mrrag_llamaindex.learning.layers.blocking import Example
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 QUESTIONS = ["Is there a pleural effusion?", "Is there edema?", "Does the image show a nodule?"]
@@ -33,11 +34,11 @@ def whole() -> LlavaEngine:
 
 
 @pytest.fixture(scope="module")
-def trials() -> list[Trial]:
+def trials() -> list[Example]:
     return draw_trials(11, 4, documents=4, irrelevant=2)
 
 
-def asked(trial: Trial, question: str) -> PromptRequest:
+def asked(trial: Example, question: str) -> PromptRequest:
     return replace(trial.request, question=question)
 
 

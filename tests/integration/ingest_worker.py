@@ -60,11 +60,10 @@ def main(table: str, folder: str, seconds: str) -> None:
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
 
     towers = ToyTowers(seconds=float(seconds))
-    store = PairStore.open_or_create(
-        folder, towers_identity=towers.identity, towers_source="", dimension=DIMENSION
-    )
+    store = PairStore.open_or_create(folder, StoreSchema(towers.identity, "", DIMENSION))
     ingest_pairs(
         read_pairs(table),
         store,

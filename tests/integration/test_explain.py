@@ -196,11 +196,11 @@ def test_guided_decoding_is_refused(engine):
 
 
 def test_demo_shows_it_beside_the_score(llm, hospital, image, capsys):
-    from mrrag_llamaindex.commands.console import print_asked
+    from mrrag_llamaindex.commands.console import print_answer
     from mrrag_llamaindex.integration.answers.ask import ask
 
     asked = ask(hospital.index, llm, str(image), QUESTION)
-    print_asked(asked)
+    print_answer(asked)
     shown = capsys.readouterr().out
     assert "moved" in shown
     first = next(iter(asked.answer.influence.values()))

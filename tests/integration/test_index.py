@@ -7,6 +7,7 @@ from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import MRRAGIndex, Pair, PairStore
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.schema import StoreSchema
 from tests.integration.conftest import study_image
 
 
@@ -16,9 +17,7 @@ def studies():
 
 
 def test_index_over_the_exact_store_retrieves_and_deletes(towers, studies, tmp_path):
-    store = PairStore.create(
-        "numpy", towers_identity=towers.identity, towers_source="", dimension=towers.dimension
-    )
+    store = PairStore.create("numpy", StoreSchema(towers.identity, "", towers.dimension))
     index = MRRAGIndex(store, towers)
     index.add_pairs(studies)
     index.delete_nodes(["pair-1"])

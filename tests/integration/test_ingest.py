@@ -21,15 +21,14 @@ from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped
 from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 
 WORKER = Path(__file__).with_name("ingest_worker.py")
 ToyTowers = runpy.run_path(str(WORKER))["ToyTowers"]
 
 
 def new_store(where: object = "memory") -> PairStore:
-    return PairStore.open_or_create(
-        where, towers_identity="toy@1", towers_source="", dimension=ToyTowers.dimension
-    )
+    return PairStore.open_or_create(where, StoreSchema("toy@1", "", ToyTowers.dimension))
 
 
 def picture(number: int) -> Image.Image:

@@ -18,6 +18,7 @@ from mrrag_llamaindex.store.filters import Combination, Comparison
 from mrrag_llamaindex.store.hits import Exclusion, Fingerprint
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 
 WEIGHTS = [
     (1, 1, 1),
@@ -76,7 +77,9 @@ def hand_score(weights, q_image, q_text, d_image, d_text) -> float:
 class TestPairStore:
     @pytest.fixture
     def store(self, place: Where, towers: dict[str, Any]) -> Iterator[PairStore]:
-        with PairStore.create(place, collection=f"c{uuid.uuid4().hex}", **towers) as made:
+        with PairStore.create(
+            place, StoreSchema(**towers), collection=f"c{uuid.uuid4().hex}"
+        ) as made:
             yield made
 
     def test_score_is_the_hand_computed_fusion(self, store, units, pairs) -> None:

@@ -12,6 +12,7 @@ from mrrag_llamaindex.store.chroma import erasure
 from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 
 DIMENSION = 8
 
@@ -27,9 +28,7 @@ def secret(number: int) -> str:
 
 @pytest.fixture
 def store(tmp_path):
-    store = PairStore.create(
-        tmp_path / "store", towers_identity="t@0", towers_source="t", dimension=DIMENSION
-    )
+    store = PairStore.create(tmp_path / "store", StoreSchema("t@0", "t", DIMENSION))
     pairs = [
         Pair(b"", secret(n), f"p{n}", f"patient{n}", {"note": f"label{secret(n)}"})
         for n in range(40)

@@ -10,6 +10,7 @@ from PIL import Image
 from mrrag_llamaindex.errors import ModelError, MRRAGError, StoreError, TowerError
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -40,11 +41,11 @@ def in_a_fork(work) -> str:
 
 
 def test_a_store(tmp_path):
-    schema = {"towers_identity": "t@0", "towers_source": "t", "dimension": 4}
-    with PairStore.create(tmp_path / "store", **schema) as store:
+    schema = StoreSchema("t@0", "t", 4)
+    with PairStore.create(tmp_path / "store", schema) as store:
         assert in_a_fork(lambda: len(store)) == StoreError.__name__
         assert in_a_fork(lambda: PairStore.open(tmp_path / "store")) == StoreError.__name__
-        assert in_a_fork(lambda: PairStore.create("memory", **schema)) == StoreError.__name__
+        assert in_a_fork(lambda: PairStore.create("memory", schema)) == StoreError.__name__
         assert len(store) == 0
 
 

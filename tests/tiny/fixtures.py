@@ -14,6 +14,7 @@ from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 from tests.tiny import pairs as toy
 from tests.tiny import tokenizers
@@ -69,5 +70,5 @@ def towers() -> dict[str, Any]:
 
 @pytest.fixture
 def store() -> Iterator[PairStore]:
-    with PairStore.create("memory", **toy.TOWERS) as empty:
+    with PairStore.create("memory", StoreSchema(**toy.TOWERS)) as empty:
         yield empty

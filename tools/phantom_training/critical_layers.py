@@ -7,7 +7,7 @@ import numpy as np
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.layers.search import search_layers
-from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 
@@ -37,7 +37,7 @@ def best_layers(
     """
     engine = LlavaEngine(load_model(model, device="cpu"), max_documents=8, max_new_tokens=4)
     blocked = draw_trials(6000 + seed, searched, documents=4, irrelevant=2)
-    search = search_layers(engine, examples_of(blocked), seed=seed, naive=0)
+    search = search_layers(engine, blocked, seed=seed, naive=0)
     layers = search.choice.layers
     trials = draw_trials(5000 + seed, count, documents=4, irrelevant=2)
 

@@ -7,16 +7,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.commands.progress import Advance, progress_bar
 from mrrag_llamaindex.errors import InputError
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet, Problem
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet, Problem
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.finding_table import read_findings
+from mrrag_llamaindex.evaluation.data.readers import read_data
+from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
+from mrrag_llamaindex.phantom.sets import evaluation_set as phantom
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
+from mrrag_llamaindex.towers.protocol import DualTower
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,6 @@ class OwnCopy:
 
     def read(self, rule: str = "leading") -> EvaluationSet:
         """Read it; ``rule`` says how gold answers become labels."""
-        from mrrag_llamaindex.evaluation.data.finding_table import read_findings
-        from mrrag_llamaindex.evaluation.data.readers import read_data
-
         data = read_data(
             self.data,
             self.root,
@@ -61,22 +60,9 @@ def check_copy(data: str, root: Path | None, towers: str | None) -> Path:
 
 def phantom_sets(seeds: int, questions: int | None) -> list[EvaluationSet]:
     """Return the set to learn on, the set to tune on, and those to score."""
-    from mrrag_llamaindex.phantom.sets.evaluation_set import (
-        FIT_SEED,
-        QUESTIONS,
-        TUNE_SEED,
-        phantom_set,
-    )
-
-    all_seeds = (FIT_SEED, TUNE_SEED, *range(seeds))
-    return [phantom_set(seed, questions=questions or QUESTIONS) for seed in all_seeds]
-
-
-def phantom_documents() -> int:
-    """Return K of the phantom."""
-    from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
-
-    return SETTING.documents
+    count = questions or phantom.QUESTIONS
+    all_seeds = (phantom.FIT_SEED, phantom.TUNE_SEED, *range(seeds))
+    return [phantom.phantom_set(seed, questions=count) for seed in all_seeds]
 
 
 @contextmanager
@@ -84,21 +70,13 @@ def embedded(
     sets: Sequence[EvaluationSet], towers: DualTower, out: Path | None = None
 ) -> Iterator[tuple[list[EmbeddedSet], PairStore]]:
     """Embed sets, each into a store in memory or below ``out``; also yields the first store."""
-    from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
-    from mrrag_llamaindex.store.protocol import PairStore
-
-    where: Any = "memory" if out is None else out / "store"
+    where = "memory" if out is None else out / "store"
     total = sum(len(item.pairs) + len(item.questions) for item in sets)
     before = 0
     with ExitStack() as stack:
         stores, embedded_sets = [], []
         for _ in sets:
-            store = PairStore.open_or_create(
-                where,
-                towers_identity=towers.identity,
-                towers_source=towers.source,
-                dimension=towers.dimension,
-            )
+            store = PairStore.open_or_create(where, StoreSchema.of(towers))
             stores.append(stack.enter_context(store))
         with progress_bar("vectors") as advance:
             for item, store in zip(sets, stores, strict=True):
@@ -114,8 +92,6 @@ def _show_from(advance: Advance, before: int, total: int, done: int, _: int) -> 
 
 def unreadable(sets: Sequence[EmbeddedSet]) -> list[Problem]:
     """Return what the towers could not read."""
-    from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, Problem
-
     return [
         Problem(UNREADABLE, f"{data.name} {item.identifier!r}", item.reason)
         for data in sets

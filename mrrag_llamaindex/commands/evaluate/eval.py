@@ -9,44 +9,23 @@ from typing import Annotated, Literal
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands.evaluate.data import (
-    OwnCopy,
-    check_copy,
-    embedded,
-    phantom_documents,
-    phantom_sets,
-    unread_references,
-    unreadable,
-)
-from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
+from mrrag_llamaindex.commands import options
 from mrrag_llamaindex.commands.models import ModelOptions
-from mrrag_llamaindex.commands.options import (
-    AllowPickle,
-    AsJson,
-    Data,
-    Device,
-    ImageFolder,
-    ModelOfData,
-    Quantization,
-    QuestionFile,
-    ReportFile,
-    Root,
-    TowersOfData,
-    VisionTower,
-)
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods
 
 
 def evaluate(
-    data: Annotated[Data, typer.Option(help="The questions; all but phantom are your own copies.")],
-    root: Root = None,
-    question_file: QuestionFile = None,
-    report_file: ReportFile = None,
-    images: ImageFolder = None,
-    model: ModelOfData = None,
-    towers: TowersOfData = None,
+    data: Annotated[
+        options.Data, typer.Option(help="The questions; all but phantom are your own copies.")
+    ],
+    root: options.Root = None,
+    question_file: options.QuestionFile = None,
+    report_file: options.ReportFile = None,
+    images: options.ImageFolder = None,
+    model: options.ModelOfData = None,
+    towers: options.TowersOfData = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights (JSON); without it they are learned.")
     ] = None,
@@ -97,24 +76,22 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = (
         defaults.BATCH_SIZE
     ),
-    quantization: Quantization = None,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    quantization: options.Quantization = None,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients."""
-    from mrrag_llamaindex.evaluation.data.parts import (
-        Parts,
-        drawn_questions,
-        pooled_questions,
-        split_parts,
-    )
+    from mrrag_llamaindex.commands.evaluate import data as sources
+    from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
+    from mrrag_llamaindex.evaluation.data import parts as division
     from mrrag_llamaindex.evaluation.methods.learning import learn
     from mrrag_llamaindex.evaluation.run.harness import Harness
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
     from mrrag_llamaindex.towers.loading import load_towers
 
     if rescored is not None:
@@ -129,12 +106,12 @@ def evaluate(
     if synthetic:
         if any((root, question_file, report_file, images, facts)):
             raise InputError("--data phantom draws its own studies; leave --root and its files out")
-        sets = phantom_sets(seeds, questions)
-        count = documents or phantom_documents()
+        sets = sources.phantom_sets(seeds, questions)
+        count = documents or SETTING.documents
     else:
-        folder = check_copy(data, root, towers)
-        copy = OwnCopy(data, folder, question_file, report_file, images, facts)
-        sets = [drawn_questions(copy.read(scoring), questions, seed)]
+        folder = sources.check_copy(data, root, towers)
+        copy = sources.OwnCopy(data, folder, question_file, report_file, images, facts)
+        sets = [division.drawn_questions(copy.read(scoring), questions, seed)]
         count = documents or defaults.MAX_DOCUMENTS
     settings = HarnessSettings(
         methods=wanted,
@@ -153,12 +130,12 @@ def evaluate(
         max_new_tokens=settings.max_new_tokens,
         batch_size=max(batch_size, 32) if synthetic else batch_size,
     )
-    with embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+    with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
         if synthetic:
             fit, tune, *tests = data_sets
-            parts = Parts(tuple(tests), fit, tune)
+            parts = division.Parts(tuple(tests), fit, tune)
         else:
-            parts = split_parts(data_sets[0], validation, seed, learns=weights is None)
+            parts = division.split_parts(data_sets[0], validation, seed, learns=weights is None)
         with progress_bar("questions mined") as advance:
             learned = learn(
                 *(parts.fit, store, encoder, engine),
@@ -176,13 +153,15 @@ def evaluate(
                 progress=lambda method, done, total, resumed: advance(done, total, resumed, method),
             )
             run = harness.run(parts.tests, learned, parts.tune)
-    problems = [problem for item in sets for problem in item.problems] + unreadable(data_sets)
-    scored = pooled_questions(sets[-1], parts.tests)
+    problems = [problem for item in sets for problem in item.problems] + sources.unreadable(
+        data_sets
+    )
+    scored = division.pooled_questions(sets[-1], parts.tests)
     answers = dict(run.predictions)
     for label, path in others:
         answers[label], strangers = read_predictions_file(path, scored, label)
         problems += strangers
-    run = replace(run, notes=(*run.notes, layers, *unread_references(sets)))
+    run = replace(run, notes=(*run.notes, layers, *sources.unread_references(sets)))
     report(
         scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
     )

@@ -6,21 +6,24 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.errors import InputError, MRRAGError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from mrrag_llamaindex.evaluation.data.data_set import Problem
-    from mrrag_llamaindex.evaluation.data.prediction import Prediction
-    from mrrag_llamaindex.evaluation.report.table import ResultTable
-    from mrrag_llamaindex.evaluation.run.records import Evaluation
+from mrrag_llamaindex.evaluation.data.data_set import Problem
+from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
+from mrrag_llamaindex.evaluation.data.prediction import Prediction
+from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
+from mrrag_llamaindex.evaluation.report import notes, table_formats
+from mrrag_llamaindex.evaluation.report.plots import table_plot
+from mrrag_llamaindex.evaluation.report.table import ResultTable, build_table
+from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
+from mrrag_llamaindex.evaluation.run.harness import LAYERS
+from mrrag_llamaindex.evaluation.run.records import Evaluation
 
 _WIDE, _NARROW = 116, 96
 _WIDE_ONLY = ("precision", "recall", "yes F1")
@@ -39,18 +42,15 @@ def report(
     as_json: bool,
 ) -> None:
     """Score the answers, write the files and print the table."""
-    from mrrag_llamaindex.evaluation.report.notes import as_dict, lines, steps
-    from mrrag_llamaindex.evaluation.report.table import build_table
-
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = build_table(data, runs, rule=scoring, seed=seed, baseline=baseline)
-    comparisons = steps(runs, scoring, seed)
+    comparisons = notes.steps(runs, scoring, seed)
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
-        *lines(run, comparisons),
+        *notes.lines(run, comparisons),
         *(f"{_INCOMPLETE}: {count} x {kind}" for kind, count in counts.items()),
     ]
-    value = as_dict(table, run, comparisons, counts)
+    value = notes.as_dict(table, run, comparisons, counts)
     value["problem_list"] = [str(problem) for problem in problems]
     if out is not None:
         value["files"] = _write(table, run, sentences, value, out)
@@ -63,12 +63,8 @@ def report(
 def _write(
     table: ResultTable, run: Evaluation, sentences: Sequence[str], value: dict[str, Any], out: Path
 ) -> list[str]:
-    from mrrag_llamaindex.evaluation.report.notes import add_to_markdown, grid_lines
-    from mrrag_llamaindex.evaluation.report.plots import table_plot
-    from mrrag_llamaindex.evaluation.report.table_formats import write_table
-
-    written = list(write_table(table, out))
-    add_to_markdown(written[0], [*sentences, *grid_lines(run)])
+    written = list(table_formats.write_table(table, out))
+    notes.add_to_markdown(written[0], [*sentences, *notes.grid_lines(run)])
     result = out / "result.json"
     result.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     written.append(result)
@@ -86,13 +82,13 @@ def _print(
     problems: Sequence[Problem],
     out: Path | None,
 ) -> None:
-    from mrrag_llamaindex.evaluation.report.notes import grid_lines
-
     screen = Console(highlight=False)
     screen.print(to_rich(table, screen.width))
     screen.print()
     parts = {
-        "settings tried on validation questions: accuracy (confidence) setting": grid_lines(run),
+        "settings tried on validation questions: accuracy (confidence) setting": notes.grid_lines(
+            run
+        ),
         f"{_INCOMPLETE}, row by row": list(map(str, problems)),
     }
     output = list(sentences)
@@ -111,10 +107,8 @@ def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
     A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
     macro F1 where intervals would be broken; the caption says so.
     """
-    from mrrag_llamaindex.evaluation.report.table_formats import cells, notes
-
-    head, *lines = cells(table)
-    sentences = notes(table)
+    head, *lines = table_formats.cells(table)
+    sentences = table_formats.notes(table)
     hidden: tuple[str, ...] = () if width >= _WIDE else _WIDE_ONLY
     tight = width < _NARROW
     if tight and table.comparisons:
@@ -156,9 +150,6 @@ def rescore(
     InputError
         If the folder holds no answers of a finished run, or its own tables would be overwritten.
     """
-    from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
-    from mrrag_llamaindex.evaluation.run.records import Evaluation
-
     if out is not None and out.resolve() == folder.resolve():
         raise InputError("--out is the run itself, whose tables it would replace: name another")
     answers, layers = _answers(folder, methods)
@@ -179,10 +170,6 @@ def rescore(
 def _answers(
     folder: Path, methods: str | None
 ) -> tuple[dict[str, list[Prediction]], tuple[int, ...]]:
-    from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
-    from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
-    from mrrag_llamaindex.evaluation.run.harness import LAYERS
-
     selected = chosen_methods(methods)
     paths = {name: folder / "predictions" / f"{name}.jsonl" for name in selected}
     missing = [name for name, path in paths.items() if not path.is_file()]

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.evaluate.data import check_copy
-from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions, data_noise
-from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
-from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.models import ModelOptions
-from mrrag_llamaindex.commands.options import (
-    NOTICE,
-    AllowPickle,
-    AsJson,
-    Data,
-    Device,
-    ImageFolder,
-    ModelOfData,
-    Quantization,
-    QuestionFile,
-    ReportFile,
-    Root,
-    TowersOfData,
-    VisionTower,
-)
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
 
 _POLICIES = (OFF, *POLICIES)
 _LAST_SEED = 999
@@ -40,12 +24,13 @@ _PHANTOM_BATCH = 64  # what prompts of 65 tokens fill a core with
 
 def noise(
     data: Annotated[
-        Data, typer.Option(help="Synthetic studies, whose relevance is known, or your own copy.")
+        options.Data,
+        typer.Option(help="Synthetic studies, whose relevance is known, or your own copy."),
     ] = "phantom",
-    root: Root = None,
-    question_file: QuestionFile = None,
-    report_file: ReportFile = None,
-    images: ImageFolder = None,
+    root: options.Root = None,
+    question_file: options.QuestionFile = None,
+    report_file: options.ReportFile = None,
+    images: options.ImageFolder = None,
     facts: Annotated[
         Path | None,
         typer.Option(
@@ -60,8 +45,8 @@ def noise(
             "question_id and the same findings."
         ),
     ] = None,
-    model: ModelOfData = None,
-    towers: TowersOfData = None,
+    model: options.ModelOfData = None,
+    towers: options.TowersOfData = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -105,13 +90,17 @@ def noise(
             min=1, help="Prompts per forward pass; by default 8, of the phantom's studies 64."
         ),
     ] = None,
-    quantization: Quantization = None,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    quantization: options.Quantization = None,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
+    from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
+    from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
+    from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
+
     synthetic = data == defaults.PHANTOM
     given = {
         "root": root,
@@ -130,7 +119,7 @@ def noise(
     if documents % 2:
         raise InputError(f"--documents {documents} is odd, so that no half of them is noise")
     kinds = _scores(scores, synthetic, weights)
-    options = NoiseOptions(
+    study = NoiseOptions(
         policies=names,
         scores=kinds,
         documents=documents,
@@ -146,7 +135,7 @@ def noise(
         ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
     )
-    report = phantom_noise(options) if where is None else data_noise(options, where)
+    report = phantom_noise(study) if where is None else data_noise(study, where)
     figures: list[Path] = []
     try:
         figures = report.draw(out)
@@ -160,7 +149,7 @@ def noise(
         print_noise(report)
         for path in figures[:1]:
             print(f"\nfigure       {path} (and {len(figures) - 1} more in the same folder)")
-        typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{NOTICE}")
+        typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{options.NOTICE}")
 
 
 def _none_of(given: dict[str, Any]) -> None:
@@ -207,6 +196,9 @@ def _scores(scores: str | None, synthetic: bool, weights: str | None) -> tuple[A
 
 
 def _where(data: str, given: dict[str, Any], towers: str | None) -> DataOptions:
+    from mrrag_llamaindex.commands.evaluate.data import check_copy
+    from mrrag_llamaindex.commands.evaluate.noise_data import DataOptions
+
     check_copy(data, given["root"], towers)
     if given["facts"] is None:
         raise InputError(

@@ -7,22 +7,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.data import OwnCopy, embedded, unreadable
 from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, load_sweep, measure
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.evaluation.methods.tuning import Tuned
-    from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
-    from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
-    from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise.result import Contestant
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.finding_table import read_findings
+from mrrag_llamaindex.evaluation.data.findings import NOT_TOLD, RELEVANCE
+from mrrag_llamaindex.evaluation.data.parts import drawn_questions, split_parts
+from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned
+from mrrag_llamaindex.evaluation.noise import study
+from mrrag_llamaindex.evaluation.noise.data import draw_data_trials, own_labels, sift
+from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.report import NoiseReport
+from mrrag_llamaindex.evaluation.noise.result import Contestant
+from mrrag_llamaindex.mcr.weights import FusionWeights
+from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
+from mrrag_llamaindex.towers.loading import load_towers
+from mrrag_llamaindex.towers.protocol import DualTower
 
 EQUAL = "equal"
 """What ``--weights`` takes in place of a file."""
@@ -48,8 +53,6 @@ class DataOptions(OwnCopy):
 
     def own_facts(self, data: EvaluationSet) -> dict[str, dict[str, bool]] | None:
         """Read ``question_facts``."""
-        from mrrag_llamaindex.evaluation.data.finding_table import read_findings
-
         if self.question_facts is None:
             return None
         ids = {item.question_id for item in data.questions}
@@ -58,12 +61,6 @@ class DataOptions(OwnCopy):
 
 def data_noise(options: NoiseOptions, where: DataOptions) -> NoiseReport:
     """Measure on one's own data; settings are chosen on patients who are not measured."""
-    from mrrag_llamaindex.evaluation.data.parts import drawn_questions, split_parts
-    from mrrag_llamaindex.evaluation.noise.data import draw_data_trials, own_labels, sift
-    from mrrag_llamaindex.evaluation.noise.findings import NOT_TOLD, RELEVANCE
-    from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.towers.loading import load_towers
-
     # Read first: what is wrong with the data is said before a model is loaded.
     copy = where.read()
     own = own_labels(copy, where.own_facts(copy))
@@ -112,9 +109,6 @@ def _weights(
     where: DataOptions, towers: DualTower
 ) -> tuple[AnyWeights | None, dict[str, Any] | None]:
     """Return the weights of MCR's scores, and what the report says of them."""
-    from mrrag_llamaindex.mcr.weights import FusionWeights
-    from mrrag_llamaindex.mcr.weights_file import load_weights
-
     if where.weights is None:
         return None, None
     weights: AnyWeights
@@ -135,9 +129,6 @@ def _tuned(
     sweep: PrefixSweep, held_out: Sequence[NoiseQuestion], options: NoiseOptions
 ) -> tuple[list[Tuned[Contestant]], str]:
     """Choose settings on the held-out questions, or take the published ones if they are few."""
-    from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS
-    from mrrag_llamaindex.evaluation.noise.study import published, tune
-
     if len(held_out) < LEAST_QUESTIONS:
         note = (
             f"published settings: {len(held_out)} validation questions, and {LEAST_QUESTIONS} are "
@@ -145,6 +136,6 @@ def _tuned(
         )
         console.say("note", note)
         critical = sweep.engine.loaded.critical_layers
-        return published(options.policies, options.scores, critical), note
+        return study.published(options.policies, options.scores, critical), note
     console.say_progress(f"choosing settings on {len(held_out)} questions of other patients")
-    return tune(sweep, held_out, options.policies, options.scores), "settings chosen"
+    return study.tune(sweep, held_out, options.policies, options.scores), "settings chosen"

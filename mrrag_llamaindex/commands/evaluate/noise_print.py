@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.noise.report import NoiseReport
+from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 
 _LISTED = 20
 """Problems named one by one; a real data set can have thousands, and --json has them all."""

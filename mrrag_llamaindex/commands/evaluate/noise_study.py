@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.methods.tuning import Tuned
-    from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
-    from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
-    from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
-    from mrrag_llamaindex.phantom.sets.noise_trials import NoiseTrials
+from mrrag_llamaindex.evaluation.methods.tuning import Tuned
+from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
+from mrrag_llamaindex.evaluation.noise.report import NoiseReport
+from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
+from mrrag_llamaindex.evaluation.noise.study import run_noise, tune
+from mrrag_llamaindex.phantom.sets import noise_trials
+from mrrag_llamaindex.towers.loading import load_towers
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,6 @@ class NoiseOptions:
 
 def load_sweep(options: NoiseOptions) -> PrefixSweep:
     """Load the model with the critical layers that are known of it, and say whose they are."""
-    from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
-
     engine, _ = options.model.engine(
         "eager", quiet=True, max_documents=options.documents, max_new_tokens=2
     )
@@ -50,8 +47,6 @@ def measure(
     seed: int,
 ) -> NoiseResult:
     """Ask the measured questions under every policy as it was tuned."""
-    from mrrag_llamaindex.evaluation.noise.study import run_noise
-
     console.say_progress("measuring")
     with progress_bar("levels of noise") as advance:
         return run_noise(
@@ -66,38 +61,32 @@ def measure(
 
 def phantom_noise(options: NoiseOptions) -> NoiseReport:
     """Measure on synthetic studies, whose relevance is known; tune and learn on other patients."""
-    from mrrag_llamaindex.evaluation.noise.report import NoiseReport
-    from mrrag_llamaindex.evaluation.noise.study import tune
-    from mrrag_llamaindex.phantom.sets.noise_trials import (
-        FUSION,
-        VALIDATION,
-        draw_noise_trials,
-        learn_weights,
-    )
-    from mrrag_llamaindex.towers.loading import load_towers
-
     seed, count = options.seed, options.count
     sweep = load_sweep(options)
     encoders, weights, fusion = None, None, None
     if "mcr" in options.scores:
         encoders = load_towers(options.towers, device=options.model.device)
-        console.say_progress(f"learning MCR's weights on other patients (seed {FUSION + seed})")
-        weights = learn_weights(FUSION + seed, encoders).weights
+        console.say_progress(
+            f"learning MCR's weights on other patients (seed {noise_trials.FUSION + seed})"
+        )
+        weights = noise_trials.learn_weights(noise_trials.FUSION + seed, encoders).weights
         fusion = {
-            "seed": FUSION + seed,
+            "seed": noise_trials.FUSION + seed,
             "weights": weights.as_dict(),
             "towers": encoders.source,
             "labels": "the phantom's truth, as in mrrag train-fusion --data phantom",
         }
 
-    def draw(first: int, number: int) -> NoiseTrials:
-        return draw_noise_trials(
+    def draw(first: int, number: int) -> noise_trials.NoiseTrials:
+        return noise_trials.draw_noise_trials(
             first, number, documents=options.documents, towers=encoders, weights=weights
         )
 
-    console.say_progress(f"choosing settings on other patients (seed {VALIDATION + seed})")
+    console.say_progress(
+        f"choosing settings on other patients (seed {noise_trials.VALIDATION + seed})"
+    )
     studies = {
-        "validation": draw(VALIDATION + seed, max(1, count // 2)),
+        "validation": draw(noise_trials.VALIDATION + seed, max(1, count // 2)),
         "measured": draw(seed, count),
     }
     for name, trials in studies.items():
@@ -108,5 +97,5 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
     validation = studies["validation"].questions
     tuned = tune(sweep, validation, options.policies, options.scores)
     result = measure(sweep, studies["measured"].questions, tuned, seed)
-    chosen_on: dict[str, Any] = {"seed": VALIDATION + seed, "n": len(validation)}
-    return NoiseReport(result, tuple(tuned), chosen_on, fusion)
+    other_patients = {"seed": noise_trials.VALIDATION + seed, "n": len(validation)}
+    return NoiseReport(result, tuple(tuned), other_patients, fusion)

@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.learn.inputs import (
     check_one_source,
     phantom_candidates,
     settings_of,
     writing,
-)
-from mrrag_llamaindex.commands.options import (
-    AsJson,
-    Device,
-    HeldOut,
-    Records,
-    SplitSeed,
-    Synthetic,
 )
 from mrrag_llamaindex.errors import InputError
 
@@ -32,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    records: Records = None,
+    records: options.Records = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the calibration: calibration.json in the store.")
     ] = None,
-    data: Synthetic = None,
+    data: options.Synthetic = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights in use (JSON); default: equal weights.")
     ] = None,
@@ -66,10 +58,10 @@ def calibrate(
     questions: Annotated[
         int, typer.Option(min=4, help="Synthetic questions, with --data phantom.")
     ] = 400,
-    held_out: HeldOut = 0.5,
-    seed: SplitSeed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    held_out: options.HeldOut = 0.5,
+    seed: options.SplitSeed = 0,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Learn what a score means, and below which one it is better not to answer."""
     from mrrag_llamaindex.learning.calibration.data import of_questions

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.learn.inputs import writing
 from mrrag_llamaindex.commands.models import ModelOptions
-from mrrag_llamaindex.commands.options import (
-    AllowPickle,
-    AsJson,
-    Columns,
-    Device,
-    Images,
-    Model,
-    Quantization,
-    VisionTower,
-)
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError, MRRAGError
 
@@ -29,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_layers(
-    model: Model = defaults.PHANTOM,
+    model: options.Model = defaults.PHANTOM,
     data: Annotated[
         Literal["phantom"] | None,
         typer.Option(help="Synthetic studies, half of the documents irrelevant."),
@@ -58,13 +48,13 @@ def find_layers(
         int, typer.Option(min=2, help="Rows per forward pass; fewer take less memory.")
     ] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: Columns = "",
-    images: Images = None,
-    quantization: Quantization = None,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    columns: options.Columns = "",
+    images: options.Images = None,
+    quantization: options.Quantization = None,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Find the layers in which a model's question reads the documents; steering then uses them."""
     from mrrag_llamaindex.commands.learn.layer_examples import (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from mrrag_llamaindex.commands import console
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
-    from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
+from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
+from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
 
 
 def print_comparison(comparison: FusionComparison) -> None:
@@ -23,7 +22,10 @@ def print_comparison(comparison: FusionComparison) -> None:
     )
     if comparison.four_terms is not None:
         four = comparison.four_terms.weights.as_dict()
-        print("four terms: " + ", ".join(f"{_hyphenated(name)} {four[name]:.3f}" for name in four))
+        print(
+            "four terms: "
+            + ", ".join(f"{name.replace('_', '-')} {four[name]:.3f}" for name in four)
+        )
     print(
         f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
         "patients (95% interval, by patient):"
@@ -46,8 +48,6 @@ def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> d
 
 def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
     """Print one table for all regimes: recall@1, and the mean learned weights."""
-    from rich.console import Console
-
     screen = Console(highlight=False)
     counts = ", ".join(f"{name} {one.table.n}" for name, one in pooled.items())
     screen.print(
@@ -113,7 +113,3 @@ def _apart(table: RecallTable) -> list[str]:
 def _cell(table: RecallTable, name: str) -> str:
     low, high = table.ci[name]
     return f"{table.recall[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _hyphenated(name: str) -> str:
-    return name.replace("_", "-")

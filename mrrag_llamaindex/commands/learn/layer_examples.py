@@ -15,7 +15,7 @@ from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
-from mrrag_llamaindex.phantom.sets.trials import draw_trials, examples_of
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
 PHANTOM_DOCUMENTS = 4
@@ -27,9 +27,7 @@ _PHANTOM_SEED = 7000  # neither training's nor that of any other trial
 def phantom_examples(count: int, seed: int) -> list[Example]:
     """Draw questions about synthetic patients, half of whose documents are irrelevant."""
     half = PHANTOM_DOCUMENTS // 2
-    return examples_of(
-        draw_trials(_PHANTOM_SEED + seed, count, documents=PHANTOM_DOCUMENTS, irrelevant=half)
-    )
+    return draw_trials(_PHANTOM_SEED + seed, count, documents=PHANTOM_DOCUMENTS, irrelevant=half)
 
 
 def table_examples(
@@ -52,12 +50,10 @@ def table_examples(
         Folder or URL; its own towers embed the questions.
     columns : str
         As ``--columns`` takes them.
-    images : pathlib.Path or None
     count : int
         Questions drawn, at most.
     documents : int
         Per question; none is the question's own.
-    seed : int
     device : str
         Of the towers.
 

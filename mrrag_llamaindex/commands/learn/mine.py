@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.models import ModelOptions
-from mrrag_llamaindex.commands.options import (
-    AllowPickle,
-    AsJson,
-    Columns,
-    Device,
-    Images,
-    Model,
-    Quantization,
-    VisionTower,
-    renames_of,
-)
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
@@ -50,7 +39,7 @@ def mine(
         Literal["phantom"] | None,
         typer.Option(help="In place of table and store: synthetic studies."),
     ] = None,
-    model: Model = defaults.DEFAULT_MODEL,
+    model: options.Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights that retrieve the candidates (JSON).")
     ] = None,
@@ -70,16 +59,16 @@ def mine(
         int | None, typer.Option(min=1, help="Most questions, drawn by the seed.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: Columns = "",
-    images: Images = None,
+    columns: options.Columns = "",
+    images: options.Images = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Prompts per forward pass; fewer take less memory.")
     ] = 32,
-    quantization: Quantization = None,
-    vision_tower: VisionTower = "checkpoint",
-    allow_pickle: AllowPickle = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    quantization: options.Quantization = None,
+    vision_tower: options.VisionTower = "checkpoint",
+    allow_pickle: options.AllowPickle = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
     from mrrag_llamaindex.generation.engine import LlavaEngine
@@ -88,7 +77,9 @@ def mine(
     from mrrag_llamaindex.learning.mining.settings import MiningSettings
     from mrrag_llamaindex.mcr.weights import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
+    training: list[GoldQuestion] = []
     rejected: list[Skipped] = []
     if data is not None:
         if questions is not None or store is not None:
@@ -98,7 +89,11 @@ def mine(
     else:
         if questions is None or store is None:
             raise InputError("name a table of questions and --store, or --data phantom")
-        training, rejected = _table(questions, columns, images)
+        for item in read_questions(questions, options.renames_of(columns), images):
+            if isinstance(item, GoldQuestion):
+                training.append(item)
+            else:
+                rejected.append(item)
         pairs, towers = _opened(store, device)
     fusion: AnyWeights = FusionWeights()
     if weights is not None:
@@ -126,16 +121,6 @@ def mine(
         raise InputError(
             f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
         )
-
-
-def _table(
-    table: Path, columns: str, images: Path | None
-) -> tuple[list[GoldQuestion], list[Skipped]]:
-    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
-
-    rows = list(read_questions(table, renames_of(columns), images))
-    questions = [row for row in rows if isinstance(row, GoldQuestion)]
-    return questions, [row for row in rows if not isinstance(row, GoldQuestion)]
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:

@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.learn import fusion_report
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.learn.inputs import (
     check_one_source,
     phantom_candidates,
     settings_of,
     writing,
-)
-from mrrag_llamaindex.commands.options import (
-    AsJson,
-    Device,
-    HeldOut,
-    Records,
-    SplitSeed,
-    Synthetic,
 )
 from mrrag_llamaindex.errors import InputError
 
@@ -34,9 +25,9 @@ _PHANTOM_QUESTIONS = 500
 
 
 def train_fusion(
-    records: Records = None,
+    records: options.Records = None,
     out: Annotated[Path | None, typer.Option(help="File for the weights (JSON).")] = None,
-    data: Synthetic = None,
+    data: options.Synthetic = None,
     terms: Annotated[
         int,
         typer.Option(min=3, max=4, help="4: save the weight of question text to image, too."),
@@ -49,12 +40,12 @@ def train_fusion(
             "not saved.",
         ),
     ] = None,
-    held_out: HeldOut = 0.5,
+    held_out: options.HeldOut = 0.5,
     temperature: Annotated[float, typer.Option(help="Of the loss; above zero.")] = 0.07,
     learn_temperature: Annotated[
         bool, typer.Option(help="Learn it, and give the weights the length of (1, 1, 1).")
     ] = False,
-    seed: SplitSeed = 0,
+    seed: options.SplitSeed = 0,
     seeds: Annotated[
         int | None,
         typer.Option(min=1, help="With --data phantom: number of draws, in one table."),
@@ -66,10 +57,11 @@ def train_fusion(
             "with --seeds, each in turn."
         ),
     ] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Learn how much each similarity counts, and say what that is worth on other patients."""
+    from mrrag_llamaindex.commands.learn import fusion_report
     from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
     from mrrag_llamaindex.learning.fusion.gated_training import GateSettings
     from mrrag_llamaindex.learning.fusion.training import FusionSettings
@@ -84,7 +76,7 @@ def train_fusion(
     settings = settings_of(
         FusionSettings, temperature=temperature, learn_temperature=learn_temperature
     )
-    options: dict[str, Any] = {
+    comparing: dict[str, Any] = {
         "held_out": held_out,
         "settings": settings,
         "gate": None if gated is False else GateSettings(seed=seed),
@@ -92,7 +84,7 @@ def train_fusion(
     }
     if seeds is not None:
         regimes = REGIMES if regime is None else (regime,)
-        pooled = _over_seeds(range(seed, seed + seeds), regimes, device, options)
+        pooled = _over_seeds(range(seed, seed + seeds), regimes, device, comparing)
         if as_json:
             console.print_json(fusion_report.pooled_dict(pooled, seed, seeds))
         else:
@@ -106,8 +98,8 @@ def train_fusion(
         questions, identity = _mined(records)
     if gated is None and any(item.query is None for item in questions):
         console.say("note", "no weights for each question are tried: the records hold no vectors")
-        options["gate"] = None
-    comparison = learn_and_compare(questions, seed=seed, **options)
+        comparing["gate"] = None
+    comparison = learn_and_compare(questions, seed=seed, **comparing)
     if out is not None:
         with writing(out):
             _wanted(comparison, terms, bool(gated)).save(out, towers_identity=identity)
@@ -139,7 +131,7 @@ def _mined(path: Path) -> tuple[list[FusionQuestion], str]:
 
 
 def _over_seeds(
-    seeds: range, regimes: tuple[Any, ...], device: str, options: dict[str, Any]
+    seeds: range, regimes: tuple[Any, ...], device: str, comparing: dict[str, Any]
 ) -> dict[str, PooledComparison]:
     """Learn and measure on each draw of each regime; a draw is a corpus with its own patients."""
     from mrrag_llamaindex.learning.fusion.comparison import PooledComparison, learn_and_compare
@@ -151,7 +143,7 @@ def _over_seeds(
             questions, _ = phantom_candidates(
                 seed, device, queries=_PHANTOM_QUESTIONS, regime=regime
             )
-            comparisons.append(learn_and_compare(questions, seed=seed, **options))
+            comparisons.append(learn_and_compare(questions, seed=seed, **comparing))
             console.say_progress(f"{regime}: seed {seed}, {len(comparisons)} of {len(seeds)}")
         pooled[regime] = PooledComparison.of(comparisons, seed=seeds[0])
     return pooled

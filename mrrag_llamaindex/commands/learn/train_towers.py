@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.commands.options import AsJson, Columns, Device, Images, renames_of
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
@@ -40,8 +40,8 @@ def train_towers(
     text_backbone: Annotated[
         str, typer.Option(help="Folder or hub id of the text encoder.")
     ] = "emilyalsentzer/Bio_ClinicalBERT",
-    columns: Columns = "",
-    images: Images = None,
+    columns: options.Columns = "",
+    images: options.Images = None,
     one_patient_each: Annotated[
         bool,
         typer.Option(
@@ -90,8 +90,8 @@ def train_towers(
     copy_backbones: Annotated[
         bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
     ] = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Train towers on image/report pairs; run it again to go on after an interruption."""
     from mrrag_llamaindex.learning.towers.settings import (
@@ -102,7 +102,7 @@ def train_towers(
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
 
-    rows = read_pairs(pairs, renames_of(columns), images)
+    rows = read_pairs(pairs, options.renames_of(columns), images)
     settings = (
         for_heads(batch_size=batch_size)
         if regime == "heads"
@@ -123,7 +123,7 @@ def train_towers(
         out,
         checkpoint_seconds=checkpoint_seconds,
         repeats=repeats,
-        on_features=say_features(len(table)),
+        on_features=partial(say_features, len(table)),
         on_epoch=say_epoch,
         on_costly=say_costly(),
     )
@@ -196,14 +196,10 @@ def say_costly() -> Callable[[float], None]:
     return say
 
 
-def say_features(pairs: int) -> Callable[[str, int], None]:
-    """Return a function that says how many pairs have features, about once in a thousand."""
-
-    def say(kind: str, done: int) -> None:
-        if done in (0, pairs) or done % 1024 < 32:
-            console.say_progress(f"{kind} features: {done} of {pairs}")
-
-    return say
+def say_features(pairs: int, kind: str, done: int) -> None:
+    """Say how many pairs have features, about once in a thousand."""
+    if done in (0, pairs) or done % 1024 < 32:
+        console.say_progress(f"{kind} features: {done} of {pairs}")
 
 
 def say_epoch(seed: int, progress: Progress) -> None:

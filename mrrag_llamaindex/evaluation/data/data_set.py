@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parsing import Label, rule_named
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.store.pair import Pair, Skipped
 from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 
@@ -112,13 +111,9 @@ class EvaluationSet:
 
         Pixels and the place of the images do not count: a data set may be moved.
         """
-        digest = hashlib.sha256(json.dumps([self.name, digest_of(self.questions)]).encode())
-        for question in self.questions:
-            digest.update(self.labels[question.question_id].encode())
-        for pair in self.pairs:
-            one = [pair.pair_id, pair.patient_id, pair.study_id, pair.report]
-            digest.update(json.dumps(one).encode())
-        return digest.hexdigest()[:16]
+        labels = [self.labels[item.question_id] for item in self.questions]
+        pairs = [[p.pair_id, p.patient_id, p.study_id, p.report] for p in self.pairs]
+        return json_digest([self.name, digest_of(self.questions), labels, pairs], 16)
 
 
 def labelled(
@@ -153,14 +148,14 @@ def labelled(
     usable: list[GoldQuestion] = []
     labels: dict[str, Label] = {}
     all_problems = list(problems)
-    exists: dict[str, bool] = {}
+    is_file = cache(Path.is_file)  # several questions ask about one image
     for item in questions:
         where = f"{file} {item.question_id!r}"
         label = verdict(item.answer)
         if label == "other":
             kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
             all_problems.append(Problem(kind, where, "the answer begins with neither yes nor no"))
-        elif not _there(item.image, exists):
+        elif isinstance(item.image, (str, Path)) and not is_file(Path(item.image)):
             all_problems.append(
                 Problem(MISSING_IMAGE, where, "its image is not where it should be")
             )
@@ -182,20 +177,9 @@ def row_name(file: str, row: int, identifier: str | None = None) -> str:
     return f"{file} row {row}" + ("" if identifier is None else f" ({identifier!r})")
 
 
-def _there(image: object, known: dict[str, bool]) -> bool:
-    """Whether an image that is named by its path is there; several questions ask about one."""
-    if not isinstance(image, (str, Path)):
-        return True
-    name = str(image)
-    if name not in known:
-        known[name] = Path(name).is_file()
-    return known[name]
-
-
 def _unique(names: Iterable[str], what: str) -> set[str]:
-    names_seen: set[str] = set()
-    for name in names:
-        if name in names_seen:
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1:
             raise InputError(f"{what} {name!r} is there twice")
-        names_seen.add(name)
-    return names_seen
+    return set(counts)

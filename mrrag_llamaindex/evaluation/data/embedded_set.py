@@ -10,19 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.score import fused_query
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.question_table import GoldQuestion
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.parsing import Label
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 Vectors = NDArray[np.float32]
 
@@ -41,7 +39,6 @@ class EmbeddedSet:
 
     Attributes
     ----------
-    name : str
     questions : tuple of GoldQuestion
         Those that have a label.
     golds : tuple of str
@@ -56,7 +53,6 @@ class EmbeddedSet:
         Unit rows.
     facts : mapping
         Pair id to finding labels, where they are known.
-    left_out : tuple of LeftOut
     """
 
     name: str
@@ -121,7 +117,6 @@ class EmbeddedSet:
             Place of the question, whose own pair, study, patient and image are left out.
         query : ndarray, shape (2n,)
             Its inner product with ``[d_i ; d_t]`` is the score.
-        k : int
 
         Returns
         -------

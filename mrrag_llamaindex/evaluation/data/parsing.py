@@ -39,10 +39,10 @@ def leading(text: str) -> Verdict:
     >>> leading("**No**, the lungs are clear."), leading("Yes."), leading("Not visible.")
     ('no', 'yes', 'other')
     """
-    found = _LEADING.match(text)
-    if found is None:
+    match = _LEADING.match(text)
+    if match is None:
         return "other"
-    return "yes" if found["yes"] else "no"
+    return "yes" if match["yes"] else "no"
 
 
 def cares(text: str) -> Label:

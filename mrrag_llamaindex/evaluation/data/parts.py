@@ -10,6 +10,7 @@ import numpy as np
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.data.parsing import Label
+from mrrag_llamaindex.evaluation.data.prediction import of_seed
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 MOST_TUNED = 200
@@ -38,10 +39,8 @@ def split_parts(data: EmbeddedSet, share: float, seed: int, *, learns: bool = Tr
 
     Parameters
     ----------
-    data : EmbeddedSet
     share : float
         Of the patients; at 0, or with fewer than three, every question is scored.
-    seed : int
     learns : bool
         False: nothing is to be learned, so all of the share is for tuning.
     """
@@ -83,20 +82,7 @@ def pooled_questions(data: EvaluationSet, tests: Sequence[EmbeddedSet]) -> Evalu
     """Return the questions that are scored, named as `prediction.pool` names them."""
     if len(tests) == 1:
         return with_questions(data, [item.question_id for item in tests[0].questions])
-    numbered = [
-        (number, item, gold)
-        for number, part in enumerate(tests)
-        for item, gold in zip(part.questions, part.golds, strict=True)
-    ]
-    questions = tuple(
-        replace(
-            item,
-            question_id=f"seed{number}/{item.question_id}",
-            patient_id=None if item.patient_id is None else f"seed{number}/{item.patient_id}",
-        )
-        for number, item, _ in numbered
-    )
-    labels: dict[str, Label] = {
-        item.question_id: gold for item, (_, _, gold) in zip(questions, numbered, strict=True)
-    }
-    return EvaluationSet(data.name, questions, (), labels)
+    golds: list[Label] = [gold for part in tests for gold in part.golds]
+    questions = [of_seed(item, n) for n, part in enumerate(tests) for item in part.questions]
+    labels = {item.question_id: gold for item, gold in zip(questions, golds, strict=True)}
+    return EvaluationSet(data.name, tuple(questions), (), labels)

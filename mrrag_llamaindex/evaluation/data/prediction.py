@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.store.question_table import GoldQuestion
+
+Q = TypeVar("Q", "GoldQuestion", "Prediction")
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,10 @@ class PredictionHeader:
 
     Parameters
     ----------
-    method : str
     data : str
         ``EvaluationSet.digest``.
     model : str
         Identity of the generator.
-    seed : int
     settings : dict
         Whatever else decides the answers; plain JSON values.
     """
@@ -39,7 +40,6 @@ class Prediction:
 
     Parameters
     ----------
-    method, question_id : str
     patient_id : str or None
         None where unknown: the question then counts as a patient of its own.
     gold : str
@@ -91,10 +91,10 @@ def pool(runs: Mapping[int, Sequence[Prediction]]) -> list[Prediction]:
     runs
         By seed of the data. ``q1`` of seed 3 becomes ``seed3/q1``, and its patient likewise.
     """
-    pooled = []
-    for seed, items in sorted(runs.items()):
-        for item in items:
-            patient = None if item.patient_id is None else f"seed{seed}/{item.patient_id}"
-            name = f"seed{seed}/{item.question_id}"
-            pooled.append(replace(item, question_id=name, patient_id=patient))
-    return pooled
+    return [of_seed(item, seed) for seed, items in sorted(runs.items()) for item in items]
+
+
+def of_seed(item: Q, seed: int) -> Q:
+    """Return a question, or an answer to one, under the names that it has among several seeds."""
+    patient = None if item.patient_id is None else f"seed{seed}/{item.patient_id}"
+    return replace(item, question_id=f"seed{seed}/{item.question_id}", patient_id=patient)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL.Image import Image
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
 from mrrag_llamaindex.mcr.score import document_vector
 from mrrag_llamaindex.store.embedding import embed_pairs
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.question_table import GoldQuestion
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.towers.protocol import DualTower
 
 _AT_ONCE = 64
 
@@ -38,7 +36,6 @@ def embed_set(
     ----------
     data : EvaluationSet
         Questions without a label are not asked; the set itself lists why they have none.
-    towers : DualTower
     store : PairStore
         Made with these towers; what is in it already is not embedded again.
     progress : callable, optional

@@ -36,7 +36,6 @@ class GapCut:
     ----------
     gamma : float
         Above 0. The paper gives no number; the default is the logarithm of the ratio in its code.
-    most : int
     """
 
     gamma: float = math.log(PUBLISHED_RATIO)
@@ -85,7 +84,6 @@ class RatioToFirst:
     ----------
     ratio : float
         Above 1; 1.5 stands in a comment of the code.
-    most : int
     negative : {"cut", "keep"}
     """
 

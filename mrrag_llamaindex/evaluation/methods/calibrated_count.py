@@ -22,14 +22,12 @@ class CalibratedCount:
 
     Attributes
     ----------
-    k : int
     valid : tuple of int
         Numbers of documents whose risk is at most `alpha` with confidence ``1 - LEVEL``.
     risks : mapping of int to float
         Share of validation questions answered wrongly, by number of documents.
     alpha : float
         The risk that is promised.
-    questions : int
     """
 
     k: int
@@ -76,7 +74,6 @@ def calibrate_count(
     alpha : float, optional
         The risk to promise. RULE gives none for its tables; by default the smallest multiple of
         .05 that at least one k can keep, up to .5 (a coin's).
-    level : float
 
     Raises
     ------
@@ -116,18 +113,14 @@ def p_value(risk: float, questions: int, alpha: float) -> float:
     >>> round(p_value(0.1, 100, 0.25), 6), p_value(0.3, 100, 0.25)
     (0.000373, 1.0)
     """
+    from scipy.special import rel_entr
     from scipy.stats import binom
 
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1")
-    hoeffding = math.exp(-questions * _divergence(min(risk, alpha), alpha))
+    seen = min(risk, alpha)
+    divergence = float(rel_entr(seen, alpha) + rel_entr(1 - seen, 1 - alpha))
+    hoeffding = math.exp(-questions * divergence)
     # Rounding may put n * risk just above the whole number that it is.
     count = math.ceil(round(questions * risk, 9))
     return min(1.0, hoeffding, math.e * float(binom.cdf(count, questions, alpha)))
-
-
-def _divergence(a: float, b: float) -> float:
-    """Return the Kullback-Leibler divergence of two coins."""
-    left = a * math.log(a / b) if a > 0 else 0.0
-    right = (1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0
-    return left + right

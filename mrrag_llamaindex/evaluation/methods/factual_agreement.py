@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.findings import FindingLabels
 from mrrag_llamaindex.evaluation.methods.ranking import check_count
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.generation.prompt.request import PromptDocument
 
 Facts = Mapping[str, Mapping[str, bool]]
 _VALIDATION = 0.2
@@ -45,7 +43,6 @@ class AgreementSettings:
         Steps over all pairs, and steps without a better validation loss before it stops.
     most_pairs : int
         At most this many pairs, drawn by the seed: a step scores all pairs against all.
-    seed : int
     """
 
     threshold: float = 1.0
@@ -85,7 +82,6 @@ class FactualAgreement:
     ----------
     image_map, text_map : ndarray, shape (n, n), float32
         A and B.
-    k : int
     pairs : int
         Training pairs that had a positive.
     """
@@ -125,12 +121,7 @@ def agreeing_pairs(
     labels, or of unknown patient, is neither anchor nor positive: nothing says that two pairs of
     unknown patients are of two patients.
     """
-    names = sorted({name for labels in facts.values() for name in labels})
-    column = {name: place for place, name in enumerate(names)}
-    values = np.zeros((len(pair_ids), len(names)))
-    for place, pair_id in enumerate(pair_ids):
-        for name, value in facts.get(pair_id, {}).items():
-            values[place, column[name]] = 1.0 if value else -1.0
+    values = FindingLabels.of(pair_ids, facts).values.astype(float)
     people = np.array([name or "" for name in patients], dtype=object)
     known = np.abs(values)
     positives = {}

@@ -9,25 +9,23 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.methods.ranking import Ranking
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
+from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
+from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.evaluation.methods.ranking import Ranking
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.towers.protocol import DualTower
 
 LEAST_EXAMPLES = 20
 """Training examples below which the weights stay equal: three numbers, and a part held out."""
@@ -41,12 +39,10 @@ class Learned:
 
     Attributes
     ----------
-    weights : FusionWeights or QueryGatedWeights
     rankings : dict of str to Ranking
         Of the methods that learn their own.
     not_run : dict of str to str
         Why there is none for a method that needs it.
-    notes : tuple of str
     """
 
     weights: AnyWeights = field(default_factory=FusionWeights)
@@ -86,7 +82,6 @@ def learn(
         Methods that will run.
     folder : pathlib.Path, optional
         Gets ``d_train.jsonl``; an interrupted mining resumes from it.
-    seed : int
     progress : callable, optional
         As `mine` takes it.
     """
@@ -123,8 +118,6 @@ def _fusion(
     seed: int,
     progress: Callable[[int, int, int], None] | None,
 ) -> tuple[FusionWeights, str]:
-    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
-
     if fit is None or not len(fit):
         return FusionWeights(), "fusion weights: equal, there are no questions to learn them from"
     if not fit.pair_ids:

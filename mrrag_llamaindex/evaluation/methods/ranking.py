@@ -48,13 +48,7 @@ class ImageToText:
 
 @dataclass(frozen=True)
 class Fused:
-    """The k pairs of highest fused score (MR-RAG, MCR).
-
-    Attributes
-    ----------
-    weights : FusionWeights or QueryGatedWeights
-    k : int
-    """
+    """The k pairs of highest fused score (MR-RAG, MCR)."""
 
     weights: AnyWeights = field(repr=False)
     k: int = defaults.MAX_DOCUMENTS

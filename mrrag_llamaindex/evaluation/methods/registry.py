@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 def _image_to_text(ingredients: Ingredients) -> Ranking:
     return ImageToText(ingredients.documents)
-
-
-def _learned(ingredients: Ingredients) -> Any:
-    return ingredients.learned
 
 
 ROWS = (
@@ -73,7 +69,7 @@ ROWS = (
         reads="a map learned so that reports with the same findings come first, 1",
         source="FactMM-RAG, Sun et al., 2024",
         differs="finding labels in place of RadGraph; without labels the row is not run",
-        ranking=_learned,
+        ranking=lambda ingredients: ingredients.learned,
         learns="mrrag_llamaindex.evaluation.methods.factual_agreement:learn_agreement",
     ),
     MethodRow(

@@ -67,7 +67,7 @@ class MethodRow:
     source: str
     does: str = ""
     differs: str = ""
-    ranking: Callable[[Ingredients], Ranking] | None = None
+    ranking: Callable[[Ingredients], Ranking | None] | None = None
     policy: str = ""
     decoding: str = ""
     learns: str = ""

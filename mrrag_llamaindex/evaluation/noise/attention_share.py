@@ -15,13 +15,10 @@ the answer is read off the second.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 ROWS = ("question", "answer")
 """Which rows: those of the question, and the last row of the prompt."""
@@ -54,8 +51,6 @@ def document_masses(
         Shape (batch, 2, layers, documents), float64: mean over heads; first the mean over the
         question's rows, then the last row. See `ROWS`.
     """
-    import torch
-
     columns, device = attentions[0].shape[-1], attentions[0].device
     offset = columns - attentions[0].shape[-2]
     count = len(documents[0])

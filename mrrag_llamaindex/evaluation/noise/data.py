@@ -10,25 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError
 from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet, Problem
+from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
+from mrrag_llamaindex.evaluation.data.findings import FindingLabels
 from mrrag_llamaindex.evaluation.data.parts import with_questions
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
-from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
-from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import load_image
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
-    from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.store.question_table import GoldQuestion
 
 OWN_REPORT = "own report unknown"
 OWN_LABELS = "own finding labels unknown"
@@ -49,7 +47,6 @@ class DataTrials:
     ----------
     questions : dict of str to NoiseQuestion
         By question id, in the order of the data.
-    problems : tuple of Problem
     """
 
     questions: dict[str, NoiseQuestion]
@@ -141,7 +138,6 @@ def draw_data_trials(
         K.
     weights : FusionWeights or QueryGatedWeights, optional
         Make MCR's scores. Without them the documents have none.
-    seed : int
 
     Raises
     ------
@@ -215,10 +211,10 @@ def _offerable(
 
 def _evidence(
     data: EmbeddedSet, scores: NDArray[np.float32] | None, places: NDArray[np.intp]
-) -> Iterator[Evidence]:
+) -> Iterator[PromptDocument]:
     for n in places.tolist():
         score = None if scores is None else float(scores[n])
-        yield Evidence(data.pair_ids[n], data.reports[n], score)
+        yield PromptDocument(data.pair_ids[n], data.reports[n], score)
 
 
 def _check_fits(question: NoiseQuestion, image: PreparedImage | None, engine: LlavaEngine) -> None:

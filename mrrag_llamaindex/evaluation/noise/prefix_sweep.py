@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from transformers import DynamicCache
 
 from mrrag_llamaindex.errors import InputError, ModelError
@@ -27,11 +27,7 @@ from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.plan import SteeringPlan
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 BATCH_SIZE = 64
 """Prompts prefilled at once: what a phantom's prompts of 65 tokens fill a core with."""
@@ -106,7 +102,6 @@ class PrefixSweep:
             All with the same number of documents; their scores do not steer.
         images : sequence of PIL.Image.Image, PreparedImage or None
             A large picture is better prepared by `LlavaEngine.read_image` and let go.
-        variants : sequence of Variant
 
         Returns
         -------

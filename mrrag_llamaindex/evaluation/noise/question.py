@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from PIL.Image import Image
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 
 Scores = Literal["true", "mcr"]
 """Whose relevance steers: 1 and 0 by the truth, or MCR's scores, min-max normalised per question
 as in the product."""
-
-SCORES: tuple[Scores, ...] = ("true", "mcr")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A document that may be offered.
-
-    Parameters
-    ----------
-    document_id, text : str
-    score : float or None
-        MCR's score for this question; None if it was not computed.
-    """
-
-    document_id: str
-    text: str
-    score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +24,13 @@ class NoiseQuestion:
 
     Parameters
     ----------
-    question_id, patient_id, question : str
     image : PIL.Image.Image, PreparedImage or None
         Prepared for the model, or yet to be; None for a model that reads text only.
     truth : {"yes", "no"}
-    relevant, irrelevant, contradicting : tuple of Evidence
-        K of each: of this patient's look-alikes; of others; of others, and every one of them says
-        the opposite of the truth about what is asked. The last is empty where nobody can tell.
+    relevant, irrelevant, contradicting : tuple of PromptDocument
+        K of each, with MCR's scores for this question where they were computed: of this patient's
+        look-alikes; of others; of others, and every one of them says the opposite of the truth
+        about what is asked. The last is empty where nobody can tell.
     order : tuple of int
         Place in the prompt of document 0 to K - 1: a permutation.
     """
@@ -61,9 +40,9 @@ class NoiseQuestion:
     question: str
     image: Image | PreparedImage | None
     truth: Literal["yes", "no"]
-    relevant: tuple[Evidence, ...]
-    irrelevant: tuple[Evidence, ...]
-    contradicting: tuple[Evidence, ...]
+    relevant: tuple[PromptDocument, ...]
+    irrelevant: tuple[PromptDocument, ...]
+    contradicting: tuple[PromptDocument, ...]
     order: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -77,7 +56,7 @@ class NoiseQuestion:
         if sorted(self.order) != list(range(count)):
             raise InputError(f"question {self.question_id!r}: order is no permutation of {count}")
 
-    def offered(self, irrelevant: int, *, adversarial: bool = False) -> tuple[Evidence, ...]:
+    def offered(self, irrelevant: int, *, adversarial: bool = False) -> tuple[PromptDocument, ...]:
         """Return the documents in the prompt's order, so many of them irrelevant."""
         noise = self.contradicting if adversarial else self.irrelevant
         evidence = (*noise[:irrelevant], *self.relevant[irrelevant:])
@@ -106,7 +85,4 @@ class NoiseQuestion:
 
     def request(self, irrelevant: int, *, adversarial: bool = False) -> PromptRequest:
         """Return what is asked."""
-        offered = self.offered(irrelevant, adversarial=adversarial)
-        return PromptRequest(
-            self.question, tuple(PromptDocument(d.document_id, d.text, d.score) for d in offered)
-        )
+        return PromptRequest(self.question, self.offered(irrelevant, adversarial=adversarial))

@@ -19,8 +19,6 @@ class NoiseReport:
 
     Attributes
     ----------
-    result : NoiseResult
-    tuning : tuple of Tuned
     validation : dict
         Seed and number of the validation questions.
     fusion : dict or None
@@ -97,22 +95,19 @@ class NoiseReport:
     def settings(self) -> list[dict[str, Any]]:
         """Return the chosen settings, and what they reached on validation questions."""
         off = next((item.accuracy for item in self.tuning if item.setting.policy == OFF), None)
-        rows = []
-        for item in self.tuning:
-            formula = item.setting.formula
-            if formula is not None:
-                rows.append(
-                    {
-                        "policy": item.setting.policy,
-                        "scores": item.setting.scores,
-                        "value": getattr(formula, formula.tuned),
-                        "layers": list(formula.layers or ()),
-                        "accuracy": item.accuracy,
-                        "off": off,
-                        "tried": len(item.tries),
-                    }
-                )
-        return rows
+        return [
+            {
+                "policy": item.setting.policy,
+                "scores": item.setting.scores,
+                "value": getattr(formula, formula.tuned),
+                "layers": list(formula.layers or ()),
+                "accuracy": item.accuracy,
+                "off": off,
+                "tried": len(item.tries),
+            }
+            for item in self.tuning
+            if (formula := item.setting.formula) is not None
+        ]
 
     def as_dict(self, figures: Sequence[Path]) -> dict[str, Any]:
         """Return what ``mrrag noise --json`` prints."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.evaluation.noise.attention_share import document_shares, noise_share
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
+from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
     difference_interval,
@@ -21,10 +21,7 @@ from mrrag_llamaindex.statistics.bootstrap import (
     share_interval,
 )
 from mrrag_llamaindex.steering.policies.registry import OFF
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.evaluation.noise.readings import Readings
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,6 @@ class NoiseResult:
         Patient of each question.
     layers : tuple of int
         Watched layers: those in which attention is reported.
-    cells : mapping of (policy, scores, adversarial, irrelevant) to Cell
     seed : int
         Of the bootstrap.
     """

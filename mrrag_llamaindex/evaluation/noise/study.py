@@ -10,7 +10,7 @@ and all levels of noise see the same questions, and differences are paired by pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, Key, NoiseResult
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def run_noise(
@@ -39,7 +37,6 @@ def run_noise(
 
     Parameters
     ----------
-    sweep : PrefixSweep
     questions : sequence of NoiseQuestion
         All with the same number K of documents, K even.
     contestants : sequence of Contestant
@@ -143,12 +140,10 @@ def tune(
 
     Parameters
     ----------
-    sweep : PrefixSweep
     questions : sequence of NoiseQuestion
         Not those of the measurement.
     policies : sequence of str
         Names of `POLICIES`, and `OFF`.
-    scores : sequence of str
 
     Returns
     -------

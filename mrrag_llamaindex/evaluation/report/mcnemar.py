@@ -25,7 +25,6 @@ class Comparison:
 
     Attributes
     ----------
-    method, baseline : str
     difference : float
         Accuracy of the method minus that of the baseline.
     ci : (float, float) or None

@@ -101,5 +101,5 @@ def grid_lines(run: Evaluation) -> list[str]:
 
 def add_to_markdown(path: Path, sentences: Sequence[str]) -> None:
     """Append lines to a table in Markdown, as a list."""
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text + "\n" + "".join(f"- {line}\n" for line in sentences), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + "".join(f"- {line}\n" for line in sentences))

@@ -41,7 +41,6 @@ class Point:
 
     Parameters
     ----------
-    x, y : float
     low, high : float or None
         95%; both or neither.
 
@@ -138,7 +137,6 @@ def table_plot(
 
     Parameters
     ----------
-    table : ResultTable
     path
         See `line_plot`.
     metric : str

@@ -26,7 +26,6 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine
     max_new_tokens : int
         Longest answer.
 
@@ -53,8 +52,6 @@ class Answering:
 
         Parameters
         ----------
-        method : Method
-        data : EmbeddedSet
         answered : collection of str
             Ids of questions that are not asked again.
         keep : callable
@@ -62,12 +59,12 @@ class Answering:
         """
         rows = [n for n, item in enumerate(data.questions) if item.question_id not in answered]
         size = _BATCHES_AT_ONCE * self.engine.batch_size
-        answers_made: list[Prediction] = []
+        answers: list[Prediction] = []
         for start in range(0, len(rows), size):
             batch = self._batch(method, data, rows[start : start + size])
             keep(batch)
-            answers_made += batch
-        return answers_made
+            answers += batch
+        return answers
 
     def note_unasked(self, answers: Iterable[Prediction]) -> None:
         """List the questions that an earlier run could not ask: their text has no probabilities."""
@@ -119,13 +116,7 @@ class Answering:
 
     def _prediction(self, method: Method, data: EmbeddedSet, row: int, answer: Any) -> Prediction:
         item = data.questions[row]
-        return Prediction(
-            method.name,
-            item.question_id,
-            item.patient_id,
-            data.golds[row],
-            "" if answer is None else answer.text,
-            None if answer is None else answer.p_yes,
-            None if answer is None else answer.p_no,
-            () if answer is None else answer.document_ids,
-        )
+        key = method.name, item.question_id, item.patient_id, data.golds[row]
+        if answer is None:
+            return Prediction(*key, text="")
+        return Prediction(*key, answer.text, answer.p_yes, answer.p_no, answer.document_ids)

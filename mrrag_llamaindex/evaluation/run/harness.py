@@ -7,12 +7,10 @@ settings from a `tune` set, and the table from the `tests`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
@@ -23,6 +21,7 @@ from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, t
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
+from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.store.question_table import digest_of
 
@@ -48,7 +47,6 @@ class Harness:
         Its critical layers are a setting of the run, which resumes only with the same ones.
     towers_identity : str
         Of the towers that made all vectors.
-    settings : HarnessSettings
     folder : pathlib.Path, optional
         Gets every answer as it is made; a stopped run resumes from it.
     progress : callable, optional
@@ -86,7 +84,6 @@ class Harness:
         ----------
         tests : sequence of EmbeddedSet
             One for each seed of the data; their answers are pooled, as of different patients.
-        learned : Learned
         validation : EmbeddedSet, optional
             Questions of other patients. Without them, or with fewer than `LEAST_QUESTIONS`, the
             settings are the published ones.
@@ -146,20 +143,18 @@ class Harness:
 
         Parameters
         ----------
-        method : Method
-        data : EmbeddedSet
         part : str
             Names the file, together with method and settings.
         """
         settings = {
             "towers": self._towers,
-            "pairs": _digest(list(zip(data.pair_ids, data.reports, strict=True))),
+            "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
             "max_new_tokens": self.settings.max_new_tokens,
             **method.settings(),
         }
         if self.folder is None:
             return self._answer(method, data, (), lambda batch: None)
-        path = self.folder / "answers" / part / f"{method.name}-{_digest(settings)[:8]}.jsonl"
+        path = self.folder / "answers" / part / f"{method.name}-{json_digest(settings, 8)}.jsonl"
         # Not in the file's name: with other layers the file is refused, no second one is begun.
         settings[LAYERS] = self._layers
         header = PredictionHeader(
@@ -225,13 +220,9 @@ class Harness:
         if self.folder is None:
             return
         settings = {"towers": self._towers, **method.settings(), LAYERS: self._layers}
-        data = _digest([digest_of(item.questions) for item in tests])
+        data = json_digest([digest_of(item.questions) for item in tests], 16)
         path = self.folder / "predictions" / f"{method.name}.jsonl"
         path.unlink(missing_ok=True)
         header = PredictionHeader(method.name, data, self._model, self.settings.seed, settings)
         with PredictionWriter(path, header) as writer:
             writer.append(answers)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -31,10 +31,8 @@ class Checkpoint:
     ----------
     source : str
         The name that it was asked for by.
-    folder : pathlib.Path
     config : mapping
         The parsed ``config.json``.
-    family : ModelFamily
     original : bool
         Whether it is in the layout of the original LLaVA code, not in that of transformers.
     """
@@ -51,7 +49,6 @@ class Checkpoint:
 
         Parameters
         ----------
-        model : str
         weights : bool
             False: of a model on the hub only the small files are fetched.
 
@@ -61,8 +58,16 @@ class Checkpoint:
             If there is no such folder and the hub cannot provide it, if it holds no model, or
             one of a family that cannot be steered.
         """
-        folder = _folder(model, weights)
-        config = _read_config(folder, model)
+        if model == defaults.PHANTOM:
+            folder = defaults.PHANTOM_FOLDER / "llava"
+        else:
+            folder = find_folder(
+                model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights
+            )
+        try:
+            config = read_config(folder)
+        except ModelError as error:
+            raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error
         original = is_original(config)
         if original:
             text_type = ORIGINAL_TYPES[config["model_type"]]
@@ -95,20 +100,7 @@ class Checkpoint:
 
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else self.dtype
-        chosen = getattr(torch, dtype, None)
-        if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise ModelError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
-        return chosen
-
-
-def _folder(model: str, weights: bool) -> Path:
-    if model == defaults.PHANTOM:
-        return defaults.PHANTOM_FOLDER / "llava"
-    return find_folder(model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights)
-
-
-def _read_config(folder: Path, model: str) -> dict[str, Any]:
-    try:
-        return read_config(folder)
-    except ModelError as error:
-        raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error
+        return kind

@@ -84,11 +84,7 @@ class ModelFamily:
     shares_prefix: bool = True
 
 
-def _by_type(*families: ModelFamily) -> Mapping[str, ModelFamily]:
-    return MappingProxyType({family.model_type: family for family in families})
-
-
-FAMILIES: Final = _by_type(
+_FAMILIES = (
     # What a turn looks like depends on the text model of a LLaVA, see `_LLAVA_TURNS`.
     ModelFamily("llava", "LlavaForConditionalGeneration", pads_images=True),
     ModelFamily("llava_next", "LlavaNextForConditionalGeneration"),
@@ -107,6 +103,7 @@ FAMILIES: Final = _by_type(
         shares_prefix=False,
     ),
 )
+FAMILIES: Final = MappingProxyType({family.model_type: family for family in _FAMILIES})
 """Vision-language families by ``model_type``. Each runs through the tests of
 ``tests/generation/checkpoints/test_families.py``; to add one: an entry here, a tiny model there."""
 

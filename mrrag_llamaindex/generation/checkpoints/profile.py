@@ -84,7 +84,6 @@ class ModelProfile:
 
     Parameters
     ----------
-    template : PromptTemplate
     critical_layers : tuple of int or None
         Layers found by attention knockout (or an equal experiment) on this very model.
         ``None``: unknown, see `middle_third`.
@@ -105,13 +104,7 @@ class ModelProfile:
 
     @classmethod
     def load(cls, folder: Path) -> ModelProfile:
-        """Read `PROFILE_FILE` from a model folder; the default profile where there is none.
-
-        Raises
-        ------
-        ModelError
-            If the file is there and is not a profile.
-        """
+        """Read `PROFILE_FILE` from a model folder, see `read`; without one, the default profile."""
         path = folder / PROFILE_FILE
         return cls.read(path, f"{PROFILE_FILE} in the model folder") if path.is_file() else cls()
 
@@ -171,8 +164,7 @@ class ModelProfile:
 
     def write(self, path: Path) -> None:
         """Write the profile to a file, whole or not at all."""
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def middle_third(layers: int, sliding: Collection[int] = ()) -> tuple[int, ...]:

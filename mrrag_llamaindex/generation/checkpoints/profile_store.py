@@ -60,10 +60,9 @@ def profile_identity(loaded: LoadedModel) -> str:
                 "its critical layers belong to cannot be told; load it into memory"
             )
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        values = weight.detach().flatten()
-        sample = values[:: max(1, values.numel() // _SAMPLES)][:_SAMPLES]
+        sample = _sample(weight)
         if sample.is_floating_point():
-            sample = sample.to(torch.bfloat16).float()
+            sample = sample.to(torch.bfloat16)
         digest.update(sample.double().cpu().numpy().tobytes())
     return f"{Path(loaded.source).name}@{digest.hexdigest()[:16]}"
 
@@ -79,7 +78,6 @@ def with_known_layers(
 
     Parameters
     ----------
-    loaded : LoadedModel
     profile : path, optional
         A profile file. Only its layers are taken: the layout of the prompt stays the model's own.
 
@@ -170,24 +168,21 @@ def _apply(loaded: LoadedModel, profile: ModelProfile, name: str, identity: str)
     )
 
 
-_SAMPLES = 64
-
-
 def model_identity(loaded: LoadedModel) -> str:
     """Return ``name@digest``: what is measured with one model must not be mixed with another's.
 
     The digest is of the prompt's layout, and of name, shape, type and 64 evenly spaced values of
     every weight: reading all of a 7B model would take longer than asking it. The name is the last
     part of its path or hub id.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
     """
     digest = hashlib.sha256(repr(loaded.profile.template).encode())
     for name, weight in loaded.model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        values = weight.flatten()
-        step = max(1, values.numel() // _SAMPLES)
-        digest.update(values[::step][:_SAMPLES].double().cpu().numpy().tobytes())
+        digest.update(_sample(weight).double().cpu().numpy().tobytes())
     return f"{Path(loaded.source).name}@{digest.hexdigest()[:16]}"
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    """Take 64 evenly spaced values of a weight, or all if it has fewer."""
+    values = weight.detach().flatten()
+    return values[:: max(1, values.numel() // _SAMPLES)][:_SAMPLES]

@@ -114,7 +114,6 @@ def open_weights(
         Holds one weight file, or several and an index.
     what : str
         What the folder is, for messages.
-    allow_pickle : bool
     remedy : str
         What to do about a folder of pickles, for the message.
 

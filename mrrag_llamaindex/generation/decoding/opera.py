@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,11 +15,7 @@ from mrrag_llamaindex.steering.attention.call_checks import sliding_window
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-    from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-    from mrrag_llamaindex.generation.prompt.request import Prompt
-    from mrrag_llamaindex.generation.runner import BatchRunner
-    from mrrag_llamaindex.steering.plan import SteeringPlan
+    from mrrag_llamaindex.generation.runner import BatchCall, BatchRunner
 
 
 @dataclass(frozen=True)
@@ -47,17 +42,8 @@ class OPERA(OperaSettings, Decoding):
     batch_size: ClassVar[int] = 1
     takes_policy: ClassVar[bool] = False
 
-    def run(
-        self,
-        runner: BatchRunner,
-        prompts: Sequence[Prompt],
-        images: Sequence[PreparedImage | None],
-        plan: SteeringPlan | None,
-        probe: FirstTokenProbe,
-        max_new_tokens: int,
-        shared: int,
-    ) -> torch.Tensor:
-        """Answer one prompt; `probe` records penalised probabilities. See `Decoding.run`.
+    def run(self, runner: BatchRunner, call: BatchCall) -> torch.Tensor:
+        """Answer one prompt; its probe records penalised probabilities. See `Decoding.run`.
 
         Raises
         ------
@@ -65,7 +51,7 @@ class OPERA(OperaSettings, Decoding):
             If the model's backend hands out no attention, the prompt holds no image, or the model
             does not see all of it.
         """
-        (prompt,), (image,) = prompts, images
+        (prompt,), (image,) = call.prompts, call.images
         text = runner.model.config.get_text_config(decoder=True)
         readable = {BACKENDS[name].registered for name in ("rows", "eager")}
         if text._attn_implementation not in readable:
@@ -79,12 +65,12 @@ class OPERA(OperaSettings, Decoding):
                 "prompt holds none; give the request an image, or decode without OPERA"
             )
         sight = sliding_window(text)
-        if sight is not None and len(prompt.input_ids) + max_new_tokens > sight:
+        if sight is not None and len(prompt.input_ids) + call.max_new_tokens > sight:
             raise SteeringError(
                 f"OPERA reads the attention to the whole prompt, and the model looks back {sight} "
                 "tokens only; use a model without a sliding window"
             )
         with runner.alone():
-            cache, logits = runner.prefill(prompt.input_ids, image, shared)
-            search = OperaSearch(runner.model, self, prompt, cache, max_new_tokens)
-            return torch.tensor([search.run(logits, probe)])
+            cache, logits = runner.prefill(prompt.input_ids, image, call.shared)
+            search = OperaSearch(runner.model, self, prompt, cache, call.max_new_tokens)
+            return torch.tensor([search.run(logits, call.probe)])

@@ -63,7 +63,6 @@ class OperaSearch:
     Parameters
     ----------
     model : PreTrainedModel
-    opera : OperaSettings
     prompt : Prompt
         With an image.
     prompt_cache : DynamicCache
@@ -134,33 +133,33 @@ class OperaSearch:
         keep = min(max(2, 1 + len(self.ends)) * opera.beams, len(totals))
         scores, ranked = totals.topk(keep)
         finished = list(beams.finished)
-        chosen: list[int] = []
+        leaders: list[int] = []
         for rank, (score, index) in enumerate(zip(scores.tolist(), ranked.tolist(), strict=True)):
             token = int(tokens.flatten()[index])
             if token in self.ends or step + 1 == self.limit:
                 if rank < opera.beams and score > -torch.inf:
                     words = [*beams.tokens[index // width].tolist(), token]
                     finished.append((score / (step + 1), words))
-            elif len(chosen) < opera.beams and score > -torch.inf:
-                chosen.append(index)
+            elif len(leaders) < opera.beams and score > -torch.inf:
+                leaders.append(index)
         finished = sorted(finished, key=lambda item: -item[0])[: opera.beams]
-        picked = torch.tensor(chosen, dtype=torch.long, device=logits.device)
-        parents = picked // width
+        survivors = torch.tensor(leaders, dtype=torch.long, device=logits.device)
+        parents = survivors // width
         columns_so_far = [
             [*beams.columns[parent], *([] if columns is None else [int(columns[index])])]
-            for parent, index in zip(parents.tolist(), chosen, strict=True)
+            for parent, index in zip(parents.tolist(), leaders, strict=True)
         ]
         after = _Beams(
-            torch.cat([beams.tokens[parents], tokens.flatten()[picked, None]], dim=1),
-            totals[picked],
-            attention[picked],
+            torch.cat([beams.tokens[parents], tokens.flatten()[survivors, None]], dim=1),
+            totals[survivors],
+            attention[survivors],
             columns_so_far,
             finished,
         )
-        if not chosen or self._is_settled(after):
+        if not leaders or self._is_settled(after):
             return after, logits, True
-        self.cache.batch_select_indices(picked)
-        return after, following[picked], False
+        self.cache.batch_select_indices(survivors)
+        return after, following[survivors], False
 
     def _is_settled(self, beams: _Beams) -> bool:
         """Whether every place is taken by an answer that the running ones cannot beat."""

@@ -20,7 +20,6 @@ class PromptBuilder:
     ----------
     tokenizer : PreTrainedTokenizerFast
         Must be a fast tokenizer: spans come from its character offsets.
-    template : PromptTemplate
     image_token : str or None
         The token that stands for one image feature; None for a text-only model.
     max_tokens : int
@@ -65,7 +64,6 @@ class PromptBuilder:
 
         Parameters
         ----------
-        request : PromptRequest
         image_text : str
             What stands for the query image, one image token per feature; empty without one.
 
@@ -132,36 +130,9 @@ class PromptBuilder:
         question_chars = self._write_question(writer, request.question)
         writer.data(request.after_question)
         writer.control(template.closing)
-        expected = image_text.count(self.image_token) if self.image_token else 0
-        return self._tokenize(writer, expected, document_chars, question_chars, documents, dropped)
-
-    def _write_question(self, writer: _Writer, question: str) -> Span:
-        before, after = self.template.question.split("{question}")
-        writer.control(before)
-        span = writer.data(question.strip())
-        writer.control(after)
-        return span
-
-    def _tokenize(
-        self,
-        writer: _Writer,
-        image_tokens: int,
-        document_chars: Sequence[Span],
-        question_chars: Span,
-        documents: Sequence[PromptDocument],
-        dropped: Sequence[PromptDocument],
-    ) -> Prompt:
         encoding = self.tokenizer(writer.text, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        places = []
-        if self.image_token is not None:
-            image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-            places = [index for index, token in enumerate(ids) if token == image_id]
-        if len(places) != image_tokens:
-            raise PromptError(
-                f"the tokenizer gave {len(places)} image tokens where {image_tokens} were written; "
-                f"{self.image_token!r} is not one token of its vocabulary"
-            )
+        places = self._image_places(ids, image_text)
         unknown = self.tokenizer.unk_token_id
         data_spans = [_token_span(offsets, span) for span in writer.data_spans]
         return Prompt(
@@ -178,6 +149,27 @@ class PromptBuilder:
             dropped=tuple(dropped),
             unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
         )
+
+    def _image_places(self, ids: Sequence[int], image_text: str) -> list[int]:
+        """Find the image tokens, as many as were written."""
+        if self.image_token is None:
+            return []
+        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        places = [index for index, token in enumerate(ids) if token == image_id]
+        expected = image_text.count(self.image_token)
+        if len(places) != expected:
+            raise PromptError(
+                f"the tokenizer gave {len(places)} image tokens where {expected} were written; "
+                f"{self.image_token!r} is not one token of its vocabulary"
+            )
+        return places
+
+    def _write_question(self, writer: _Writer, question: str) -> Span:
+        before, after = self.template.question.split("{question}")
+        writer.control(before)
+        span = writer.data(question.strip())
+        writer.control(after)
+        return span
 
 
 class _Writer:

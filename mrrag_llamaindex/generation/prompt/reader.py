@@ -26,7 +26,6 @@ class PromptReader:
 
     Parameters
     ----------
-    loaded : LoadedModel
     max_documents : int
         Most documents in one prompt.
     max_new_tokens : int

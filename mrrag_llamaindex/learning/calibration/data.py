@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
+from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.learning.mining.support import SupportRule, supporting_documents
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
-    from mrrag_llamaindex.learning.mining.records import TrainingRecord
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +23,6 @@ class ScoredQuestion:
 
     Parameters
     ----------
-    patient_id : str
     scores : ndarray
         Fused scores, shape (n,), highest first.
     right : ndarray of bool
@@ -60,7 +56,6 @@ def of_records(
 
     Parameters
     ----------
-    records : sequence of TrainingRecord
     weights : FusionWeights or QueryGatedWeights
         What ranks in use. Should be what retrieved the candidates: a document that these weights
         alone would have found is not among them.

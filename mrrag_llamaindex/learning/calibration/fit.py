@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
 from mrrag_llamaindex.learning.calibration.quality import Quality, measure
 from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
 from mrrag_llamaindex.mcr.calibration import Calibration, Method, check_rates, weights_digest
+from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
-    from mrrag_llamaindex.mcr.weights_file import AnyWeights
-
 
 Curve = tuple[tuple[float, float], ...]
 
@@ -116,7 +113,6 @@ class CalibrationReport:
 
     Attributes
     ----------
-    calibration : Calibration
     quality, base_rate : Quality
         Of the curve, and of one probability for all: the share in the fitting part.
     documents, questions, patients : int
@@ -172,9 +168,6 @@ def fit_calibration(
     ----------
     questions : sequence of ScoredQuestion
         All scored by `weights`.
-    towers_identity : str
-    weights : FusionWeights or QueryGatedWeights
-    settings : CalibrationSettings, optional
     about : dict, optional
         What else the file should say of where it comes from; plain JSON values.
 
@@ -191,7 +184,7 @@ def fit_calibration(
             f"a calibration needs questions of at least four patients, and there are "
             f"{len(set(names))}: part of them is held out"
         )
-    fit, held = (
+    fit, held_out = (
         [questions[place] for place in part]
         for part in split_by_patient(names, settings.held_out, settings.seed)
     )
@@ -204,7 +197,7 @@ def fit_calibration(
     fit_curve = isotonic_curve if settings.method == "isotonic" else platt_curve
     curve = fit_curve(scores, right)
     calibration = Calibration(settings.method, curve, towers_identity, weights_digest(weights))
-    held_scores, held_right, patients = _documents(held)
+    held_scores, held_right, patients = _documents(held_out)
     probability = calibration.probability(held_scores)
     share = np.full_like(probability, right.mean())
     quality = measure(probability, held_right, patients, seed=settings.seed)
@@ -212,7 +205,7 @@ def fit_calibration(
     abstention, ci, why_not = held_out_threshold(
         calibration,
         fit,
-        held,
+        held_out,
         error_rate=settings.error_rate,
         confidence=settings.confidence,
         seed=settings.seed,
@@ -224,16 +217,13 @@ def fit_calibration(
         "ece": quality.ece,
         **(about or {}),
     }
-    final = Calibration(
-        settings.method, curve, towers_identity, calibration.weights, abstention, facts
-    )
     return CalibrationReport(
-        final,
+        replace(calibration, abstention=abstention, about=facts),
         quality,
         base_rate,
         len(held_right),
-        len(held),
-        len({item.patient_id for item in held}),
+        len(held_out),
+        len({item.patient_id for item in held_out}),
         ci,
         why_not,
     )

@@ -55,7 +55,6 @@ def measure(
         Shape (n,).
     patients : sequence of str
         n; the resampling draws patients with all that is theirs.
-    seed : int
 
     Raises
     ------

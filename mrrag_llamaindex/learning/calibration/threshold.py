@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr.calibration import Abstention, check_rates
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
-    from mrrag_llamaindex.mcr.calibration import Calibration
-
+from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
+from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, check_rates
 
 _LEVELS = 20
 _STARTS = 4
@@ -25,7 +20,7 @@ _SPARE = 1.25
 def held_out_threshold(
     calibration: Calibration,
     fit: Sequence[ScoredQuestion],
-    held: Sequence[ScoredQuestion],
+    held_out: Sequence[ScoredQuestion],
     *,
     error_rate: float,
     confidence: float,
@@ -39,7 +34,7 @@ def held_out_threshold(
     ----------
     calibration : Calibration
         Its curve is fitted on `fit` alone.
-    fit, held : sequence of ScoredQuestion
+    fit, held_out : sequence of ScoredQuestion
         Of different patients: where thresholds to try are taken from, and where they are tested.
     error_rate, confidence : float
         See `Abstention`.
@@ -60,8 +55,8 @@ def held_out_threshold(
     design = calibration.probability([item.scores[0] for item in fit])
     rng = np.random.default_rng(seed)
     drawn: dict[str, ScoredQuestion] = {}
-    for place in rng.permutation(len(held)).tolist():
-        drawn.setdefault(held[place].patient_id, held[place])
+    for place in rng.permutation(len(held_out)).tolist():
+        drawn.setdefault(held_out[place].patient_id, held_out[place])
     tested = list(drawn.values())
     best = calibration.probability([item.scores[0] for item in tested])
     right = np.array([item.best_is_right for item in tested])
@@ -99,8 +94,6 @@ def certify(
         The same of n questions, one of each patient, shape (n,).
     right : ndarray of bool
         Whether those documents support a right answer, shape (n,).
-    error_rate : float
-    confidence : float
 
     Returns
     -------

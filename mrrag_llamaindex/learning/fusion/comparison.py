@@ -133,10 +133,8 @@ def learn_and_compare(
         weights_by_name["gated"] = gated.weights
     kept = [questions[place] for place in measured]
     hits = {CHANCE: np.array([float(item.right.mean()) for item in kept])}
-    hits |= {
-        name: np.array([item.hit(weights) for item in kept])
-        for name, weights in weights_by_name.items()
-    }
+    for name, weights in weights_by_name.items():
+        hits[name] = np.array([item.hit(weights) for item in kept])
     patients = tuple(item.patient_id for item in kept)
     return FusionComparison(
         learned, four, gated, hits, patients, _shares(learned.weights, kept), seed

@@ -71,7 +71,6 @@ class LearnedGate:
 
     Attributes
     ----------
-    weights : QueryGatedWeights
     epoch : int
         Steps to it; 0 if no step was better than the global weights.
     loss, base_loss : float
@@ -115,11 +114,11 @@ def train_gate(
     settings = settings or GateSettings()
     if not training or not validation:
         raise InputError("the gate needs examples to learn from and examples to validate on")
-    fit, held = (_Tensors.of(part, terms) for part in (training, validation))
+    fit, check = (_tensors(part, terms) for part in (training, validation))
     start = torch.from_numpy(base.weights.as_array(terms))
     size = settings.reach * float(np.abs(base.weights.as_array(ALL_TERMS)).max())
     drawn = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.hidden, fit.queries.shape[1])
+    shape = (settings.hidden, fit[-1].shape[1])
     options: dict[str, Any] = {"dtype": torch.float64}
     parameters = [
         torch.randn(shape, generator=drawn, **options),
@@ -136,7 +135,7 @@ def train_gate(
     best = 0
     for epoch in range(settings.epochs + 1):
         with torch.no_grad():
-            losses.append(float(_loss(parameters, start, size, held, base.temperature)))
+            losses.append(float(_loss(parameters, start, size, check, base.temperature)))
         if epoch == 0 or losses[epoch] < losses[best]:
             best, kept = epoch, [parameter.detach().clone() for parameter in parameters]
         elif epoch - best >= settings.patience:
@@ -149,40 +148,36 @@ def train_gate(
     return LearnedGate(gate, best, losses[best], losses[0])
 
 
-@dataclass(frozen=True, eq=False)
-class _Tensors:
-    """Examples as tensors: terms (n, c, t), masks (n, c), questions (n, 2n)."""
+def _tensors(examples: Sequence[FusionExample], terms: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Return terms (n, c, t), which are right and which are real (n, c), and questions (n, 2n)."""
+    import torch
 
-    terms: Tensor
-    right: Tensor
-    real: Tensor
-    queries: Tensor
-
-    @classmethod
-    def of(cls, examples: Sequence[FusionExample], terms: tuple[str, ...]) -> _Tensors:
-        import torch
-
-        queries = [item.query for item in examples if item.query is not None]
-        if len(queries) < len(examples) or len({query.shape for query in queries}) > 1:
-            raise InputError(
-                "weights for each question are learned from the questions' vectors, and these "
-                "examples lack some: mine the records again"
-            )
-        batch = PaddedExamples.of(examples, terms)
-        stacked = np.stack(queries).astype(np.float64)
-        return cls(*map(torch.from_numpy, (batch.terms, batch.right, batch.real, stacked)))
+    queries = [item.query for item in examples if item.query is not None]
+    if len(queries) < len(examples) or len({query.shape for query in queries}) > 1:
+        raise InputError(
+            "weights for each question are learned from the questions' vectors, and these "
+            "examples lack some: mine the records again"
+        )
+    batch = PaddedExamples.of(examples, terms)
+    stacked = np.stack(queries).astype(np.float64)
+    return tuple(map(torch.from_numpy, (batch.terms, batch.right, batch.real, stacked)))
 
 
 def _loss(
-    parameters: list[Tensor], start: Tensor, size: float, held: _Tensors, temperature: float
+    parameters: list[Tensor],
+    start: Tensor,
+    size: float,
+    examples: tuple[Tensor, ...],
+    temperature: float,
 ) -> Tensor:
     """Return the mean of `training.infonce`, with the weights of each question."""
     import torch
 
+    terms, right, real, queries = examples
     hidden_weight, hidden_bias, out_weight, out_bias = parameters
-    hidden = torch.tanh(held.queries @ hidden_weight.T + hidden_bias)
+    hidden = torch.tanh(queries @ hidden_weight.T + hidden_bias)
     weights = start + size * torch.tanh(hidden @ out_weight.T + out_bias)
-    scores = (held.terms * weights[:, None]).sum(-1) / temperature
+    scores = (terms * weights[:, None]).sum(-1) / temperature
     nothing = torch.tensor(-torch.inf, dtype=scores.dtype)
-    of_all = torch.where(held.real, scores, nothing).logsumexp(-1)
-    return (of_all - torch.where(held.right, scores, nothing).logsumexp(-1)).mean()
+    of_all = torch.where(real, scores, nothing).logsumexp(-1)
+    return (of_all - torch.where(right, scores, nothing).logsumexp(-1)).mean()

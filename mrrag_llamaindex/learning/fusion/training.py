@@ -41,7 +41,6 @@ class FusionSettings:
         tau. The loss depends on weights / tau alone, so learning tau as well would add nothing
         but a free scale; with `learn_temperature` that scale is fixed by giving the weights the
         length of (1, 1, 1), and tau is what the data leave for it.
-    learn_temperature : bool
     learning_rate : float
         Of Adam (the paper's 1e-2).
     epochs : int
@@ -68,8 +67,6 @@ class LearnedFusion:
 
     Attributes
     ----------
-    weights : FusionWeights
-    temperature : float
     epoch : int
         Steps to them.
     loss : float
@@ -118,12 +115,12 @@ def train_fusion(
     settings = settings or FusionSettings()
     if not training or not validation:
         raise InputError("the fusion needs examples to learn from and examples to validate on")
-    batch, held = PaddedExamples.of(training, terms), PaddedExamples.of(validation, terms)
+    batch, check = PaddedExamples.of(training, terms), PaddedExamples.of(validation, terms)
     weights, tau = FusionWeights().as_array(terms), settings.temperature
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     best: tuple[float, Array, int] | None = None
     for epoch in range(settings.epochs + 1):
-        loss = _infonce(weights, held, tau)[0]
+        loss = _infonce(weights, check, tau)[0]
         if best is None or loss < best[0]:
             best = (loss, weights.copy(), epoch)
         elif epoch - best[2] >= settings.patience:
@@ -137,7 +134,7 @@ def train_fusion(
         )
     assert best is not None
     loss, weights, epoch = best
-    recall = held.recall(weights)
+    recall = check.recall(weights)
     if settings.learn_temperature:
         scale = float(np.sqrt(len(TERMS)) / np.linalg.norm(weights))
         weights, tau = weights * scale, tau * scale

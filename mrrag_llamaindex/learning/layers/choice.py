@@ -25,7 +25,6 @@ class Point:
 
     Attributes
     ----------
-    edge : str
     layer : int
         Centre of the window.
     change : float
@@ -131,7 +130,6 @@ def choose(
     ----------
     changes : sequence of mapping
         One per example, as `Knockout.changes` returns them.
-    patients : sequence of str
     seed : int
         Of the halves.
 
@@ -179,9 +177,8 @@ def curve(
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation, nan where it is not defined."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    if len(first) < 2 or not ranks.std(axis=1).all():
+    if len(first) < 2 or not (np.ptp(first) and np.ptp(second)):
         return math.nan
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(spearmanr(first, second).statistic)

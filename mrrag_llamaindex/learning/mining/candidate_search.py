@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.mcr.score import fuse
 from mrrag_llamaindex.mcr.weights import TERMS, FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, Hit
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.protocol import PairStore
 
 SAME_IMAGE = 1.0 - 1e-6
 """Cosine of two images that are one: the question's own, stored under another patient or none."""
@@ -41,13 +38,13 @@ def find_candidates(
         for row in np.eye(len(TERMS)).tolist():
             single = FusionWeights(*row)
             rankings.append(_allowed(store, q_image, q_text, single, share, exclude))
-    chosen: dict[str, Hit] = {}
+    candidates: dict[str, Hit] = {}
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
-        if len(chosen) < count:
-            chosen.setdefault(hit.pair_id, hit)
+        if len(candidates) < count:
+            candidates.setdefault(hit.pair_id, hit)
     scored = [
         replace(hit, score=float(fuse(list(hit.terms.values()), weights)))
-        for hit in chosen.values()
+        for hit in candidates.values()
     ]
     return sorted(scored, key=lambda hit: (-hit.score, hit.pair_id))
 

@@ -3,7 +3,7 @@
 For each training question the fused score retrieves candidates, the generator is asked with each
 of them alone, and its confidence in the gold answer labels them: the most confident is the
 positive, the m least confident are the negatives (MR-RAG, section on training the retriever).
-The generator stands behind a protocol, so that this module needs none.
+The generator is asked through an `AnswerConfidence`, which this module does not load.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.learning.mining.candidate_search import find_candidates
-from mrrag_llamaindex.learning.mining.records import (
-    TRAINING_FILE,
-    TrainingHeader,
-    TrainingRecord,
-)
+from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.store.pair import Skipped
 from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
@@ -31,38 +27,13 @@ from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
+    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
 DIGITS = 6
 """Decimals that are kept: what differs by less is rounding of the device, and counts as equal."""
-
-
-class Confidence(Protocol):
-    """Asks a generator; see `mrrag_llamaindex.learning.mining.confidence.AnswerConfidence`.
-
-    Attributes
-    ----------
-    identity : str
-        Another one for another generator.
-    """
-
-    identity: str
-
-    def rate(
-        self,
-        image: Image.Image | None,
-        question: str,
-        answer: str,
-        documents: Sequence[str | None],
-    ) -> list[float | None]:
-        """Return the confidence in `answer` with each document alone.
-
-        A document of `None` means none at all; a result of `None`, that it cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +48,6 @@ class MiningReport:
         Those of both from which there is something to learn, see `TrainingRecord.trains`.
     skipped : tuple of Skipped
         Questions without a record, with the reason; a question's id stands as ``pair_id``.
-    seconds : float
     """
 
     mined: int
@@ -91,7 +61,7 @@ def mine(
     questions: Sequence[GoldQuestion],
     store: PairStore,
     towers: DualTower,
-    confidence: Confidence,
+    confidence: AnswerConfidence,
     out: str | os.PathLike[str],
     settings: MiningSettings | None = None,
     progress: Callable[[int, int, int], None] | None = None,
@@ -115,10 +85,6 @@ def mine(
     progress
         Called after each question with the number handled, the number of all questions, and how
         many of those handled were in the file already.
-
-    Returns
-    -------
-    MiningReport
 
     Raises
     ------
@@ -166,7 +132,7 @@ def mine_question(
     item: GoldQuestion,
     store: PairStore,
     towers: DualTower,
-    confidence: Confidence,
+    confidence: AnswerConfidence,
     settings: MiningSettings,
 ) -> TrainingRecord:
     """Retrieve the candidates of one question, ask with each, and label them.

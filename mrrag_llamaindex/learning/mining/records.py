@@ -28,7 +28,6 @@ class TrainingHeader:
         Towers whose similarities the records hold.
     model : str
         The generator that was asked.
-    seed : int
     negatives : int
         m, the most negatives of one question.
     settings : dict
@@ -58,13 +57,10 @@ class TrainingRecord:
 
     Parameters
     ----------
-    question_id : str
-    patient_id : str or None
     terms : tuple of (float, float, float)
         n rows <q_i, d_t>, <q_i, d_i>, <q_t, d_t>, in the order of `weights.TERMS`.
     terms_text_image : tuple of float
         n values <q_t, d_i>, the fourth similarity.
-    pair_ids : tuple of str
     confidence : tuple of float
         n values: how confidently the generator gives the gold answer with that document alone,
         a probability for yes/no questions, else a mean token log-probability.
@@ -112,9 +108,9 @@ class TrainingRecord:
         numbers += [*halves[0], *halves[1]]
         if not all(map(_finite, numbers)):
             raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
-        chosen = [self.positive, *self.negatives]
-        inside = all(_index(place, count) for place in chosen)
-        if not inside or len(set(chosen)) != len(chosen):
+        places = [self.positive, *self.negatives]
+        inside = all(_index(place, count) for place in places)
+        if not inside or len(set(places)) != len(places):
             raise InputError(
                 f"question {self.question_id!r}: positive and negatives must be distinct places "
                 f"among its {count} candidates"
@@ -147,7 +143,6 @@ class TrainingSet:
 
     Attributes
     ----------
-    header : TrainingHeader
     records : tuple of TrainingRecord
         All questions; those with `TrainingRecord.trains` are the training set.
     """

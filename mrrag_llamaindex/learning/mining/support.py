@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.learning.mining.records import TrainingRecord
-
+from mrrag_llamaindex.learning.mining.records import TrainingRecord
 
 SupportRule = Literal["helps_right", "helps", "right"]
 """When a mined document supports a right answer, see `supporting_documents`."""
@@ -26,7 +23,6 @@ def supporting_documents(
 
     Parameters
     ----------
-    record : TrainingRecord
     rule : {"helps_right", "helps", "right"}
         ``helps``: with the document alone the model gives the gold answer more confidently than
         with none. ``right``: it gives the gold one of yes and no the greater part of the

@@ -29,7 +29,6 @@ class SameReports:
 
     Parameters
     ----------
-    reports : sequence of str
     threshold : float
         In (0, 1]; 1 keeps to reports with the same word pairs.
 

@@ -29,10 +29,8 @@ class TrainingPairs:
     ----------
     images : tuple
         Path or open image of each pair; `load` decodes them.
-    reports, patients, pair_ids : tuple of str
     image_keys, text_keys : tuple of str
         SHA-256 of each image and report.
-    skipped : tuple of Skipped
     """
 
     images: tuple[ImageSource, ...]
@@ -85,7 +83,6 @@ def split_pairs(patients: Sequence[str], validation: float, test: float, seed: i
     validation, test : float
         Share of the patients in each part, in [0, 1), together below 1. Of a share above 0 at
         least one patient is taken.
-    seed : int
 
     Raises
     ------
@@ -97,14 +94,14 @@ def split_pairs(patients: Sequence[str], validation: float, test: float, seed: i
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
         raise ValueError("the validation and test shares must be in [0, 1), together below 1")
     rest = list(range(len(patients)))
-    held: dict[str, list[int]] = {"test": [], "validation": []}
+    parts: dict[str, list[int]] = {"test": [], "validation": []}
     for part, share in (("test", test), ("validation", validation / (1 - test))):
         if share:
             kept, out = split_by_patient([patients[row] for row in rest], share, seed)
-            held[part] = [rest[place] for place in out]
+            parts[part] = [rest[place] for place in out]
             rest = [rest[place] for place in kept]
-    parts = (rest, held["validation"], held["test"])
-    return Split(*(torch.tensor(part, dtype=torch.int64) for part in parts))
+    rows = (rest, parts["validation"], parts["test"])
+    return Split(*(torch.tensor(part, dtype=torch.int64) for part in rows))
 
 
 def training_pairs(

@@ -14,19 +14,13 @@ import numpy as np
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.mcr.score import FusionWeights, fuse
+from mrrag_llamaindex.learning.fusion.comparison import SIMPLE
+from mrrag_llamaindex.mcr.score import fuse
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms
 from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.towers.loading import load_towers
-
-WEIGHTS = {
-    "image-text": FusionWeights(1, 0, 0),
-    "image-image": FusionWeights(0, 1, 0),
-    "text-text": FusionWeights(0, 0, 1),
-    "equal": FusionWeights(1, 1, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -35,11 +29,8 @@ class Figure:
 
     Attributes
     ----------
-    name : str
-    value : float
     low, high : float
         Wilson's score interval, 95%.
-    n : int
     """
 
     name: str
@@ -101,7 +92,8 @@ def check_towers(seed: int, count: int, patients: int = 500) -> list[Figure]:
     ]
     answerable = [question for question in questions if question[0].any()]
     figures = []
-    for name, weights in WEIGHTS.items():
+    for field, weights in SIMPLE.items():
+        name = field.replace("_", "-")
         top5, first = [], []
         for matches, supports, terms in answerable:
             order = np.argsort(-fuse(terms, weights), kind="stable")

@@ -9,21 +9,19 @@ mention it could be told from evidence by its words.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.fusion.training import LearnedFusion, train_fusion
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, make_corpus
 from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms, label_corpus
 from mrrag_llamaindex.statistics.patients import split_by_patient
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.towers.protocol import DualTower
 
 VALIDATION = 5000
 """Added to a seed: settings are chosen on these patients, none of whom is measured on."""
@@ -42,7 +40,6 @@ class NoiseTrials:
 
     Attributes
     ----------
-    questions : tuple of NoiseQuestion
     left_out : int
         Questions for which the corpus holds too few documents of some kind.
     """
@@ -100,11 +97,8 @@ def trials_of(
 
     Parameters
     ----------
-    corpus : PhantomCorpus
     scores : ndarray or None
         Shape (questions, studies), see `mcr_scores`.
-    documents : int
-    seed : int
 
     Raises
     ------
@@ -155,15 +149,14 @@ def _question(
     if min(map(len, (alike, others, against))) < documents:
         return None
 
-    def draw(places: list[int]) -> tuple[Evidence, ...]:
-        chosen = rng.choice(places, size=documents, replace=False)
+    def draw(places: list[int]) -> tuple[PromptDocument, ...]:
         return tuple(
-            Evidence(
+            PromptDocument(
                 corpus.studies[n].pair_id,
                 corpus.studies[n].report,
                 None if scores is None else float(scores[n]),
             )
-            for n in chosen
+            for n in rng.choice(places, size=documents, replace=False)
         )
 
     return NoiseQuestion(

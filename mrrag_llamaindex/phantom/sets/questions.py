@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, as_pairs
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.question_table import GoldQuestion
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.store.schema import StoreSchema
+from mrrag_llamaindex.towers.protocol import DualTower
 
 
 def store_of(corpus: PhantomCorpus, towers: DualTower) -> PairStore:
     """Embed the studies of a corpus into a store in memory."""
-    store = PairStore.create(
-        "memory",
-        towers_identity=towers.identity,
-        towers_source=towers.source,
-        dimension=towers.dimension,
-    )
+    store = PairStore.create("memory", StoreSchema.of(towers))
     ingest_pairs(as_pairs(corpus.studies), store, towers, strict=True)
     return store
 

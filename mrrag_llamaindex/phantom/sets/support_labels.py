@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,8 @@ from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.mcr.score import ALL_TERMS, similarity_terms
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.phantom.studies import PhantomQuery
-    from mrrag_llamaindex.towers.protocol import DualTower
+from mrrag_llamaindex.phantom.studies import PhantomQuery
+from mrrag_llamaindex.towers.protocol import DualTower
 
 _EACH_TERM = 32
 

@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
 from mrrag_llamaindex.phantom.wording import write_question
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One question with its documents.
+def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> list[Example]:
+    """Draw questions about new synthetic patients, each of whom is asked about once.
 
-    Attributes
-    ----------
-    request : PromptRequest
-        The score of its documents is 1 for the patient's look-alikes and 0 for others.
-    image : PIL.Image.Image
-    truth : bool
-    """
-
-    request: PromptRequest
-    image: Image
-    truth: bool
-
-
-def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> list[Trial]:
-    """Draw questions about new synthetic patients.
+    The score of a document is 1 for the patient's look-alikes and 0 for others.
 
     Parameters
     ----------
     seed : int
         Below the seeds of training.
-    count : int
     documents : int
         Documents in each prompt; all of them mention the finding asked about.
     irrelevant : int
@@ -59,10 +37,12 @@ def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> li
     if not 0 <= irrelevant <= documents:
         raise ValueError(f"{irrelevant} irrelevant of {documents} documents")
     rng = np.random.default_rng([seed, documents, irrelevant])
-    return [_draw_trial(rng, documents, irrelevant) for _ in range(count)]
+    return [_draw_trial(rng, documents, irrelevant, f"synthetic-{n}") for n in range(count)]
 
 
-def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Trial:
+def _draw_trial(
+    rng: np.random.Generator, documents: int, irrelevant: int, patient_id: str
+) -> Example:
     patient = draw_study(rng, "held-out", draw_findings(rng))
     finding = int(rng.integers(len(FINDINGS)))
     offered = []
@@ -76,20 +56,13 @@ def _draw_trial(rng: np.random.Generator, documents: int, irrelevant: int) -> Tr
     order = rng.permutation(documents)
     question = write_question(rng, finding)
     request = PromptRequest(question, tuple(offered[int(i)] for i in order))
-    return Trial(request, patient.image, patient.findings[finding])
-
-
-def examples_of(trials: Sequence[Trial]) -> list[Example]:
-    """Turn trials into examples for `search_layers`; every trial is a patient of its own."""
-    return [
-        Example(trial.request, trial.image, "yes" if trial.truth else "no", f"synthetic-{number}")
-        for number, trial in enumerate(trials)
-    ]
+    answer = "yes" if patient.findings[finding] else "no"
+    return Example(request, patient.image, answer, patient_id)
 
 
 def answered_right(
     engine: LlavaEngine,
-    trials: Sequence[Trial],
+    trials: Sequence[Example],
     policy: SteeringPolicy | None = None,
     batch_size: int = 64,
 ) -> list[bool]:
@@ -104,7 +77,7 @@ def answered_right(
             max_new_tokens=2,
         )
         right += [
-            answer.text.lower().split()[:1] == ["yes" if trial.truth else "no"]
+            answer.text.lower().split()[:1] == [trial.answer]
             for answer, trial in zip(answers, batch, strict=True)
         ]
     return right

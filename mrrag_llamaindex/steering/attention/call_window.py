@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -21,6 +22,30 @@ def layer_index(module: torch.nn.Module) -> int:
     return index if isinstance(index, int) else -1
 
 
+def head_mask(
+    plan: SteeringPlan, module: torch.nn.Module, count: int, device: torch.device
+) -> torch.Tensor | None:
+    """Mark the steered ones of a layer's `count` query heads: bool (count,); None for all."""
+    if plan.heads is None:
+        return None
+    heads = plan.heads[layer_index(module)]
+    return torch.tensor([head in heads for head in range(count)], device=device)
+
+
+def spread(
+    plan: SteeringPlan, window: RowWindow, query_length: int, key_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spread a window over a whole call: bool (batch, queries) and float32 (batch, keys).
+
+    The weights are 0 for keys beyond the plan.
+    """
+    device = window.rows.device
+    rows = torch.zeros(plan.batch_size, query_length, dtype=torch.bool, device=device)
+    rows[window.batch[:, None], window.rows] = True
+    weights = plan.column_weights[:, :key_length].to(device)
+    return rows, F.pad(weights, (0, key_length - weights.shape[1]))
+
+
 def steered_window(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -31,18 +56,7 @@ def steered_window(
 ) -> RowWindow | None:
     """Find this call's steered rows.
 
-    Parameters
-    ----------
-    module
-        The attention layer, with ``layer_idx``.
-    query, key
-        (batch, heads, rows, dim), (batch, key heads, keys, dim).
-    attention_mask
-        What reached the layer: a tensor, a block mask or None.
-    plan
-        The plan of the call, or None.
-    kwargs
-        The other keywords that reached the layer.
+    The arguments are those that reached the layer, see `registry.ifa_attention_forward`.
 
     Returns
     -------

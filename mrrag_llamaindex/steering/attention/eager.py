@@ -9,11 +9,14 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention.call_window import layer_index
-from mrrag_llamaindex.steering.attention.rows import head_mask
+from mrrag_llamaindex.steering.attention.call_window import (
+    head_mask,
+    layer_index,
+    spread,
+    steered_window,
+)
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import Formula
-from mrrag_llamaindex.steering.window import RowWindow
 
 
 def steered_attention(
@@ -87,69 +90,45 @@ def steered_attention(
     return torch.matmul(attention, value), attention
 
 
-def full_rows(
-    plan: SteeringPlan, window: RowWindow, query_length: int, key_length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spread a window over the whole matrix of one attention call.
-
-    Returns
-    -------
-    rows : torch.Tensor
-        bool (batch, 1, query_length, 1).
-    weights : torch.Tensor
-        float32 (batch, 1, 1, key_length); 0 for keys beyond the plan.
-    """
-    device = window.rows.device
-    rows = torch.zeros(plan.batch_size, 1, query_length, 1, dtype=torch.bool, device=device)
-    rows[window.batch[:, None], 0, window.rows, 0] = True
-    weights = plan.column_weights[:, :key_length].to(device)
-    return rows, F.pad(weights, (0, key_length - weights.shape[1]))[:, None, None, :]
-
-
-def eager_attention(
+def ifa_eager_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None,
-    dropout: float,
-    plan: SteeringPlan | None,
-    window: RowWindow | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    steering: SteeringPlan | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run `steered_attention` in the layout of a transformers attention function.
+    """Attend by the definition, and return the attention weights as well.
 
-    Parameters
-    ----------
-    module
-        The attention layer; its ``num_key_value_groups`` repeats key and value heads.
-    query, key, value
-        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice.
-    attention_mask, scaling, dropout
-        As for `steered_attention`; ``scaling=None`` is ``dim ** -0.5``.
-    plan, window
-        The plan and its rows in this call; None for plain attention.
+    Arguments and errors are those of `registry.ifa_attention_forward`; without steering the result
+    is that of the model's stock eager attention.
 
     Returns
     -------
     output : torch.Tensor
         (batch, rows, heads, dim).
     weights : torch.Tensor
-        (batch, heads, rows, keys).
+        (batch, heads, rows, keys), after softmax.
     """
+    window = steered_window(module, query, key, attention_mask, steering, kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
     arguments: dict[str, Any] = {}
-    if plan is not None and window is not None:
+    if steering is not None and window is not None:
         if attention_mask is None and query.shape[2] > 1:
             raise SteeringError(
                 "steering: no attention mask reached the eager function, so neither causality "
                 "nor padding would hold; call steering.attention.registry.register()"
             )
-        rows, weights = full_rows(plan, window, query.shape[2], key.shape[2])
-        arguments = {"policy": plan.policy, "rows": rows, "weights": weights}
-        if plan.heads is not None:
-            chosen = plan.heads[layer_index(module)]
-            arguments["heads"] = head_mask(chosen, query.shape[1], query.device)
+        rows, weights = spread(steering, window, query.shape[2], key.shape[2])
+        arguments = {
+            "policy": steering.policy,
+            "rows": rows[:, None, :, None],
+            "weights": weights[:, None, None, :],
+            "heads": head_mask(steering, module, query.shape[1], query.device),
+        }
     output, attention = steered_attention(
         query,
         repeat_kv(key, groups),
@@ -159,4 +138,6 @@ def eager_attention(
         dropout=dropout,
         **arguments,
     )
+    if steering is not None and window is not None:
+        steering.record(layer_index(module), window)
     return output.transpose(1, 2).contiguous(), attention

@@ -13,10 +13,13 @@ from transformers.integrations.flex_attention import (
 )
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.attention.call_window import layer_index, steered_window
-from mrrag_llamaindex.steering.attention.rows import head_mask
+from mrrag_llamaindex.steering.attention.call_window import (
+    head_mask,
+    layer_index,
+    spread,
+    steered_window,
+)
 from mrrag_llamaindex.steering.plan import SteeringPlan
-from mrrag_llamaindex.steering.window import RowWindow
 
 
 def ifa_flex_attention_forward(
@@ -32,9 +35,7 @@ def ifa_flex_attention_forward(
     """Attend with FlexAttention; in critical layers its score function is the policy.
 
     FlexAttention applies the mask after the score function, so steering cannot un-mask a cell.
-    Without a plan, in a layer that is not critical, and in a call without rows to steer (every
-    decode step, unless the policy acts there), the result is that of
-    ``flex_attention_forward``, bit for bit.
+    Where there is nothing to steer, the result is that of ``flex_attention_forward``, bit for bit.
 
     Compared on a CPU with the eager definition, uncompiled and compiled. On a GPU it has not been
     run. It is compiled anew when the kind of call changes (batch, lengths, steered or not), which
@@ -46,18 +47,8 @@ def ifa_flex_attention_forward(
     `attention.proof` tries it where a model is loaded, and refuses it there.
     ``torch.compiler.set_stance("force_eager")`` runs both uncompiled and right, for every shape.
 
-    Parameters
-    ----------
-    module
-        The attention layer, with ``layer_idx``.
-    query, key, value
-        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice; keys include the cache.
-    attention_mask
-        What ``flex_attention_mask`` made.
-    scaling, **kwargs
-        As for the stock function.
-    steering
-        The plan of this call, or None.
+    Arguments are those of `registry.ifa_attention_forward`, with the mask that
+    ``flex_attention_mask`` made.
 
     Returns
     -------
@@ -92,7 +83,8 @@ def ifa_flex_attention_forward(
         raise SteeringError("steering: the flex backend has no dropout; call model.eval()")
 
     policy = steering.policy
-    rows, weights = _spread(window, query.shape[0], query.shape[2], key.shape[2])
+    rows, weights = spread(steering, window, query.shape[2], key.shape[2])
+    steered_heads = head_mask(steering, module, query.shape[1], query.device)
 
     def steer(
         score: torch.Tensor,
@@ -101,23 +93,10 @@ def ifa_flex_attention_forward(
         row: torch.Tensor,
         column: torch.Tensor,
     ) -> torch.Tensor:
-        steered = policy.steer(score, weights[batch, column])
-        return torch.where(rows[batch, row], steered, score)
-
-    formula = steer
-    if steering.heads is not None:
-        chosen = head_mask(steering.heads[layer_index(module)], query.shape[1], query.device)
-
-        def steer_heads(
-            score: torch.Tensor,
-            batch: torch.Tensor,
-            head: torch.Tensor,
-            row: torch.Tensor,
-            column: torch.Tensor,
-        ) -> torch.Tensor:
-            return torch.where(chosen[head], steer(score, batch, head, row, column), score)
-
-        formula = steer_heads
+        here = rows[batch, row]
+        if steered_heads is not None:
+            here = here & steered_heads[head]
+        return torch.where(here, policy.steer(score, weights[batch, column]), score)
 
     heads, key_heads = query.shape[1], key.shape[1]
     grouped = heads & (heads - 1) == 0  # Otherwise repeated, as by the stock function.
@@ -129,7 +108,7 @@ def ifa_flex_attention_forward(
         key,
         value,
         training=module.training,
-        score_mod=formula,
+        score_mod=steer,
         block_mask=attention_mask,
         enable_gqa=grouped,
         scale=scaling,
@@ -138,15 +117,3 @@ def ifa_flex_attention_forward(
     steering.record(layer_index(module), window)
     result: torch.Tensor = output.transpose(1, 2).contiguous()
     return result, None
-
-
-def _spread(
-    window: RowWindow, batch: int, row_count: int, key_count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay a window out for indexing: bool (batch, rows) and float32 (batch, keys)."""
-    device = window.rows.device
-    rows = torch.zeros(batch, row_count, dtype=torch.bool, device=device)
-    rows[window.batch[:, None], window.rows] = True
-    weights = torch.zeros(batch, key_count, dtype=torch.float32, device=device)
-    weights[window.batch, : window.columns] = window.weights[:, 0]
-    return rows, weights

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -63,19 +64,10 @@ def draw(
     return 3 * query, key, value  # Attention that is far from even, as in a trained model.
 
 
-class _Layer(torch.nn.Module):
-    """What the attention functions read of an attention layer."""
-
-    is_causal = True
-
-    def __init__(self, geometry: HeadGeometry) -> None:
-        super().__init__()
-        self.layer_idx = 0
-        self.num_key_value_groups = geometry.heads // geometry.key_heads
-
-
-class ProbeCalls:
-    """A prompt and the token after it, in a steered layer and in a plain one.
+def probe(
+    backend: Backend, geometry: HeadGeometry, length: int, tensors: Sequence[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Attend over a prompt in a steered layer and in a plain one, then over one token after it.
 
     Parameters
     ----------
@@ -87,67 +79,47 @@ class ProbeCalls:
         Tokens of the prompt. IFA steers its last quarter towards most of its first half.
     tensors
         What `draw` returned, in any dtype and place.
+
+    Yields
+    ------
+    torch.Tensor
+        (1, new tokens, heads, dim); computed when it is asked for.
     """
-
-    def __init__(
-        self,
-        backend: Backend,
-        geometry: HeadGeometry,
-        length: int,
-        tensors: Sequence[torch.Tensor],
-    ) -> None:
-        backend.register()
-        self._attend = backend.attend
-        self._config = PreTrainedConfig(
-            attn_implementation=backend.registered  # type: ignore[call-arg]  # one of **kwargs
-        )
-        self._layer = _Layer(geometry).eval()
-        self._tensors = tensors
-        # One for each kind of layer: both see the whole prompt.
-        self._caches = {True: DynamicCache(), False: DynamicCache()}
-        weights = torch.zeros(1, length)
-        weights[:, 1 : length // 2] = 0.7
-        rows = torch.zeros(1, length, dtype=torch.bool)
-        rows[:, -(length // 4) :] = True
-        self._plan = SteeringPlan(weights, rows, frozenset({self._layer.layer_idx}))
-
-    @torch.inference_mode()
-    def attend(self, steered: bool, stop: int) -> torch.Tensor:
-        """Attend in one of the layers, from where its cache ends.
-
-        Parameters
-        ----------
-        steered
-            Which layer.
-        stop
-            End of the tokens that are new in this call.
-
-        Returns
-        -------
-        torch.Tensor
-            (1, new tokens, heads, dim).
-        """
-        cache = self._caches[steered]
-        start = cache.get_seq_length()
-        query, key, value = (
-            # Laid out as a projection lays them out: compiled code depends on it.
-            tensor[:, start:stop].contiguous().transpose(1, 2)
-            for tensor in self._tensors
-        )
-        mask: Any = create_causal_mask(
-            self._config,
-            inputs_embeds=query[:, 0],
-            attention_mask=torch.ones(1, stop, dtype=torch.long, device=query.device),
-            past_key_values=cache,
-        )
-        key, value = cache.update(key, value, self._layer.layer_idx)
-        output, _ = self._attend(
-            self._layer,
-            query,
-            key,
-            value,
-            mask,
-            scaling=query.shape[-1] ** -0.5,
-            steering=self._plan if steered else None,
-        )
-        return output
+    backend.register()
+    config = PreTrainedConfig(
+        attn_implementation=backend.registered  # type: ignore[call-arg]  # one of **kwargs
+    )
+    # What the attention functions read of an attention layer.
+    groups = geometry.heads // geometry.key_heads
+    layer = SimpleNamespace(
+        layer_idx=0, num_key_value_groups=groups, is_causal=True, training=False
+    )
+    weights = torch.zeros(1, length)
+    weights[:, 1 : length // 2] = 0.7
+    rows = torch.zeros(1, length, dtype=torch.bool)
+    rows[:, -(length // 4) :] = True
+    plan = SteeringPlan(weights, rows, frozenset({layer.layer_idx}))
+    plain = DynamicCache()
+    for steering, cache, start, stop in (
+        (plan, DynamicCache(), 0, length),
+        (None, plain, 0, length),
+        (None, plain, length, length + 1),
+    ):
+        with torch.inference_mode():
+            query, key, value = (
+                # Laid out as a projection lays them out: compiled code depends on it.
+                tensor[:, start:stop].contiguous().transpose(1, 2)
+                for tensor in tensors
+            )
+            mask: Any = create_causal_mask(
+                config,
+                inputs_embeds=query[:, 0],
+                attention_mask=torch.ones(1, stop, dtype=torch.long, device=query.device),
+                past_key_values=cache,
+            )
+            key, value = cache.update(key, value, layer.layer_idx)
+            scaling = query.shape[-1] ** -0.5
+            output, _ = backend.attend(
+                layer, query, key, value, mask, scaling=scaling, steering=steering
+            )
+        yield output

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.attention.model_class import check_backend_name
-from mrrag_llamaindex.steering.attention.probe_calls import HeadGeometry, ProbeCalls, draw
+from mrrag_llamaindex.steering.attention.probe_calls import HeadGeometry, draw, probe
 from mrrag_llamaindex.steering.attention.registry import BACKENDS, Backend
 
 logger = logging.getLogger(__name__)
@@ -126,18 +126,18 @@ def _flaw(
     eager = BACKENDS["eager"]
     for length in LENGTHS:
         tensors = draw(geometry, length, device, dtype)
-        exact = ProbeCalls(eager, geometry, length, [t.cpu().double() for t in tensors])
-        definition = ProbeCalls(eager, geometry, length, tensors)
-        candidate = ProbeCalls(backend, geometry, length, tensors)
-        for what, steered, stop in (
-            (f"its steered attention over {length} tokens", True, length),
-            (f"its plain attention over {length} tokens", False, length),
-            (f"its attention of one token after {length}", False, length + 1),
+        exact = probe(eager, geometry, length, [t.cpu().double() for t in tensors])
+        definition = probe(eager, geometry, length, tensors)
+        candidate = probe(backend, geometry, length, tensors)
+        for what in (
+            f"its steered attention over {length} tokens",
+            f"its plain attention over {length} tokens",
+            f"its attention of one token after {length}",
         ):
-            right = exact.attend(steered, stop)
-            rounding = _distance(definition.attend(steered, stop), right)
+            right = next(exact)
+            rounding = _distance(next(definition), right)
             try:
-                off = _distance(candidate.attend(steered, stop), right)
+                off = _distance(next(candidate), right)
             except Exception as error:  # A compiler fails in too many ways to list.
                 logger.debug("%s failed", backend.registered, exc_info=True)
                 reason = (str(error).strip().splitlines() or [""])[0][:_LONGEST_REASON]

@@ -12,8 +12,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
-from mrrag_llamaindex.steering.attention.call_window import layer_index, steered_window
-from mrrag_llamaindex.steering.attention.eager import eager_attention
+from mrrag_llamaindex.steering.attention.call_window import head_mask, layer_index, steered_window
+from mrrag_llamaindex.steering.attention.eager import ifa_eager_attention_forward
 from mrrag_llamaindex.steering.attention.flex import ifa_flex_attention_forward
 from mrrag_llamaindex.steering.attention.rows import steer_rows, write_rows
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -116,43 +116,11 @@ def ifa_attention_forward(
             window,
             is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
             dropout=dropout,
-            heads=steering.heads[layer_index(module)] if steering.heads else None,
+            heads=head_mask(steering, module, query.shape[1], query.device),
         )
         write_rows(output, steered, window)
         steering.record(layer_index(module), window)
     return output, None
-
-
-def ifa_eager_attention_forward(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    steering: SteeringPlan | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend by the definition, and return the attention weights as well.
-
-    Arguments and errors are those of `ifa_attention_forward`; without steering the result is
-    that of the model's stock eager attention.
-
-    Returns
-    -------
-    output : torch.Tensor
-        (batch, rows, heads, dim).
-    weights : torch.Tensor
-        (batch, heads, rows, keys), after softmax.
-    """
-    window = steered_window(module, query, key, attention_mask, steering, kwargs)
-    result = eager_attention(
-        module, query, key, value, attention_mask, scaling, dropout, steering, window
-    )
-    if steering is not None and window is not None:
-        steering.record(layer_index(module), window)
-    return result
 
 
 BACKENDS: Final = MappingProxyType(

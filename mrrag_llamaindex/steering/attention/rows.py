@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch.nn import functional as F
 
@@ -21,7 +19,7 @@ def steer_rows(
     window: RowWindow,
     is_causal: bool = True,
     dropout: float = 0.0,
-    heads: Sequence[int] | None = None,
+    heads: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend for the rows of a window only: boost, then mask, then softmax, then times V.
 
@@ -47,7 +45,7 @@ def steer_rows(
     dropout
         Probability of dropping an attention weight.
     heads
-        Query heads to steer; None for all. The others attend plainly.
+        bool (heads,): query heads to steer; None for all. The others attend plainly.
 
     Returns
     -------
@@ -70,8 +68,7 @@ def steer_rows(
     logits = logits.view(*grouped, window.columns)
     steered = policy.steer(logits, window.weights[:, None, None].to(dtype))
     if heads is not None:
-        chosen = head_mask(heads, head_count, query.device).view(grouped[1], grouped[2], 1, 1)
-        steered = torch.where(chosen, steered, logits)
+        steered = torch.where(heads.view(grouped[1], grouped[2], 1, 1), steered, logits)
     logits = steered
 
     if attention_mask is not None:
@@ -91,11 +88,6 @@ def steer_rows(
     attention = attention.view(count, key_heads, -1, window.columns)
     output = torch.matmul(attention, values.to(dtype))
     return output.reshape(count, head_count, width, value.shape[3]).transpose(1, 2).to(query.dtype)
-
-
-def head_mask(heads: Sequence[int], count: int, device: torch.device) -> torch.Tensor:
-    """Mark the chosen ones of `count` query heads: bool (count,)."""
-    return torch.tensor([head in heads for head in range(count)], device=device)
 
 
 def write_rows(output: torch.Tensor, steered: torch.Tensor, window: RowWindow) -> None:

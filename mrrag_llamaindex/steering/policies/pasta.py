@@ -65,8 +65,8 @@ class PASTA(SteeringPolicy):
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {self.threshold!r}")
         if self.heads is not None:
-            named = _Heads({layer: tuple(chosen) for layer, chosen in self.heads.items()})
-            if not named or any(not chosen or min(chosen) < 0 for chosen in named.values()):
+            named = _Heads({layer: tuple(heads) for layer, heads in self.heads.items()})
+            if not named or any(not heads or min(heads) < 0 for heads in named.values()):
                 raise ValueError(f"heads must name heads >= 0 for each layer, got {self.heads!r}")
             if self.layers is not None and set(self.layers) != set(named):
                 raise ValueError(

@@ -47,19 +47,13 @@ class Connection:
     def create(
         cls, where: Where, name: str, metadata: dict[str, Any], configuration: dict[str, Any]
     ) -> Connection:
-        """Make a collection.
-
-        Raises
-        ------
-        StoreError
-            If there is one of that name already, or the place cannot be used.
-        """
+        """Make a collection; for what is refused see `PairStore.create`."""
         check_collection_name(name)
         location = Location.parse(where)
         if location.in_memory:
             return cls(location, *_memory_collection(name, metadata, configuration))
         with location.connected() as client:
-            if _exists(client, name, location):
+            if _existing(client, name, location):
                 raise StoreError(
                     f"{location.name} already holds a collection {name!r}: open it, or choose "
                     "another name"
@@ -75,26 +69,19 @@ class Connection:
 
     @classmethod
     def find(cls, where: Where, name: str) -> Connection:
-        """Open an existing collection; never makes anything.
-
-        Raises
-        ------
-        StoreError
-            If the place is no Chroma database, does not answer, or has no such collection.
-        """
+        """Open an existing collection; never makes anything, see `PairStore.open`."""
         check_collection_name(name)
         location = Location.parse(where)
         location.check_readable()
         with location.connected() as client:
-            if not _exists(client, name, location):
+            collection = _existing(client, name, location)
+            if collection is None:
                 with store_errors(f"listing {location.name}", detail=True):
                     names = sorted(item.name for item in client.list_collections(limit=20))
                 raise StoreError(
                     f"{location.name} has no collection {name!r}; it has: "
                     f"{', '.join(names) or 'none'}"
                 )
-            with store_errors(f"opening collection {name!r} in {location.name}", detail=True):
-                collection = client.get_collection(name, embedding_function=None)
         return cls(location, collection, client)
 
     @staticmethod
@@ -105,7 +92,7 @@ class Connection:
         if location.in_memory or (location.folder is not None and not location.has_database()):
             return False
         with location.connected() as client:
-            exists = _exists(client, name, location)
+            exists = _existing(client, name, location) is not None
         location.release(client)
         return exists
 
@@ -186,12 +173,11 @@ def _memory_collection(
         return Collection(client=server, model=model, embedding_function=None), system
 
 
-def _exists(client: ClientAPI, name: str, location: Location) -> bool:
+def _existing(client: ClientAPI, name: str, location: Location) -> Collection | None:
     from chromadb.errors import NotFoundError
 
     with store_errors(f"looking for collection {name!r} in {location.name}", detail=True):
         try:
-            client.get_collection(name, embedding_function=None)
+            return client.get_collection(name, embedding_function=None)
         except NotFoundError:
-            return False
-        return True
+            return None

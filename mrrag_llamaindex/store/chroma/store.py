@@ -7,7 +7,7 @@ query at 100,000 pairs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -140,12 +140,12 @@ class ChromaPairStore(PairStore):
         ]
         for rows in batches(sizes):
             ids = [pair.pair_id for pair in pairs[rows]]
-            held = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
+            earlier = cast(Any, self.collection.get(ids=ids, include=["metadatas"]))
             # Chroma merges metadata on upsert: without None for the keys that are gone, a record
             # would keep the study, the path or the labels of the one that it replaces.
             old = {
                 pair_id: dict.fromkeys(metadata or {})
-                for pair_id, metadata in zip(held["ids"], held["metadatas"], strict=True)
+                for pair_id, metadata in zip(earlier["ids"], earlier["metadatas"], strict=True)
             }
             self.collection.upsert(
                 ids=ids,
@@ -170,14 +170,7 @@ def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:
 
     The space is always ``ip``: with a missing half, ``cosine`` and ``l2`` rank wrongly.
     """
-    return {
-        "hnsw": {
-            "space": "ip",
-            "max_neighbors": hnsw.max_neighbors,
-            "ef_construction": hnsw.ef_construction,
-            "ef_search": hnsw.ef_search,
-        }
-    }
+    return {"hnsw": {"space": "ip", **asdict(hnsw)}}
 
 
 def batches(sizes: Sequence[int]) -> Iterator[slice]:

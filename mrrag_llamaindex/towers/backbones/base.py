@@ -22,7 +22,6 @@ class TransformersBackbone:
         Put into evaluation mode, its gradients switched off.
     pooling : str
         One of ``choices``.
-    choices : tuple of str
     source : str
         Folder or hub id of the weights; empty if they exist in memory only.
     """
@@ -35,11 +34,11 @@ class TransformersBackbone:
         self.source = source
         self.config = config_facts(model.config)
         self._sha256 = ""
-        self._device = torch.device("cpu")
+        self._device = "cpu"
 
     def to(self, device: str) -> Self:
         """Move the weights; returns the backbone itself."""
-        self._device = torch.device(resolve_device(device, TowerError))
+        self._device = resolve_device(device, TowerError)
         self.model.to(self._device)
         return self
 

@@ -27,8 +27,6 @@ def write_backbones(
 
     Parameters
     ----------
-    folder : Path
-    backbones : image and text backbone
     references : mapping
         By `KEYS`, see `Backbone.reference`.
     copy : bool
@@ -78,10 +76,9 @@ def read_backbones(
     TowerError
         If one cannot be loaded or is not the one that the heads were fitted on.
     """
-    image, text = given
     kinds: tuple[Any, Any] = (TransformersImageBackbone, TransformersTextBackbone)
     loaded: list[Any] = []
-    for key, backbone, kind in zip(KEYS, (image, text), kinds, strict=True):
+    for key, backbone, kind in zip(KEYS, given, kinds, strict=True):
         reference = references[key]
         if backbone is None and reference.get("type") != "transformers":
             raise TowerError(

@@ -32,7 +32,6 @@ class TransformersTextBackbone(TransformersBackbone):
     ----------
     model : PreTrainedModel
         With ``last_hidden_state``.
-    texts : TextWindows
     pooling : {"mean", "cls"}
         Of the last hidden state, see `pool_tokens`.
     source : str
@@ -60,7 +59,6 @@ class TransformersTextBackbone(TransformersBackbone):
 
         Parameters
         ----------
-        source : str
         pooling : str
             See the class.
         text_token_limit : int, optional

@@ -55,6 +55,7 @@ def test_own_report_is_never_evidence_even_where_it_is_stored(tmp_path, data):
     from mrrag_llamaindex.mcr.score import FusionWeights
     from mrrag_llamaindex.store.hits import PairRecord
     from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
 
     files.draw(tmp_path, data, [1, 2, 3])
     other = files.report_row(data, 1, id="same-patient")
@@ -69,7 +70,7 @@ def test_own_report_is_never_evidence_even_where_it_is_stored(tmp_path, data):
     near /= np.linalg.norm(near)
     by_id = {"study-1": 0, "study-2": 1, "study-3": 2, "same-patient": 0}
     rows = np.stack([vectors[by_id[pair.pair_id]] for pair in found.pairs])
-    store = PairStore.create("memory", towers_identity="t", towers_source="t", dimension=4)
+    store = PairStore.create("memory", StoreSchema("t", "t", 4))
     store.upsert(list(found.pairs), rows, rows)
     weights = FusionWeights(1, 1, 1)
     free = store.query(near[0], near[0], weights, 4)

@@ -20,7 +20,7 @@ from mrrag_llamaindex.evaluation.noise.attention_share import (
     noise_share,
 )
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
-from mrrag_llamaindex.evaluation.noise.question import Evidence, NoiseQuestion
+from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
 from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, NoiseResult
@@ -68,8 +68,8 @@ def requests() -> tuple[list[PromptRequest], list[Image.Image], list[tuple[float
 
 
 def question(number: int = 0, count: int = 2, **changes) -> NoiseQuestion:
-    def made(kind: str, scores) -> tuple[Evidence, ...]:
-        return tuple(Evidence(f"{kind}{n}", REPORTS[n], s) for n, s in enumerate(scores))
+    def made(kind: str, scores) -> tuple[PromptDocument, ...]:
+        return tuple(PromptDocument(f"{kind}{n}", REPORTS[n], s) for n, s in enumerate(scores))
 
     fields = {
         "question_id": f"q{number}",
@@ -99,7 +99,7 @@ def test_noise_fills_the_first_places_and_the_order_shuffles_them():
 
 
 def test_order_names_the_place_of_each_document():
-    made = tuple(Evidence(f"r{n}", "No edema.") for n in range(3))
+    made = tuple(PromptDocument(f"r{n}", "No edema.") for n in range(3))
     asked = question(relevant=made, irrelevant=made, contradicting=(), order=(1, 2, 0))
     assert [d.document_id for d in asked.offered(0)] == ["r2", "r0", "r1"]
 
@@ -114,7 +114,7 @@ def test_true_relevance_is_one_and_zero_and_mcr_is_min_max():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"irrelevant": ()}, {"contradicting": (Evidence("c", "No edema."),)}, {"order": (0, 0)}],
+    [{"irrelevant": ()}, {"contradicting": (PromptDocument("c", "No edema."),)}, {"order": (0, 0)}],
 )
 def test_unequal_documents_and_no_permutation_are_refused(changes):
     with pytest.raises(InputError, match="q0"):
@@ -122,7 +122,7 @@ def test_unequal_documents_and_no_permutation_are_refused(changes):
 
 
 def test_missing_scores_are_an_error_not_a_zero():
-    asked = question(relevant=(Evidence("a", "No edema."), Evidence("b", "No edema.")))
+    asked = question(relevant=(PromptDocument("a", "No edema."), PromptDocument("b", "No edema.")))
     with pytest.raises(InputError, match="MCR score"):
         asked.lambdas("mcr", 1)
 
@@ -541,7 +541,7 @@ class Oracle:
 
 
 def test_tuning_is_at_half_noise_and_equals_are_decided_by_the_truths_probability():
-    poor = (Evidence("r0", "", 0.1), Evidence("r1", "", 0.1))  # MCR prefers the noise
+    poor = (PromptDocument("r0", "", 0.1), PromptDocument("r1", "", 0.1))  # MCR prefers the noise
     asked = [question(n, order=(0, 1), truth="no", relevant=poor) for n in (0, 2)]
     true, mcr = (asked[0].lambdas(kind, 1) for kind in ("true", "mcr"))
     assert (true, mcr) == ((0.0, 1.0), (1.0, 0.0))

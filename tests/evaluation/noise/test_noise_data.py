@@ -11,6 +11,7 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
+from mrrag_llamaindex.evaluation.data.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.data import (
     DOES_NOT_FIT,
     FEW_IRRELEVANT,
@@ -21,7 +22,6 @@ from mrrag_llamaindex.evaluation.noise.data import (
     own_labels,
     sift,
 )
-from mrrag_llamaindex.evaluation.noise.findings import FindingLabels
 from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
 from mrrag_llamaindex.evaluation.noise.result import OFF
 from mrrag_llamaindex.evaluation.noise.study import published

@@ -25,6 +25,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.phantom.sets.evaluation_set import PhantomSetting, phantom_set
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 
 SETTING = PhantomSetting(patients=24, profiles=6, documents=4)
@@ -53,12 +54,7 @@ def towers():
 
 
 def store_for(towers) -> PairStore:
-    return PairStore.create(
-        "memory",
-        towers_identity=towers.identity,
-        towers_source=towers.source,
-        dimension=towers.dimension,
-    )
+    return PairStore.create("memory", StoreSchema.of(towers))
 
 
 def embedded(towers, seed: int, questions: int):

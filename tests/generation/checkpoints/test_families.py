@@ -21,6 +21,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.runner import BatchCall
 from mrrag_llamaindex.steering.ifa import IFA
 from tests.tiny.families import FAMILIES, TEXT, llava, write
 from tests.tiny.tokenizers import byte_pairs
@@ -164,7 +165,7 @@ class TestFamily:
         plan, _ = engine.planner.plan(prompts, STEERED)
         engine.model.generation_config.min_new_tokens = 3
         probe = FirstTokenProbe([5], [6])
-        tokens = engine.runner.run(prompts, images, plan, probe, 3)
+        tokens = engine.runner.run(BatchCall(prompts, images, plan, probe, 3))
         engine.model.generation_config.min_new_tokens = None
         assert tokens.shape == (2, 3)
         assert plan.report.applications == dict.fromkeys(LAYERS, 1)

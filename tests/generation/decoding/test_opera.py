@@ -16,6 +16,7 @@ from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.decoding.opera_search import AttentionRecorder
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.generation.runner import BatchCall
 from mrrag_llamaindex.steering.ifa import IFA
 from tests.tiny.families import write
 
@@ -62,7 +63,7 @@ def tokens_of(engine, image, opera, limit=LENGTH, request=REQUEST):
     prompt = engine.prompt(request, read)
     (batch,) = engine._batches([prompt], [read])
     probe = FirstTokenProbe(engine.yes_ids, engine.no_ids)
-    tokens = opera.run(engine.runner, [prompt], [read], None, probe, limit, batch.shared)
+    tokens = opera.run(engine.runner, BatchCall([prompt], [read], None, probe, limit, batch.shared))
     return tokens[0].tolist()
 
 

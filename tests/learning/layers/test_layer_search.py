@@ -32,7 +32,7 @@ from mrrag_llamaindex.learning.layers.edges import (
     window_around,
 )
 from mrrag_llamaindex.learning.layers.search import checked, search_layers
-from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials, examples_of
+from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import IFA
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    return examples_of(draw_trials(31, 24, documents=4, irrelevant=2))
+    return draw_trials(31, 24, documents=4, irrelevant=2)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.schema import StoreSchema
 
 SIDE = 16
 
@@ -65,9 +66,7 @@ def unit(name: str) -> np.ndarray:
 
 
 def toy_store(pairs: list[Pair], images: Any, texts: Any) -> PairStore:
-    store = PairStore.create(
-        "memory", towers_identity="toy@1", towers_source="", dimension=len(images[0])
-    )
+    store = PairStore.create("memory", StoreSchema("toy@1", "", len(images[0])))
     store.upsert(pairs, np.asarray(images, np.float32), np.asarray(texts, np.float32))
     return store
 

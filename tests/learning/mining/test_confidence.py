@@ -182,7 +182,7 @@ def test_supporting_document_is_rated_above_the_contrary_one(engine):
     trials = draw_trials(5, 12, documents=2, irrelevant=0)
     confidence = AnswerConfidence(engine)
     for trial in trials:
-        gold, wrong = ("yes", "no") if trial.truth else ("no", "yes")
+        gold, wrong = ("yes", "no") if trial.answer == "yes" else ("no", "yes")
         texts = [document.text for document in trial.request.documents]
         right = confidence.rate(trial.image, trial.request.question, gold, [None, *texts])
         left = confidence.rate(trial.image, trial.request.question, wrong, [None, *texts])

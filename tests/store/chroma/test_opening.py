@@ -16,7 +16,7 @@ import pytest
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.schema import HNSWSettings
+from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
 
 def listing(folder: Path) -> list[tuple[str, bytes]]:
@@ -26,7 +26,7 @@ def listing(folder: Path) -> list[tuple[str, bytes]]:
 def test_store_remembers_its_towers_dimension_and_index(tmp_path, towers) -> None:
     settings = HNSWSettings(max_neighbors=8, ef_construction=50, ef_search=60)
     towers["towers_source"] = "phantom"
-    PairStore.create(tmp_path / "store", hnsw=settings, **towers).close()
+    PairStore.create(tmp_path / "store", StoreSchema(hnsw=settings, **towers)).close()
     with PairStore.open(tmp_path / "store") as store:
         assert (store.towers_identity, store.towers_source, store.dimension) == (
             "toy@1",
@@ -44,7 +44,7 @@ def test_defaults_reach_the_index(store) -> None:
 
 
 def test_pairs_survive_closing_and_opening(tmp_path, towers, units, pairs) -> None:
-    with PairStore.create(tmp_path / "s", **towers) as store:
+    with PairStore.create(tmp_path / "s", StoreSchema(**towers)) as store:
         store.upsert(pairs(50), units(50, seed=1), units(50, seed=2))
         before = store.query(*units(2, seed=3), FusionWeights(), k=5)
     with PairStore.open(str(tmp_path / "s")) as store:
@@ -58,20 +58,22 @@ def test_other_towers_are_refused_naming_both(store) -> None:
 
 
 def test_open_or_create_checks_the_towers_of_an_existing_store(tmp_path, towers) -> None:
-    PairStore.open_or_create(tmp_path / "s", **towers).close()
-    with PairStore.open_or_create(tmp_path / "s", **towers) as store:
+    PairStore.open_or_create(tmp_path / "s", StoreSchema(**towers)).close()
+    with PairStore.open_or_create(tmp_path / "s", StoreSchema(**towers)) as store:
         assert len(store) == 0
     towers["towers_identity"] = "clip@2"
     with pytest.raises(StoreError, match="towers"):
-        PairStore.open_or_create(tmp_path / "s", **towers)
-    with PairStore.open_or_create(tmp_path / "s", collection="other", **towers) as other:
+        PairStore.open_or_create(tmp_path / "s", StoreSchema(**towers))
+    with PairStore.open_or_create(
+        tmp_path / "s", StoreSchema(**towers), collection="other"
+    ) as other:
         assert other.towers_identity == "clip@2"
 
 
 def test_creating_twice_is_refused(tmp_path, towers) -> None:
-    PairStore.create(tmp_path / "s", **towers).close()
+    PairStore.create(tmp_path / "s", StoreSchema(**towers)).close()
     with pytest.raises(StoreError, match="already holds"):
-        PairStore.create(tmp_path / "s", **towers)
+        PairStore.create(tmp_path / "s", StoreSchema(**towers))
 
 
 def test_looking_where_no_store_is_makes_nothing(tmp_path) -> None:
@@ -104,19 +106,19 @@ def test_folder_deleted_under_an_open_store_is_reported_not_revived(
     tmp_path, towers, units, pairs
 ) -> None:
     # As in a notebook: `!rm -rf store`, and the cell that makes it is run again.
-    old = PairStore.create(tmp_path / "s", **towers)
+    old = PairStore.create(tmp_path / "s", StoreSchema(**towers))
     old.upsert(pairs(2), units(2), units(2))
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(StoreError, match="deleted while this process has it open"):
-        PairStore.open_or_create(tmp_path / "s", **towers)
+        PairStore.open_or_create(tmp_path / "s", StoreSchema(**towers))
     old.close()
-    with PairStore.open_or_create(tmp_path / "s", **towers) as new:
+    with PairStore.open_or_create(tmp_path / "s", StoreSchema(**towers)) as new:
         new.upsert(pairs(3), units(3), units(3))
         assert len(new) == 3
 
 
 def test_missing_collection_names_those_present(tmp_path, towers) -> None:
-    PairStore.create(tmp_path / "s", collection="train", **towers).close()
+    PairStore.create(tmp_path / "s", StoreSchema(**towers), collection="train").close()
     with pytest.raises(StoreError, match=r"no collection 'pairs'; it has: train"):
         PairStore.open(tmp_path / "s")
 
@@ -124,7 +126,7 @@ def test_missing_collection_names_those_present(tmp_path, towers) -> None:
 @pytest.mark.parametrize("name", ["ab", "a b", "-abc", "abc-", "", "a" * 513, "näme", None])
 def test_bad_collection_name_is_refused_before_anything_is_made(tmp_path, towers, name) -> None:
     with pytest.raises(StoreError, match="collection name"):
-        PairStore.create(tmp_path / "s", collection=name, **towers)
+        PairStore.create(tmp_path / "s", StoreSchema(**towers), collection=name)
     with pytest.raises(StoreError, match="collection name"):
         PairStore.open(tmp_path / "s", collection=name)
     assert not (tmp_path / "s").exists()
@@ -161,7 +163,10 @@ def test_collections_that_are_no_pair_stores_are_refused(tmp_path, towers) -> No
 
 def test_stores_in_memory_do_not_see_each_other(towers, units, pairs) -> None:
     shared = chromadb.EphemeralClient()
-    with PairStore.create("memory", **towers) as a, PairStore.create("memory", **towers) as b:
+    with (
+        PairStore.create("memory", StoreSchema(**towers)) as a,
+        PairStore.create("memory", StoreSchema(**towers)) as b,
+    ):
         a.upsert(pairs(3), units(3), units(3))
         assert (len(a), len(b)) == (3, 0)
         assert b.query(*units(2), FusionWeights(), k=3) == []
@@ -175,7 +180,7 @@ def test_memory_cannot_be_opened_but_a_given_client_can(towers, units, pairs) ->
         PairStore.open("memory")
     client = chromadb.EphemeralClient()
     try:
-        store = PairStore.create(client, collection="mine-1", **towers)
+        store = PairStore.create(client, StoreSchema(**towers), collection="mine-1")
         store.upsert(pairs(2), units(2), units(2))
         store.close()  # closes the store, not a client that is not its own
         assert len(PairStore.open(client, collection="mine-1")) == 2
@@ -202,13 +207,13 @@ def test_index_settings_are_validated(field, value) -> None:
 )
 def test_store_without_usable_towers_is_refused(towers, change) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
-        PairStore.create("memory", **{**towers, **change})
+        PairStore.create("memory", StoreSchema(**{**towers, **change}))
 
 
 def test_second_writing_process_is_refused_until_the_first_has_ended(
     tmp_path, towers, units, pairs
 ) -> None:
-    with PairStore.create(tmp_path / "s", **towers) as store:
+    with PairStore.create(tmp_path / "s", StoreSchema(**towers)) as store:
         store.upsert(pairs(2), units(2), units(2))
     script = textwrap.dedent(f"""
         import sys

@@ -7,6 +7,7 @@ import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 
 COUNT, DIMENSION, QUERIES = 3000, 64, 40
 
@@ -34,9 +35,7 @@ def filled():
     missing = np.random.default_rng(2).random(COUNT) < 0.05
     d_image[missing] = 0
     made = [Pair(None if missing[i] else "a.png", "r", f"p{i}") for i in range(COUNT)]
-    with PairStore.create(
-        "memory", towers_identity="toy@1", towers_source="", dimension=DIMENSION
-    ) as store:
+    with PairStore.create("memory", StoreSchema("toy@1", "", DIMENSION)) as store:
         store.upsert(made, d_image, d_text)
         yield store, d_image, d_text
 

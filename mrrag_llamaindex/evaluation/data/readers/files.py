@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.data.data_set import (
-    DUPLICATE_ID,
-    UNREADABLE,
-    Problem,
-    row_name,
-)
+from mrrag_llamaindex.evaluation.data.data_set import DUPLICATE_ID, UNREADABLE, Problem, row_name
 from mrrag_llamaindex.files.rows import identifier, jsonl_rows, read_bytes
 
 T = TypeVar("T")
@@ -66,8 +61,6 @@ def unique_rows(
 
     Parameters
     ----------
-    source : pathlib.Path
-    id_field : str
     parse : callable
         Takes a row, its id, and the name that a problem gives it; may raise `InputError`.
     problems : list of Problem

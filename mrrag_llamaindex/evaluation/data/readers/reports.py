@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.data.data_set import (
-    EMPTY_REPORT,
-    MISSING_IMAGE,
-    NO_OWNER,
-    Problem,
-)
+from mrrag_llamaindex.evaluation.data.data_set import EMPTY_REPORT, MISSING_IMAGE, NO_OWNER, Problem
 from mrrag_llamaindex.evaluation.data.readers.files import Images, unique_rows
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout, Owner
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
@@ -30,7 +25,6 @@ class Reports:
         Pair ids by the image's path inside the image folder.
     facts : dict
         By pair id: ``{"glaucoma": bool}`` where the row says so.
-    problems : list of Problem
     """
 
     pairs: dict[str, Pair] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,8 @@ class ConvertedCheckpoint:
 
     Attributes
     ----------
-    folder : Path
     files : tuple of str
         The weight files.
-    tensors : int
     nbytes : int
         Size of the weights.
     vision_source : str
@@ -154,50 +152,38 @@ def _check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Split names into groups of at most ``most`` bytes, in order."""
-    group: list[str] = []
-    held = 0
-    for name, size in sizes.items():
-        if group and held + size > limit:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    yield group
-
-
 def _write_weights(
     tensors: Mapping[str, LazyTensor],
-    sizes: Mapping[str, int],
+    sizes: dict[str, Any],
     folder: Path,
     kind: Any,
     limit: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[str, ...]:
+    from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
-    groups = list(_shards(sizes, limit))
-    total, done = sum(sizes.values()), 0
-    index: dict[str, str] = {}
-    for number, names in enumerate(groups, start=1):
-        file = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        if len(groups) == 1:
-            file = "model.safetensors"
+    shards = split_state_dict_into_shards_factory(
+        sizes,
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
+    )
+    done = 0
+    for file, names in shards.filename_to_tensors.items():
         values = {}
         for name in names:
             value = tensors[name].read()
             values[name] = value.to(kind) if kind and value.is_floating_point() else value
         save_file(values, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
         done += sum(sizes[name] for name in names)
         if progress is not None:
-            progress(done, total)
-    if len(groups) > 1:
-        described = {"metadata": {"total_size": total}, "weight_map": index}
+            progress(done, sum(sizes.values()))
+    if shards.is_sharded:
+        described = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         text = json.dumps(described, indent=2) + "\n"
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
-    return tuple(dict.fromkeys(index.values()))
+    return tuple(shards.filename_to_tensors)
 
 
 def _write_rest(opened: OriginalCheckpoint, folder: Path, kind: Any) -> None:

@@ -100,7 +100,6 @@ def open_original(
 
     Parameters
     ----------
-    folder : Path
     vision_tower : str
         ``"checkpoint"``, ``"clip"``, or a folder or hub id of a CLIP model: see `choose_tower`.
     allow_pickle : bool

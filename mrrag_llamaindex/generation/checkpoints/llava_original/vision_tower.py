@@ -79,15 +79,13 @@ def choose_tower(
 
     Parameters
     ----------
-    settings : OriginalSettings
     own : mapping of str to StoredTensor
         Vision tensors of the checkpoint; may be empty.
     choice : str
         ``"checkpoint"``, ``"clip"`` (the CLIP that config.json names), or a folder or hub id of a
         CLIP model.
-    allow_pickle : bool
-    compare : bool
-        Whether both towers are read and compared, where both are on this machine.
+    allow_pickle, compare
+        As in `open_original`.
 
     Raises
     ------
@@ -205,12 +203,9 @@ def _clip_tensors(
         if key.startswith("vision_model.")
     }
     # A tower saved on its own has no prefix, and nothing else beside it.
-    return _without_positions(vision or stored)
-
-
-def _without_positions(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Leave out 0, 1, 2, ..., which early transformers wrote into checkpoints."""
-    return {k: v for k, v in tensors.items() if k != "embeddings.position_ids"}
+    tensors = vision or stored
+    tensors.pop("embeddings.position_ids", None)  # 0, 1, 2, ..., which early transformers wrote
+    return tensors
 
 
 def _difference(
