@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.integration.other_hosts.passages import common_evidence
-from mrrag_llamaindex.langchain.documents import passages_of, with_markers
+from mrrag_llamaindex.langchain.documents import passages_of, with_markers, without_markers
 from mrrag_llamaindex.langchain.images import image_of_question
 from mrrag_llamaindex.langchain.messages import without_visible_markers
 
@@ -93,8 +93,8 @@ def evidence_prompt(
         missing = sorted({*prompt.input_variables} - {*inputs, *prompt.partial_variables})
         if missing:
             raise InputError(f"the prompt needs {missing[0]!r}, and the chain's inputs lack it")
-        documents = _under_one_ticket(inputs[document_variable_name], inputs)
-        text = document_separator.join(format_document(item, one) for item in documents)
+        documents = _under_one_ticket(inputs[document_variable_name], inputs, one)
+        text = document_separator.join(item.page_content for item in documents)
         known = {*prompt.input_variables, *prompt.optional_variables}
         own = {name: value for name, value in inputs.items() if name in known}
         return {**own, document_variable_name: text}
@@ -112,7 +112,10 @@ def _visible(value: PromptValue) -> PromptValue:
     return ChatPromptValue(messages=without_visible_markers(value.to_messages()))
 
 
-def _under_one_ticket(documents: Any, inputs: Mapping[str, Any]) -> list[Document]:
+def _under_one_ticket(
+    documents: Any, inputs: Mapping[str, Any], document_prompt: BasePromptTemplate[Any]
+) -> list[Document]:
+    """Write each document by its prompt, and put all of them under a ticket of their own."""
     passages = passages_of(documents)
     if not passages:
         raise EvidenceError(
@@ -130,9 +133,13 @@ def _under_one_ticket(documents: Any, inputs: Mapping[str, Any]) -> list[Documen
             "these documents were retrieved without the image that the question is about: retrieve "
             "them anew"
         )
-    return with_markers(
-        documents, _question("" if evidence is None else evidence.question, inputs), image
-    )
+    # What the application writes beside a report belongs to that document, and is read with it.
+    written = [
+        item.model_copy(update={"page_content": format_document(item, document_prompt)})
+        for item in without_markers(documents)
+    ]
+    question = _question("" if evidence is None else evidence.question, inputs)
+    return with_markers(written, question, image)
 
 
 def _question(retrieved: str, inputs: Mapping[str, Any]) -> str:

@@ -19,12 +19,16 @@ from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 from llama_index.core import QueryBundle
 
 from mrrag_llamaindex import answer_trace, query_image
+from mrrag_llamaindex.integration.other_hosts.calls import question_call
+from mrrag_llamaindex.integration.tickets.registry import TICKETS
+from mrrag_llamaindex.integration.tickets.resolve import resolve
 from mrrag_llamaindex.langchain import (
     MRRAGCompressor,
     MRRAGRetriever,
     create_stuff_documents_chain,
     evidence_prompt,
 )
+from mrrag_llamaindex.langchain.messages import rows_of
 from tests.langchain.conftest import PROMPT, QUESTION
 
 PATIENTS = [f"patient-{number:02d}" for number in range(6)]
@@ -126,6 +130,22 @@ def test_any_wording_of_one_message_in_any_language(hospital, chat, retriever, i
             message = chain.invoke(QUESTION)
         assert facts(message)["document_ids"] == hospital.evidence("patient-07", QUESTION)
         assert facts(message)["steering"]["applied"]
+
+
+def test_what_a_document_prompt_writes_is_read_with_its_document(chat, retriever, image, observer):
+    labelled = PromptTemplate.from_template("Study {pair_id}: {page_content}")
+    chain = evidence_prompt(PROMPT, document_prompt=labelled, document_separator="\n---\n") | chat
+    documents = retriever.invoke(QUESTION, image=image)
+    inputs = {"context": documents, "input": QUESTION}
+    message = chain.invoke(inputs, {"callbacks": [observer]})
+    shown = [f"Study {document.id}: {document.page_content}" for document in documents]
+    assert observer.prompts[0] == "\n---\n".join(shown)
+    assert facts(message)["document_ids"] == tuple(document.id for document in documents)
+    call = question_call(
+        rows_of(evidence_prompt(PROMPT, document_prompt=labelled).invoke(inputs).to_messages()), ""
+    )
+    texts = [document.text for document in resolve(call, TICKETS, "error").request.documents]
+    assert texts == shown
 
 
 class Ward(BaseRetriever):
