@@ -152,20 +152,21 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        return self._about(nodes, query_bundle, current_query_image())
+        return self.about(nodes, query_bundle, current_query_image())
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, nodes, query_bundle, current_query_image())
+        return await asyncio.to_thread(self.about, nodes, query_bundle, current_query_image())
 
-    def _about(
+    def about(
         self,
         nodes: list[NodeWithScore],
         query_bundle: QueryBundle | None,
         enclosing: QueryImage | None,
     ) -> list[NodeWithScore]:
+        """Rank nodes for a question about its own image or, without one, about ``enclosing``."""
         if query_bundle is None:
             raise InputError("MRRAGPostprocessor needs the query: pass query_bundle=")
         if not nodes:
