@@ -23,7 +23,8 @@ from mrrag_llamaindex.integration.query_image import (
     read_query_image,
 )
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit, stamp
+from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
+from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore

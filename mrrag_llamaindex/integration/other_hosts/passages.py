@@ -15,9 +15,9 @@ from mrrag_llamaindex.integration.tickets.nodes import (
     Evidence,
     evidence_of,
     scored_node,
-    stamp,
     without_scores,
 )
+from mrrag_llamaindex.integration.tickets.stamps import stamp
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
