@@ -36,20 +36,29 @@ def policy_as_dict(policy: SteeringPolicy | None) -> dict[str, Any] | None:
     return {"name": names.get(kind, kind.__name__), **asdict(policy)}  # type: ignore[call-overload]
 
 
+def _no_policy(value: Any) -> str:
+    names = ", ".join(f"{kind.__name__}()" for kind in POLICIES.values())
+    return f"policy is {value!r}, which is no SteeringPolicy: give one of {names}, or None"
+
+
 def policy_from_dict(value: Any) -> Any:
-    """Read what `policy_as_dict` wrote; anything else is returned as it is.
+    """Read what `policy_as_dict` wrote; a policy is returned as it is.
 
     Raises
     ------
+    ModelError
+        If it is neither, or the name is none of `POLICIES`.
     ValueError
-        If the name is none of `POLICIES`, or a field is none of the policy's.
+        If a field is none of the policy's.
     """
-    if not isinstance(value, Mapping):
+    if value is None or isinstance(value, SteeringPolicy):
         return value
+    if not isinstance(value, Mapping):
+        raise ModelError(_no_policy(value))
     fields = dict(value)
     name = fields.pop("name", "ifa")
     if name not in POLICIES:
-        raise ValueError(f"no policy {name!r} can be read back; there are: {', '.join(POLICIES)}")
+        raise ModelError(f"no policy {name!r} can be read back; there are: {', '.join(POLICIES)}")
     return TypeAdapter(POLICIES[name]).validate_python(fields)
 
 
@@ -132,6 +141,11 @@ class GeneratorSettings(EntryPoints):
     on_missing_context: MissingContext = Field(
         default="error", description="What to do when no evidence reaches a call."
     )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "policy" and not (value is None or isinstance(value, SteeringPolicy)):
+            raise ModelError(_no_policy(value))
+        super().__setattr__(name, value)
 
     @model_validator(mode="before")
     @classmethod

@@ -11,16 +11,17 @@ from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY, ticket_of
 
 if TYPE_CHECKING:
+    from llama_index.core.base.response.schema import RESPONSE_TYPE
     from llama_index.core.schema import NodeWithScore
 
 
-def answer_trace(source_nodes: list[NodeWithScore]) -> list[Answer]:
+def answer_trace(source_nodes: Sequence[NodeWithScore] | RESPONSE_TYPE) -> list[Answer]:
     """Return every LLM call that was made with the evidence of a response.
 
     Parameters
     ----------
-    source_nodes : list of NodeWithScore
-        ``response.source_nodes`` of any query or chat engine.
+    source_nodes : sequence of NodeWithScore, or a response
+        ``response.source_nodes`` of any query or chat engine, or the response itself.
 
     Returns
     -------
@@ -39,7 +40,8 @@ def answer_trace(source_nodes: list[NodeWithScore]) -> list[Answer]:
     >>> answer_trace(response.source_nodes)[-1].p_yes          # doctest: +SKIP
     0.93
     """
-    nodes = [item.node for item in source_nodes]
+    items: Sequence[NodeWithScore] = getattr(source_nodes, "source_nodes", source_nodes)
+    nodes = [item.node for item in items]
     tickets = {id(one): one for node in nodes if (one := ticket_of(node)) is not None}
     if not tickets and any(getattr(node, "_travelled", False) for node in nodes):
         raise EvidenceError(

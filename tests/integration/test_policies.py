@@ -55,7 +55,9 @@ def test_ifa_is_the_short_form(llm):
     assert policy(ifa=None) is None
     with pytest.raises(ModelError, match=r"ifa= or policy="):
         policy(ifa=IFA(), policy=PAI())
-    with pytest.raises(ValueError, match="SteeringPolicy"):
+    with pytest.raises(ModelError, match=r"SteeringPolicy: give one of IFA\(\)"):
         policy(policy="ifa")
-    with pytest.raises(ValueError, match="'unheard-of'"):
+    with pytest.raises(ModelError, match=r"PASTA\(\)"):
+        llm.policy = PASTA
+    with pytest.raises(ModelError, match="'unheard-of'"):
         policy(policy={"name": "unheard-of"})

@@ -100,3 +100,16 @@ def test_number_and_age_are_bounds_of_their_own():
     with pytest.raises(EvidenceError, match="no longer held"):
         registry.redeem(tickets[1].ticket_id)
     assert registry.redeem(tickets[2].ticket_id) is tickets[2]
+
+
+def test_what_grew_since_is_bounded_when_the_next_question_is_read():
+    registry = TicketRegistry(memory=3 * PIXELS)
+    tickets = [issue(registry, file(seed)) for seed in range(6)]
+    for ticket in tickets:
+        assert ticket.image.rgb.size == (SIDE, SIDE)
+    assert held(registry) > registry.memory
+    registry.redeem(tickets[-1].ticket_id)
+    assert held(registry) <= registry.memory
+    tickets[-1].show({0: "x" * 4 * PIXELS}, earlier=False)
+    registry.redeem(tickets[-1].ticket_id)
+    assert list(registry._tickets) == [tickets[-1].ticket_id]

@@ -69,8 +69,9 @@ class Ticket:
 
     @property
     def memory(self) -> int:
-        """Bytes held by the query image and the documents' texts."""
-        return self._text_memory + (0 if self.image is None else self.image.memory)
+        """Bytes held by the query image, the documents' texts, and those that calls have seen."""
+        seen = sum(sys.getsizeof(text) for text in self.texts.copy().values())
+        return self._text_memory + seen + (0 if self.image is None else self.image.memory)
 
     def show(self, texts: Mapping[int, str], *, earlier: bool) -> list[PromptDocument]:
         """Note what an LLM call sees of the documents, and return what it is to read, best first.
@@ -186,6 +187,7 @@ class TicketRegistry:
             if ticket is not None and now - ticket.used <= self.seconds:
                 ticket.used = now
                 self._tickets[ticket_id] = ticket
+                self._evict()  # images have been decoded, and texts read, since the last one
                 return ticket
         raise EvidenceError(
             f"the evidence of this question is no longer held (at most {self.capacity} questions, "
