@@ -179,3 +179,19 @@ def test_report_that_both_retrievers_bring_is_scored_by_the_postprocessor_alone(
     assert any("mrrag" not in item.node.metadata for item in nodes)
     step = MRRAGPostprocessor(hospital.index, llm=llm)
     checks.answered(run(llm, retriever, checks.bundle(), node_postprocessors=[step]))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="of two nodes of one pair the host keeps one, so that of two images with the same "
+    "documents one is left and nothing shows that there were two; docs/llamaindex.md says so",
+)
+def test_fusion_of_two_patients_with_the_same_documents_is_refused(hospital, llm):
+    few = {"node_ids": list(hospital.evidence(PATIENT, QUESTION))}
+    one, two = (
+        hospital.index.as_retriever(llm=llm, image=hospital.images[name], **few)
+        for name in (PATIENT, "patient-08")
+    )
+    retriever = QueryFusionRetriever([one, two], llm=OtherLLM(), num_queries=1, similarity_top_k=6)
+    with pytest.raises(EvidenceError, match="two patients"):
+        run(llm, retriever, QUESTION)
