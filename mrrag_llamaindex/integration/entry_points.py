@@ -216,7 +216,7 @@ class EntryPoints(CustomLLM):
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
         replies = await asyncio.to_thread(self._open, as_messages(as_sent(prompt)), kwargs)
-        return (reply.completion() async for reply in _off_loop(replies))
+        return (reply.completion() async for reply in off_loop(replies))
 
     @unobserved
     @llm_chat_callback()
@@ -232,7 +232,7 @@ class EntryPoints(CustomLLM):
     ) -> ChatResponseAsyncGen:
         """Answer the last user message piece by piece without blocking the event loop."""
         replies = await asyncio.to_thread(self._open, as_sent(messages), kwargs)
-        return (reply.chat() async for reply in _off_loop(replies))
+        return (reply.chat() async for reply in off_loop(replies))
 
 
 def as_messages(prompt: str) -> list[ChatMessage]:
@@ -240,7 +240,7 @@ def as_messages(prompt: str) -> list[ChatMessage]:
     return [ChatMessage(role=MessageRole.USER, content=prompt)]
 
 
-async def _off_loop(replies: Iterator[Reply]) -> AsyncIterator[Reply]:
+async def off_loop(replies: Iterator[Reply]) -> AsyncIterator[Reply]:
     """Read a blocking iterator in worker threads."""
     end: Any = object()
     try:

@@ -11,15 +11,19 @@ from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
-from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.engines.stamping import reads_tickets
-from mrrag_llamaindex.integration.inputs.images import image_of_node
+from mrrag_llamaindex.integration.foreign_nodes import (
+    Scored,
+    pair_ids,
+    score_unknown,
+    with_report,
+)
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -32,25 +36,19 @@ from mrrag_llamaindex.integration.tickets.nodes import (
     add_ranks,
     evidence_of,
     scored_node,
-    stamp,
     without_scores,
 )
-from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.Image import Image
-
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.towers.protocol import DualTower
 
 dispatcher = get_dispatcher(__name__)
-
-_Scored = tuple[float, dict[str, float]]
-"""A fused score and the similarity terms that it is made of."""
 
 
 class MRRAGPostprocessor(BaseNodePostprocessor):
@@ -152,20 +150,21 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        return self._about(nodes, query_bundle, current_query_image())
+        return self.about(nodes, query_bundle, current_query_image())
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, nodes, query_bundle, current_query_image())
+        return await asyncio.to_thread(self.about, nodes, query_bundle, current_query_image())
 
-    def _about(
+    def about(
         self,
         nodes: list[NodeWithScore],
         query_bundle: QueryBundle | None,
         enclosing: QueryImage | None,
     ) -> list[NodeWithScore]:
+        """Rank nodes for a question about its own image or, without one, about ``enclosing``."""
         if query_bundle is None:
             raise InputError("MRRAGPostprocessor needs the query: pass query_bundle=")
         if not nodes:
@@ -206,15 +205,22 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         text_vector = mean_embedding(self._towers, query.embedding_strs)
         weights = self._weights.weights_for(image_vector, text_vector)
         plain = [without_scores(item.node) for item in nodes]
-        ids = list(dict.fromkeys(pair_id for node in plain for pair_id in _pair_ids(node)))
+        ids = list(dict.fromkeys(pair_id for node in plain for pair_id in pair_ids(node)))
         hits = self._store.score(ids, image_vector, text_vector, weights)
-        scored: dict[int, _Scored] = {}
+        scored: dict[int, Scored] = {}
         for position, node in enumerate(plain):
-            hit = next((hits[pair_id] for pair_id in _pair_ids(node) if pair_id in hits), None)
+            hit = next((hits[pair_id] for pair_id in pair_ids(node) if pair_id in hits), None)
             if hit is not None:
                 scored[position] = hit.score, hit.terms
+                plain[position] = with_report(node, hit.report)
         unknown = {i: node for i, node in enumerate(plain) if i not in scored}
-        scored |= self._score_unknown(unknown, image_vector, text_vector, weights)
+        if unknown and self.unknown == "error":
+            raise EvidenceError(
+                f"node {next(iter(unknown.values())).node_id!r} is not in the pair store; ingest "
+                'its pair, or choose unknown="embed" or unknown="keep"'
+            )
+        if unknown and self.unknown == "embed":
+            scored |= score_unknown(unknown, self._towers, image_vector, text_vector, weights)
         ranking = []
         evidence = Evidence(query.query_str, image)
         for position, (node, item) in enumerate(zip(plain, nodes, strict=True)):
@@ -228,49 +234,3 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         kept = ranking[: len(facts)]
         add_ranks(kept, [{"weights": weights.as_dict(), **more} for more in facts])
         return stamp(kept, query.query_str, image) if self._stamped else kept
-
-    def _score_unknown(
-        self,
-        nodes: dict[int, BaseNode],
-        image_vector: NDArray[np.float32] | None,
-        text_vector: NDArray[np.float32] | None,
-        weights: FusionWeights,
-    ) -> dict[int, _Scored]:
-        if not nodes or self.unknown == "keep":
-            return {}
-        if self.unknown == "error":
-            raise EvidenceError(
-                f"node {next(iter(nodes.values())).node_id!r} is not in the pair store; ingest its "
-                'pair, or choose unknown="embed" or unknown="keep"'
-            )
-        texts = {i: node.get_content(metadata_mode=MetadataMode.NONE) for i, node in nodes.items()}
-        texts = {i: text for i, text in texts.items() if text.strip()}
-        images = {i: _image_of_node(node) for i, node in nodes.items()}
-        images = {i: image for i, image in images.items() if image is not None}
-        # A half that a node lacks stays zero, as in the store: its terms are then exactly 0.
-        shape = (len(nodes), self._towers.dimension)
-        image_half, text_half = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        row = {position: index for index, position in enumerate(nodes)}
-        if texts:
-            text_half[[row[i] for i in texts]] = self._towers.embed_texts(list(texts.values()))
-        if images:
-            image_half[[row[i] for i in images]] = self._towers.embed_images(list(images.values()))
-        terms = similarity_terms(image_vector, text_vector, image_half, text_half, terms=ALL_TERMS)
-        scores = fuse(terms, weights)
-        return {
-            position: (
-                float(scores[index]),
-                dict(zip(ALL_TERMS, terms[index].tolist(), strict=True)),
-            )
-            for position, index in row.items()
-        }
-
-
-def _image_of_node(node: BaseNode) -> Image | None:
-    source = image_of_node(node)
-    return None if source is None else load_image(source, what=f"image of node {node.node_id!r}")
-
-
-def _pair_ids(node: BaseNode) -> list[str]:
-    ids = (node.metadata.get("pair_id"), node.node_id, node.ref_doc_id)
-    return [str(pair_id) for pair_id in ids if pair_id]

@@ -23,7 +23,8 @@ from mrrag_llamaindex.integration.query_image import (
     read_query_image,
 )
 from mrrag_llamaindex.integration.selection import Selection
-from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit, stamp
+from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
+from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore
@@ -179,10 +180,15 @@ class MRRAGRetriever(BaseRetriever):
         self, query_bundle: QueryBundle, enclosing: QueryImage | None
     ) -> list[NodeWithScore]:
         image = read_query_image(query_bundle, self.on_missing_image, enclosing=enclosing)
-        question = query_bundle.query_str
+        return self.nodes_about(query_bundle.query_str, image, query_bundle.embedding_strs)
+
+    def nodes_about(
+        self, question: str, image: QueryImage | None, texts: Sequence[str] | None = None
+    ) -> list[NodeWithScore]:
+        """Return the nodes for a question about ``image``; ``texts`` stand for it in the search."""
         if image is None and not question.strip():
             raise InputError("there is neither an image nor a question to search with")
-        hits, weights = self._search(query_bundle.embedding_strs, image)
+        hits, weights = self._search([question] if texts is None else texts, image)
         if not hits:
             raise EvidenceError(
                 f"no documents found: the store holds {len(self.store)} pairs and none of them is "

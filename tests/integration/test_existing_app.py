@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import pytest
 from llama_index.core import MockEmbedding, QueryBundle, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
@@ -18,7 +21,14 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import (
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeWithScore,
+    TextNode,
+)
 from llama_index.core.tools import QueryEngineTool
 
 from mrrag_llamaindex import (
@@ -106,6 +116,27 @@ def test_unknown_node_can_be_kept_last_without_a_score(hospital, image):
     items = rescored(hospital, image, nodes, unknown="keep")
     assert [item.score is None for item in items] == [False, False, True]
     assert items[-1].node.metadata["mrrag"]["lambda"] == 0.0
+
+
+def test_image_nodes_of_known_pairs_are_found_and_their_reports_read(hospital, llm, image):
+    """A multi-modal index holds images, in any of these forms, and no report."""
+    path = str(Path(hospital.images["patient-07"]).parent / "patient-07-0.png")
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    known = hospital.index.store.get(["patient-07/0"])["patient-07/0"]
+    forms = [
+        ImageNode(id_="patient-07/0", image_path=path),
+        ImageNode(id_="patient-07/0", image=data),
+        ImageNode(id_="patient-07/0", image_url=Path(path).as_uri()),
+        Node(id_="patient-07/0", image_resource=MediaResource(path=path)),
+    ]
+    for form in forms:
+        (item,) = rescored(hospital, image, [NodeWithScore(node=form)], llm=llm)
+        assert known.report in item.node.get_content(MetadataMode.LLM)
+        (unknown,) = rescored(
+            hospital, image, [NodeWithScore(node=form.model_copy(update={"id_": "elsewhere"}))]
+        )
+        terms = [one.node.metadata["mrrag"]["image_image"] for one in (item, unknown)]
+        assert terms[0] == pytest.approx(terms[1], abs=1e-5)
 
 
 def test_unknown_node_can_be_refused_by_name(hospital, image):

@@ -6,7 +6,7 @@ from llama_index.core.query_engine import CitationQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor
-from mrrag_llamaindex.integration.tickets.nodes import numbered
+from mrrag_llamaindex.integration.tickets.stamps import numbered
 
 
 class MRRAGCitationQueryEngine(CitationQueryEngine):

@@ -18,7 +18,8 @@ from mrrag_llamaindex.integration.query_image import (
     current_query_image,
     read_query_image,
 )
-from mrrag_llamaindex.integration.tickets.nodes import evidence_of, stamp, unstamp
+from mrrag_llamaindex.integration.tickets.nodes import evidence_of
+from mrrag_llamaindex.integration.tickets.stamps import stamp, unstamp
 
 
 def reads_tickets(llm: Any) -> bool:

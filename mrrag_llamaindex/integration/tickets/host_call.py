@@ -57,6 +57,8 @@ class HostCall:
         Of the template that the host filled; empty where only finished text arrived.
     text : str
         For "condense", the whole prompt.
+    missing : str
+        What to say where no evidence arrived, by a host that is not LlamaIndex.
     """
 
     kind: Kind
@@ -69,6 +71,7 @@ class HostCall:
     image: QueryImage | None = None
     variables: frozenset[str] = frozenset()
     text: str = field(default="", repr=False)
+    missing: str = ""
 
 
 _ROLE = re.compile(r"^(user|assistant|system|tool): ?", re.MULTILINE)

@@ -17,10 +17,9 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
 
 from mrrag_llamaindex.errors import EvidenceError
-from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.markers import mark, strip
-from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets.registry import Ticket
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
@@ -151,14 +150,6 @@ def node_of_hit(hit: Hit, evidence: Evidence | None = None) -> NodeWithScore:
     return scored_node(node, hit.score, hit.terms, evidence)
 
 
-def numbered(item: NodeWithScore, text: str) -> NodeWithScore:
-    """Return a copy of a node, with all that is known of it, under another text."""
-    scored = item if is_scored(item.node) else scored_node(item.node, None, {})
-    copy = _unstamped(scored.node)
-    copy.set_content(text)
-    return NodeWithScore(node=copy, score=item.score)
-
-
 def add_ranks(nodes: Sequence[NodeWithScore], facts: Sequence[Mapping[str, Any]]) -> None:
     """Add rank, lambda and further facts to ``metadata["mrrag"]`` of scored nodes, in place.
 
@@ -196,64 +187,6 @@ def evidence_of(nodes: Sequence[NodeWithScore]) -> Evidence | None:
             "ask about one image at a time"
         )
     return evidence[0] if evidence else None
-
-
-def stamp(
-    nodes: Sequence[NodeWithScore],
-    question: str,
-    image: QueryImage | None,
-    registry: TicketRegistry = TICKETS,
-) -> list[NodeWithScore]:
-    """Issue one ticket for all nodes of a query and return copies that carry it.
-
-    Parameters
-    ----------
-    nodes : sequence of NodeWithScore
-        In the order in which they are shown; not changed. Those that were not scored here are
-        documents of their own, without a score.
-    question : str
-    image : QueryImage or None
-    registry : TicketRegistry
-
-    Notes
-    -----
-    A node's score is that in its ``metadata["mrrag"]``: a reranker or a fusion of retrievers that
-    came between may have put another into ``NodeWithScore.score``, on another scale.
-    """
-    scored = [item if is_scored(item.node) else scored_node(item.node, None, {}) for item in nodes]
-    copies = [_unstamped(item.node) for item in scored]
-    documents = [
-        PromptDocument(
-            copy.node_id,
-            strip(copy.get_content(metadata_mode=MetadataMode.LLM)),
-            copy.metadata[METADATA_KEY].get("score"),
-        )
-        for copy in copies
-    ]
-    ticket = registry.issue(question, documents, image)
-    for ordinal, copy in enumerate(copies):
-        copy._ticket, copy._ordinal = ticket, ordinal  # type: ignore[attr-defined]
-    return [
-        NodeWithScore(node=copy, score=item.score) for copy, item in zip(copies, nodes, strict=True)
-    ]
-
-
-def unstamp(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-    """Return the nodes, with copies without a ticket in place of those that carry one."""
-    return [
-        item
-        if ticket_of(item.node) is None
-        else NodeWithScore(node=_unstamped(item.node), score=item.score)
-        for item in nodes
-    ]
-
-
-def _unstamped(node: BaseNode) -> BaseNode:
-    """Copy a scored node without its ticket, with metadata of its own."""
-    facts = node.metadata[METADATA_KEY]
-    copy = node.model_copy(update={"metadata": {**node.metadata, METADATA_KEY: {**facts}}})
-    copy._ticket = None  # type: ignore[attr-defined]
-    return copy
 
 
 def ticket_of(node: BaseNode) -> Ticket | None:

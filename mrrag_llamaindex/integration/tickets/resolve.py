@@ -103,6 +103,8 @@ def _missing(call: HostCall, policy: MissingContext) -> None:
 
 def _case(call: HostCall) -> str:
     """Say which way led here, and what to do there."""
+    if call.missing:
+        return call.missing
     if any(text.strip() for text in call.contexts):
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "

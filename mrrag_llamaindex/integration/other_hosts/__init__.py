@@ -1,0 +1,1 @@
+"""The bridge without LlamaIndex's types, for the bridges to other hosts."""
