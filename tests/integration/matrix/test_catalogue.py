@@ -79,7 +79,7 @@ def is_class(member: object) -> bool:
 def tried() -> set[str]:
     """Names that the tests of this folder import from the host and use."""
     names: set[str] = set()
-    for path in HERE.glob("test_*.py"):
+    for path in HERE.rglob("test_*.py"):
         if path.name == Path(__file__).name:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))

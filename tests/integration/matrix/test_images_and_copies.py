@@ -43,10 +43,15 @@ forms = pytest.mark.parametrize("form", FORMS)
 
 
 @forms
-def test_form_in_a_block_and_on_engines(hospital, llm, checks, form):
-    path = hospital.images[PATIENT]
-    with query_image(FORMS[form](path)):
+def test_form_in_a_block(hospital, llm, checks, form):
+    with query_image(FORMS[form](hospital.images[PATIENT])):
         checks.answered(hospital.index.as_query_engine(llm).query(QUESTION))
+
+
+@pytest.mark.slow
+@forms
+def test_form_on_engines(hospital, llm, checks, form):
+    path = hospital.images[PATIENT]
     engine = hospital.index.as_query_engine(llm, image=FORMS[form](path))
     checks.answered(engine.query(QUESTION))
     chat = hospital.index.as_chat_engine(chat_mode="context", llm=llm, image=FORMS[form](path))

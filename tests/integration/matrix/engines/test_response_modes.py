@@ -77,9 +77,8 @@ async def test_mode_gives_another_llm_plain_documents(hospital, other, checks, m
         assert any(pair.report in prompt for prompt in other.prompts)
 
 
-@pytest.mark.parametrize(
-    ("mode", "way"), [one for one in CROSSED if one[0] != ResponseMode.TREE_SUMMARIZE]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "way"), CROSSED)
 async def test_own_synthesizer_in_a_stock_engine(hospital, llm, checks, mode, way):
     synthesizer = get_response_synthesizer(
         llm=llm, response_mode=mode, streaming="stream" in way, use_async="async" in way

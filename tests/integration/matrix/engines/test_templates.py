@@ -74,8 +74,16 @@ CONTENT = {
 }
 
 
-@languages
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(
+    ("kind", "language"),
+    [
+        pytest.param(
+            kind, language, marks=() if kind == "prompt" or language == "ja" else pytest.mark.slow
+        )
+        for kind in CLASSES
+        for language in ANSWER
+    ],
+)
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_own_template(hospital, llm, checks, model, argument, kind, language):
     mode, texts = ARGUMENTS[argument]

@@ -227,3 +227,15 @@ def test_retrieved_image_is_never_the_image_of_the_question(hospital, llm, model
     with query_image(hospital.images[PATIENT]), pytest.raises(MRRAGError):
         ask(QUESTION)
     assert model.images == []
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="outside query_image, a retrieved image in a message of an own template cannot be told "
+    "from one that a person sent; docs/llamaindex.md says so",
+)
+@kinds
+def test_retrieved_image_is_not_taken_for_a_person_s_without_a_block(hospital, llm, model, kind):
+    ask = multimodal(kind, Films(hospital), llm, "Befunde: {context_str}\nFrage: {query_str}\n")
+    with pytest.raises(MRRAGError):
+        ask(QUESTION)

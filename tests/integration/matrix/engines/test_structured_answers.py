@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from mrrag_llamaindex import answer_trace, query_image
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
-from tests.integration.matrix.test_response_modes import CROSSED, ask
+from tests.integration.matrix.engines.test_response_modes import CROSSED, ask
 
 WITH_SCHEMA = {
     ResponseMode.COMPACT,
