@@ -40,7 +40,7 @@ def answer_trace(source_nodes: Sequence[NodeWithScore] | RESPONSE_TYPE) -> list[
     >>> answer_trace(response.source_nodes)[-1].p_yes          # doctest: +SKIP
     0.93
     """
-    items: Sequence[NodeWithScore] = getattr(source_nodes, "source_nodes", source_nodes)
+    items = source_nodes if isinstance(source_nodes, Sequence) else source_nodes.source_nodes
     nodes = [item.node for item in items]
     tickets = {id(one): one for node in nodes if (one := ticket_of(node)) is not None}
     if not tickets and any(getattr(node, "_travelled", False) for node in nodes):
