@@ -226,7 +226,7 @@ class MRRAGLLaVA(GeneratorSettings):
         for ticket in call.tickets:
             ticket.record(answer, number)
         if call.kind != "condense":
-            TURNS.record(request.question, answer.text, call.image)
+            TURNS.record(request.question, answer.text, call.image, call.conversation)
         return answer
 
 

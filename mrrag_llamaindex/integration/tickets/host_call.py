@@ -109,34 +109,61 @@ class TurnRegistry:
         self._images: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def record(self, question: str, answer: str, image: QueryImage | None) -> None:
-        """Note that ``answer`` was given to ``question`` about ``image``."""
-        key = _key(question, answer)
+    def record(
+        self,
+        question: str,
+        answer: str,
+        image: QueryImage | None,
+        earlier: Sequence[Turn] = (),
+    ) -> None:
+        """Note that ``answer`` was given to ``question`` about ``image``.
+
+        Parameters
+        ----------
+        question, answer : str
+        image : QueryImage or None
+        earlier : sequence of Turn
+            What the conversation held before.
+        """
+        key = _keys([*earlier, Turn(question, answer)])[-1]
         with self._lock:
-            images = self._images.pop(key, frozenset()) | {_digest(image)}
-            self._images[key] = images
+            self._images[key] = self._images.pop(key, frozenset()) | {_digest(image)}
             if len(self._images) > self.capacity:
                 self._images.popitem(last=False)
 
     def about(self, turns: Sequence[Turn], image: QueryImage | None) -> list[Turn]:
-        """Return those of the turns that are known to be about ``image``."""
-        digest = _digest(image)
-        with self._lock:
-            return [turn for turn in turns if digest in self._digests(turn)]
+        """Return those of a conversation's turns that are known to be about ``image`` alone.
 
-    def _digests(self, turn: Turn) -> frozenset[str]:
+        A turn is known by its words and by all that went before it. One that came about in the
+        same words for another image could be either's, and one whose beginning the host has
+        forgotten is not known.
+        """
+        digest = frozenset({_digest(image)})
+        with self._lock:
+            return [
+                turn
+                for turn, key in zip(turns, _keys(turns), strict=True)
+                if self._known(turn, key) == digest
+            ]
+
+    def _known(self, turn: Turn, key: bytes) -> frozenset[str]:
         if turn.image is not None:
             return frozenset({turn.image.digest})
-        return self._images.get(_key(turn.question, turn.answer), frozenset())
+        return self._images.get(key, frozenset())
 
 
 def _digest(image: QueryImage | None) -> str:
     return "" if image is None else image.digest
 
 
-def _key(question: str, answer: str) -> bytes:
-    text = f"{len(question.strip())}:{question.strip()}{answer.strip()}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _keys(turns: Sequence[Turn]) -> list[bytes]:
+    """Return a digest of the conversation up to each turn."""
+    keys = [b""]
+    for turn in turns:
+        question, answer = turn.question.strip(), turn.answer.strip()
+        text = f"{len(question)}:{question}{answer}".encode("utf-8", "surrogatepass")
+        keys.append(hashlib.sha256(keys[-1] + text).digest())
+    return keys[1:]
 
 
 TURNS = TurnRegistry()

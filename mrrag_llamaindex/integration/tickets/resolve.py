@@ -14,7 +14,7 @@ from typing import Literal
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, TurnRegistry
+from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, Turn, TurnRegistry
 from mrrag_llamaindex.integration.tickets.host_prompts import readable
 from mrrag_llamaindex.integration.tickets.joining import joined
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
@@ -47,6 +47,8 @@ class Resolved:
         For "condense", the question that is handed on as it is; empty if the model rephrases it.
     left_out_turns : int
         Turns of the conversation that are not known to be about this image; the prompt lacks them.
+    conversation : tuple of Turn
+        All of it.
     """
 
     request: PromptRequest
@@ -55,6 +57,7 @@ class Resolved:
     kind: Kind
     follow_up: str = ""
     left_out_turns: int = 0
+    conversation: tuple[Turn, ...] = ()
 
 
 def resolve(
@@ -87,7 +90,7 @@ def resolve(
         history=tuple((strip(turn.question), strip(turn.answer)) for turn in history),
     )
     left_out = len(call.history) - len(history)
-    return Resolved(request, image, tuple(tickets), call.kind, left_out_turns=left_out)
+    return Resolved(request, image, tuple(tickets), call.kind, "", left_out, call.history)
 
 
 def _missing(call: HostCall, policy: MissingContext) -> None:

@@ -3,12 +3,17 @@
 Chroma keeps what was written in the log of its queue until its index is synchronised, and SQLite
 keeps the pages of deleted rows. The log is what the index is rebuilt from after a stop, so its
 entries stay, without their text; then the file is written anew.
+
+The index itself is first saved with room for elements to come, which is memory that nobody has
+written: it may hold whatever the process held before, reports included. That room is filled with
+zeros.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +31,37 @@ AND seq_id <= (
 )
 """
 """Only entries whose text has reached its table: nothing is read from them again but vectors."""
+
+
+_HEADER = struct.Struct("<i4Q")
+"""Start of an index's header: version, offset, room, number of elements, bytes of an element."""
+
+_LENGTH_BYTES = 4
+"""Of an element in ``length.bin``."""
+
+
+def scrub_index(folder: Path) -> None:
+    """Fill with zeros what a store's index files hold beyond their elements.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the store. Files of another version than is known are left as they are.
+    """
+    for header in folder.glob("*/header.bin"):
+        start = header.read_bytes()[: _HEADER.size]
+        if len(start) < _HEADER.size:
+            continue
+        version, _, _, count, size = _HEADER.unpack(start)
+        if version != 1:
+            continue
+        for name, element in (("data_level0.bin", size), ("length.bin", _LENGTH_BYTES)):
+            path = header.with_name(name)
+            rest = path.stat().st_size - count * element if path.is_file() else 0
+            if rest > 0:
+                with path.open("r+b") as file:
+                    file.seek(count * element)
+                    file.write(bytes(rest))
 
 
 def erase(database: Path, collection_id: str, pair_ids: Sequence[str]) -> None:
@@ -54,7 +90,8 @@ def erase(database: Path, collection_id: str, pair_ids: Sequence[str]) -> None:
             connection.execute("PRAGMA secure_delete = ON")
             connection.executemany(_FORGET, rows)
             connection.execute("VACUUM")
-    except sqlite3.Error as error:
+        scrub_index(database.parent)
+    except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"the pairs were deleted, but their reports may still be in the store's file: it could "
             f"not be written anew ({error}). Close other processes that have the store open, see "

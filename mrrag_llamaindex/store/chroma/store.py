@@ -17,7 +17,7 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
-from mrrag_llamaindex.store.chroma.erasure import erase
+from mrrag_llamaindex.store.chroma.erasure import erase, scrub_index
 from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
@@ -52,6 +52,7 @@ class ChromaPairStore(PairStore):
         schema = StoreSchema.from_metadata(collection.metadata, name)
         super().__init__(name, schema, connection.location.folder)
         self._connection = connection
+        self._scrubbed = connection.location.folder is None
 
     @classmethod
     def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
@@ -156,6 +157,9 @@ class ChromaPairStore(PairStore):
                     for pair_id, (_, metadata) in zip(ids, records[rows], strict=True)
                 ],
             )
+        if not self._scrubbed and self.folder is not None:
+            scrub_index(self.folder)  # what the first write saves of an empty index
+            self._scrubbed = True
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
         self._connection.hold_for_writing()
