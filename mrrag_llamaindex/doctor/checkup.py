@@ -79,6 +79,7 @@ def check_prompt(
     tokens, patches = _image_of_configuration(blueprint.model.config)
     text_config = blueprint.model.config.get_text_config(decoder=True)
     profile = ModelProfile()
+    critical = profile.layers_for(text_config, checkpoint.source)
     if blueprint.tokenizer is not None:
         try:
             reader = reader_for(checkpoint.family, blueprint.processor)
@@ -86,6 +87,7 @@ def check_prompt(
                 image = reader.read(Image.new("RGB", (1024, 1024)))
                 tokens, patches = image.tokens, _patches(image, blueprint.model.config)
             profile = profile_for(checkpoint, blueprint.tokenizer, blueprint.processor, reader)
+            critical = profile.layers_for(text_config, checkpoint.source)
             checks.append(Check("tokenizer and processor", "ok", "both can be read"))
         except MRRAGError as error:
             checks.append(Check("tokenizer and processor", "problem", str(error)))
@@ -97,7 +99,6 @@ def check_prompt(
             "lowest-scored documents would be left out"
         )
         checks.append(Check("prompt", "note", text))
-    critical = profile.layers_for(text_config, checkpoint.source)
     if profile.critical_layers is not None:
         checks.append(Check("critical layers", "ok", f"{list(critical)}, from the profile"))
     else:
