@@ -61,8 +61,8 @@ def ingest(
     as_json: options.AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.store.ingest import ingest_pairs
-    from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers

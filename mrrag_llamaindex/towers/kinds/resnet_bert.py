@@ -14,7 +14,7 @@ from mrrag_llamaindex.towers.base import TorchTower
 from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
+from mrrag_llamaindex.towers.kinds.resnet_bert_network import ResNetBertNetwork
 from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 TOWER_FILE = "tower.json"
