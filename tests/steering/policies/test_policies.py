@@ -16,10 +16,10 @@ from mrrag_llamaindex.steering.attention.registry import (
 )
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policies import registry
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
-from mrrag_llamaindex.steering.policies.registry import POLICIES
 from mrrag_llamaindex.steering.policies.uniform import Uniform
 from mrrag_llamaindex.steering.spans import PromptSpans
 
@@ -68,7 +68,7 @@ BY_HAND = {
 
 
 def test_every_policy_has_a_row_by_hand():
-    assert {type(policy) for policy in BY_HAND} == set(POLICIES.values())
+    assert {type(policy) for policy in BY_HAND} == set(registry.POLICIES.values())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
