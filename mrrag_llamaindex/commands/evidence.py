@@ -182,7 +182,8 @@ def ask(
         return
     console.print_answer(result)
     if result.left_out:
-        typer.echo(f"left out     {result.left_out} documents below {minimum_probability:g}")
+        documents_left_out = console.count(result.left_out, "document")
+        typer.echo(f"left out     {documents_left_out} below {minimum_probability:g}")
     typer.echo(f"\n{options.NOTICE}")
 
 
