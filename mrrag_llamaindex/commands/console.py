@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
-    from mrrag_llamaindex.store.ingest import IngestReport
+    from mrrag_llamaindex.store.ingest.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped
 
 _COLUMNS = ("score", "image_text", "image_image", "text_text", "lambda")
@@ -69,6 +69,17 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> count(1, "question token"), count(12, "question token")
+    ('1 question token', '12 question tokens')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def plain_table(gap: int = 2) -> Table:
     """Return a table without lines."""
     return Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
@@ -95,8 +106,8 @@ def print_answer(result: AskResult) -> None:
     _print_line(console, "answer", result)
     steering = result.answer.steering
     what = (
-        f"layers {list(steering.layers)}: {steering.question_tokens} question tokens towards "
-        f"{steering.document_tokens} document tokens"
+        f"layers {list(steering.layers)}: {count(steering.question_tokens, 'question token')} "
+        f"towards {count(steering.document_tokens, 'document token')}"
         if steering.applied
         else f"not applied: {steering.reason}"
     )

@@ -61,8 +61,8 @@ def ingest(
     as_json: options.AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.store.ingest import ingest_pairs
-    from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers
@@ -182,7 +182,8 @@ def ask(
         return
     console.print_answer(result)
     if result.left_out:
-        typer.echo(f"left out     {result.left_out} documents below {minimum_probability:g}")
+        documents_left_out = console.count(result.left_out, "document")
+        typer.echo(f"left out     {documents_left_out} below {minimum_probability:g}")
     typer.echo(f"\n{options.NOTICE}")
 
 

@@ -53,6 +53,8 @@ def examine(
         else is wrong with it stands in the diagnosis.
     SteeringError
         If the model cannot be steered.
+    MRRAGError
+        If psutil (extra ``cli``) is not installed.
     """
     check_name(quantization)
     checkpoint = Checkpoint.find(model, weights=False)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mrrag_llamaindex.errors import MRRAGError
+
 REQUIRED: Final = ("torch", "transformers", "llama-index-core", "chromadb", "accelerate")
 OPTIONAL: Final = ("bitsandbytes", "pydicom")  # for weights in 8 or 4 bits, and DICOM images
 
@@ -35,7 +37,13 @@ class DeviceMemory:
 
 
 def devices() -> tuple[DeviceMemory, ...]:
-    """List the devices that torch can use here, the CPU last."""
+    """List the devices that torch can use here, the CPU last.
+
+    Raises
+    ------
+    MRRAGError
+        If psutil (extra ``cli``) is not installed.
+    """
     import torch
 
     memories = []
@@ -51,8 +59,13 @@ def devices() -> tuple[DeviceMemory, ...]:
 
 
 def _cpu() -> DeviceMemory:
-    import psutil
-
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        raise MRRAGError(
+            "how much memory this machine has is read with psutil: "
+            'pip install "mrrag-llamaindex[cli]"'
+        ) from None
     memory = psutil.virtual_memory()
     total, free = int(memory.total), int(memory.available)
     limited = container_memory(_CGROUP)

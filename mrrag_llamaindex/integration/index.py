@@ -16,7 +16,7 @@ from mrrag_llamaindex.integration.engines.documents import PairStorageContext, p
 from mrrag_llamaindex.integration.engines.index_engines import IndexEngines
 from mrrag_llamaindex.integration.engines.index_lifecycle import IndexLifecycle
 from mrrag_llamaindex.store.backends import Where
-from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.store.ingest.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.learned_files import (
     GivenCalibration,
     GivenWeights,

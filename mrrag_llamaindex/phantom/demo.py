@@ -16,9 +16,9 @@ from mrrag_llamaindex.integration.answers.picture import draw_answer
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
-from mrrag_llamaindex.store.ingest import ingest_pairs
+from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
-from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers

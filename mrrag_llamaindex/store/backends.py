@@ -43,7 +43,7 @@ Where: TypeAlias = str | os.PathLike[str] | DatabaseClient
 
 
 BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
-    (lambda where: where == EXACT, "mrrag_llamaindex.store.memory:NumpyPairStore"),
+    (lambda where: where == EXACT, "mrrag_llamaindex.store.numpy.store:NumpyPairStore"),
     # Whatever nothing else takes: memory, a folder, a server, a client.
     (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
 )

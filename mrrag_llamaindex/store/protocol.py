@@ -21,6 +21,7 @@ from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import document_vector, fuse, fused_query, similarity_terms
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
 from mrrag_llamaindex.store.backends import Backend, Where, backend_of, store_errors
+from mrrag_llamaindex.store.collection_name import check_collection_name
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import Exclusion, Fingerprint, Hit, StoredPair
 from mrrag_llamaindex.store.pair import Pair
@@ -70,8 +71,9 @@ class PairStore(Backend):
         Raises
         ------
         StoreError
-            If there is a collection of that name, or the place cannot be used.
+            If there is a collection of that name, the name is not usable, or the place is not.
         """
+        check_collection_name(collection)
         store: PairStore = backend_of(where)._create(where, collection, schema)
         return store
 
@@ -85,6 +87,7 @@ class PairStore(Backend):
             If there is no such store, or it is something else: no pair store, not ranked by inner
             product, vectors of another length than recorded.
         """
+        check_collection_name(collection)
         store: PairStore = backend_of(where)._open(where, collection)
         return store
 
@@ -96,6 +99,7 @@ class PairStore(Backend):
 
         ``schema.hnsw`` is used only when the store is made: an index keeps the settings it has.
         """
+        check_collection_name(collection)
         if not backend_of(where)._exists(where, collection):
             return cls.create(where, schema, collection=collection)
         store = cls.open(where, collection=collection)

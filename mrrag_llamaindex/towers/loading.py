@@ -51,7 +51,7 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
     if (folder / "tower.json").is_file():
         tower = _load_own(folder, device)
     elif (folder / "config.json").is_file():
-        from mrrag_llamaindex.towers.hf_dual import HFDualTower
+        from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
 
         tower = HFDualTower.load(str(folder), device=device)
     else:
@@ -70,11 +70,11 @@ def _load_own(folder: Path, device: str) -> DualTower:
             f"tower.json in {str(folder)!r} cannot be read ({type(error).__name__})"
         ) from error
     if kind == "resnet-bert":
-        from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+        from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 
         return ResNetBertTower.load(folder, device=device)
     if kind == "frozen":
-        from mrrag_llamaindex.towers.frozen import FrozenTower
+        from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 
         return FrozenTower.load(folder, device=device)
     raise TowerError(

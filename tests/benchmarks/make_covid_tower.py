@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mrrag_llamaindex.towers.frozen import FrozenTower
+from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 from tests import real_towers
 from tests.benchmarks.covid_data import CovidData
 from tests.head_fitting import HeadTraining

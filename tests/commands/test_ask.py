@@ -32,13 +32,15 @@ def test_json_has_the_agreed_shape(mrrag, corpus):
         terms = source["image_text"] + source["image_image"] + source["text_text"]
         assert source["score"] == pytest.approx(terms, abs=1e-5)
     assert {"load", "retrieve", "answer"} <= answer["seconds"].keys()
+    assert answer["steering"]["applied"]
+    assert answer["steering"]["rows"] == "to_end"
 
 
 def test_table_shows_every_source_and_what_was_steered(mrrag, corpus):
     result = ask(mrrag, corpus)
     assert result.code == 0, result.err
     assert result.out.count("synthetic-") == 6
-    assert "question tokens towards" in result.out
+    assert ": 1 question token towards" in result.out
     assert "not a medical device" in result.out
 
 

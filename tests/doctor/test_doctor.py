@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mrrag_llamaindex.doctor.examine import examine
 from mrrag_llamaindex.doctor.machine import DeviceMemory, container_memory
 from mrrag_llamaindex.doctor.memory import ModelSize, PromptShape
 from mrrag_llamaindex.doctor.verdict import judge, what_would_fit
-from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
 from mrrag_llamaindex.files import hub
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from tests.doctor.sparse_checkpoint import write_original_7b, write_published_7b
@@ -652,3 +653,9 @@ def test_diagnosis_is_plain_json():
     }
     assert values["loadable"] is True
     assert values["devices"][0]["need"]["total"] > values["devices"][0]["need"]["weights"]
+
+
+def test_without_psutil_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(MRRAGError, match=r"psutil: pip install \"mrrag-llamaindex\[cli\]\""):
+        examine("phantom")

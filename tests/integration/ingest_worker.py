@@ -57,8 +57,8 @@ class ToyTowers:
 
 
 def main(table: str, folder: str, seconds: str) -> None:
-    from mrrag_llamaindex.store.ingest import ingest_pairs
-    from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.store.schema import StoreSchema
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.store.ingest.ingest import IngestReport, ingest_pairs
+from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped
-from mrrag_llamaindex.store.pair_table import read_pairs
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 

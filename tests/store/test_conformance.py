@@ -76,6 +76,16 @@ def hand_score(weights, q_image, q_text, d_image, d_text) -> float:
     return total
 
 
+@pytest.mark.parametrize("name", ["ab", "a b", "-abc", "abc-", "", "a" * 513, "näme", None])
+def test_a_bad_collection_name_is_refused(place: Where, towers: dict[str, Any], name: Any) -> None:
+    schema = StoreSchema(**towers)
+    for make in (PairStore.create, PairStore.open_or_create):
+        with pytest.raises(StoreError, match="collection name"):
+            make(place, schema, collection=name)
+    with pytest.raises(StoreError, match="collection name"):
+        PairStore.open(place, collection=name)
+
+
 class TestPairStore:
     @pytest.fixture
     def store(self, place: Where, towers: dict[str, Any]) -> Iterator[PairStore]:

@@ -15,7 +15,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from tests.tiny import pairs as toy
 from tests.tiny import tokenizers
 from tests.tiny import towers as tiny

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BertConfig, PreTrainedTokenizerFast, ResNetConfig
 
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from tests.tiny.tokenizers import words
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from mrrag_llamaindex.towers.loading import load_towers
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = """

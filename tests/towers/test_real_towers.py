@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.towers.frozen import FrozenTower
+from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 from mrrag_llamaindex.towers.loading import load_towers
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 

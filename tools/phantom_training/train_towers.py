@@ -18,7 +18,7 @@ from mrrag_llamaindex.phantom.studies import PhantomStudy, draw_findings, draw_s
 from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
 from mrrag_llamaindex.phantom.wording import write_question
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from tools.phantom_training.tower_losses import (
     LOOKS,
     Looks,

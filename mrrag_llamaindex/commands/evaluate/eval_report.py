@@ -24,6 +24,7 @@ from mrrag_llamaindex.evaluation.report.table import ResultTable, build_table
 from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
 from mrrag_llamaindex.evaluation.run.harness import LAYERS
 from mrrag_llamaindex.evaluation.run.records import Evaluation
+from mrrag_llamaindex.files.atomic import write_atomically
 
 _WIDE, _NARROW = 116, 96
 _WIDE_ONLY = ("precision", "recall", "yes F1")
@@ -66,7 +67,7 @@ def _write(
     written = list(table_formats.write_table(table, out))
     notes.add_to_markdown(written[0], [*sentences, *notes.grid_lines(run)])
     result = out / "result.json"
-    result.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_atomically(result, json.dumps(value, indent=1, ensure_ascii=False))
     written.append(result)
     try:
         written.append(table_plot(table, out / "accuracy.png"))

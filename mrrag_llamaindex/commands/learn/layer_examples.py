@@ -16,7 +16,7 @@ from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.learning.layers.blocking import Example
 from mrrag_llamaindex.learning.mining.gold_answer import polarity
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
-from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 
 PHANTOM_DOCUMENTS = 4
 """Documents of a synthetic question; half of them are irrelevant."""

@@ -17,9 +17,9 @@ from mrrag_llamaindex.errors import InputError
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.mining.mining import MiningReport
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
+    from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
     from mrrag_llamaindex.store.pair import Skipped
     from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.store.question_table import GoldQuestion
     from mrrag_llamaindex.towers.protocol import DualTower
 
 _PHANTOM_QUESTIONS = 200
@@ -77,7 +77,7 @@ def mine(
     from mrrag_llamaindex.learning.mining.settings import MiningSettings
     from mrrag_llamaindex.mcr.weights import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
-    from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
+    from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 
     training: list[GoldQuestion] = []
     rejected: list[Skipped] = []

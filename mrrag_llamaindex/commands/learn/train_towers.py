@@ -100,7 +100,7 @@ def train_towers(
         for_heads,
     )
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
-    from mrrag_llamaindex.store.pair_table import read_pairs
+    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 
     rows = read_pairs(pairs, options.renames_of(columns), images)
     settings = (
@@ -143,7 +143,7 @@ def train_towers(
         )
     else:
         from mrrag_llamaindex.learning.towers.recipes import train_whole
-        from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
+        from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 
         processes, device = _processes(device)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parsing import Label, rule_named
 from mrrag_llamaindex.files.digests import json_digest
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Pair, Skipped
-from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 
 MISSING_IMAGE = "missing image"
 DUPLICATE_ID = "duplicate id"

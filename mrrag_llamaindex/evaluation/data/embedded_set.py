@@ -20,7 +20,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 Vectors = NDArray[np.float32]
 

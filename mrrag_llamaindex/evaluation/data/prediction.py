@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 Q = TypeVar("Q", "GoldQuestion", "Prediction")
 

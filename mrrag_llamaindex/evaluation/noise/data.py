@@ -26,7 +26,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 OWN_REPORT = "own report unknown"
 OWN_LABELS = "own finding labels unknown"

@@ -55,7 +55,9 @@ class NoiseQuestion:
                 "of each"
             )
         if sorted(self.order) != list(range(count)):
-            raise InputError(f"question {self.question_id!r}: order is no permutation of {count}")
+            raise InputError(
+                f"question {self.question_id!r}: order is not a permutation of 0 to {count - 1}"
+            )
 
     def offered(self, irrelevant: int, *, adversarial: bool = False) -> tuple[PromptDocument, ...]:
         """Return the documents in the prompt's order, so many of them irrelevant."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from mrrag_llamaindex.evaluation.markdown import markdown_table
 from mrrag_llamaindex.evaluation.report.metrics import CLASSES
 from mrrag_llamaindex.evaluation.report.table import METRICS, ResultTable
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.statistics.bootstrap import Interval
 
 _HEADS = ("accuracy", "macro F1", "precision", "recall", "yes F1", "invalid")
@@ -132,7 +133,7 @@ def write_table(table: ResultTable, folder: str | Path, name: str = "table") -> 
     target.mkdir(parents=True, exist_ok=True)
     rendered = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_latex(table)}
     for suffix, text in rendered.items():
-        (target / f"{name}{suffix}").write_text(text, encoding="utf-8", newline="")
+        write_atomically(target / f"{name}{suffix}", text)
     return tuple(target / f"{name}{suffix}" for suffix in rendered)
 
 

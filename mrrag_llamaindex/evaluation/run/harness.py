@@ -23,7 +23,7 @@ from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
 from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
-from mrrag_llamaindex.store.question_table import digest_of
+from mrrag_llamaindex.store.ingest.question_table import digest_of
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.methods.learning import Learned

@@ -104,7 +104,12 @@ class PromptReader:
         """Build the prompt of a request; see `PromptBuilder.build`.
 
         ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
+        They are chosen from all documents, by lambdas over all of them, before the rest is fitted
+        into the window.
         """
+        # Before the fit, because what is left out makes room for what is relevant. Only in a
+        # prompt that overflows is this not the choice that `HardMask(mode="mask")` makes: it masks
+        # after the fit, by lambdas over the documents that fitted.
         text = image.text if image else ""
         readable = [document for document in request.documents if document.text.strip()]
         lambdas = min_max_lambdas([document.score for document in readable])

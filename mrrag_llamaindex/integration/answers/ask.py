@@ -89,6 +89,7 @@ class AskResult:
             "steering": {
                 "applied": self.answer.steering.applied,
                 "layers": list(self.answer.steering.layers),
+                "rows": self.answer.steering.rows,
                 "reason": self.answer.steering.reason,
             },
             "unknown_words": self.answer.unknown_tokens,

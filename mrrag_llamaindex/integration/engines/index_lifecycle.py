@@ -15,7 +15,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.engines.documents import pair_of_node
 from mrrag_llamaindex.integration.inputs.options import unknown_option
-from mrrag_llamaindex.store.ingest import IngestReport
+from mrrag_llamaindex.store.ingest.ingest import IngestReport
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 

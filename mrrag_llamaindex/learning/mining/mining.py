@@ -21,8 +21,8 @@ from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.learning.mining.candidate_search import find_candidates
 from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Skipped
-from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ import numpy as np
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 MARGIN = 0.05
 """How far a negative stays below the positive. The paper takes the m least confident whatever they

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mrrag_llamaindex.learning.towers.contrastive import KINDS
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
 
 class PairEncoder(Protocol):

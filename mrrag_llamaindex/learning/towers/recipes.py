@@ -29,9 +29,9 @@ from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, Train
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs, split_pairs
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
-from mrrag_llamaindex.towers.frozen import FrozenTower
+from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
 RESULTS_FILE = "results.json"
 

@@ -120,7 +120,7 @@ def training_pairs(
     Parameters
     ----------
     rows : iterable of Pair or Skipped
-        For example from `mrrag_llamaindex.store.pair_table.read_pairs`.
+        For example from `mrrag_llamaindex.store.ingest.pair_table.read_pairs`.
     one_patient_each : bool
         Where no pair names its patient: count each as a patient of its own. Two films of one
         patient can then stand in two parts of the split, and recall is too good.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, as_pairs
-from mrrag_llamaindex.store.ingest import ingest_pairs
+from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.question_table import GoldQuestion
 from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.protocol import DualTower
 

@@ -50,7 +50,7 @@ def require_proven(name: str, model: PreTrainedModel) -> None:
     name
         One of `BACKENDS`.
     model
-        A model that passed `mrrag_llamaindex.steering.support.check_steerable`.
+        A model that passed `mrrag_llamaindex.steering.attention.support.check_steerable`.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _flaw(
                 reason = (str(error).strip().splitlines() or [""])[0][:_LONGEST_REASON]
                 return f"{what} could not be computed ({type(error).__name__}: {reason})"
             if math.isnan(off):
-                return f"{what} holds values that are no numbers"
+                return f"{what} holds NaN"
             allowed = max(_TOLERANCE, _TIMES_ROUNDING * rounding)
             if off > allowed:
                 return (

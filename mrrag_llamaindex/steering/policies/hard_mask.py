@@ -27,7 +27,9 @@ class HardMask(SteeringPolicy):
     mode
         ``"mask"``: the steered rows cannot attend to them. What stands before the question has
         read them, and the decode steps do; ``"drop"``: they are not in the prompt at
-        all, and the answer names them among its dropped documents.
+        all, and the answer names them among its dropped documents. Where not all documents fit
+        into the model's window, ``"drop"`` chooses before the fit, so as to make room for relevant
+        ones, and ``"mask"`` among those that fit: the two may then choose differently.
     layers
         Layers to mask in. None: all of them, because a document that is masked in one layer
         reaches the question through any other.

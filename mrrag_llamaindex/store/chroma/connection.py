@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import Where, store_errors
-from mrrag_llamaindex.store.chroma.location import (
-    Location,
-    check_collection_name,
-    settings,
-    start_embedded,
-)
+from mrrag_llamaindex.store.chroma.location import Location, settings, start_embedded
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -48,7 +43,6 @@ class Connection:
         cls, where: Where, name: str, metadata: dict[str, Any], configuration: dict[str, Any]
     ) -> Connection:
         """Make a collection; for what is refused see `PairStore.create`."""
-        check_collection_name(name)
         location = Location.parse(where)
         if location.in_memory:
             return cls(location, *_memory_collection(name, metadata, configuration))
@@ -70,7 +64,6 @@ class Connection:
     @classmethod
     def find(cls, where: Where, name: str) -> Connection:
         """Open an existing collection; never makes anything, see `PairStore.open`."""
-        check_collection_name(name)
         location = Location.parse(where)
         location.check_readable()
         with location.connected() as client:
@@ -87,7 +80,6 @@ class Connection:
     @staticmethod
     def present(where: Where, name: str) -> bool:
         """Return whether the collection exists; makes nothing."""
-        check_collection_name(name)
         location = Location.parse(where)
         if location.in_memory or (location.folder is not None and not location.has_database()):
             return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -30,7 +29,6 @@ SERVER_TIMEOUT = 5.0
 
 SQLITE_FILE = "chroma.sqlite3"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
 
 @dataclass(frozen=True)
@@ -134,15 +132,6 @@ class Location:
             return True  # e.g. a journal left by a kill, which only a writer may roll back
         except (OSError, sqlite3.Error):
             return False
-
-
-def check_collection_name(name: str) -> None:
-    """Raise `StoreError` unless `name` follows Chroma's rule, before anything is touched."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StoreError(
-            f"collection name {name!r} is not usable: 3 to 512 characters out of letters, digits, "
-            "'.', '_' and '-', beginning and ending with a letter or digit"
-        )
 
 
 def settings() -> Any:

@@ -18,7 +18,7 @@ from mrrag_llamaindex.towers.folders import (
     read_tokenizer,
     reading,
 )
-from mrrag_llamaindex.towers.resnet_bert_network import POOLINGS, pool_tokens
+from mrrag_llamaindex.towers.text_pooling import POOLINGS, pool_tokens
 from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from mrrag_llamaindex.learning.towers.training_pairs import split_pairs, training_pairs
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
-from mrrag_llamaindex.store.pair_table import read_pairs
+from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.towers.loading import load_towers
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 
 def unit(values: Sequence[float]) -> np.ndarray:

@@ -34,8 +34,8 @@ from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
-from mrrag_llamaindex.store.question_table import GoldQuestion
 from tests.evaluation.data.hand_set import hand_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")

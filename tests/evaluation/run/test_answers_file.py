@@ -17,7 +17,7 @@ from mrrag_llamaindex.evaluation.run.answers_file import (
     read_predictions,
 )
 from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 HEADER = PredictionHeader("mcr", "digest", "phantom", 3, {"k": 4})
 

@@ -15,6 +15,7 @@ import transformers
 from PIL import Image
 
 from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
+from mrrag_llamaindex.generation.checkpoints import families
 from mrrag_llamaindex.generation.checkpoints.image_readers import stack
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
@@ -45,6 +46,20 @@ def request(question: str, *scores: float) -> PromptRequest:
 
 REQUESTS = [request("Is there a nodule?", 1.0, 0.0), request("Is there a normal heart?", 0.4, 0, 1)]
 IMAGES = [film(0, (64, 40)), film(1, (34, 90))]
+
+
+def test_every_family_has_a_tiny_checkpoint():
+    """Without one, a new row of `families` would pass through no test at all."""
+    tiny = {class_name for class_name, _ in FAMILIES.values()}
+    assert not {row.model_class for row in families.FAMILIES.values()} - tiny
+
+
+@pytest.mark.parametrize("model_type", families.FAMILIES)
+def test_the_documentation_names_every_family(model_type):
+    document = Path(__file__).parents[3] / "docs" / "generators.md"
+    _, _, section = document.read_text(encoding="utf-8").partition("## What loads")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    assert any(f"(`{model_type}`)" in row.split("|")[1] for row in rows)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

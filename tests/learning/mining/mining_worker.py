@@ -16,9 +16,9 @@ from PIL import Image
 
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.question_table import GoldQuestion
 from mrrag_llamaindex.store.schema import StoreSchema
 
 SIDE = 16

@@ -17,9 +17,9 @@ from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import FusionWeights
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.question_table import GoldQuestion
 from tests.learning.mining import mining_worker
 from tests.learning.mining.mining_worker import ToyConfidence, ToyTowers, film, toy_store
 

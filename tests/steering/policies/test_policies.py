@@ -16,6 +16,7 @@ from mrrag_llamaindex.steering.attention.registry import (
 )
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policies import registry
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
@@ -64,6 +65,10 @@ BY_HAND = {
     },
     PAI(alpha=0.2): {4: [-2.4, 0.5, -1.0, 1.0, 0.25]},
 }
+
+
+def test_every_policy_has_a_row_by_hand():
+    assert {type(policy) for policy in BY_HAND} == set(registry.POLICIES.values())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -28,7 +28,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
 )
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout
 from mrrag_llamaindex.evaluation.data.readers.reports import Reports, read_reports
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 _SPELLINGS = ("reference_reports", "reference_report")
 

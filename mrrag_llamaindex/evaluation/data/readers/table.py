@@ -21,9 +21,9 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     find_file,
     question_file,
 )
+from mrrag_llamaindex.store.ingest.pair_table import read_pairs
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 from mrrag_llamaindex.store.pair import Pair, Skipped
-from mrrag_llamaindex.store.pair_table import read_pairs
-from mrrag_llamaindex.store.question_table import GoldQuestion, read_questions
 
 QUESTIONS = ("questions.csv", "questions.jsonl")
 PAIRS = ("pairs.csv", "pairs.jsonl")

@@ -25,7 +25,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     unique_rows,
 )
 from mrrag_llamaindex.evaluation.data.readers.table import read_evidence
-from mrrag_llamaindex.store.question_table import GoldQuestion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 QUESTIONS = ("VQA_RAD Dataset Public.json", "testset.json", "test.json")
 IMAGES = ("VQA_RAD Image Folder", "images", ".")

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.generation.checkpoints.families import family_of
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import (
     OriginalCheckpoint,
@@ -184,7 +185,7 @@ def _write_weights(
     if shards.is_sharded:
         described = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         text = json.dumps(described, indent=2) + "\n"
-        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        write_atomically(folder / "model.safetensors.index.json", text)
     return tuple(shards.filename_to_tensors)
 
 

@@ -18,8 +18,8 @@ from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTCo
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
 from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
-from mrrag_llamaindex.towers.frozen import FrozenTower
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 from mrrag_llamaindex.towers.loading import load_towers
 from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
 from mrrag_llamaindex.towers.protocol import DualTower

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import BertConfig, BertModel, ConvNextImageProcessorPil, ResNetConfig, ResNetModel
 
 from mrrag_llamaindex.errors import InputError, TowerError
+from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from mrrag_llamaindex.towers.protocol import DualTower
-from mrrag_llamaindex.towers.resnet_bert import ResNetBertTower
 
 Make = Callable[..., ResNetBertTower]
 TEXTS = ["No pleural effusion.", "heart size is normal", "shows left pleural effusion " * 20]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
@@ -147,7 +148,7 @@ class FrozenTower:
             "record": self.record,
             **references,
         }
-        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_atomically(target / TOWER_FILE, json.dumps(data, indent=2) + "\n")
         self.source = str(target.resolve())
 
     @classmethod

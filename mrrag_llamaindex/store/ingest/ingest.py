@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.ingest.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.hf_dual import HFDualTower
+from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
 from mrrag_llamaindex.towers.loading import load_towers
 from mrrag_llamaindex.towers.protocol import DualTower
 

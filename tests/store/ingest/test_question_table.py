@@ -9,8 +9,8 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of, read_questions
 from mrrag_llamaindex.store.pair import Skipped
-from mrrag_llamaindex.store.question_table import GoldQuestion, digest_of, read_questions
 
 HEAD = "question_id,image,question,answer,patient_id\n"
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mrrag_llamaindex import defaults
-
-POOLINGS = ("mean", "cls")
+from mrrag_llamaindex.towers.text_pooling import POOLINGS, pool_tokens
 
 
 class ResNetBertNetwork(nn.Module):
@@ -93,24 +92,3 @@ class ResNetBertNetwork(nn.Module):
         pooled = pool_tokens(hidden, attention_mask, self.text_pooling)
         projected: Tensor = self.text_projection(pooled)
         return projected
-
-
-def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text from hidden states.
-
-    Parameters
-    ----------
-    hidden : Tensor, shape (batch, T, d)
-    attention_mask : Tensor, shape (batch, T)
-    pooling : {"mean", "cls"}
-        Over the positions where the mask is 1: their mean, or the first of them.
-
-    Returns
-    -------
-    Tensor, shape (batch, d)
-    """
-    if pooling == "cls":
-        first = attention_mask.to(torch.int64).argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), first]
-    mask = attention_mask[:, :, None].to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.rows import Table
 from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.ingest.pair_table import read_rows
 from mrrag_llamaindex.store.pair import Skipped, check_encodable, check_identifier
-from mrrag_llamaindex.store.pair_table import read_rows
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped
-from mrrag_llamaindex.store.pair_table import read_pairs
 
 
 def write(folder: Path, content: str | bytes, name: str = "pairs.csv") -> Path:

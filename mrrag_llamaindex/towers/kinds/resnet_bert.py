@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.towers.base import TorchTower
 from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.resnet_bert_network import ResNetBertNetwork
+from mrrag_llamaindex.towers.kinds.resnet_bert_network import ResNetBertNetwork
 from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
 TOWER_FILE = "tower.json"
@@ -173,7 +174,7 @@ class ResNetBertTower(TorchTower):
         self.texts.save(target)
         self.images.save(target)
         data = {"kind": self.name, "format": 1, **self.settings()}
-        (target / TOWER_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_atomically(target / TOWER_FILE, json.dumps(data, indent=2) + "\n")
         self.source = str(target.resolve())
 
     @classmethod

@@ -1,0 +1,1 @@
+"""Tables of pairs and questions, their vectors, and the way into a store."""
