@@ -62,6 +62,7 @@ def draw(
 
     Parameters
     ----------
+    checkpoint : Checkpoint
     dtype : torch.dtype
         The type that the weights would be loaded in.
     with_weights : bool

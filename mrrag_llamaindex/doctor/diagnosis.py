@@ -17,8 +17,10 @@ class Check:
 
     Attributes
     ----------
+    what : str
     state : {"ok", "note", "problem"}
         A problem keeps the model from being loaded.
+    text : str
     """
 
     what: str
@@ -32,11 +34,14 @@ class Diagnosis:
 
     Attributes
     ----------
+    model, folder : str
     layout : {"original", "transformers"}
+    family, model_class : str
     layers, heads, key_value_heads, window : int
         Of the text model; the window in tokens.
     parameters : mapping of str to int
         By part.
+    stored_dtype : str
     stored_bytes, largest_file : int
         Of the weight files; on the hub if they are not here.
     image_tokens, prompt_tokens, tokens, documents, batch_size : int
@@ -48,6 +53,7 @@ class Diagnosis:
         What would fit instead; empty if it fits.
     disk_free : int
         Bytes free beside the model's folder.
+    checks : tuple of Check
     packages : mapping of str to str or None
         Installed versions.
     """

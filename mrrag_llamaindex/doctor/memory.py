@@ -36,6 +36,7 @@ class PromptShape:
         Image features in one prompt.
     patches : int
         Positions inside the vision tower for one image; 0 for a text-only model.
+    documents, batch_size, answer_tokens : int
     """
 
     image_tokens: int

@@ -20,6 +20,7 @@ class DeviceVerdict(DeviceMemory):
     ----------
     dtype : str
         What its weights would be loaded in there.
+    need : MemoryNeed
     """
 
     dtype: str
@@ -51,6 +52,9 @@ def judge(
 
     Parameters
     ----------
+    devices : sequence of DeviceMemory
+    size : ModelSize
+    prompt : PromptShape
     dtype_on : callable
         From the name of a device to the type in which a model would be loaded there.
     quantization : {"int8", "int4"}, optional
@@ -86,8 +90,11 @@ def what_would_fit(
 
     Parameters
     ----------
+    chosen : DeviceVerdict
     verdicts : sequence of DeviceVerdict
         Of all devices.
+    size : ModelSize
+    prompt : PromptShape
     dtype : torch.dtype
         The type on the chosen device.
     quantization : {"int8", "int4"}, optional

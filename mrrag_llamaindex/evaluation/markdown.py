@@ -12,6 +12,8 @@ def markdown_table(
 
     Parameters
     ----------
+    head : sequence of str
+    lines : sequence of sequence of str
     rule : sequence of str
         Of the columns: ``---`` (left, the default) or ``---:`` (right).
 

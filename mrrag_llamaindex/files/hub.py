@@ -23,6 +23,7 @@ def find_folder(
 
     Parameters
     ----------
+    source : str
     what : str
         What is looked for, for the message: "model" or "towers".
     ways_on : str

@@ -30,6 +30,8 @@ class LineFormat(Generic[Header, Record]):
 
     Attributes
     ----------
+    kind : str
+    version : int
     header, record : type
         Dataclasses; what is read is checked by pydantic, strictly, and by their own checks. Fields
         that they do not have are passed over. A header may have ``settings``: a dict of whatever

@@ -28,6 +28,7 @@ class LineLog(Generic[Header, Record]):
     ----------
     path : path
         Made if absent, folders included, with the header.
+    form : LineFormat
     header : dataclass
         Of this run; an existing file must have the same. A torn header is written anew.
     instead : str

@@ -17,6 +17,7 @@ class SteeringOutcome:
 
     Attributes
     ----------
+    applied : bool
     layers : tuple of int
         Critical layers in which attention was changed.
     rows : str
@@ -73,8 +74,10 @@ class Answer:
         Lambda of each of them in this call: min-max of the scores of those that were read.
     dropped : tuple of str
         Documents that were offered and did not fit.
+    steering : SteeringOutcome
     image_read : bool
         Whether the query image was in the prompt; a text-only model never reads it.
+    prompt_tokens : int
     unknown_tokens : int
         Words of the prompt's data that the model's vocabulary does not hold.
     seconds : float

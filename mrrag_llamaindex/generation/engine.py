@@ -77,12 +77,14 @@ class LlavaEngine(PromptReader):
 
         Parameters
         ----------
+        requests : sequence of PromptRequest
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
         policy : SteeringPolicy or None
             One of `mrrag_llamaindex.steering.policies.registry`. None: plain attention.
         decoding : Decoding or None
             How tokens are chosen; None: `Greedy`.
+        max_new_tokens : int, optional
 
         Returns
         -------

@@ -60,6 +60,8 @@ def explain(
 
     Parameters
     ----------
+    engine : LlavaEngine
+    request : PromptRequest
     image : PIL.Image.Image or None
         Mode RGB.
     policy : SteeringPolicy, optional

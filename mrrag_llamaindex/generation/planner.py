@@ -31,6 +31,8 @@ class Planner:
 
         Parameters
         ----------
+        prompts : sequence of Prompt
+        policy : SteeringPolicy or None
         shared : int
             Tokens at the start that the prompts have in common and that stay unpadded.
 

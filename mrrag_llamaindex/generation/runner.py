@@ -100,10 +100,12 @@ class BatchRunner:
         ----------
         sequences : sequence of tuple of int
             Token ids, all ending in the last column.
+        images : sequence of PreparedImage or None
         shared : int
             Tokens at the start that all rows have in common, image included; prefilled once.
         keep : int
             Positions at the end whose logits are wanted.
+        steering : SteeringPlan, optional
         hidden : torch.Tensor, optional
             bool (rows, length): columns of the shared prefix that a row's own part does not see,
             see `hiding_mask`; for sequences of equal length, and not for the flex backend.

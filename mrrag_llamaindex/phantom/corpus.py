@@ -32,6 +32,7 @@ class PhantomCorpus:
 
     Attributes
     ----------
+    studies : tuple of PhantomStudy
     queries : tuple of PhantomQuery
         About other patients, whose findings some patients of the corpus share.
     """
@@ -57,6 +58,7 @@ def make_corpus(
     ----------
     seed : int
         Seeds below 10,000 are never used in training.
+    patients, queries : int
     profiles : int
         Distinct combinations of findings, at most 256.
     regime : {"combination", "image", "text"}

@@ -36,8 +36,11 @@ class DemoResult:
         "yes" or "no".
     pairs : int
         In the store.
+    store : pathlib.Path
+    picture : pathlib.Path or None
     no_picture : str
         Why there is no picture.
+    seconds : dict of str to float
     """
 
     with_ifa: AskResult
@@ -75,6 +78,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     ----------
     out : pathlib.Path
         Gets ``seed-<n>/`` with images, pairs.csv, store, query.png and answer.png.
+    seed : int
     say : callable
         Takes a line of progress.
     """

@@ -21,10 +21,12 @@ class PhantomStudy:
 
     Attributes
     ----------
+    pair_id, patient_id : str
     findings : tuple of bool
         The patient's truth, one per entry of `FINDINGS`.
     mentioned : frozenset of int
         Findings that the report speaks of; the others are left unsaid.
+    report : str
     image_seed : int
         Seed of the picture's clutter and noise.
     """
@@ -56,6 +58,7 @@ class PhantomQuery:
         The patient; the image is the query image, the report must not be shown to anyone.
     finding : int
         Index of the finding asked about.
+    question : str
     """
 
     study: PhantomStudy
@@ -88,8 +91,10 @@ def draw_study(
 
     Parameters
     ----------
+    rng : numpy.random.Generator
     name : str
         Becomes ``"<name>"`` of the patient and ``"<name>-1"`` of the pair.
+    findings : tuple of bool
     mentions : (int, int)
         Fewest and most findings that the report speaks of.
     """

@@ -32,6 +32,8 @@ class TorchTower(ABC):
     ----------
     network : nn.Module
         Holds every weight that moves a vector. Moved to ``device``.
+    images : ImagePreparation
+    texts : TextWindows
     dimension : int
         n, of both features.
     source : str

@@ -73,6 +73,7 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
     ----------
     kind : class
         With ``from_pretrained``, for example ``transformers.BertModel``.
+    folder : Path
     pooler : bool
         If False, a pooling layer with weights is left out, and may be missing from the file.
     settings

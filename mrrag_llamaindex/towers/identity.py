@@ -37,6 +37,7 @@ def weights_digest(module: nn.Module, without: str | None = None) -> str:
 
     Parameters
     ----------
+    module : nn.Module
     without : str, optional
         Beginning of the names of tensors that are left out.
     """

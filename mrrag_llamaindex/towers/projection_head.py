@@ -76,6 +76,7 @@ class FittedHeads:
 
     Attributes
     ----------
+    image, text : ProjectionHead
     record : dict
         Plain JSON: ``epochs`` run, ``best_epoch``, ``train_loss`` and ``validation_loss`` at
         that epoch (None without validation), and the numbers of pairs in each part.

@@ -147,6 +147,7 @@ class TextWindows:
         Parameters
         ----------
         vectors : Tensor, shape (len(windows), n)
+        windows : sequence of Window
         texts : int
             Number of texts.
 

@@ -50,10 +50,12 @@ def table_examples(
         Folder or URL; its own towers embed the questions.
     columns : str
         As ``--columns`` takes them.
+    images : pathlib.Path or None
     count : int
         Questions drawn, at most.
     documents : int
         Per question; none is the question's own.
+    seed : int
     device : str
         Of the towers.
 

@@ -39,6 +39,7 @@ class EmbeddedSet:
 
     Attributes
     ----------
+    name : str
     questions : tuple of GoldQuestion
         Those that have a label.
     golds : tuple of str
@@ -53,6 +54,7 @@ class EmbeddedSet:
         Unit rows.
     facts : mapping
         Pair id to finding labels, where they are known.
+    left_out : tuple of LeftOut
     """
 
     name: str
@@ -117,6 +119,7 @@ class EmbeddedSet:
             Place of the question, whose own pair, study, patient and image are left out.
         query : ndarray, shape (2n,)
             Its inner product with ``[d_i ; d_t]`` is the score.
+        k : int
 
         Returns
         -------

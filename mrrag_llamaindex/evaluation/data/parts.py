@@ -39,8 +39,10 @@ def split_parts(data: EmbeddedSet, share: float, seed: int, *, learns: bool = Tr
 
     Parameters
     ----------
+    data : EmbeddedSet
     share : float
         Of the patients; at 0, or with fewer than three, every question is scored.
+    seed : int
     learns : bool
         False: nothing is to be learned, so all of the share is for tuning.
     """

@@ -19,10 +19,12 @@ class PredictionHeader:
 
     Parameters
     ----------
+    method : str
     data : str
         ``EvaluationSet.digest``.
     model : str
         Identity of the generator.
+    seed : int
     settings : dict
         Whatever else decides the answers; plain JSON values.
     """
@@ -40,6 +42,7 @@ class Prediction:
 
     Parameters
     ----------
+    method, question_id : str
     patient_id : str or None
         None where unknown: the question then counts as a patient of its own.
     gold : str

@@ -36,6 +36,7 @@ def embed_set(
     ----------
     data : EvaluationSet
         Questions without a label are not asked; the set itself lists why they have none.
+    towers : DualTower
     store : PairStore
         Made with these towers; what is in it already is not embedded again.
     progress : callable, optional

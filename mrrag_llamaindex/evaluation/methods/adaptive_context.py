@@ -36,6 +36,7 @@ class GapCut:
     ----------
     gamma : float
         Above 0. The paper gives no number; the default is the logarithm of the ratio in its code.
+    most : int
     """
 
     gamma: float = math.log(PUBLISHED_RATIO)
@@ -84,6 +85,7 @@ class RatioToFirst:
     ----------
     ratio : float
         Above 1; 1.5 stands in a comment of the code.
+    most : int
     negative : {"cut", "keep"}
     """
 

@@ -22,12 +22,14 @@ class CalibratedCount:
 
     Attributes
     ----------
+    k : int
     valid : tuple of int
         Numbers of documents whose risk is at most `alpha` with confidence ``1 - LEVEL``.
     risks : mapping of int to float
         Share of validation questions answered wrongly, by number of documents.
     alpha : float
         The risk that is promised.
+    questions : int
     """
 
     k: int
@@ -74,6 +76,7 @@ def calibrate_count(
     alpha : float, optional
         The risk to promise. RULE gives none for its tables; by default the smallest multiple of
         .05 that at least one k can keep, up to .5 (a coin's).
+    level : float
 
     Raises
     ------

@@ -43,6 +43,7 @@ class AgreementSettings:
         Steps over all pairs, and steps without a better validation loss before it stops.
     most_pairs : int
         At most this many pairs, drawn by the seed: a step scores all pairs against all.
+    seed : int
     """
 
     threshold: float = 1.0
@@ -82,6 +83,7 @@ class FactualAgreement:
     ----------
     image_map, text_map : ndarray, shape (n, n), float32
         A and B.
+    k : int
     pairs : int
         Training pairs that had a positive.
     """

@@ -39,10 +39,12 @@ class Learned:
 
     Attributes
     ----------
+    weights : FusionWeights or QueryGatedWeights
     rankings : dict of str to Ranking
         Of the methods that learn their own.
     not_run : dict of str to str
         Why there is none for a method that needs it.
+    notes : tuple of str
     """
 
     weights: AnyWeights = field(default_factory=FusionWeights)
@@ -82,6 +84,7 @@ def learn(
         Methods that will run.
     folder : pathlib.Path, optional
         Gets ``d_train.jsonl``; an interrupted mining resumes from it.
+    seed : int
     progress : callable, optional
         As `mine` takes it.
     """

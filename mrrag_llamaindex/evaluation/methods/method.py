@@ -17,6 +17,7 @@ class Method:
 
     Attributes
     ----------
+    name : str
     ranking : Ranking or None
         Which documents are read; None: none.
     policy : steering policy or None

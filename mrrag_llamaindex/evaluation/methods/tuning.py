@@ -43,6 +43,7 @@ class Try(Generic[S]):
     Attributes
     ----------
     setting : Method or Contestant
+    accuracy : float
     confidence : float
         Mean probability of the true answer; decides between equal accuracies.
     """
@@ -183,8 +184,10 @@ def tune(
 
     Parameters
     ----------
+    grid : sequence of Method
     predict : callable
         Answers the validation questions with a method.
+    choice : callable
     scoring : str
         Rule by which an answer is read.
     """

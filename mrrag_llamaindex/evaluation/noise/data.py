@@ -47,6 +47,7 @@ class DataTrials:
     ----------
     questions : dict of str to NoiseQuestion
         By question id, in the order of the data.
+    problems : tuple of Problem
     """
 
     questions: dict[str, NoiseQuestion]
@@ -138,6 +139,7 @@ def draw_data_trials(
         K.
     weights : FusionWeights or QueryGatedWeights, optional
         Make MCR's scores. Without them the documents have none.
+    seed : int
 
     Raises
     ------

@@ -102,6 +102,7 @@ class PrefixSweep:
             All with the same number of documents; their scores do not steer.
         images : sequence of PIL.Image.Image, PreparedImage or None
             A large picture is better prepared by `LlavaEngine.read_image` and let go.
+        variants : sequence of Variant
 
         Returns
         -------

@@ -24,6 +24,7 @@ class NoiseQuestion:
 
     Parameters
     ----------
+    question_id, patient_id, question : str
     image : PIL.Image.Image, PreparedImage or None
         Prepared for the model, or yet to be; None for a model that reads text only.
     truth : {"yes", "no"}

@@ -19,6 +19,8 @@ class NoiseReport:
 
     Attributes
     ----------
+    result : NoiseResult
+    tuning : tuple of Tuned
     validation : dict
         Seed and number of the validation questions.
     fusion : dict or None

@@ -94,6 +94,7 @@ class NoiseResult:
         Patient of each question.
     layers : tuple of int
         Watched layers: those in which attention is reported.
+    cells : mapping of (policy, scores, adversarial, irrelevant) to Cell
     seed : int
         Of the bootstrap.
     """

@@ -37,6 +37,7 @@ def run_noise(
 
     Parameters
     ----------
+    sweep : PrefixSweep
     questions : sequence of NoiseQuestion
         All with the same number K of documents, K even.
     contestants : sequence of Contestant
@@ -140,10 +141,12 @@ def tune(
 
     Parameters
     ----------
+    sweep : PrefixSweep
     questions : sequence of NoiseQuestion
         Not those of the measurement.
     policies : sequence of str
         Names of `POLICIES`, and `OFF`.
+    scores : sequence of str
 
     Returns
     -------

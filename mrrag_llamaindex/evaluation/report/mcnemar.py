@@ -25,6 +25,7 @@ class Comparison:
 
     Attributes
     ----------
+    method, baseline : str
     difference : float
         Accuracy of the method minus that of the baseline.
     ci : (float, float) or None

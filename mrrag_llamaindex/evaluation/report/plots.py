@@ -41,6 +41,7 @@ class Point:
 
     Parameters
     ----------
+    x, y : float
     low, high : float or None
         95%; both or neither.
 
@@ -137,6 +138,7 @@ def table_plot(
 
     Parameters
     ----------
+    table : ResultTable
     path
         See `line_plot`.
     metric : str

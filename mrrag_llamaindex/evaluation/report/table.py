@@ -30,6 +30,7 @@ class ResultTable:
         Questions, and patients among them.
     majority : Majority
         What the most frequent label alone scores.
+    rows : tuple of Row
     comparisons : tuple of Comparison
         Of every other row with one of them; empty where no baseline was named.
     """

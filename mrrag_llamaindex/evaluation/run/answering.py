@@ -26,6 +26,7 @@ class Answering:
 
     Parameters
     ----------
+    engine : LlavaEngine
     max_new_tokens : int
         Longest answer.
 
@@ -52,6 +53,8 @@ class Answering:
 
         Parameters
         ----------
+        method : Method
+        data : EmbeddedSet
         answered : collection of str
             Ids of questions that are not asked again.
         keep : callable

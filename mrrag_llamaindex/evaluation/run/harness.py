@@ -47,6 +47,7 @@ class Harness:
         Its critical layers are a setting of the run, which resumes only with the same ones.
     towers_identity : str
         Of the towers that made all vectors.
+    settings : HarnessSettings
     folder : pathlib.Path, optional
         Gets every answer as it is made; a stopped run resumes from it.
     progress : callable, optional
@@ -84,6 +85,7 @@ class Harness:
         ----------
         tests : sequence of EmbeddedSet
             One for each seed of the data; their answers are pooled, as of different patients.
+        learned : Learned
         validation : EmbeddedSet, optional
             Questions of other patients. Without them, or with fewer than `LEAST_QUESTIONS`, the
             settings are the published ones.
@@ -143,6 +145,8 @@ class Harness:
 
         Parameters
         ----------
+        method : Method
+        data : EmbeddedSet
         part : str
             Names the file, together with method and settings.
         """

@@ -51,6 +51,7 @@ class Evaluation:
         By method, in the order of the table; the seeds pooled.
     not_run : dict
         Method to the reason why it has no answers.
+    tuned : tuple of Tuned
     notes : tuple of str
         What was learned or left as published, in words.
     left_out : tuple of LeftOut

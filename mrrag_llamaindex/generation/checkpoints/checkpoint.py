@@ -31,8 +31,10 @@ class Checkpoint:
     ----------
     source : str
         The name that it was asked for by.
+    folder : pathlib.Path
     config : mapping
         The parsed ``config.json``.
+    family : ModelFamily
     original : bool
         Whether it is in the layout of the original LLaVA code, not in that of transformers.
     """
@@ -49,6 +51,7 @@ class Checkpoint:
 
         Parameters
         ----------
+        model : str
         weights : bool
             False: of a model on the hub only the small files are fetched.
 

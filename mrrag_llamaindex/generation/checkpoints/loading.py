@@ -36,10 +36,13 @@ class LoadedModel:
     tokenizer : PreTrainedTokenizerFast
     images : ImageReader or None
         None for a text-only model.
+    family : ModelFamily
+    profile : ModelProfile
     critical_layers : tuple of int
         The profile's, else the middle third.
     layers_are_known : bool
         False when `critical_layers` is the middle third for want of a profile.
+    source : str
     """
 
     model: Any

@@ -84,6 +84,7 @@ class ModelProfile:
 
     Parameters
     ----------
+    template : PromptTemplate
     critical_layers : tuple of int or None
         Layers found by attention knockout (or an equal experiment) on this very model.
         ``None``: unknown, see `middle_third`.

@@ -78,6 +78,7 @@ def with_known_layers(
 
     Parameters
     ----------
+    loaded : LoadedModel
     profile : path, optional
         A profile file. Only its layers are taken: the layout of the prompt stays the model's own.
 

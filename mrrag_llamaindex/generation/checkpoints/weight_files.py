@@ -114,6 +114,7 @@ def open_weights(
         Holds one weight file, or several and an index.
     what : str
         What the folder is, for messages.
+    allow_pickle : bool
     remedy : str
         What to do about a folder of pickles, for the message.
 

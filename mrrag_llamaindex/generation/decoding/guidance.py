@@ -39,6 +39,7 @@ class ImageGuidance(LogitsProcessor):
     model : PreTrainedModel
     prompts : sequence of tuple of int
         Token ids without the image, one per row of the batch.
+    pad_token_id : int
     factor : float
         g; 1 leaves all but the cut.
     """
@@ -127,6 +128,7 @@ def probe_for(
         Of the model.
     requests, prompts : sequence of PromptRequest, sequence of Prompt
         Those of one batch; a guidance reads the same documents, without the image.
+    policy : SteeringPolicy or None
     """
     yes, no = reader.yes_ids, reader.no_ids
     if policy is None or policy.guidance == 1:

@@ -63,6 +63,7 @@ class OperaSearch:
     Parameters
     ----------
     model : PreTrainedModel
+    opera : OperaSettings
     prompt : Prompt
         With an image.
     prompt_cache : DynamicCache

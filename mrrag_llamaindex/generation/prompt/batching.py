@@ -47,6 +47,7 @@ def make_batches(
 
     Parameters
     ----------
+    prompts : sequence of Prompt
     images : sequence of hashable
         One key per prompt: equal keys mean the same prepared image.
     batch_size : int
@@ -125,6 +126,8 @@ def pad_batch(
 
     Parameters
     ----------
+    sequences : sequence of sequence of int
+    pad_token_id : int
     shared : int
         Tokens at the start that all have in common; they stay in the first columns, and the
         padding stands behind them.

@@ -20,6 +20,7 @@ class PromptBuilder:
     ----------
     tokenizer : PreTrainedTokenizerFast
         Must be a fast tokenizer: spans come from its character offsets.
+    template : PromptTemplate
     image_token : str or None
         The token that stands for one image feature; None for a text-only model.
     max_tokens : int
@@ -64,6 +65,7 @@ class PromptBuilder:
 
         Parameters
         ----------
+        request : PromptRequest
         image_text : str
             What stands for the query image, one image token per feature; empty without one.
 

@@ -26,6 +26,7 @@ class PromptReader:
 
     Parameters
     ----------
+    loaded : LoadedModel
     max_documents : int
         Most documents in one prompt.
     max_new_tokens : int

@@ -19,6 +19,7 @@ class PromptDocument:
     ----------
     document_id : str
         The pair id, or the node id of a foreign node.
+    text : str
     score : float or None
         Retrieval score. It decides who leaves first when the prompt is too long, and lambda of
         those that stay.
@@ -35,6 +36,8 @@ class PromptRequest:
 
     Parameters
     ----------
+    question : str
+    documents : sequence of PromptDocument
     instructions : str
         Text of the application (a system prompt), placed before the documents.
     before_question, after_question : str
@@ -59,6 +62,7 @@ class Prompt:
     ----------
     text : str
         With the image token written once per image feature.
+    input_ids : tuple of int
     documents : tuple of PromptDocument
         Those that are in the prompt, in order.
     document_spans : tuple of (int, int)

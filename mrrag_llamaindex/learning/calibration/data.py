@@ -23,6 +23,7 @@ class ScoredQuestion:
 
     Parameters
     ----------
+    patient_id : str
     scores : ndarray
         Fused scores, shape (n,), highest first.
     right : ndarray of bool
@@ -56,6 +57,7 @@ def of_records(
 
     Parameters
     ----------
+    records : sequence of TrainingRecord
     weights : FusionWeights or QueryGatedWeights
         What ranks in use. Should be what retrieved the candidates: a document that these weights
         alone would have found is not among them.

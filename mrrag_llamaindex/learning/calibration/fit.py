@@ -113,6 +113,7 @@ class CalibrationReport:
 
     Attributes
     ----------
+    calibration : Calibration
     quality, base_rate : Quality
         Of the curve, and of one probability for all: the share in the fitting part.
     documents, questions, patients : int
@@ -168,6 +169,9 @@ def fit_calibration(
     ----------
     questions : sequence of ScoredQuestion
         All scored by `weights`.
+    towers_identity : str
+    weights : FusionWeights or QueryGatedWeights
+    settings : CalibrationSettings, optional
     about : dict, optional
         What else the file should say of where it comes from; plain JSON values.
 

@@ -55,6 +55,7 @@ def measure(
         Shape (n,).
     patients : sequence of str
         n; the resampling draws patients with all that is theirs.
+    seed : int
 
     Raises
     ------

@@ -94,6 +94,8 @@ def certify(
         The same of n questions, one of each patient, shape (n,).
     right : ndarray of bool
         Whether those documents support a right answer, shape (n,).
+    error_rate : float
+    confidence : float
 
     Returns
     -------

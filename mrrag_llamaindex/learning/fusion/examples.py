@@ -21,6 +21,7 @@ class FusionExample:
 
     Parameters
     ----------
+    patient_id : str
     positive : ndarray
         Shape (t,), or (p, t) for p right candidates; t = 3 in the order of `TERMS`, or 4 in that
         of `ALL_TERMS`.

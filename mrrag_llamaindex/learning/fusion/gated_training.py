@@ -71,6 +71,7 @@ class LearnedGate:
 
     Attributes
     ----------
+    weights : QueryGatedWeights
     epoch : int
         Steps to it; 0 if no step was better than the global weights.
     loss, base_loss : float

@@ -20,6 +20,7 @@ class FusionQuestion:
 
     Parameters
     ----------
+    patient_id : str
     terms : ndarray
         Shape (n, 3) in the order of `TERMS`, or (n, 4) in that of `ALL_TERMS`.
     right : ndarray of bool

@@ -41,6 +41,7 @@ class FusionSettings:
         tau. The loss depends on weights / tau alone, so learning tau as well would add nothing
         but a free scale; with `learn_temperature` that scale is fixed by giving the weights the
         length of (1, 1, 1), and tau is what the data leave for it.
+    learn_temperature : bool
     learning_rate : float
         Of Adam (the paper's 1e-2).
     epochs : int
@@ -67,6 +68,8 @@ class LearnedFusion:
 
     Attributes
     ----------
+    weights : FusionWeights
+    temperature : float
     epoch : int
         Steps to them.
     loss : float

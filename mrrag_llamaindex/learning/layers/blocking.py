@@ -38,10 +38,12 @@ class Example:
 
     Attributes
     ----------
+    request : PromptRequest
     image : PIL.Image.Image or None
         Mode RGB.
     answer : str
         ``"yes"`` or ``"no"``.
+    patient_id : str
     """
 
     request: PromptRequest
@@ -56,6 +58,9 @@ class Baseline:
 
     Attributes
     ----------
+    prompt : Prompt
+    image : PreparedImage or None
+    spans : PromptSpans
     token : int
         The first answer token: the most probable one.
     probability : float

@@ -25,6 +25,7 @@ class Point:
 
     Attributes
     ----------
+    edge : str
     layer : int
         Centre of the window.
     change : float
@@ -130,6 +131,7 @@ def choose(
     ----------
     changes : sequence of mapping
         One per example, as `Knockout.changes` returns them.
+    patients : sequence of str
     seed : int
         Of the halves.
 

@@ -33,6 +33,8 @@ class LayerSearch:
 
     Attributes
     ----------
+    choice : LayerChoice
+    curve : tuple of Point
     asked, kept : int
         Examples, and those that the model answered correctly: only they were blocked.
     window, depth : int
@@ -45,10 +47,12 @@ class LayerSearch:
         ``ours``: wall-clock time of the search, its prompts and images included. ``naive``: time
         that one full forward pass per edge, window and example would have taken, estimated from
         `naive_timed` of its `naive_passes`, which ran in between.
+    naive_timed, naive_passes : int
     naive_difference : float
         Largest difference between the probabilities of those passes and ours.
     identity : str
         Of the model, see `profile_identity`.
+    seed : int
     """
 
     choice: LayerChoice
@@ -114,6 +118,7 @@ def search_layers(
 
     Parameters
     ----------
+    engine : LlavaEngine
     examples : sequence of Example
         Yes/no questions; those that the model gets wrong are left out.
     window, rows

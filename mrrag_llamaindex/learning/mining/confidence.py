@@ -45,6 +45,7 @@ class AnswerConfidence:
 
     Parameters
     ----------
+    engine : LlavaEngine
     batch_size : int
         Most prompts in one forward pass.
     share : bool
@@ -83,6 +84,7 @@ class AnswerConfidence:
         ----------
         image : PIL.Image.Image or None
             The query image, mode RGB.
+        question : str
         answer : str
             The gold answer; see `polarity` for when it is a yes/no answer.
         documents : sequence of str or None

@@ -48,6 +48,7 @@ class MiningReport:
         Those of both from which there is something to learn, see `TrainingRecord.trains`.
     skipped : tuple of Skipped
         Questions without a record, with the reason; a question's id stands as ``pair_id``.
+    seconds : float
     """
 
     mined: int

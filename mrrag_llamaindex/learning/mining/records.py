@@ -28,6 +28,7 @@ class TrainingHeader:
         Towers whose similarities the records hold.
     model : str
         The generator that was asked.
+    seed : int
     negatives : int
         m, the most negatives of one question.
     settings : dict
@@ -57,10 +58,13 @@ class TrainingRecord:
 
     Parameters
     ----------
+    question_id : str
+    patient_id : str or None
     terms : tuple of (float, float, float)
         n rows <q_i, d_t>, <q_i, d_i>, <q_t, d_t>, in the order of `weights.TERMS`.
     terms_text_image : tuple of float
         n values <q_t, d_i>, the fourth similarity.
+    pair_ids : tuple of str
     confidence : tuple of float
         n values: how confidently the generator gives the gold answer with that document alone,
         a probability for yes/no questions, else a mean token log-probability.
@@ -143,6 +147,7 @@ class TrainingSet:
 
     Attributes
     ----------
+    header : TrainingHeader
     records : tuple of TrainingRecord
         All questions; those with `TrainingRecord.trains` are the training set.
     """

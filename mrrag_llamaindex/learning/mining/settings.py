@@ -76,6 +76,7 @@ class MiningSettings:
         paper's rule.
     questions : int or None
         So many of the questions, drawn by the seed; None: all of them, in their order.
+    seed : int
 
     Raises
     ------

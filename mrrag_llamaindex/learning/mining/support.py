@@ -23,6 +23,7 @@ def supporting_documents(
 
     Parameters
     ----------
+    record : TrainingRecord
     rule : {"helps_right", "helps", "right"}
         ``helps``: with the document alone the model gives the gold answer more confidently than
         with none. ``right``: it gives the gold one of yes and no the greater part of the

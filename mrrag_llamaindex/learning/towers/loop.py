@@ -203,8 +203,10 @@ def train(
     ----------
     encoder : PairEncoder
         In evaluation mode afterwards, with the weights of the best epoch.
+    split : Split
     reports : SameReports
         Of all pairs.
+    settings : ContrastiveTraining
     state : TrainingState, optional
         Read first, and written while training.
     processes : Processes, optional

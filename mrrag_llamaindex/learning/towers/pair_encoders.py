@@ -64,6 +64,7 @@ class HeadsEncoder:
 
     Parameters
     ----------
+    image, text : ProjectionHead
     features : tuple of Tensor
         Of the images, shape (m, d_i), and of the reports, shape (m, d_t), float32.
     """
@@ -96,6 +97,8 @@ class TowerEncoder:
 
     Parameters
     ----------
+    tower : ResNetBertTower
+    pairs : TrainingPairs
     freeze_batch_norm : bool
         Leave the running statistics of the image encoder as they are, and use them. Otherwise
         a chunk is normalised by its own.

@@ -27,6 +27,7 @@ def pair_ranks(image: Tensor, text: Tensor, reports: SameReports, rows: Tensor) 
     ----------
     image, text : Tensor, shape (m, n)
         Not necessarily of unit length.
+    reports : SameReports
     rows : Tensor, shape (m,), int64
         Places of the pairs in ``reports``.
 

@@ -54,8 +54,10 @@ def train_heads(
     ----------
     image_backbone, text_backbone : backbones
         On the device that is to compute the features.
+    pairs : TrainingPairs
     settings : ContrastiveTraining
         See `for_heads`.
+    run : TrainingRun
     dimension, hidden, dropout
         See `ProjectionHead`.
     copy_backbones : bool
@@ -107,6 +109,10 @@ def train_whole(
     make : callable
         From a seed to a tower, on the device that is to train it, e.g. with
         `ResNetBertTower.from_pretrained`.
+    pairs : TrainingPairs
+    settings : ContrastiveTraining
+    run : TrainingRun
+    processes : Processes, optional
 
     Returns
     -------

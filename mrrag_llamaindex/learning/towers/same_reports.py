@@ -29,6 +29,7 @@ class SameReports:
 
     Parameters
     ----------
+    reports : sequence of str
     threshold : float
         In (0, 1]; 1 keeps to reports with the same word pairs.
 

@@ -36,6 +36,7 @@ class TrainingState:
 
     Parameters
     ----------
+    path : Path
     belongs_to : str
         Digest of the pairs, the split, the settings and the weights at the start.
     seconds : float

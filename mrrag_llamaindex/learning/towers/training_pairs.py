@@ -29,8 +29,10 @@ class TrainingPairs:
     ----------
     images : tuple
         Path or open image of each pair; `load` decodes them.
+    reports, patients, pair_ids : tuple of str
     image_keys, text_keys : tuple of str
         SHA-256 of each image and report.
+    skipped : tuple of Skipped
     """
 
     images: tuple[ImageSource, ...]
@@ -83,6 +85,7 @@ def split_pairs(patients: Sequence[str], validation: float, test: float, seed: i
     validation, test : float
         Share of the patients in each part, in [0, 1), together below 1. Of a share above 0 at
         least one patient is taken.
+    seed : int
 
     Raises
     ------

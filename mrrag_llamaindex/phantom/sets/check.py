@@ -29,8 +29,11 @@ class Figure:
 
     Attributes
     ----------
+    name : str
+    value : float
     low, high : float
         Wilson's score interval, 95%.
+    n : int
     """
 
     name: str

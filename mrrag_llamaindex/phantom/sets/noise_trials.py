@@ -40,6 +40,7 @@ class NoiseTrials:
 
     Attributes
     ----------
+    questions : tuple of NoiseQuestion
     left_out : int
         Questions for which the corpus holds too few documents of some kind.
     """
@@ -97,8 +98,11 @@ def trials_of(
 
     Parameters
     ----------
+    corpus : PhantomCorpus
     scores : ndarray or None
         Shape (questions, studies), see `mcr_scores`.
+    documents : int
+    seed : int
 
     Raises
     ------

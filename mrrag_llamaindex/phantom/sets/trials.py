@@ -24,6 +24,7 @@ def draw_trials(seed: int, count: int, *, documents: int, irrelevant: int) -> li
     ----------
     seed : int
         Below the seeds of training.
+    count : int
     documents : int
         Documents in each prompt; all of them mention the finding asked about.
     irrelevant : int

@@ -103,8 +103,24 @@ def ifa_eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by the definition, and return the attention weights as well.
 
-    Arguments and errors are those of `registry.ifa_attention_forward`; without steering the result
-    is that of the model's stock eager attention.
+    Without steering the result is that of the model's stock eager attention.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The attention layer, with ``layer_idx``.
+    query, key, value : torch.Tensor
+        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice; keys include the cache.
+    attention_mask : torch.Tensor or None
+        Additive, (batch or 1, 1, rows, keys). None is an error in a steered call of several rows:
+        neither causality nor padding would hold.
+    scaling : float, optional
+        Of the logits; by default that of the layer.
+    dropout : float
+    steering : SteeringPlan or None
+        The plan of this call.
+    **kwargs
+        As `registry.ifa_attention_forward`, whose errors it raises.
 
     Returns
     -------

@@ -35,7 +35,9 @@ def ifa_flex_attention_forward(
     """Attend with FlexAttention; in critical layers its score function is the policy.
 
     FlexAttention applies the mask after the score function, so steering cannot un-mask a cell.
-    Where there is nothing to steer, the result is that of ``flex_attention_forward``, bit for bit.
+    Without a plan, in a layer that is not critical, and in a call without rows to steer (every
+    decode step, unless the policy acts there), the result is that of
+    ``flex_attention_forward``, bit for bit.
 
     Compared on a CPU with the eager definition, uncompiled and compiled. On a GPU it has not been
     run. It is compiled anew when the kind of call changes (batch, lengths, steered or not), which
@@ -47,8 +49,18 @@ def ifa_flex_attention_forward(
     `attention.proof` tries it where a model is loaded, and refuses it there.
     ``torch.compiler.set_stance("force_eager")`` runs both uncompiled and right, for every shape.
 
-    Arguments are those of `registry.ifa_attention_forward`, with the mask that
-    ``flex_attention_mask`` made.
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The attention layer, with ``layer_idx``.
+    query, key, value : torch.Tensor
+        (batch, heads, rows, dim), (batch, key heads, keys, dim) twice; keys include the cache.
+    attention_mask : torch.Tensor, BlockMask or None
+        What ``flex_attention_mask`` made.
+    scaling, **kwargs
+        As for the stock function.
+    steering : SteeringPlan or None
+        The plan of this call.
 
     Returns
     -------

@@ -22,6 +22,7 @@ class TransformersBackbone:
         Put into evaluation mode, its gradients switched off.
     pooling : str
         One of ``choices``.
+    choices : tuple of str
     source : str
         Folder or hub id of the weights; empty if they exist in memory only.
     """

@@ -26,6 +26,7 @@ class TransformersImageBackbone(TransformersBackbone):
     ----------
     model : PreTrainedModel
         Without a task head.
+    images : ImagePreparation
     pooling : {"pooler", "mean", "cls"}
         ``"pooler"`` is the model's own pooled output; ``"mean"`` is over all positions of the
         last hidden state, ``"cls"`` its first token.
@@ -47,6 +48,7 @@ class TransformersImageBackbone(TransformersBackbone):
 
         Parameters
         ----------
+        source : str
         pooling : str
             See the class.
         size : int, optional

@@ -27,6 +27,8 @@ def write_backbones(
 
     Parameters
     ----------
+    folder : Path
+    backbones : image and text backbone
     references : mapping
         By `KEYS`, see `Backbone.reference`.
     copy : bool

@@ -32,6 +32,7 @@ class TransformersTextBackbone(TransformersBackbone):
     ----------
     model : PreTrainedModel
         With ``last_hidden_state``.
+    texts : TextWindows
     pooling : {"mean", "cls"}
         Of the last hidden state, see `pool_tokens`.
     source : str
@@ -59,6 +60,7 @@ class TransformersTextBackbone(TransformersBackbone):
 
         Parameters
         ----------
+        source : str
         pooling : str
             See the class.
         text_token_limit : int, optional

@@ -39,6 +39,9 @@ class FrozenTower:
 
     Parameters
     ----------
+    image_backbone : ImageBackbone
+    text_backbone : TextBackbone
+    heads : FittedHeads
     source : str
         See `DualTower`.
     device : str
@@ -119,6 +122,7 @@ class FrozenTower:
 
         Parameters
         ----------
+        folder : str or Path
         copy_backbones : bool
             Put a copy of both encoders into the folder, which then stands alone. Otherwise it
             refers to where they were loaded from, with a hash of their weights.
@@ -160,6 +164,7 @@ class FrozenTower:
 
         Parameters
         ----------
+        folder : str or Path
         device : str
             A torch device, or ``"auto"``.
         image_backbone, text_backbone : optional

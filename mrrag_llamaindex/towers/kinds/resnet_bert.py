@@ -31,6 +31,9 @@ class ResNetBertTower(TorchTower):
 
     Parameters
     ----------
+    network : ResNetBertNetwork
+    images : ImagePreparation
+    texts : TextWindows
     source : str
         See `DualTower`.
     device : str

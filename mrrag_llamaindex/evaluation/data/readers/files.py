@@ -61,6 +61,8 @@ def unique_rows(
 
     Parameters
     ----------
+    source : pathlib.Path
+    id_field : str
     parse : callable
         Takes a row, its id, and the name that a problem gives it; may raise `InputError`.
     problems : list of Problem

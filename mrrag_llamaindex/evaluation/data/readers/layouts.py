@@ -26,6 +26,7 @@ class Layout:
 
     Parameters
     ----------
+    name : str
     pattern : re.Pattern
         Finds the image's own part in a path; groups ``patient`` and ``study``.
     questions, reports : tuple of str

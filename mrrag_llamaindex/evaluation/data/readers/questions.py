@@ -46,6 +46,7 @@ def read_layout(
 
     Parameters
     ----------
+    layout : Layout
     root
         Folder of the data set; files and image folders are looked for below it.
     questions, reports, images

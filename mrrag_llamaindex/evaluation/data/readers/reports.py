@@ -25,6 +25,7 @@ class Reports:
         Pair ids by the image's path inside the image folder.
     facts : dict
         By pair id: ``{"glaucoma": bool}`` where the row says so.
+    problems : list of Problem
     """
 
     pairs: dict[str, Pair] = field(default_factory=dict)

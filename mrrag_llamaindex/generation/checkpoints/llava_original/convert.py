@@ -33,8 +33,10 @@ class ConvertedCheckpoint:
 
     Attributes
     ----------
+    folder : Path
     files : tuple of str
         The weight files.
+    tensors : int
     nbytes : int
         Size of the weights.
     vision_source : str

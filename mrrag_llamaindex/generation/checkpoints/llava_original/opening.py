@@ -100,6 +100,7 @@ def open_original(
 
     Parameters
     ----------
+    folder : Path
     vision_tower : str
         ``"checkpoint"``, ``"clip"``, or a folder or hub id of a CLIP model: see `choose_tower`.
     allow_pickle : bool

@@ -79,6 +79,7 @@ def choose_tower(
 
     Parameters
     ----------
+    settings : OriginalSettings
     own : mapping of str to StoredTensor
         Vision tensors of the checkpoint; may be empty.
     choice : str
