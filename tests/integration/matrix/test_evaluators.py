@@ -27,6 +27,8 @@ from mrrag_llamaindex.errors import MRRAGError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 EVALUATORS = {
     AnswerRelevancyEvaluator: "1. yes\n2. yes\n[RESULT] 2",
     ContextRelevancyEvaluator: "1. yes\n2. yes\n[RESULT] 4",

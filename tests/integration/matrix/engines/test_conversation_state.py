@@ -26,6 +26,8 @@ from mrrag_llamaindex.errors import EvidenceError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 SECOND = "Is there a nodule?"
 
 

@@ -30,6 +30,8 @@ from mrrag_llamaindex.errors import EvidenceError, ModelError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import OtherLLM
 
+pytestmark = pytest.mark.slow
+
 ways = pytest.mark.parametrize("way", ["query", "aquery"])
 
 

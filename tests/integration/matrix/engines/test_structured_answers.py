@@ -17,6 +17,8 @@ from mrrag_llamaindex.errors import InputError, MRRAGError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.engines.test_response_modes import CROSSED, ask
 
+pytestmark = pytest.mark.slow
+
 WITH_SCHEMA = {
     ResponseMode.COMPACT,
     ResponseMode.REFINE,

@@ -17,6 +17,8 @@ from mrrag_llamaindex import answer_trace, query_image
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tool(hospital, llm) -> QueryEngineTool:

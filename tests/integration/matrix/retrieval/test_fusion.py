@@ -20,6 +20,8 @@ from mrrag_llamaindex.store.filters import Comparison
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import OtherLLM
 
+pytestmark = pytest.mark.slow
+
 SECOND = "Is there a nodule?"
 
 

@@ -52,6 +52,8 @@ from mrrag_llamaindex.errors import MRRAGError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def nodes(hospital) -> list[TextNode]:

@@ -24,6 +24,8 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 ways = pytest.mark.parametrize("way", ["query", "aquery"])
 
 

@@ -35,6 +35,8 @@ from mrrag_llamaindex import MRRAGPostprocessor
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
+pytestmark = pytest.mark.slow
+
 ways = pytest.mark.parametrize("way", ["query", "aquery"])
 
 
