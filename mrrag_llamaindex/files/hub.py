@@ -24,6 +24,7 @@ def find_folder(
     Parameters
     ----------
     source : str
+        A folder (``~`` is the home folder), or a hub id ``owner/name``.
     what : str
         What is looked for, for the message: "model" or "towers".
     ways_on : str

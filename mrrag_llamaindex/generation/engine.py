@@ -36,12 +36,21 @@ class LlavaEngine(PromptReader):
 
     Parameters
     ----------
-    loaded, max_documents, max_new_tokens
-        As for `PromptReader`, whose errors are raised.
+    loaded : LoadedModel
+        See `load_model`.
+    max_documents : int
+        Most documents in one prompt.
+    max_new_tokens : int
+        Longest answer, in tokens; reserved in the model's window.
     batch_size : int
         Most questions that are answered at once.
     prefix_cache : int
         Prefixes (image and documents) whose keys and values are kept for further questions.
+
+    Raises
+    ------
+    ModelError
+        If image and answer leave no room for text in the model's window.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class LlavaEngine(PromptReader):
         Parameters
         ----------
         requests : sequence of PromptRequest
+            Question and documents of each; see `PromptRequest`.
         images : sequence of PIL.Image.Image or None
             The query image of each request, mode RGB; None for a request without one.
         policy : SteeringPolicy or None
@@ -85,6 +95,8 @@ class LlavaEngine(PromptReader):
         decoding : Decoding or None
             How tokens are chosen; None: `Greedy`.
         max_new_tokens : int, optional
+            Longest answer, in tokens. Default: the engine's own, for which the model's window has
+            room in any case; a longer answer to a long prompt may run past the window.
 
         Returns
         -------

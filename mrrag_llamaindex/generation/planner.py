@@ -14,7 +14,12 @@ from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 class Planner:
-    """Steering plans for one model."""
+    """Steering plans for one model.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded

@@ -49,7 +49,13 @@ class BatchCall:
 
 
 class BatchRunner:
-    """Greedy generation of one batch at a time."""
+    """Greedy generation of one batch at a time.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    prefixes : PrefixCache
+    """
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixCache) -> None:
         self.model = loaded.model
@@ -64,7 +70,11 @@ class BatchRunner:
     def run(self, call: BatchCall, streamer: Any = None, stopping: Any = None) -> torch.Tensor:
         """Generate one batch, and fill in its probe; see `Decoding.run`.
 
-        `streamer` and `stopping` go to ``generate``, as ``streamer`` and ``stopping_criteria``.
+        Parameters
+        ----------
+        call : BatchCall
+        streamer, stopping
+            As ``streamer`` and ``stopping_criteria`` of ``generate``.
         """
         with self.alone():
             sequences = [prompt.input_ids for prompt in call.prompts]

@@ -33,7 +33,9 @@ class TorchTower(ABC):
     network : nn.Module
         Holds every weight that moves a vector. Moved to ``device``.
     images : ImagePreparation
+        Turns PIL images into the tensors that the network reads.
     texts : TextWindows
+        Its tokenizer, with the limit in tokens and what happens to a longer text.
     dimension : int
         n, of both features.
     source : str

@@ -48,7 +48,15 @@ class ImageToText:
 
 @dataclass(frozen=True)
 class Fused:
-    """The k pairs of highest fused score (MR-RAG, MCR)."""
+    """The k pairs of highest fused score (MR-RAG, MCR).
+
+    Attributes
+    ----------
+    weights : FusionWeights or QueryGatedWeights
+    k : int
+    digest : str
+        16 hex digits of the weights, see `weights_digest`.
+    """
 
     weights: AnyWeights = field(repr=False)
     k: int = defaults.MAX_DOCUMENTS

@@ -175,6 +175,10 @@ def model_identity(loaded: LoadedModel) -> str:
     The digest is of the prompt's layout, and of name, shape, type and 64 evenly spaced values of
     every weight: reading all of a 7B model would take longer than asking it. The name is the last
     part of its path or hub id.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
     """
     digest = hashlib.sha256(repr(loaded.profile.template).encode())
     for name, weight in loaded.model.state_dict().items():

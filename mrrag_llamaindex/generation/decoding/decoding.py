@@ -29,6 +29,12 @@ class Decoding(ABC):
     def run(self, runner: BatchRunner, call: BatchCall) -> torch.Tensor:
         """Answer one batch.
 
+        Parameters
+        ----------
+        runner : BatchRunner
+            Of the model.
+        call : BatchCall
+
         Returns
         -------
         torch.Tensor

@@ -27,6 +27,7 @@ class PromptReader:
     Parameters
     ----------
     loaded : LoadedModel
+        Model, tokenizer, template and image reader; see `load_model`.
     max_documents : int
         Most documents in one prompt.
     max_new_tokens : int

@@ -56,7 +56,18 @@ def steered_window(
 ) -> RowWindow | None:
     """Find this call's steered rows.
 
-    The arguments are those that reached the layer, see `registry.ifa_attention_forward`.
+    Parameters
+    ----------
+    module
+        The attention layer, with ``layer_idx``.
+    query, key
+        (batch, heads, rows, dim), (batch, key heads, keys, dim).
+    attention_mask
+        What reached the layer: a tensor, a block mask or None.
+    plan
+        The plan of the call, or None.
+    kwargs
+        The other keywords that reached the layer.
 
     Returns
     -------
