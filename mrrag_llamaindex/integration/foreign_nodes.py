@@ -46,8 +46,12 @@ def score_unknown(
     ----------
     nodes : mapping of int to BaseNode
         By position. A half that a node lacks stays zero, as in the store: its terms are exactly 0.
+    towers : DualTower
+        Those that the question's vectors are from.
     image_vector, text_vector : ndarray of float32, shape (n,), or None
         The question's.
+    weights : FusionWeights
+        Those of this question.
     """
     texts = {i: node.get_content(metadata_mode=MetadataMode.NONE) for i, node in nodes.items()}
     texts = {i: text for i, text in texts.items() if text.strip()}

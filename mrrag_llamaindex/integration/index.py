@@ -47,6 +47,10 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
         store on a server, in memory or in a given client has no folder: give them.
     calibration : Calibration, path or False, optional
         Default: ``calibration.json`` in the store's folder if it is there. False: none.
+    callback_manager : CallbackManager, optional
+        LlamaIndex's, handed on to the retrievers. Default: that of ``Settings``.
+    show_progress : bool
+        LlamaIndex's, without effect here: `from_pairs` reports to its ``progress``.
 
     Attributes
     ----------

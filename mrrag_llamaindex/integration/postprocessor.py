@@ -68,6 +68,12 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     llm : LLM, optional
         The one that the nodes are for: they carry tickets if it is `MRRAGLLaVA`. Without it they
         carry none, since any other reader would see the markers.
+    store : PairStore, optional
+        Needed without an index; with one, the index's is used.
+    towers : DualTower, optional
+        Those that the store was made with. Needed without an index; with one, the index's are used.
+    weights : FusionWeights or QueryGatedWeights, optional
+        Take precedence over the index's. Without either: equal weights.
     calibration : Calibration, path or False, optional
         Gives every scored node a ``probability``. Without an index: none by default. Other
         weights than the index's need their own, or False.

@@ -79,6 +79,8 @@ class MRRAGRetriever(BaseRetriever):
     abstain : bool
         Raise `NoRelevantCase` where the best document's probability is below the threshold for
         which the calibration showed its error rate.
+    callback_manager : CallbackManager, optional
+        LlamaIndex's, for the events of retrieval. Default: a new one.
 
     Raises
     ------

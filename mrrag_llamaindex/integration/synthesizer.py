@@ -33,6 +33,8 @@ class MRRAGSynthesizer(BaseSynthesizer):
     llm : MRRAGLLaVA
     streaming : bool
         Stream; `answer_trace` gives the metadata of a stream once it has been read.
+    callback_manager : CallbackManager, optional
+        LlamaIndex's; LlamaIndex sets it on ``llm``, too. Default: that of ``Settings``.
     """
 
     def __init__(

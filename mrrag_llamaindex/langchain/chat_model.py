@@ -57,6 +57,8 @@ class ChatMRRAG(BaseChatModel):
     ----------
     llm : MRRAGLLaVA, optional
         A model that is loaded already.
+    condenses : bool
+        Whether it hands on a question to search by instead of an answer; see `as_condenser`.
     **options
         Those of `MRRAGLLaVA` (``model="phantom"``, ``device``, ``policy``, ...), where no ``llm``
         is given, and LangChain's own: ``callbacks``, ``tags``, ``metadata``, ``rate_limiter``, ...

@@ -32,6 +32,8 @@ class DemoResult:
 
     Attributes
     ----------
+    with_ifa, without_ifa : AskResult
+        The same question asked with IFA, and again with plain attention.
     truth : str
         "yes" or "no".
     pairs : int

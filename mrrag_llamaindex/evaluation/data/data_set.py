@@ -131,13 +131,24 @@ def labelled(
 
     Parameters
     ----------
+    name
+        Of the data set.
     questions
         With unique ids.
+    pairs
+        The evidence to retrieve from.
+    problems
+        What the readers left out; those found here come after them.
     rule
         ``leading``: the answer's first word; an answer with neither is a problem, free text if it
         has several words. ``cares``: the published rule, which gives every row a label.
     file
         How problems name the table that the questions come from.
+    facts
+        By pair id: findings that the report states. None: none are known.
+    references
+        By question id: reports that another system retrieved; those of questions that cannot be
+        scored are left out.
 
     Raises
     ------

@@ -86,6 +86,8 @@ class FactualAgreement:
     k : int
     pairs : int
         Training pairs that had a positive.
+    digest : str
+        12 hex digits of both maps, in whose place they stand in what names this ranking.
     """
 
     image_map: NDArray[np.float32] = field(repr=False)

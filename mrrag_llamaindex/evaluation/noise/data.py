@@ -135,6 +135,7 @@ def draw_data_trials(
         Of what `sift` kept.
     engine : LlavaEngine
         Says whether the documents fit into a prompt.
+    own : OwnLabels
     documents : int
         K.
     weights : FusionWeights or QueryGatedWeights, optional

@@ -77,8 +77,12 @@ def line_plot(
     ----------
     series
         Name to points; they are drawn from left to right, whatever their order.
+    xlabel, ylabel
+        Of the axes, with the unit.
     path
         ``.png``, ``.svg`` or ``.pdf``; its folder is made if absent.
+    title
+        By default none.
 
     Returns
     -------

@@ -67,6 +67,11 @@ class HeadsEncoder:
     image, text : ProjectionHead
     features : tuple of Tensor
         Of the images, shape (m, d_i), and of the reports, shape (m, d_t), float32.
+
+    Attributes
+    ----------
+    log_temperature : None
+        The temperature is not learned with heads.
     """
 
     log_temperature: nn.Parameter | None = None
