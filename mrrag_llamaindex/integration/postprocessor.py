@@ -35,6 +35,7 @@ from mrrag_llamaindex.integration.tickets.nodes import (
     Evidence,
     add_ranks,
     evidence_of,
+    other_image,
     scored_node,
     without_scores,
 )
@@ -203,10 +204,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
             enclosing = known  # an engine that is bound to an image says so to the retriever alone
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
-            raise EvidenceError(
-                "these documents were retrieved for another image than the question is about, "
-                "which could mix two patients: retrieve them anew"
-            )
+            raise other_image()
         image_vector = None if image is None else self._towers.embed_images([image.rgb])[0]
         text_vector = mean_embedding(self._towers, query.embedding_strs)
         weights = self._weights.weights_for(image_vector, text_vector)

@@ -16,7 +16,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
-from mrrag_llamaindex.integration.inputs.images import ImageInput, image_source
+from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -124,7 +124,7 @@ class MRRAGRetriever(BaseRetriever):
         self.on_missing_image = on_missing_image
         self.stamped = stamped
         self.filters = store_filter(filters, node_ids, doc_ids)
-        self.image = None if image is None else QueryImage.read(image_source(image))
+        self.image = read_image(image)
         super().__init__(callback_manager=callback_manager)
 
     @property
@@ -149,8 +149,7 @@ class MRRAGRetriever(BaseRetriever):
 
     def hits(self, question: str, image: ImageInput | None) -> list[Hit]:
         """Return the candidates of a question with their similarity terms, best first."""
-        query_image = None if image is None else QueryImage.read(image_source(image))
-        return self._search([question], query_image)[0]
+        return self._search([question], read_image(image))[0]
 
     def _search(
         self, texts: Sequence[str], image: QueryImage | None

@@ -11,6 +11,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import PrivateAttr
 
+from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.other_hosts.passages import (
     Facts,
@@ -20,7 +21,7 @@ from mrrag_llamaindex.integration.other_hosts.passages import (
 )
 from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor
 from mrrag_llamaindex.langchain.documents import document_of, passages_of, with_markers
-from mrrag_llamaindex.langchain.images import image_of_question, read_image
+from mrrag_llamaindex.langchain.images import image_of_question
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage

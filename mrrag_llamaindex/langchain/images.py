@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.inputs.images import image_source
 from mrrag_llamaindex.integration.query_image import MissingImage, current_query_image
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.integration.inputs.images import ImageInput
-
-
-def read_image(source: ImageInput | QueryImage | None) -> QueryImage | None:
-    """Read an image that a person gave, once."""
-    if source is None or isinstance(source, QueryImage):
-        return source
-    return QueryImage.read(image_source(source))
 
 
 def image_of_question(

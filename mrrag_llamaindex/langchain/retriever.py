@@ -12,11 +12,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import PrivateAttr
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.other_hosts.passages import retrieve
 from mrrag_llamaindex.langchain.documents import document_of, with_markers
 from mrrag_llamaindex.langchain.filters import filter_of_mapping
-from mrrag_llamaindex.langchain.images import image_of_question, read_image
+from mrrag_llamaindex.langchain.images import image_of_question
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage

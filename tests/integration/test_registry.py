@@ -88,7 +88,7 @@ def test_an_answer_lets_go_of_pixels_and_a_further_call_still_finds_them():
     assert ticket.memory == before - PIXELS
     again = registry.redeem(ticket.ticket_id)
     assert again.image.rgb.tobytes() == film().tobytes()
-    assert len(again.answers) == 1
+    assert len(again.calls) == 1
 
 
 def test_number_and_age_are_bounds_of_their_own():

@@ -89,14 +89,11 @@ class IndexEngines(BaseIndex[IndexDict]):
             weights = weights_of(self.store, options["weights"])
         if options.get("calibration") is not None:
             calibration = calibration_of(self.store, weights, options["calibration"])
-        rest = {name: options[name] for name in options if name not in ("weights", "calibration")}
         return MRRAGRetriever(
             self.store,
             self.towers,
-            weights,
-            calibration=calibration,
             callback_manager=self._callback_manager,
-            **rest,
+            **{**options, "weights": weights, "calibration": calibration},
         )
 
     def as_query_engine(self, llm: LLMType | None = None, **options: Any) -> BaseQueryEngine:
@@ -202,10 +199,9 @@ class IndexEngines(BaseIndex[IndexDict]):
         self, llm: LLM, for_retriever: dict[str, Any], for_engine: dict[str, Any]
     ) -> tuple[MRRAGRetriever, TicketPostprocessor]:
         """Return the first and the last step before the LLM: what is between reads plain text."""
-        shows_text = ResponseMode.CONTEXT_ONLY in (
-            for_engine.get("response_mode"),
-            getattr(for_engine.get("response_synthesizer"), "response_mode", None),
-        ) or isinstance(for_engine.get("response_synthesizer"), ContextOnly)
+        shows_text = for_engine.get("response_mode") == ResponseMode.CONTEXT_ONLY or isinstance(
+            for_engine.get("response_synthesizer"), ContextOnly
+        )
         stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
         retriever = self._retriever(for_retriever)
         tickets = TicketPostprocessor(

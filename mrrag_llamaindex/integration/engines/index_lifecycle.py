@@ -92,7 +92,7 @@ class IndexLifecycle(BaseIndex[IndexDict]):
         """
         if options:
             raise unknown_option(next(iter(options)), "delete_nodes", ["delete_from_docstore"])
-        missing = set(node_ids) - self.store.get(node_ids).keys()
+        missing = set(node_ids) - self.store.fingerprints(node_ids).keys()
         if missing:
             raise InputError(f"there is no pair {sorted(missing)[0]!r}, so nothing was deleted")
         self.store.delete(node_ids)

@@ -18,7 +18,7 @@ from mrrag_llamaindex.integration.query_image import (
     current_query_image,
     read_query_image,
 )
-from mrrag_llamaindex.integration.tickets.nodes import evidence_of
+from mrrag_llamaindex.integration.tickets.nodes import evidence_of, other_image
 from mrrag_llamaindex.integration.tickets.stamps import stamp, unstamp
 
 
@@ -91,9 +91,6 @@ class TicketPostprocessor(BaseNodePostprocessor):
             bundle, self.on_missing_image if evidence is None else "ignore", known, enclosing
         )
         if evidence is not None and image is not None and image != evidence.image:
-            raise EvidenceError(
-                "these documents were retrieved for another image than the question is about, "
-                "which could mix two patients: retrieve them anew"
-            )
+            raise other_image()
         question = bundle.query_str or (evidence.question if evidence else "")
         return stamp(nodes, question, image if evidence is None else evidence.image)

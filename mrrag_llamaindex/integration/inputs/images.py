@@ -12,6 +12,7 @@ from llama_index.core.base.llms.types import ImageBlock
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node
 
 from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.query_image import QueryImage
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
@@ -41,6 +42,23 @@ def image_source(value: Any) -> ImageSource:
     if isinstance(value, str):
         return _of_string(value)
     return value  # type: ignore[no-any-return]
+
+
+def read_image(value: ImageInput | QueryImage | None) -> QueryImage | None:
+    """Read an image that a person or a host gave, once; None, and one that is read, stay as is.
+
+    Parameters
+    ----------
+    value : ImageInput, QueryImage or None
+
+    Raises
+    ------
+    ImageError
+        As `image_source` and `QueryImage.read`.
+    """
+    if value is None or isinstance(value, QueryImage):
+        return value
+    return QueryImage.read(image_source(value))
 
 
 def image_of_node(node: BaseNode) -> ImageSource | None:

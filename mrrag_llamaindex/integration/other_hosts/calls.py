@@ -13,7 +13,11 @@ from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.entry_points import HostMessages, Reply
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
-from mrrag_llamaindex.integration.tickets.host_prompts import history_of, last_user, read_finished
+from mrrag_llamaindex.integration.tickets.host_prompts import (
+    conversation_of,
+    last_user,
+    read_finished,
+)
 from mrrag_llamaindex.integration.tickets.markers import find_tickets, strip
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 
@@ -78,7 +82,7 @@ def follow_up_call(messages: Sequence[Message]) -> HostCall:
     return HostCall(
         "condense",
         texts[last].strip(),
-        history=history_of(chat[:last], texts[:last]),
+        history=conversation_of(chat[:last], texts[:last])[0],
         text="\n".join(texts),
     )
 

@@ -44,9 +44,9 @@ class Facts(dict[str, Any]):
     @classmethod
     def of(cls, facts: Mapping[str, Any], document_id: str, evidence: Evidence | None) -> Facts:
         """Return facts that know their document and its retrieval."""
-        made = cls(facts)
-        made.document_id, made.evidence = document_id, evidence
-        return made
+        ranking = cls(facts)
+        ranking.document_id, ranking.evidence = document_id, evidence
+        return ranking
 
     def __copy__(self) -> Facts:
         return Facts.of(self, self.document_id, self.evidence)

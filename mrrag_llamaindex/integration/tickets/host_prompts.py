@@ -16,7 +16,7 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRol
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.inputs.images import image_source
+from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.tickets.host_call import HostCall, Kind, Turn, turns_of_text
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
 from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
@@ -128,6 +128,7 @@ def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> 
     if kind == "plain" and tickets and tickets[0].question.strip():
         before, middle, after = question.rpartition(tickets[0].question.strip())
         before, question, after = (before, middle, after) if middle else ("", question, "")
+    history, image = conversation_of(messages[:last], rests[:last])
     return HostCall(
         kind,
         question,
@@ -135,8 +136,8 @@ def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> 
         "\n".join(own for own in instructions if own),
         readable(before) and before,
         after,
-        history_of(messages[:last], rests[:last]),
-        _sent_image(messages[: last + 1]) if kind == "plain" else None,
+        history,
+        (_image_of(messages[last]) or image) if kind == "plain" else None,
     )
 
 
@@ -182,23 +183,17 @@ def readable(text: str) -> str:
     return text if re.search(r"\w\w", text) else ""
 
 
-def _sent_image(messages: Sequence[ChatMessage]) -> QueryImage | None:
-    """Image of the latest message of a person that has one."""
-    for message in reversed(messages):
-        if message.role == MessageRole.USER and (image := _image_of(message)) is not None:
-            return image
-    return None
-
-
 def _image_of(message: ChatMessage) -> QueryImage | None:
     images = [block for block in message.blocks if isinstance(block, ImageBlock)]
     if len(images) > 1:
         raise InputError(f"the message holds {len(images)} images; the model reads one")
-    return QueryImage.read(image_source(images[0])) if images else None
+    return read_image(images[0]) if images else None
 
 
-def history_of(messages: Sequence[ChatMessage], texts: Sequence[str]) -> tuple[Turn, ...]:
-    """Return the turns of a conversation, each with the image that was in force then."""
+def conversation_of(
+    messages: Sequence[ChatMessage], texts: Sequence[str]
+) -> tuple[tuple[Turn, ...], QueryImage | None]:
+    """Return the turns of a conversation, each with the image in force then, and the last image."""
     turns: list[Turn] = []
     question: str | None = None
     image: QueryImage | None = None
@@ -209,4 +204,4 @@ def history_of(messages: Sequence[ChatMessage], texts: Sequence[str]) -> tuple[T
         elif message.role == MessageRole.ASSISTANT and question is not None:
             turns.append(Turn(question, text.strip(), image))
             question = None
-    return tuple(turns)
+    return tuple(turns), image

@@ -189,6 +189,14 @@ def evidence_of(nodes: Sequence[NodeWithScore]) -> Evidence | None:
     return evidence[0] if evidence else None
 
 
+def other_image() -> EvidenceError:
+    """Return the error for nodes whose retrieval was about another image than the question."""
+    return EvidenceError(
+        "these documents were retrieved for another image than the question is about, "
+        "which could mix two patients: retrieve them anew"
+    )
+
+
 def ticket_of(node: BaseNode) -> Ticket | None:
     """Return the ticket of a stamped node, None for any other."""
     ticket = getattr(node, "_ticket", None)

@@ -70,8 +70,7 @@ class Ticket:
     @property
     def memory(self) -> int:
         """Bytes held by the query image, the documents' texts, and those that calls have seen."""
-        seen = sum(sys.getsizeof(text) for text in self.texts.copy().values())
-        return self._text_memory + seen + (0 if self.image is None else self.image.memory)
+        return self._text_memory + (0 if self.image is None else self.image.memory)
 
     def show(self, texts: Mapping[int, str], *, earlier: bool) -> list[PromptDocument]:
         """Note what an LLM call sees of the documents, and return what it is to read, best first.
@@ -84,14 +83,12 @@ class Ticket:
             Whether it reads what earlier calls have seen as well.
         """
         for ordinal, text in texts.items():
-            self.texts[ordinal] = joined(self.texts.get(ordinal, ""), text)
+            before = self.texts.get(ordinal, "")
+            self.texts[ordinal] = after = joined(before, text)
+            # Kept, since the registry adds it up over all tickets at every question.
+            self._text_memory += sys.getsizeof(after) - (sys.getsizeof(before) if before else 0)
         read = sorted((self.texts.copy() if earlier else texts).items())
         return [replace(self.documents[ordinal], text=text) for ordinal, text in read]
-
-    @property
-    def answers(self) -> list[Answer]:
-        """The answers given with this evidence, in order of completion."""
-        return [answer for _, answer in self.calls]
 
     def record(self, answer: Answer, number: int) -> None:
         """Note an LLM call's answer, and keep of the image only what a further call needs.

@@ -8,6 +8,7 @@ is then known, whatever the words are.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.integration.tickets.host_call import HostCall, Kind, turns_of_text
 from mrrag_llamaindex.integration.tickets.host_prompts import (
-    history_of,
+    conversation_of,
     last_user,
     message_text,
     readable,
@@ -135,7 +136,7 @@ def read_template(
         "\n".join(text for text in instructions if text),
         before,
         after,
-        history_of(messages[:last], texts[:last]),
+        conversation_of(messages[:last], texts[:last])[0],
         variables=names,
     )
 
@@ -168,10 +169,11 @@ def _written(piece: Piece) -> str:
 
 
 def _outline(pieces: Sequence[Piece]) -> str:
-    text = "".join(f"{{{_NAMES[name]}}}" if name else own for name, own in pieces)
-    return " ".join(text.split())
+    """Return the own words with the names of what is held between them."""
+    return "".join(f"{{{_NAMES[name]}}}" if name else own for name, own in pieces).strip()
 
 
+@functools.cache
 def _stock_outline(template: str) -> str:
     for name, held in _NAMES.items():
         template = template.replace(f"{{{name}}}", f"{{{held}}}")
@@ -184,7 +186,7 @@ def _read_user(pieces: Sequence[Piece]) -> tuple[Kind, str, str, str]:
     if not places:
         return "plain", _words(pieces), "", ""
     question = pieces[places[-1]][1]
-    outline = _outline(pieces)
+    outline = " ".join(_outline(pieces).split())
     if any(outline == _stock_outline(template) for _, template in stock_user_templates()):
         return "answer", "", question, ""
     before, after = _words(pieces[: places[-1]]), _words(pieces[places[-1] + 1 :])
@@ -193,7 +195,7 @@ def _read_user(pieces: Sequence[Piece]) -> tuple[Kind, str, str, str]:
 
 def _own_words(pieces: Sequence[Piece]) -> str:
     """Return what the application itself says in a system message."""
-    text = "".join(f"{{{_NAMES[name]}}}" if name else own for name, own in pieces).strip()
+    text = _outline(pieces)
     for _, template in stock_system_templates():
         words = map(re.escape, _stock_outline(template).split())
         match = re.match(r"\s*".join(words), text)
