@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from llama_index.core import QueryBundle, Settings
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.tools import QueryEngineTool
 
 from mrrag_llamaindex import answer_trace
 from mrrag_llamaindex.generation.answer import Answer
@@ -151,3 +153,16 @@ class Checks:
 @pytest.fixture
 def checks(hospital, model) -> Checks:
     return Checks(hospital, model)
+
+
+@pytest.fixture
+def engine(hospital, llm) -> RetrieverQueryEngine:
+    return hospital.index.as_query_engine(llm)
+
+
+@pytest.fixture
+def tools(engine) -> list[QueryEngineTool]:
+    return [
+        QueryEngineTool.from_defaults(engine, name=name, description=f"asks {name}")
+        for name in ("first", "second")
+    ]

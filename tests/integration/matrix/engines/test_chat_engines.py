@@ -17,11 +17,9 @@ from llama_index.core.memory import (
 
 from mrrag_llamaindex import query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from tests.integration.matrix.asking import SECOND, chat_modes, chat_ways, say
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER
-
-SECOND = "Is there a nodule?"
-
 
 ENGINES = {
     ChatMode.CONTEXT: ContextChatEngine,
@@ -31,32 +29,8 @@ ENGINES = {
 }
 
 
-WAYS = ("chat", "achat", "stream_chat", "astream_chat")
-
-
-modes = pytest.mark.parametrize("mode", ENGINES)
-
-
-ways = pytest.mark.parametrize("way", WAYS)
-
-
-async def say(chat, text: str, way: str):
-    """Say something in one of `WAYS`; return the response and its text."""
-    response = getattr(chat, way)(text)
-    if way.startswith("a"):
-        response = await response
-    if way == "astream_chat" and not response.source_nodes:
-        # The host forgets them in mode condense_question, and keeps the engine's own response.
-        response.source_nodes = [n for one in response.sources for n in one.raw_output.source_nodes]
-    if way == "stream_chat":
-        return response, "".join(response.response_gen)
-    if way == "astream_chat":
-        return response, "".join([piece async for piece in response.async_response_gen()])
-    return response, str(response)
-
-
-@ways
-@modes
+@chat_ways
+@chat_modes
 async def test_two_turns_about_one_image(hospital, llm, checks, mode, way):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
     assert isinstance(chat, ENGINES[mode])
@@ -68,16 +42,16 @@ async def test_two_turns_about_one_image(hospital, llm, checks, mode, way):
     assert MARKER not in str(chat.chat_history)
 
 
-@ways
-@modes
+@chat_ways
+@chat_modes
 async def test_engine_bound_to_an_image(hospital, llm, checks, mode, way):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm, image=hospital.images[PATIENT])
     response, text = await say(chat, QUESTION, way)
     checks.answered(response, text=text)
 
 
-@ways
-@modes
+@chat_ways
+@chat_modes
 async def test_second_patient_reads_nothing_of_the_first(hospital, llm, checks, model, mode, way):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
     with query_image(hospital.images["patient-08"]):
@@ -91,8 +65,8 @@ async def test_second_patient_reads_nothing_of_the_first(hospital, llm, checks, 
     assert not any(SECOND in request.question for request in model.requests)
 
 
-@ways
-@modes
+@chat_ways
+@chat_modes
 async def test_chat_by_another_llm_reads_plain_documents(hospital, other, checks, mode, way):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=other)
     with query_image(hospital.images[PATIENT]):
@@ -102,15 +76,15 @@ async def test_chat_by_another_llm_reads_plain_documents(hospital, other, checks
     assert "There is pleural effusion." in other.prompts[-1]
 
 
-@ways
-@modes
+@chat_ways
+@chat_modes
 async def test_chat_without_an_image_is_refused(hospital, llm, mode, way):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
     with pytest.raises(InputError, match="has no image"):
         await say(chat, QUESTION, way)
 
 
-@ways
+@chat_ways
 async def test_simple_chat_without_an_image_says_what_to_take(hospital, llm, way):
     chat = hospital.index.as_chat_engine(chat_mode=ChatMode.SIMPLE, llm=llm)
     assert isinstance(chat, SimpleChatEngine)
@@ -138,7 +112,7 @@ def test_modes_that_the_host_gave_up_say_so(hospital, llm, mode):
         hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
 
 
-@ways
+@chat_ways
 async def test_context_engine_put_together_by_hand(hospital, llm, checks, way):
     retriever = hospital.index.as_retriever(llm=llm, image=hospital.images[PATIENT])
     chat = ContextChatEngine.from_defaults(retriever, llm=llm)

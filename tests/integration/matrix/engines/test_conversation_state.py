@@ -8,7 +8,6 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.chat_engine import (
     CondensePlusContextChatEngine,
     CondenseQuestionChatEngine,
-    ContextChatEngine,
 )
 from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.embeddings import MockEmbedding
@@ -23,44 +22,11 @@ from llama_index.core.schema import TextNode
 
 from mrrag_llamaindex import query_image
 from mrrag_llamaindex.errors import EvidenceError
+from tests.integration.matrix.asking import SECOND, chat_modes, say
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
 pytestmark = pytest.mark.slow
-
-SECOND = "Is there a nodule?"
-
-
-ENGINES = {
-    ChatMode.CONTEXT: ContextChatEngine,
-    ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine,
-    ChatMode.CONDENSE_QUESTION: CondenseQuestionChatEngine,
-    ChatMode.BEST: CondensePlusContextChatEngine,
-}
-
-
-WAYS = ("chat", "achat", "stream_chat", "astream_chat")
-
-
-modes = pytest.mark.parametrize("mode", ENGINES)
-
-
-ways = pytest.mark.parametrize("way", WAYS)
-
-
-async def say(chat, text: str, way: str):
-    """Say something in one of `WAYS`; return the response and its text."""
-    response = getattr(chat, way)(text)
-    if way.startswith("a"):
-        response = await response
-    if way == "astream_chat" and not response.source_nodes:
-        # The host forgets them in mode condense_question, and keeps the engine's own response.
-        response.source_nodes = [n for one in response.sources for n in one.raw_output.source_nodes]
-    if way == "stream_chat":
-        return response, "".join(response.response_gen)
-    if way == "astream_chat":
-        return response, "".join([piece async for piece in response.async_response_gen()])
-    return response, str(response)
 
 
 def memories(other):
@@ -91,7 +57,7 @@ async def test_memory_holds_no_marker(hospital, llm, other, checks, mode, name):
     assert MARKER not in str(held)
 
 
-@modes
+@chat_modes
 async def test_reset_and_go_on_with_another_patient(hospital, llm, checks, model, mode):
     chat = hospital.index.as_chat_engine(chat_mode=mode, llm=llm)
     with query_image(hospital.images["patient-08"]):

@@ -21,7 +21,6 @@ from llama_index.core.indices.query.query_transform.feedback_transform import (
 )
 from llama_index.core.query_engine import (
     MultiStepQueryEngine,
-    RetrieverQueryEngine,
     RetryGuidelineQueryEngine,
     RetryQueryEngine,
     RetrySourceQueryEngine,
@@ -31,37 +30,15 @@ from llama_index.core.query_engine import (
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import QueryBundle
-from llama_index.core.tools import QueryEngineTool
 
 from mrrag_llamaindex import answer_trace, query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from tests.integration.matrix.asking import SECOND, ask, query_ways
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import OtherLLM
 
-SECOND = "Is there a nodule?"
 
-
-ways = pytest.mark.parametrize("way", ["query", "aquery"])
-
-
-@pytest.fixture
-def engine(hospital, llm) -> RetrieverQueryEngine:
-    return hospital.index.as_query_engine(llm)
-
-
-@pytest.fixture
-def tools(engine) -> list[QueryEngineTool]:
-    return [
-        QueryEngineTool.from_defaults(engine, name=name, description=f"asks {name}")
-        for name in ("first", "second")
-    ]
-
-
-async def ask(engine, question, way: str):
-    return await engine.aquery(question) if way == "aquery" else engine.query(question)
-
-
-@ways
+@query_ways
 async def test_hyde_searches_with_its_document_and_keeps_the_image(
     hospital, engine, other, checks, way
 ):
@@ -80,14 +57,14 @@ async def test_hyde_searches_with_its_document_and_keeps_the_image(
     checks.image(response.source_nodes)
 
 
-@ways
+@query_ways
 async def test_hyde_given_only_a_bundle_says_where_the_image_went(engine, other, checks, way):
     hyde = TransformQueryEngine(engine, HyDEQueryTransform(llm=other))
     with pytest.raises(InputError, match="HyDE"):
         await ask(hyde, checks.bundle(), way)
 
 
-@ways
+@query_ways
 async def test_engine_bound_to_an_image_needs_no_block(hospital, llm, other, checks, way):
     other.reply = SECOND
     bound = hospital.index.as_query_engine(llm, image=hospital.images[PATIENT])
@@ -95,7 +72,7 @@ async def test_engine_bound_to_an_image_needs_no_block(hospital, llm, other, che
     checks.answered(await ask(transformed, checks.bundle(), way), SECOND)
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize(
     "transform", [DecomposeQueryTransform, IdentityQueryTransform, StepDecomposeQueryTransform]
 )
@@ -118,7 +95,7 @@ def test_image_output_transform_rewrites_the_question(hospital, engine, checks):
     checks.image(response.source_nodes)
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("use_async", [False, True])
 async def test_sub_questions_keep_the_image_and_have_a_trace_each(
     hospital, tools, other, checks, way, use_async
@@ -160,7 +137,7 @@ def test_sub_questions_joined_by_our_llm_are_refused(hospital, tools, llm):
         engine.query("What is there?")
 
 
-@ways
+@query_ways
 async def test_sub_questions_that_all_fail_leave_the_words_of_the_host(tools, other, checks, way):
     """It logs their errors and goes on; that nothing was read is seen in the sources."""
     items = [{"sub_question": QUESTION, "tool_name": "first"}]
@@ -177,7 +154,7 @@ async def test_sub_questions_that_all_fail_leave_the_words_of_the_host(tools, ot
         answer_trace(response.source_nodes)
 
 
-@ways
+@query_ways
 async def test_steps_keep_the_image_and_have_a_trace_each(hospital, engine, other, checks, way):
     questions = iter([QUESTION, SECOND])
     steps = OtherLLM(reply=lambda _: next(questions))
@@ -193,7 +170,7 @@ async def test_steps_keep_the_image_and_have_a_trace_each(hospital, engine, othe
     assert len(checks.answered(response, QUESTION, SECOND)) == 2
 
 
-@ways
+@query_ways
 async def test_retry_with_feedback_asks_again_about_the_image(hospital, engine, checks, way):
     verdicts = iter(["NO, it is wrong", "YES"])
     judge = OtherLLM(reply=lambda _: next(verdicts))
@@ -207,7 +184,7 @@ async def test_retry_with_feedback_asks_again_about_the_image(hospital, engine, 
     assert not [prompt for prompt in judge.prompts if "mrrag" in prompt]
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("resynthesize", [False, True])
 async def test_retry_by_guideline(hospital, engine, other, checks, way, resynthesize):
     other.reply = SECOND
@@ -224,7 +201,7 @@ async def test_retry_by_guideline(hospital, engine, other, checks, way, resynthe
     checks.image(response.source_nodes)
 
 
-@ways
+@query_ways
 async def test_retry_with_other_sources_passes_a_good_answer_on(engine, checks, way):
     judge = OtherLLM(reply="YES")
     retry = RetrySourceQueryEngine(engine, RelevancyEvaluator(llm=judge), llm=OtherLLM())

@@ -23,36 +23,17 @@ from llama_index.core.selectors import (
     PydanticMultiSelector,
     PydanticSingleSelector,
 )
-from llama_index.core.tools import QueryEngineTool
 
 from mrrag_llamaindex import MRRAGLLaVA, query_image
 from mrrag_llamaindex.errors import EvidenceError, ModelError
+from tests.integration.matrix.asking import ask, query_ways
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import OtherLLM
 
 pytestmark = pytest.mark.slow
 
-ways = pytest.mark.parametrize("way", ["query", "aquery"])
 
-
-@pytest.fixture
-def engine(hospital, llm) -> RetrieverQueryEngine:
-    return hospital.index.as_query_engine(llm)
-
-
-@pytest.fixture
-def tools(engine) -> list[QueryEngineTool]:
-    return [
-        QueryEngineTool.from_defaults(engine, name=name, description=f"asks {name}")
-        for name in ("first", "second")
-    ]
-
-
-async def ask(engine, question, way: str):
-    return await engine.aquery(question) if way == "aquery" else engine.query(question)
-
-
-@ways
+@query_ways
 async def test_retriever_query_engine_put_together_by_hand(hospital, llm, checks, way):
     engine = RetrieverQueryEngine.from_args(hospital.index.as_retriever(llm=llm), llm=llm)
     checks.answered(await ask(engine, checks.bundle(), way))
@@ -64,7 +45,7 @@ SINGLE = '[{"choice": 2, "reason": "it fits"}]'
 MULTI = '[{"choice": 1, "reason": "one"}, {"choice": 2, "reason": "two"}]'
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("selector", [LLMSingleSelector, LLMMultiSelector])
 async def test_router_that_selects_one(tools, other, checks, way, selector):
     picker = OtherLLM(reply=SINGLE)
@@ -77,14 +58,14 @@ def test_router_by_embeddings(tools, other, checks):
     checks.answered(router.query(checks.bundle()))
 
 
-@ways
+@query_ways
 async def test_router_that_selects_several_has_a_trace_each(tools, other, checks, way):
     picker = LLMMultiSelector.from_defaults(llm=OtherLLM(reply=MULTI))
     router = RouterQueryEngine(picker, tools, llm=other, summarizer=TreeSummarize(llm=other))
     assert len(checks.answered(await ask(router, checks.bundle(), way))) == 2
 
 
-@ways
+@query_ways
 async def test_router_whose_summarizer_is_ours_is_refused(tools, llm, checks, way):
     picker = LLMMultiSelector.from_defaults(llm=OtherLLM(reply=MULTI))
     router = RouterQueryEngine(picker, tools, llm=llm)
@@ -92,7 +73,7 @@ async def test_router_whose_summarizer_is_ours_is_refused(tools, llm, checks, wa
         await ask(router, checks.bundle(), way)
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("selector", [LLMSingleSelector, LLMMultiSelector])
 async def test_our_llm_as_a_selector_is_refused(llm, tools, checks, way, selector):
     router = RouterQueryEngine(selector.from_defaults(llm=llm), tools, llm=llm)
@@ -106,7 +87,7 @@ def test_selectors_that_call_functions_do_not_take_our_llm(llm, selector):
         selector.from_defaults(llm=llm)
 
 
-@ways
+@query_ways
 async def test_router_over_retrieved_tools(tools, other, checks, way):
     objects = ObjectIndex.from_objects(tools, index_cls=VectorStoreIndex)
     retriever = objects.as_retriever(similarity_top_k=2)
@@ -114,7 +95,7 @@ async def test_router_over_retrieved_tools(tools, other, checks, way):
     assert len(checks.answered(await ask(router, checks.bundle(), way))) == 2
 
 
-@ways
+@query_ways
 async def test_router_over_retrieved_nodes(engine, checks, way):
     retriever = SummaryIndex([TextNode(text="ours")]).as_retriever()
     router = RetrieverRouterQueryEngine(retriever, lambda _: engine)
@@ -132,14 +113,14 @@ class Asks(CustomQueryEngine):
         return get_response_synthesizer(llm=self.llm).synthesize(query_str, nodes)
 
 
-@ways
+@query_ways
 async def test_custom_query_engine(hospital, llm, checks, way):
     engine = Asks(retriever=hospital.index.as_retriever(llm=llm), llm=llm)
     with query_image(hospital.images[PATIENT]):
         checks.answered(await ask(engine, QUESTION, way))
 
 
-@ways
+@query_ways
 async def test_citations_are_the_pairs(hospital, llm, checks, way):
     engine = hospital.index.as_citation_engine(llm)
     response = await ask(engine, checks.bundle(), way)

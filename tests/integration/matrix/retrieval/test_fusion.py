@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import (
-    BaseRetriever,
     QueryFusionRetriever,
 )
 from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
-from llama_index.core.schema import (
-    NodeWithScore,
-    TextNode,
-)
 
 from mrrag_llamaindex import MRRAGPostprocessor, answer_trace, query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.store.filters import Comparison
+from tests.integration.matrix.asking import Reports
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import OtherLLM
 
@@ -26,20 +22,6 @@ SECOND = "Is there a nodule?"
 
 
 THIRD = "Is there edema?"
-
-
-class Reports(BaseRetriever):
-    """Another retriever over the same reports, as BM25 is: its scores are on a scale of its own."""
-
-    def __init__(self, pairs, **options):
-        super().__init__(**options)
-        self._pairs = pairs
-
-    def _retrieve(self, query_bundle):
-        return [
-            NodeWithScore(node=TextNode(id_=pair.pair_id, text=pair.report), score=9.0 - place)
-            for place, pair in enumerate(self._pairs)
-        ]
 
 
 @pytest.fixture

@@ -21,16 +21,11 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from mrrag_llamaindex import MRRAGPostprocessor, answer_trace
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from tests.integration.matrix.asking import ask, query_ways
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
 pytestmark = pytest.mark.slow
-
-ways = pytest.mark.parametrize("way", ["query", "aquery"])
-
-
-async def ask(engine, bundle, way: str):
-    return await engine.aquery(bundle) if way == "aquery" else engine.query(bundle)
 
 
 def structured(prompt: str) -> str:
@@ -62,7 +57,7 @@ STEPS = {
 }
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("name", STEPS)
 async def test_step_keeps_scores_image_and_steering(hospital, llm, checks, name, way):
     make, kept = STEPS[name]
@@ -77,7 +72,7 @@ async def test_step_keeps_scores_image_and_steering(hospital, llm, checks, name,
 
 
 @pytest.mark.slow
-@ways
+@query_ways
 @pytest.mark.parametrize("name", STEPS)
 async def test_step_after_our_postprocessor_in_an_engine_of_ones_own(
     hospital, llm, checks, name, way
@@ -107,7 +102,7 @@ def test_cutoff_that_keeps_nothing_is_an_error(hospital, llm, checks):
         engine.query(checks.bundle())
 
 
-@ways
+@query_ways
 async def test_reranked_order_is_shown_and_mcr_scores_steer(hospital, llm, checks, way):
     engine = hospital.index.as_query_engine(llm, node_postprocessors=[STEPS["llm rerank"][0]()])
     response = await ask(engine, checks.bundle(), way)
@@ -118,7 +113,7 @@ async def test_reranked_order_is_shown_and_mcr_scores_steer(hospital, llm, check
     assert answer.lambdas == {first: 1.0, second: 0.0}
 
 
-@ways
+@query_ways
 @pytest.mark.parametrize("kind", [LLMRerank, StructuredLLMRerank, RankGPTRerank])
 async def test_our_llm_as_a_reranker_is_refused(hospital, llm, checks, way, kind):
     engine = hospital.index.as_query_engine(llm, node_postprocessors=[kind(llm=llm)])

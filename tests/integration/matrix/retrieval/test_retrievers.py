@@ -20,29 +20,15 @@ from llama_index.core.schema import (
     MetadataMode,
     NodeWithScore,
     QueryBundle,
-    TextNode,
 )
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import RetrieverTool
 
 from mrrag_llamaindex import MRRAGPostprocessor, answer_trace, query_image
 from mrrag_llamaindex.errors import EvidenceError
+from tests.integration.matrix.asking import Reports
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
-
-
-class Reports(BaseRetriever):
-    """Another retriever over the same reports, as BM25 is: its scores are on a scale of its own."""
-
-    def __init__(self, pairs, **options):
-        super().__init__(**options)
-        self._pairs = pairs
-
-    def _retrieve(self, query_bundle):
-        return [
-            NodeWithScore(node=TextNode(id_=pair.pair_id, text=pair.report), score=9.0 - place)
-            for place, pair in enumerate(self._pairs)
-        ]
 
 
 def run(llm, retriever, question, **options):

@@ -32,19 +32,14 @@ from llama_index.core.schema import (
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from mrrag_llamaindex import MRRAGPostprocessor
+from tests.integration.matrix.asking import ask, query_ways
 from tests.integration.matrix.conftest import PATIENT, QUESTION
 from tests.integration.matrix.readers import MARKER, OtherLLM
 
 pytestmark = pytest.mark.slow
 
-ways = pytest.mark.parametrize("way", ["query", "aquery"])
 
-
-async def ask(engine, bundle, way: str):
-    return await engine.aquery(bundle) if way == "aquery" else engine.query(bundle)
-
-
-@ways
+@query_ways
 async def test_masked_text_is_what_is_read(hospital, llm, checks, model, way):
     masking = OtherLLM(reply='There is [FINDING]. Output Mapping: {"FINDING": "x"}')
     engine = hospital.index.as_query_engine(
@@ -56,7 +51,7 @@ async def test_masked_text_is_what_is_read(hospital, llm, checks, model, way):
     assert not [prompt for prompt in masking.prompts if MARKER in prompt]
 
 
-@ways
+@query_ways
 async def test_named_entities_are_masked_in_what_is_read(
     hospital, llm, checks, model, way, monkeypatch
 ):
@@ -78,7 +73,7 @@ async def test_named_entities_are_masked_in_what_is_read(
     assert not [text for text in seen if MARKER in text]
 
 
-@ways
+@query_ways
 async def test_shortened_text_is_what_is_read(hospital, llm, checks, model, way):
     step = SentenceEmbeddingOptimizer(
         embed_model=MockEmbedding(embed_dim=4),
@@ -101,7 +96,7 @@ def test_text_replaced_from_metadata_is_what_is_read(hospital, llm, checks, mode
     assert texts == {name.split("/")[0] for name in hospital.evidence(PATIENT, QUESTION)}
 
 
-@ways
+@query_ways
 async def test_neighbours_that_a_step_brings_along_are_unscored(hospital, llm, checks, way):
     """They are pairs of the store, and the postprocessor gives them their scores."""
     names = [*hospital.evidence(PATIENT, QUESTION)]
