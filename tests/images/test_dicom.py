@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
-from mrrag_llamaindex.images.dicom import read_dicom
+from mrrag_llamaindex.images.dicom.read import read_dicom
 from mrrag_llamaindex.images.load import image_digest, load_image
 
 pydicom = pytest.importorskip("pydicom", "3.0", reason="DICOM is read through pydicom 3")
@@ -388,7 +388,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut() -> None:
         for length in [132, 140, 200, 300, *range(400, len(data) - 20, 701)]:
             assert "DICOM" in (text := error_of(data[:length])) or "incomplete" in text
     with pytest.raises(ImageError, match=r"^query image: .*incomplete"):
-        read_dicom(io.BytesIO(saved(whole)[:-4000]), what="query image")
+        read_dicom(saved(whole)[:-4000], what="query image")
 
 
 def test_several_frames_are_refused_with_their_number_before_decoding() -> None:

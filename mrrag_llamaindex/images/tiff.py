@@ -1,0 +1,174 @@
+"""TIFF: which pages Pillow reads rightly, and the others through tifffile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import one_frame, require_memory
+from mrrag_llamaindex.images.deep import DeepFile
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_PREFIXES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating point"}
+_GREY, _RGB = (0, 1), 2
+_COLOURS = {3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
+_COUNTED_PAGES = 10_000
+# Bits and sample format of one grey channel that Pillow holds as they are.
+_HELD_BY_PILLOW = {(16, 1), (16, 2), (32, 2), (32, 3)}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one page says of its samples, see the baseline tags of TIFF 6."""
+
+    width: int
+    height: int
+    bits: tuple[int, ...]
+    formats: frozenset[int]
+    photometric: int
+    extra: tuple[int, ...]
+    fill_order: int
+    tile: tuple[int, int]
+    orientation: int
+    big_endian: bool
+
+    @classmethod
+    def of(cls, tags: Any, big_endian: bool) -> Page:
+        """Read the tags, with the defaults of TIFF 6."""
+        samples = int(_one(tags, 277, 1))
+        bits = tuple(int(bit) for bit in _all(tags, 258, (1,)))
+        return cls(
+            width=int(_one(tags, 256, 0)),
+            height=int(_one(tags, 257, 0)),
+            bits=bits * samples if len(bits) == 1 else bits,
+            formats=frozenset(int(item) for item in _all(tags, 339, (1,))),
+            photometric=int(_one(tags, 262, 1)),
+            extra=tuple(int(item) for item in _all(tags, 338, ())),
+            fill_order=int(_one(tags, 266, 1)),
+            tile=(int(_one(tags, 322, 0)), int(_one(tags, 323, 0))),
+            orientation=int(_one(tags, 274, 1)),
+            big_endian=big_endian,
+        )
+
+    @property
+    def sample_format(self) -> str:
+        """For messages: ``"3 x 16-bit unsigned integer"``."""
+        depth = "/".join(str(bit) for bit in sorted(set(self.bits)))
+        kind = " and ".join(_FORMATS.get(item, "complex or void") for item in sorted(self.formats))
+        colour = _COLOURS.get(self.photometric, "")
+        text = f"{len(self.bits)} x {depth}-bit {kind} {colour}".strip()
+        return f"{text}, zero is white" if self.photometric == 0 else text
+
+    @property
+    def fits_pillow(self) -> bool:
+        """Whether Pillow gives these samples as they are, or refuses them."""
+        if self.formats == {1} and max(self.bits) <= 8:
+            return self.photometric not in (8, 9, 10)
+        one = len(self.bits) == 1 and len(self.formats) == 1 and self.fill_order == 1
+        held = one and (self.bits[0], *self.formats) in _HELD_BY_PILLOW
+        # Zero is white: kept as it is, and inverted by us. 16 bits only in this byte order.
+        white = self.bits == (16,) and self.formats == {1} and not self.big_endian
+        return held and (
+            self.photometric == 1 or (self.photometric == 0 and (white or self.formats == {3}))
+        )
+
+
+def page_of(data: bytes, frame: int | None, what: str) -> Page | None:
+    """Return what the page to be read says of its samples; None if this is no TIFF.
+
+    Raises
+    ------
+    ImageError
+        If there are several pages and ``frame`` names none of them, or it would take too much
+        memory to decode one tile of the page.
+    """
+    if data[:4] not in _PREFIXES:
+        return None
+    pages = [Page.of(tags, data[:1] == b"M") for tags in _directories(data)]
+    if not pages:
+        return None
+    page = pages[one_frame(len(pages), frame, what)]
+    tile = max(page.width, page.tile[0]), max(page.height, page.tile[1])
+    require_memory(*tile, sum(page.bits) / 8, what)
+    return page
+
+
+def deep_tiff(data: bytes, page: Page, frame: int | None, what: str) -> DeepFile | None:
+    """Return a page for tifffile, unless Pillow reads it rightly.
+
+    Raises
+    ------
+    ImageError
+        If its samples cannot be mapped to RGB. Names the sample format.
+    """
+    if page.fits_pillow:
+        return None
+    channels = len(page.bits)
+    colours = 3 if page.photometric == _RGB else 1
+    if (
+        page.photometric not in (*_GREY, _RGB)
+        or len(set(page.bits)) > 1
+        or len(page.formats) > 1
+        or not page.formats <= set(_FORMATS)
+        or channels != colours + len(page.extra)
+        or (page.extra and page.extra[0] not in (1, 2))
+    ):
+        raise ImageError(
+            f"{what}: its sample format ({page.sample_format}) cannot be read; save it as a TIFF "
+            "or PNG of 8 bits, or as grey or RGB without further channels"
+        )
+
+    def decode() -> npt.NDArray[Any]:
+        import tifffile
+
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            part = file.pages[(frame or 1) - 1]
+            samples: npt.NDArray[Any] = part.asarray()
+            axes = str(part.axes)
+        # Planar files have their channels first.
+        return np.moveaxis(samples, 0, -1) if axes.startswith("S") else samples
+
+    return DeepFile(
+        page.width,
+        page.height,
+        channels,
+        page.sample_format,
+        max(1, page.bits[0] // 8),
+        decode,
+        alpha={1: "premultiplied", 2: "straight"}[page.extra[0]] if page.extra else "none",
+        colours=colours,
+        zero_is_white=page.photometric == 0,
+        orientation=page.orientation,
+        packages=("tifffile", "imagecodecs"),
+    )
+
+
+def _directories(data: bytes) -> Iterator[Any]:
+    """Yield the tags of each page."""
+    header = data[:16] if data[2:4] in (b"+\0", b"\0+") else data[:8]
+    tags = ImageFileDirectory_v2(header)
+    stream, seen = io.BytesIO(data), set[int]()
+    while tags.next and tags.next not in seen and len(seen) < _COUNTED_PAGES:
+        seen.add(tags.next)
+        stream.seek(tags.next)
+        tags.load(stream)
+        yield tags
+
+
+def _one(tags: Any, number: int, default: int) -> Any:
+    values = _all(tags, number, (default,))
+    return values[0] if values else default
+
+
+def _all(tags: Any, number: int, default: tuple[int, ...]) -> tuple[Any, ...]:
+    value = tags.get(number, default)
+    return value if isinstance(value, tuple) else (value,)
