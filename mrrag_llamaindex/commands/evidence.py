@@ -16,10 +16,12 @@ from mrrag_llamaindex.commands.options import (
     AsJson,
     Columns,
     Device,
+    Frame,
     Images,
     Model,
     Quantization,
     VisionTower,
+    Window,
     renames_of,
 )
 from mrrag_llamaindex.commands.progress import progress_bar
@@ -62,6 +64,8 @@ def ingest(
     towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
     columns: Columns = "",
     images: Images = None,
+    window: Window = None,
+    frame: Frame = None,
     missing: Annotated[
         Literal["skip", "keep"],
         typer.Option(help="A pair without image or report: skip and list it, or keep it."),
@@ -75,11 +79,13 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
+    from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.loading import load_towers
 
+    reading = ReadingOptions.parse(window, frame)
     rows = read_pairs(pairs, renames_of(columns), images)
     encoder = load_towers(towers, device=device)
     target = PairStore.open_or_create(
@@ -97,6 +103,7 @@ def ingest(
             missing=missing,
             strict=strict,
             replace=replace,
+            reading=reading,
             progress=advance,
         )
     if as_json:
@@ -114,6 +121,8 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
+    window: Window = None,
+    frame: Frame = None,
     model: Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None,
@@ -154,7 +163,8 @@ def ask(
     """Answer a question about an image from a store of pairs; the store knows its towers."""
     from mrrag_llamaindex.errors import NoRelevantCase
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.load import load_image
+    from mrrag_llamaindex.images.options import ReadingOptions
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
@@ -163,7 +173,9 @@ def ask(
 
     started = time.perf_counter()
     check_name(quantization)
-    load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
+    reading = ReadingOptions.parse(window, frame)
+    reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
+    query = QueryImage.read(image, reading)
     index = MRRAGIndex.from_store(
         store,
         weights=weights,
@@ -184,7 +196,7 @@ def ask(
         asked = ask_index(
             index,
             llm,
-            image,
+            query,
             question,
             similarity_top_k=documents,
             exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import simplejpeg
-
 from mrrag_llamaindex.errors import ImageError
 
-_BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
+# Baseline, extended, progressive; the last two with arithmetic coding.
+_DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)
 _LS_FRAME = 0xF7
 
@@ -43,8 +42,35 @@ class JPEGFrame:
         return None
 
 
+def require_known_kind(data: bytes, what: str) -> None:
+    """Refuse a JPEG of a kind that is not read outside DICOM.
+
+    Parameters
+    ----------
+    data : bytes
+        The file; anything but a JPEG passes.
+    what : str
+        What the image is, for error messages.
+
+    Raises
+    ------
+    ImageError
+        If it has other than 8 bits, or is lossless, hierarchical or a JPEG-LS. Names the kind.
+    """
+    frame = JPEGFrame.of(data) if data[:2] == b"\xff\xd8" else None
+    if frame is None or (frame.precision == 8 and frame.marker in _DECODED):
+        return
+    if frame.marker == _LS_FRAME:
+        kind = "a JPEG-LS"
+    elif frame.marker not in _DECODED:
+        kind = "a lossless or hierarchical JPEG"
+    else:
+        kind = f"a JPEG of {frame.precision} bits"
+    raise ImageError(f"{what}: {kind} cannot be read outside DICOM; save it as PNG or TIFF")
+
+
 def require_sound(data: bytes, what: str) -> None:
-    """Refuse a JPEG of 8 bits about which its decoder would only warn.
+    """Refuse a JPEG about which its decoder would only warn.
 
     libjpeg shows something for almost any damage: grey, or the wrong half of another place. Pillow
     does not pass its warnings on, so the data is run through libjpeg-turbo once more, strictly,
@@ -53,24 +79,17 @@ def require_sound(data: bytes, what: str) -> None:
     Parameters
     ----------
     data : bytes
-        The file. What follows its end marker is ignored.
+        The file, of 8 bits per sample. What follows its end marker is ignored.
     what : str
         What the image is, for error messages.
 
     Raises
     ------
     ImageError
-        If the data is truncated, has bytes too many, or codes that do not exist, or is of a kind
-        that is not read outside DICOM: more than 8 bits, lossless.
+        If the data is truncated, has bytes too many, or codes that do not exist.
     """
-    frame = JPEGFrame.of(data)
-    if frame is not None and (
-        frame.precision != 8 or frame.marker not in (*_BASELINE_TO_PROGRESSIVE, 0xC9, 0xCA)
-    ):
-        kind = "lossless or hierarchical" if frame.precision == 8 else f"{frame.precision}-bit"
-        raise ImageError(
-            f"{what}: a {kind} JPEG cannot be read outside DICOM; save it as PNG or TIFF"
-        )
+    import simplejpeg
+
     try:
         colours = simplejpeg.decode_jpeg_header(data, strict=True)[2]
         target = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")

@@ -32,7 +32,7 @@ from mrrag_llamaindex.images.depth import Window, bands, checked_window, to_uint
 from mrrag_llamaindex.images.dicom.read import read_dicom
 from mrrag_llamaindex.images.dicom.source import is_dicom
 from mrrag_llamaindex.images.formats import PILLOW_FORMATS, foreign_format, not_readable
-from mrrag_llamaindex.images.jpeg import require_sound
+from mrrag_llamaindex.images.jpeg import require_known_kind, require_sound
 from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
@@ -79,7 +79,8 @@ def load_image(
         stored values (before the inversion, where zero is white); for 8-bit images, on each
         channel of the RGB image; for DICOM, in units after the rescale, for example HU.
     frame : int, optional
-        Which frame or page, from 1, of a file with several. An open image is read as it stands.
+        Which frame or page, from 1, of a file with several. An open image has one: the one at which
+        it stands.
 
     Returns
     -------
@@ -106,6 +107,7 @@ def load_image(
     window = checked_window(window, what)
     frame = checked_frame(frame, what)
     if isinstance(source, Image.Image):
+        one_frame(1, frame, what)
         _require_kept_samples(source, what)
         return _decode(source, what, window)
     data = read_bytes(source, what=what)
@@ -113,6 +115,7 @@ def load_image(
         return read_dicom(data, what=what, window=window, frame=frame)
     if foreign_format(data) is not None:
         raise not_readable(data, what)
+    require_known_kind(data, what)
     page: Page | None = None
     try:
         page = page_of(data, frame, what)

@@ -40,6 +40,7 @@ class Page:
     tile: tuple[int, int]
     orientation: int
     big_endian: bool
+    packed: bool
 
     @classmethod
     def of(cls, tags: Any, big_endian: bool) -> Page:
@@ -57,6 +58,7 @@ class Page:
             tile=(int(_one(tags, 322, 0)), int(_one(tags, 323, 0))),
             orientation=int(_one(tags, 274, 1)),
             big_endian=big_endian,
+            packed=int(_one(tags, 259, 1)) != 1,
         )
 
     @property
@@ -75,6 +77,8 @@ class Page:
             return self.photometric not in (8, 9, 10)
         one = len(self.bits) == 1 and len(self.formats) == 1 and self.fill_order == 1
         held = one and (self.bits[0], *self.formats) in _HELD_BY_PILLOW
+        if self.big_endian and self.packed and self.formats != {1}:
+            return False  # Pillow 12 and 13 swap the bytes a second time
         # Zero is white: kept as it is, and inverted by us. 16 bits only in this byte order.
         white = self.bits == (16,) and self.formats == {1} and not self.big_endian
         return held and (

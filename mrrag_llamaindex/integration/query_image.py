@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 MissingImage = Literal["error", "ignore"]
 
-_SOURCE: ContextVar[ImageSource | None] = ContextVar("mrrag_query_image", default=None)
+_SOURCE: ContextVar[ImageSource | QueryImage | None] = ContextVar("mrrag_query_image", default=None)
 
 
 @contextmanager
-def query_image(image: ImageSource) -> Iterator[None]:
+def query_image(image: ImageSource | QueryImage) -> Iterator[None]:
     """Ask about ``image`` in every retrieval inside the block.
 
     The image is read once per question, at retrieval, and travels on in the question's ticket: a
@@ -31,7 +31,8 @@ def query_image(image: ImageSource) -> Iterator[None]:
 
     Parameters
     ----------
-    image : path, bytes or PIL.Image.Image
+    image : path, bytes, PIL.Image.Image or QueryImage
+        A `QueryImage` carries a window or frame with it.
 
     Examples
     --------
@@ -85,7 +86,7 @@ def read_query_image(
     return images[0] if images else None
 
 
-def _read(source: ImageSource, known: Iterable[QueryImage]) -> QueryImage:
+def _read(source: ImageSource | QueryImage, known: Iterable[QueryImage]) -> QueryImage:
     path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     states = {image for image in known if path is not None and image.path == path}
     if len(states) > 1:

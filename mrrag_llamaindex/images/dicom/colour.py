@@ -77,8 +77,8 @@ def rgb_levels(
             f"{what}: {named('PixelRepresentation')} of this DICOM file says that its colours may "
             "be negative; set it to 0 if they are not"
         )
-    elif colour.startswith("YBR"):
-        if layout.stored != 8:
+    elif colour != "RGB":
+        if layout.stored != 8 or colour not in ("YBR_FULL", "YBR_FULL_422"):
             raise ImageError(
                 f"{what}: the colours of this DICOM file are {colour} with {layout.stored} bits "
                 f"({named('BitsStored')}), which cannot be converted to RGB; save it as RGB"

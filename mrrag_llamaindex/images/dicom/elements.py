@@ -25,7 +25,7 @@ def first_value(dataset: Dataset, keyword: str) -> Any:
     if isinstance(value, (str, bytes)):
         return value or None
     try:
-        return value[0] if len(value) else None  # type: ignore[index, arg-type]
+        return value[0] if len(value) else None
     except TypeError:
         return value
 

@@ -199,6 +199,6 @@ def _as_stored(value: Any, layout: Layout) -> float:
     """Return a padding value with the sign of the pixels, whichever its own representation has."""
     if isinstance(value, float):
         return value
-    wrapped = int(value) % 2**layout.allocated
+    wrapped: int = int(value) % 2**layout.allocated
     negative = layout.signed and wrapped >= 2 ** (layout.allocated - 1)
     return wrapped - 2**layout.allocated if negative else wrapped

@@ -7,11 +7,11 @@ import warnings
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError, ImageWarning
-from mrrag_llamaindex.images.checks import needs_memory, unreadable
+from mrrag_llamaindex.images.checks import unreadable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -28,7 +28,7 @@ def is_dicom(data: bytes) -> bool:
         return True
     if data[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
         return False
-    order = "big" if data[0] == 0 else "little"
+    order: Literal["big", "little"] = "big" if data[0] == 0 else "little"
     element = int.from_bytes(data[2:4], order)
     length = int.from_bytes(data[4:8], order)
     return data[4:6] in _FIRST_VR or (order == "little" and element < 0x20 and length <= 256)
@@ -71,7 +71,10 @@ class DicomSource:
         limit = defaults.MAX_DECODING_BYTES // 2
         inflated = inflater.decompress(data[stream.tell() :], limit)
         if inflater.unconsumed_tail:
-            raise needs_memory("inflating its data set", 2 * limit + 1, what)
+            raise ImageError(
+                f"{what}: this DICOM file is compressed as a whole (deflated) and holds more than "
+                f"{limit / 2**20:,.0f} MiB; save it without that, one frame only"
+            )
         if not inflater.eof:
             raise unreadable(what, EOFError())
         return cls(bytes(128) + b"DICM" + _EXPLICIT_META + inflated, ExplicitVRLittleEndian)

@@ -99,7 +99,7 @@ class Layout:
             dataset.PixelRepresentation = int(signed)
             dataset.BitsAllocated, dataset.BitsStored = allocated, stored
         if samples == 3:
-            dataset.PlanarConfiguration = whole(dataset, "PlanarConfiguration", what, 0, 1, 0)
+            dataset.PlanarConfiguration = whole(dataset, "PlanarConfiguration", what, 0, 1)
         frames = frame_count(dataset, what)
         dataset.PhotometricInterpretation, dataset.SamplesPerPixel = colour, samples
         dataset.NumberOfFrames = frames
@@ -184,10 +184,13 @@ def stored_values(
     precision = layout.allocated
     if decoder.is_encapsulated:
         precision = _precision(_frame_data(dataset, layout, index), decoder.UID, layout, what)
-    options = {"decoding_plugin": "pillow"} if _is_baseline(decoder.UID) else {}
     try:
         values, properties = decoder.as_array(
-            dataset, index=index, raw=True, correct_unused_bits=False, **options
+            dataset,
+            index=index,
+            raw=True,
+            decoding_plugin="pillow" if _is_baseline(decoder.UID) else "",
+            correct_unused_bits=False,  # type: ignore[arg-type]
         )
     except RuntimeError:
         others = "; ".join(decoder.missing_dependencies)

@@ -88,7 +88,9 @@ class LookupTable:
         """
         first = self.first - 2**16 if signed and self.first >= 2**15 else self.first
         index = np.rint(values) if values.dtype.kind == "f" else values.astype(np.int64)
-        return self.entries[np.clip(index - first, 0, len(self.entries) - 1).astype(np.int64)]
+        places = np.clip(index - first, 0, len(self.entries) - 1).astype(np.int64)
+        looked_up: npt.NDArray[np.int64] = self.entries[places]
+        return looked_up
 
 
 def descriptor_of(item: Dataset, keyword: str, what: str) -> tuple[int, int, int]:
