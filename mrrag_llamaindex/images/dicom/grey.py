@@ -133,8 +133,8 @@ def _voi(dataset: Dataset, what: str, little_endian: bool, signed: bool) -> Step
     values = [first_value(dataset, name) for name in ("WindowCenter", "WindowWidth")]
     if None in values:
         if values != [None, None]:
-            lone = "WindowWidth" if values[0] is None else "WindowCenter"
-            _note(what, f"{named(lone)} is missing or empty: the full range of values is shown")
+            absent = "WindowCenter" if values[0] is None else "WindowWidth"
+            _note(what, f"{named(absent)} is missing or empty: the full range of values is shown")
         return None
     centre, width = _finite_window(dataset, what)
     function = str(first_value(dataset, "VOILUTFunction") or "LINEAR").strip().upper()
