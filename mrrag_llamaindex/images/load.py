@@ -33,7 +33,7 @@ from mrrag_llamaindex.images.dicom.read import read_dicom
 from mrrag_llamaindex.images.dicom.source import is_dicom
 from mrrag_llamaindex.images.formats import PILLOW_FORMATS, foreign_format, not_readable
 from mrrag_llamaindex.images.jpeg import require_known_kind, require_sound
-from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of
+from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of, require_sound_pieces
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
@@ -119,6 +119,8 @@ def load_image(
     page: Page | None = None
     try:
         page = page_of(data, frame, what)
+        if page is not None:
+            require_sound_pieces(data, page, what)
         deep = _deep_file(data, page, frame, what)
         if deep is not None:
             return deep.load(what, window)

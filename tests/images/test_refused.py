@@ -99,6 +99,16 @@ def test_damage_of_which_libjpeg_only_warns_is_refused(mode: str, options: dict[
         assert "JPEG data is damaged or incomplete" in error_of(damaged)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_damage_to_a_jpeg_inside_a_tiff_is_refused(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(60, 190, (256, 256), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels).convert(mode), "TIFF", compression="jpeg")
+    assert load_image(data).size == (256, 256)
+    half = len(data) // 2
+    damaged = data[:half] + bytes(500) + data[half + 500 :]
+    assert "JPEG data is damaged" in error_of(damaged)
+
+
 def test_a_jpeg_of_another_kind_is_named() -> None:
     data = jpeg()
     place = data.index(b"\xff\xc0")
