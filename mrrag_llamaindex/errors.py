@@ -23,10 +23,6 @@ class ImageError(InputError):
     """An image is missing, unreadable, too small or too large."""
 
 
-class ImageWarning(UserWarning):
-    """An image was read with a step that its file leaves open or states wrongly."""
-
-
 class StoreError(MRRAGError):
     """A pair store is absent, is something else, or was made with other towers."""
 

@@ -10,6 +10,10 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
 
 
+class ImageWarning(UserWarning):
+    """An image was read with a step that its file leaves open or states wrongly."""
+
+
 def require_size(width: int, height: int, what: str) -> None:
     """Refuse an image of an impossible size, before it is decoded.
 

@@ -10,40 +10,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL import Image, UnidentifiedImageError
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ImageError, ImageWarning
+from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.checks import (
+    ImageWarning,
     cause,
     checked_frame,
-    jpeg_has_end,
     one_frame,
     require_complete,
-    require_memory,
     require_size,
     too_large,
     unreadable,
 )
 from mrrag_llamaindex.images.deep import DeepFile, deep_jpeg2000, deep_png, deep_pnm
-from mrrag_llamaindex.images.depth import Window, bands, checked_window, to_uint8, value_range
+from mrrag_llamaindex.images.depth import Window, checked_window
 from mrrag_llamaindex.images.dicom.read import read_dicom
 from mrrag_llamaindex.images.dicom.source import is_dicom
 from mrrag_llamaindex.images.formats import PILLOW_FORMATS, foreign_format, not_readable
-from mrrag_llamaindex.images.jpeg import require_known_kind, require_sound
+from mrrag_llamaindex.images.jpeg import require_known_kind
+from mrrag_llamaindex.images.raster import (
+    decode,
+    require_kept_samples,
+    require_whole,
+    seek_frame,
+)
 from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of, require_sound_pieces
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
-
-_ORIENTATION = 0x0112
-
-# Bytes per pixel of Pillow's modes.
-_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-# What decoders take per pixel beside that: coefficients of a progressive JPEG, whole pictures.
-_DECODER_BYTES = {"JPEG": 6, "MPO": 6, "JPEG2000": 16, "WEBP": 8, "GIF": 8}
 
 
 def load_image(
@@ -108,8 +104,8 @@ def load_image(
     frame = checked_frame(frame, what)
     if isinstance(source, Image.Image):
         one_frame(1, frame, what)
-        _require_kept_samples(source, what)
-        return _decode(source, what, window)
+        require_kept_samples(source, what)
+        return decode(source, what, window)
     data = read_bytes(source, what=what)
     if is_dicom(data):
         return read_dicom(data, what=what, window=window, frame=frame)
@@ -145,9 +141,9 @@ def load_image(
             stacklevel=2,
         )
     with image:
-        _require_frame(image, frame, what)
-        _require_whole(data, image, what)
-        return _decode(image, what, window)
+        seek_frame(image, frame, what)
+        require_whole(data, image, what)
+        return decode(image, what, window)
 
 
 def image_digest(source: ImageSource, *, what: str = "image") -> str:
@@ -277,115 +273,3 @@ def _deep_file(data: bytes, page: Page | None, frame: int | None, what: str) -> 
     if deep is not None:
         one_frame(1, frame, what)
     return deep
-
-
-def _require_kept_samples(image: Image.Image, what: str) -> None:
-    """Refuse an open image of a file whose samples Pillow has cut down or misread."""
-    tags = getattr(image, "tag_v2", None)
-    page = Page.of(tags, False) if tags else None
-    tiles = getattr(image, "tile", None) or ()
-    cut = any(";16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I;16")
-    if (page is not None and not page.fits_pillow and not _is_deep_grey(image, page)) or cut:
-        name = page.sample_format if page else "16 bits in several channels"
-        raise ImageError(
-            f"{what}: Pillow does not keep the sample format of this open image ({name}); give "
-            "its path or bytes instead"
-        )
-
-
-def _is_deep_grey(image: Image.Image, page: Page) -> bool:
-    return image.mode in ("I;16", "I;16B", "F") and page.photometric == 0
-
-
-def _require_frame(image: Image.Image, frame: int | None, what: str) -> None:
-    """Seek the frame that is asked for."""
-    try:
-        # An MPO is a JPEG whose further frames are previews or the second eye of a camera.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        index = one_frame(frames, frame, what)
-        require_size(*image.size, what)
-        _require_memory(image, what)
-        if index:
-            image.seek(index)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        raise unreadable(what, error) from None
-
-
-def _require_whole(data: bytes, image: Image.Image, what: str) -> None:
-    """Refuse what is damaged or cut, and would be shown all the same."""
-    if image.format in ("JPEG", "MPO"):
-        require_sound(data, what)
-    elif image.format == "JPEG2000" and not jpeg_has_end(data):
-        raise unreadable(what, EOFError())
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        require_complete(data, image.format, what)
-
-
-def _require_memory(image: Image.Image, what: str) -> None:
-    """Refuse what decoding and the steps to RGB would not have the memory for."""
-    held = _MODE_BYTES.get(image.mode, 4)
-    steps = 4  # RGB
-    if image.has_transparency_data:
-        steps += 13  # RGBA, RGB, alpha, and black to paste on
-    elif _is_deep(image):
-        steps += 2
-    if "exif" in image.info:  # it may have to be turned; getexif() would decode a PNG
-        steps += held
-    per_pixel = held + steps + _DECODER_BYTES.get(image.format or "", 0)
-    require_memory(*image.size, per_pixel, what)
-
-
-def _decode(image: Image.Image, what: str, window: Window | None) -> Image.Image:
-    try:
-        require_size(*image.size, what)
-        _require_memory(image, what)
-        image.load()
-        inverted = _zero_is_white(image)
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
-        upright = ImageOps.exif_transpose(image) if turned else image
-        if _is_deep(image):
-            return _deep_to_rgb(upright, inverted, what, window)
-        rgb = _to_rgb(upright, what)
-        return rgb if window is None else Image.fromarray(to_uint8(np.asarray(rgb), *window))
-    except (ImageError, MemoryError):
-        raise
-    # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, EOFError and others
-    # on damaged files; each means the same to the caller.
-    except Exception as error:
-        raise unreadable(what, error) from None
-
-
-def _to_rgb(image: Image.Image, what: str) -> Image.Image:
-    if image.mode == "LAB":
-        raise ImageError(f"{what}: its colours (Lab) cannot be converted to RGB; save it as RGB")
-    if image.mode == "La":  # premultiplied is composited on black already
-        return image.getchannel(0).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        black = Image.new("RGB", layered.size)
-        black.paste(layered.convert("RGB"), mask=layered.getchannel("A"))
-        return black
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
-
-
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _deep_to_rgb(
-    image: Image.Image, inverted: bool, what: str, window: Window | None
-) -> Image.Image:
-    values = np.asarray(image)
-    full = value_range(bands(values), what)
-    levels = to_uint8(values, *(window or full))
-    if inverted:
-        np.subtract(255, levels, out=levels)
-    return Image.fromarray(levels).convert("RGB")
-
-
-def _zero_is_white(image: Image.Image) -> bool:
-    # Pillow inverts such a TIFF at 8 bits, and hands the values over as they are above that.
-    tags = getattr(image, "tag_v2", {})
-    return tags.get(PHOTOMETRIC_INTERPRETATION) == 0

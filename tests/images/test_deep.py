@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrrag_llamaindex.errors import ImageError, ImageWarning
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import ImageWarning
 from mrrag_llamaindex.images.load import load_image
 from tests.images.making import chunk, encoded, png16, tiff
 

@@ -15,7 +15,7 @@ from mrrag_llamaindex.images.dicom.tables import LookupTable, descriptor_of
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from mrrag_llamaindex.images.dicom.stored import Layout
+    from mrrag_llamaindex.images.dicom.layout import Layout
 
 _COLOURS = ("Red", "Green", "Blue")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mrrag_llamaindex.errors import ImageError, ImageWarning
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import ImageWarning
 from mrrag_llamaindex.images.depth import Window, bands, in_bands, to_uint8, value_range
 from mrrag_llamaindex.images.dicom.elements import first_value, named, number
 from mrrag_llamaindex.images.dicom.tables import LookupTable
@@ -17,7 +18,7 @@ from mrrag_llamaindex.images.dicom.tables import LookupTable
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from mrrag_llamaindex.images.dicom.stored import Layout
+    from mrrag_llamaindex.images.dicom.layout import Layout
 
 Values: TypeAlias = npt.NDArray[Any]
 Step: TypeAlias = Callable[[Values], Values]

@@ -14,20 +14,15 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from mrrag_llamaindex.errors import ImageError, ImageWarning
-from mrrag_llamaindex.images.checks import one_frame, require_size, unreadable
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import ImageWarning, one_frame, require_size, unreadable
 from mrrag_llamaindex.images.depth import Window
 from mrrag_llamaindex.images.dicom.colour import rgb_levels
 from mrrag_llamaindex.images.dicom.elements import first_value, named
 from mrrag_llamaindex.images.dicom.grey import grey_levels
+from mrrag_llamaindex.images.dicom.layout import PIXELS, Layout, frame_count
 from mrrag_llamaindex.images.dicom.source import DicomSource
-from mrrag_llamaindex.images.dicom.stored import (
-    PIXELS,
-    Layout,
-    decoder_of,
-    frame_count,
-    stored_values,
-)
+from mrrag_llamaindex.images.dicom.stored import decoder_of, stored_values
 
 # Nothing else is read from the file, the name of the patient least of all.
 _HEADER = [

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ImageError, ImageWarning
-from mrrag_llamaindex.images.checks import unreadable
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import ImageWarning, unreadable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

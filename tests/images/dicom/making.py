@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import set_pixel_data
 
-from mrrag_llamaindex.errors import ImageError, ImageWarning
+from mrrag_llamaindex.errors import ImageError
+from mrrag_llamaindex.images.checks import ImageWarning
 from mrrag_llamaindex.images.load import load_image
 
 SECRET = "Miller^Anna"
