@@ -161,6 +161,8 @@ def unreadable(what: str, error: BaseException) -> ImageError:
 
     The message names only the kind of ``error``: its text may hold a path or a value of the file.
     """
+    if isinstance(error, MemoryError):
+        return ImageError(f"{what}: this machine has not enough memory left to decode it")
     return ImageError(
         f"{what}: the file is damaged or incomplete and cannot be decoded ({cause(error)})"
     )

@@ -121,7 +121,7 @@ def load_image(
         if deep is not None:
             return deep.load(what, window)
         image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Image.DecompressionBombError:
         raise too_large(what) from None

@@ -55,7 +55,7 @@ def seek_frame(image: Image.Image, frame: int | None, what: str) -> None:
         _require_memory(image, what)
         if index:
             image.seek(index)
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Exception as error:
         raise unreadable(what, error) from None
@@ -118,7 +118,7 @@ def decode(image: Image.Image, what: str, window: Window | None) -> Image.Image:
             return _deep_to_rgb(upright, inverted, what, window)
         rgb = _to_rgb(upright, what)
         return rgb if window is None else Image.fromarray(to_uint8(np.asarray(rgb), *window))
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, EOFError and others
     # on damaged files; each means the same to the caller.

@@ -30,6 +30,22 @@ def first_value(dataset: Dataset, keyword: str) -> Any:
         return value
 
 
+def items(dataset: Dataset, keyword: str, what: str) -> list[Dataset]:
+    """Return the items of a sequence; none if it is missing or empty.
+
+    Raises
+    ------
+    ImageError
+        If the element is no sequence. Names it.
+    """
+    from pydicom.sequence import Sequence
+
+    value = dataset.get(keyword)
+    if value is not None and not isinstance(value, Sequence):
+        raise ImageError(f"{what}: {named(keyword)} of this DICOM file is not a sequence")
+    return list(value or [])
+
+
 def number(dataset: Dataset, keyword: str, what: str, default: float | None = None) -> float:
     """Return an element as a finite number, or ``default`` if it is missing or empty.
 

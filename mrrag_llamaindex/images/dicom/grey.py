@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.checks import ImageWarning
 from mrrag_llamaindex.images.depth import Window, bands, in_bands, to_uint8, value_range
-from mrrag_llamaindex.images.dicom.elements import first_value, named, number
+from mrrag_llamaindex.images.dicom.elements import first_value, items, named, number
 from mrrag_llamaindex.images.dicom.tables import LookupTable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def grey_levels(
         If the file's window cannot be used and the full range is shown, or a lookup table holds
         fewer or more bits than it says.
     """
-    lift_functional_groups(dataset, frame)
+    lift_functional_groups(dataset, frame, what)
     modality = _modality(dataset, what, little_endian, bool(stored.min() < 0))
     full = value_range((modality(band) for band in bands(stored)), what)
     if window is not None:
@@ -81,7 +81,7 @@ def grey_levels(
     voi = _voi(dataset, what, little_endian, full[0] < 0)
     if voi is not None:
         return in_bands(stored, lambda band: voi(modality(band)))
-    padding = _padding(dataset, layout)
+    padding = _padding(dataset, layout, what)
     shown = (band[~padding(band)] for band in bands(stored))
     ranges = [value_range([modality(part)], what) for part in shown if part.size]
     low = min((low for low, _ in ranges), default=full[0])
@@ -89,7 +89,7 @@ def grey_levels(
     return in_bands(stored, lambda band: to_uint8(modality(band), low, high))
 
 
-def lift_functional_groups(dataset: Dataset, frame: int) -> None:
+def lift_functional_groups(dataset: Dataset, frame: int, what: str) -> None:
     """Copy rescale and window of a frame to the top, where objects that are not Enhanced have them.
 
     Parameters
@@ -98,18 +98,20 @@ def lift_functional_groups(dataset: Dataset, frame: int) -> None:
         Changed in place.
     frame : int
         From 1.
+    what : str
+        What the image is, for error messages.
     """
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
-    own = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame - 1 : frame]
+    shared = items(dataset, "SharedFunctionalGroupsSequence", what)[:1]
+    own = items(dataset, "PerFrameFunctionalGroupsSequence", what)[frame - 1 : frame]
     for group in (*shared, *own):
         for part in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for item in (group.get(part) or [])[:1]:
+            for item in items(group, part, what)[:1]:
                 dataset.update(item)
 
 
 def _modality(dataset: Dataset, what: str, little_endian: bool, signed: bool) -> Step:
-    if dataset.get("ModalityLUTSequence"):
-        table = LookupTable.read(dataset.ModalityLUTSequence[0], what, little_endian)
+    if luts := items(dataset, "ModalityLUTSequence", what):
+        table = LookupTable.read(luts[0], what, little_endian)
         return lambda values: table.apply(values, signed=signed)
     slope = number(dataset, "RescaleSlope", what, 1)
     intercept = number(dataset, "RescaleIntercept", what, 0)
@@ -125,8 +127,8 @@ def _modality(dataset: Dataset, what: str, little_endian: bool, signed: bool) ->
 
 def _voi(dataset: Dataset, what: str, little_endian: bool, signed: bool) -> Step | None:
     """Return the file's own mapping to 8 bits, if it has one that can be used."""
-    if dataset.get("VOILUTSequence"):
-        table = LookupTable.read(dataset.VOILUTSequence[0], what, little_endian)
+    if luts := items(dataset, "VOILUTSequence", what):
+        table = LookupTable.read(luts[0], what, little_endian)
         white = 2**table.depth - 1
         if table.depth != table.stated_bits:
             _note(what, f"its VOI LUT holds {table.depth} bits, not {table.stated_bits} as it says")
@@ -183,22 +185,24 @@ def _note(what: str, text: str) -> None:
     warnings.warn(f"{what}: this DICOM file: {text}", ImageWarning, stacklevel=2)
 
 
-def _padding(dataset: Dataset, layout: Layout) -> Callable[[Values], npt.NDArray[np.bool_]]:
+def _padding(
+    dataset: Dataset, layout: Layout, what: str
+) -> Callable[[Values], npt.NDArray[np.bool_]]:
     """Tell which stored values are no part of the picture."""
     for name in ("FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue", "PixelPaddingValue"):
-        value = first_value(dataset, name)
-        if value is not None:
+        if first_value(dataset, name) is not None:
             break
     else:
         return lambda values: np.zeros(values.shape, dtype=np.bool_)
-    limit = first_value(dataset, name.replace("Value", "RangeLimit"))
-    ends = sorted(_as_stored(end, layout) for end in (value, value if limit is None else limit))
+    end = number(dataset, name, what)
+    other = number(dataset, name.replace("Value", "RangeLimit"), what, end)
+    ends = sorted(_as_stored(value, layout) for value in (end, other))
     return lambda values: (values >= ends[0]) & (values <= ends[1])
 
 
-def _as_stored(value: Any, layout: Layout) -> float:
+def _as_stored(value: float, layout: Layout) -> float:
     """Return a padding value with the sign of the pixels, whichever its own representation has."""
-    if isinstance(value, float):
+    if layout.floats:
         return value
     wrapped: int = int(value) % 2**layout.allocated
     negative = layout.signed and wrapped >= 2 ** (layout.allocated - 1)

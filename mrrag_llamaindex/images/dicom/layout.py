@@ -30,6 +30,8 @@ class Layout:
         Bits Allocated, Bits Stored, High Bit.
     signed : bool
         Pixel Representation.
+    floats : bool
+        Whether the pixels are floating-point numbers, which have no bit layout.
     """
 
     rows: int
@@ -41,6 +43,7 @@ class Layout:
     stored: int
     high: int
     signed: bool
+    floats: bool
 
     @classmethod
     def of(cls, dataset: Dataset, *, kind: str, what: str) -> Layout:
@@ -95,12 +98,13 @@ class Layout:
             dataset.BitsAllocated, dataset.BitsStored = allocated, stored
         if samples == 3:
             dataset.PlanarConfiguration = whole(dataset, "PlanarConfiguration", what, 0, 1)
+        floats = kind != "PixelData"
         frames = frame_count(dataset, what)
         dataset.PhotometricInterpretation, dataset.SamplesPerPixel = colour, samples
         dataset.NumberOfFrames = frames
         rows, columns = (whole(dataset, name, what, 1, 65535) for name in ("Rows", "Columns"))
         dataset.Rows, dataset.Columns = rows, columns
-        return cls(rows, columns, samples, frames, colour, allocated, stored, high, signed)
+        return cls(rows, columns, samples, frames, colour, allocated, stored, high, signed, floats)
 
     def require_memory(self, what: str) -> None:
         """Refuse an image whose decoding would take more than the limit.

@@ -125,7 +125,7 @@ def read_dicom(
     with _quiet(notes):
         try:
             image = _read(data, what, window, frame)
-        except (ImageError, MemoryError):
+        except ImageError:
             raise
         # A damaged file makes pydicom raise almost anything; each means the same to the caller.
         except Exception as error:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.checks import jpeg_has_end, one_frame, unreadable
 from mrrag_llamaindex.images.dicom.elements import named
-from mrrag_llamaindex.images.dicom.layout import Layout
+from mrrag_llamaindex.images.dicom.layout import PIXELS, Layout
 from mrrag_llamaindex.images.jpeg import JPEGFrame, require_sound
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def stored_values(
     ImageError
         If there are other frames than expected, or the pixels are damaged or incomplete.
     """
+    if not decoder.is_encapsulated:
+        _require_length(dataset, layout, what)
     index = one_frame(max(layout.frames, _frames_present(dataset, layout, decoder)), frame, what)
     precision = layout.allocated
     if decoder.is_encapsulated:
@@ -105,6 +107,21 @@ def stored_values(
             )
         _keep_bits(values, low, layout.stored, layout.signed)
     return values, str(properties["photometric_interpretation"])
+
+
+def _require_length(dataset: Dataset, layout: Layout, what: str) -> None:
+    """Refuse pixels that are fewer than the header says."""
+    keyword = next(name for name in PIXELS if dataset.get(name))
+    present = len(dataset[keyword].value)
+    samples = 2 if layout.colour == "YBR_FULL_422" else layout.samples
+    bits = layout.rows * layout.columns * samples * layout.allocated
+    needed = -(-bits * layout.frames // 8)
+    if present < needed:
+        raise ImageError(
+            f"{what}: {named(keyword)} of this DICOM file holds {present:,} bytes, and its header "
+            f"asks for {needed:,}: the file is incomplete, or its Rows, Columns, Number of Frames "
+            "or Bits Allocated are wrong"
+        )
 
 
 def _keep_bits(values: npt.NDArray[Any], low: int, bits: int, signed: bool) -> None:

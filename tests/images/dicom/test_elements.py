@@ -120,3 +120,20 @@ def test_padding_is_found_whichever_sign_its_element_has(vr: str, value: int) ->
     dataset = dicom(row(100, 0, 500, -2000, dtype="int16"))
     dataset.add_new("PixelPaddingValue", vr, value)
     assert shown(dataset, 4) == [51, 0, 255, 0]
+
+
+def test_fewer_pixels_than_the_header_asks_for_are_named_with_both_numbers() -> None:
+    dataset = dicom(row(0, 100))
+    dataset.Rows = 17
+    # 16 x 16 x 2 = 512 bytes, 17 x 16 x 2 = 544
+    assert "holds 512 bytes, and its header asks for 544" in error_of(saved(dataset))
+
+
+@pytest.mark.parametrize("name", ["VOILUTSequence", "PerFrameFunctionalGroupsSequence"])
+def test_what_should_be_a_sequence_and_is_none_is_named(name: str) -> None:
+    dataset = dicom(row(0, 100))
+    setattr(dataset, name, [])
+    assert shown(dataset, 2) == [0, 255]
+    dataset[name].VR = "LO"
+    dataset[name].value = "text"
+    assert "is not a sequence" in error_of(saved(dataset))
