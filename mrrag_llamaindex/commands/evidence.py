@@ -48,6 +48,8 @@ def ingest(
     towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
     columns: options.Columns = "",
     images: options.Images = None,
+    window: options.Window = None,
+    frame: options.Frame = None,
     missing: Annotated[
         Literal["skip", "keep"],
         typer.Option(help="A pair without image or report: skip and list it, or keep it."),
@@ -61,12 +63,14 @@ def ingest(
     as_json: options.AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
+    from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.ingest import ingest_pairs
     from mrrag_llamaindex.store.pair_table import read_pairs
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.store.schema import StoreSchema
     from mrrag_llamaindex.towers.loading import load_towers
 
+    reading = ReadingOptions.parse(window, frame)
     rows = read_pairs(pairs, options.renames_of(columns), images)
     encoder = load_towers(towers, device=device)
     target = PairStore.open_or_create(store, StoreSchema.of(encoder))
@@ -79,6 +83,7 @@ def ingest(
             missing=missing,
             strict=strict,
             replace=replace,
+            reading=reading,
             progress=advance,
         )
     if as_json:
@@ -97,6 +102,8 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
+    window: options.Window = None,
+    frame: options.Frame = None,
     model: options.Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None,
@@ -136,7 +143,8 @@ def ask(
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.load import load_image
+    from mrrag_llamaindex.images.options import ReadingOptions
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
@@ -145,7 +153,9 @@ def ask(
 
     started = time.perf_counter()
     check_name(quantization)
-    load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
+    reading = ReadingOptions.parse(window, frame)
+    reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
+    query = QueryImage.read(image, reading)
     index = MRRAGIndex.from_store(
         store,
         weights=weights,
@@ -166,7 +176,7 @@ def ask(
         result = ask_index(
             index,
             llm,
-            image,
+            query,
             question,
             similarity_top_k=documents,
             exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),

@@ -19,6 +19,7 @@ from mrrag_llamaindex.store.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
@@ -66,6 +67,7 @@ def ingest_pairs(
     missing: Literal["skip", "keep"] = "skip",
     strict: bool = False,
     replace: bool = False,
+    reading: ReadingOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """Embed pairs and write them into a store.
@@ -95,6 +97,8 @@ def ingest_pairs(
     replace
         Whether an id that is stored with another patient may be overwritten. By default such a
         row is skipped, since two patients must never be mixed.
+    reading
+        Window and frame of the images. Pairs that were stored with others are embedded again.
     progress
         Called after each batch with the number of rows handled so far.
 
@@ -112,7 +116,7 @@ def ingest_pairs(
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
     store.check_towers(towers.identity)
-    ingest = _Ingest(store, towers, missing == "keep", strict, replace)
+    ingest = _Ingest(store, towers, missing == "keep", strict, replace, reading)
     start = time.perf_counter()
     done = 0
     remaining = iter(pairs)
@@ -135,6 +139,7 @@ class _Ingest:
     keep: bool
     strict: bool
     replace: bool
+    reading: ReadingOptions | None
     added: int = 0
     updated: int = 0
     unchanged: int = 0
@@ -190,11 +195,11 @@ class _Ingest:
                 f"the report has {length:,} characters (limit {defaults.MAX_REPORT_CHARACTERS:,}):"
                 " are these several reports?"
             )
-        return _Row(number, pair, fingerprint(pair))
+        return _Row(number, pair, fingerprint(pair, self.reading))
 
     def _write(self, rows: Sequence[_Row]) -> list[_Row]:
         """Embed and store the rows; return those that were."""
-        embedded = embed_pairs([row.pair for row in rows], self.towers)
+        embedded = embed_pairs([row.pair for row in rows], self.towers, self.reading)
         for place, reason in embedded.problems.items():
             self._skip(rows[place].number, rows[place].pair.pair_id, reason)
         good = [place for place in range(len(rows)) if place not in embedded.problems]

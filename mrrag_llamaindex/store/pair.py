@@ -19,6 +19,7 @@ from mrrag_llamaindex.images.load import image_digest
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.options import ReadingOptions
 
 MetadataValue = str | int | float | bool
 """What a metadata value may be: Chroma stores nothing deeper."""
@@ -214,7 +215,7 @@ def _plain(value: Any) -> Any:
 _VERSION = "1"
 
 
-def fingerprint(pair: Pair) -> str:
+def fingerprint(pair: Pair, reading: ReadingOptions | None = None) -> str:
     """Return a digest of everything about a pair that reaches the store.
 
     Parameters
@@ -222,6 +223,8 @@ def fingerprint(pair: Pair) -> str:
     pair
         Its image, if any, is read but not decoded. A moved file is another fingerprint, since
         its path is stored.
+    reading
+        Window and frame by which the image is decoded: others are other pixels.
 
     Returns
     -------
@@ -236,11 +239,13 @@ def fingerprint(pair: Pair) -> str:
     path = None
     if isinstance(pair.image, (str, os.PathLike)):
         path = str(Path(pair.image).absolute())
-    contents = {
+    contents: dict[str, object] = {
         "image": None if pair.image is None else image_digest(pair.image),
         "path": path,
         "report": pair.report,
         "patient": pair.patient_id,
         "metadata": dict(pair.metadata),
     }
+    if reading is not None and reading.settings:
+        contents["reading"] = reading.settings
     return f"{_VERSION}:{json_digest(contents)}"

@@ -16,6 +16,7 @@ from mrrag_llamaindex.mcr.score import ALL_TERMS
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
     from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 
@@ -97,7 +98,11 @@ class AskResult:
 
 
 def ask(
-    index: MRRAGIndex, llm: MRRAGLLaVA, image: ImageSource, question: str, **options: Any
+    index: MRRAGIndex,
+    llm: MRRAGLLaVA,
+    image: ImageSource | QueryImage,
+    question: str,
+    **options: Any,
 ) -> AskResult:
     """Ask ``question`` about ``image``.
 
@@ -105,7 +110,7 @@ def ask(
     ----------
     index : MRRAGIndex
     llm : MRRAGLLaVA
-    image : path, bytes or PIL.Image.Image
+    image : path, bytes, PIL.Image.Image or QueryImage
     question : str
     **options
         Those of `MRRAGRetriever`.
