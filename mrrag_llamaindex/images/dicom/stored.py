@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder
     from pydicom.uid import UID
 
+_GDCM = "gdcm"
+
 
 def decoder_of(syntax: UID, what: str) -> Decoder:
     """Return pydicom's decoder of a transfer syntax.
@@ -83,13 +85,17 @@ def stored_values(
     precision = layout.allocated
     if decoder.is_encapsulated:
         precision = _precision(_frame_data(dataset, layout, index), decoder.UID, layout, what)
+    plugin = _plugin(decoder, precision, what)
+    # GDCM masks samples by Bits Stored as if they lay at the lower end, and is told that all count.
+    options = {"bits_stored": precision} if plugin == _GDCM else {}
     try:
         values, properties = decoder.as_array(
             dataset,
             index=index,
             raw=True,
-            decoding_plugin="pillow" if _is_baseline(decoder.UID) else "",
+            decoding_plugin=plugin,
             correct_unused_bits=False,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
         )
     except RuntimeError:
         others = "; ".join(decoder.missing_dependencies)
@@ -196,6 +202,34 @@ def _precision(data: bytes, syntax: UID, layout: Layout, what: str) -> int:
 def _is_baseline(syntax: UID) -> bool:
     from pydicom.uid import JPEGBaseline8Bit
 
-    # Always by Pillow: other decoders round differently, and would give another image wherever
-    # they happen to be installed.
     return syntax == JPEGBaseline8Bit
+
+
+def _plugin(decoder: Decoder, precision: int, what: str) -> str:
+    """Return pydicom's name of the decoder for a compression, ``""`` for whatever there is.
+
+    Always the same: others round differently, and would give another image wherever they happen
+    to be installed.
+    """
+    from pydicom import uid
+
+    if decoder.UID == uid.JPEGExtended12Bit and precision > 8:
+        if "pylibjpeg" in decoder.available_plugins:
+            return "pylibjpeg"
+        raise ImageError(
+            f"{what}: the pixels of this DICOM file are a JPEG of {precision} bits "
+            f"({decoder.UID.name}), and no decoder for that is installed: save them without "
+            "compression, as JPEG Lossless or as JPEG 2000, or install pylibjpeg-libjpeg (GPL)"
+        )
+    plugins = {
+        uid.JPEGBaseline8Bit: "pillow",
+        uid.JPEGExtended12Bit: "pillow",
+        uid.JPEGLossless: _GDCM,
+        uid.JPEGLosslessSV1: _GDCM,
+        uid.JPEGLSLossless: "pyjpegls",
+        uid.JPEGLSNearLossless: "pyjpegls",
+        uid.JPEG2000Lossless: "pylibjpeg",
+        uid.JPEG2000: "pylibjpeg",
+    }
+    name = plugins.get(decoder.UID, "")
+    return name if name in decoder.available_plugins else ""

@@ -111,7 +111,7 @@ def test_lossless_compressions_give_signed_and_unsigned_values(
     syntax: Any, codec: str, signed: bool
 ) -> None:
     imagecodecs = pytest.importorskip("imagecodecs")
-    pytest.importorskip("libjpeg", reason="lossless JPEG is read through pylibjpeg-libjpeg")
+    pytest.importorskip("gdcm", reason="lossless JPEG is read through python-gdcm")
     options = {
         "ljpeg": {"bitspersample": 16},
         "jpegls": {},
@@ -249,3 +249,21 @@ def test_damage_of_which_a_jpeg_decoder_only_warns_is_refused() -> None:
     for damaged in (zeros, whole[:middle] + b"\xff\xd9"):
         data = saved(packed(dicom(pixels), [damaged], uid.JPEGBaseline8Bit))
         assert "JPEG data is damaged" in error_of(data)
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_lossless_jpeg_keeps_the_bits_above_those_that_are_stored_at_the_lower_end(
+    signed: bool,
+) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pytest.importorskip("gdcm", reason="lossless JPEG is read through python-gdcm")
+    # 12 bits at the upper end: the samples are 16 times the values, and their top bits count.
+    values = (-2048, -1000, 7, 2047) if signed else (0, 1000, 3000, 4095)
+    image = np.full((16, 16), values[0] * 16, dtype=np.int64)
+    image[0, :4] = np.array(values) * 16
+    stream = imagecodecs.ljpeg_encode(image.astype("uint16"), bitspersample=16)
+    dataset = packed(
+        with_layout(image.astype("uint16"), 12, 15, signed), [stream], uid.JPEGLosslessSV1
+    )
+    levels = [(value - values[0]) * 255 / 4095 for value in values]
+    assert shown(dataset, 4) == [pytest.approx(level, abs=0.51) for level in levels]
