@@ -1,18 +1,16 @@
-"""Pairs in, answers out: ``demo``, ``ingest``, ``ask``."""
+"""Answers with their evidence: ``demo``, ``ask``."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
-from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import InputError, NoRelevantCase
+from mrrag_llamaindex.errors import NoRelevantCase
 
 
 def demo(
@@ -34,68 +32,6 @@ def demo(
     else:
         console.print_demo(result)
         typer.echo(f"\n{options.NOTICE}")
-
-
-def ingest(
-    pairs: Annotated[
-        Path,
-        typer.Argument(
-            help="Table (.csv or .jsonl) with columns pair_id, image, report and optional "
-            "patient_id; all others become metadata."
-        ),
-    ],
-    store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
-    towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
-    columns: options.Columns = "",
-    images: options.Images = None,
-    window: options.Window = None,
-    frame: options.Frame = None,
-    missing: Annotated[
-        Literal["skip", "keep"],
-        typer.Option(help="A pair without image or report: skip and list it, or keep it."),
-    ] = "skip",
-    strict: Annotated[bool, typer.Option(help="Stop at the first row that fails.")] = False,
-    replace: Annotated[
-        bool, typer.Option(help="Let a row replace a stored pair of another patient.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, max=2000)] = defaults.INGEST_BATCH,
-    device: options.Device = "auto",
-    as_json: options.AsJson = False,
-) -> None:
-    """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.images.options import ReadingOptions
-    from mrrag_llamaindex.store.ingest import ingest_pairs
-    from mrrag_llamaindex.store.pair_table import read_pairs
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.store.schema import StoreSchema
-    from mrrag_llamaindex.towers.loading import load_towers
-
-    reading = ReadingOptions.parse(window, frame)
-    rows = read_pairs(pairs, options.renames_of(columns), images)
-    encoder = load_towers(towers, device=device)
-    target = PairStore.open_or_create(store, StoreSchema.of(encoder))
-    with progress_bar("pairs") as advance:
-        report = ingest_pairs(
-            rows,
-            target,
-            encoder,
-            batch_size=batch_size,
-            missing=missing,
-            strict=strict,
-            replace=replace,
-            reading=reading,
-            progress=advance,
-        )
-    if as_json:
-        skipped = console.skipped_rows(report.skipped)
-        console.print_json(asdict(report) | {"skipped": skipped})
-    else:
-        console.print_report(report, len(target))
-    if report.skipped and not report.added + report.updated:
-        first = report.skipped[0]
-        raise InputError(
-            f"none of the {len(report.skipped)} rows could be used; the first: {first}"
-        )
 
 
 def ask(

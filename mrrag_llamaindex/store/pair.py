@@ -55,6 +55,9 @@ class Pair:
     metadata
         Flat: string keys, values str, int, float or bool. `None` and NaN values are dropped
         (they mean "not known"). ``metadata["study_id"]`` is the study's identifier.
+    row
+        1-based number of the table row that it stands in, for messages; several pairs may stand in
+        one. Not part of what is stored or compared.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Pair:
     pair_id: str
     patient_id: str | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    row: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_identifier(self.pair_id, "pair_id")
@@ -140,6 +144,11 @@ class Skipped:
         return f"row {self.row}{name}: {self.reason}"
 
 
+def is_reserved(key: str) -> bool:
+    """Return whether a metadata key is one that the store, LlamaIndex or Chroma write."""
+    return key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES)
+
+
 def check_encodable(text: str, what: str) -> None:
     """Raise `InputError` if `text` holds lone surrogates, which no store can encode as UTF-8."""
     try:
@@ -185,7 +194,7 @@ def clean_metadata(metadata: Mapping[str, Any], what: str) -> dict[str, Metadata
         if not isinstance(key, str) or not key:
             raise InputError(f"{what}: metadata key {key!r} is not a non-empty string")
         check_encodable(key, f"{what}: a metadata key")
-        if key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES):
+        if is_reserved(key):
             raise InputError(f"{what}: metadata key {key!r} is reserved; rename it")
         value = _plain(raw)
         if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -89,6 +89,11 @@ class PairStore(Backend):
         return store
 
     @classmethod
+    def exists(cls, where: Where, *, collection: str = "pairs") -> bool:
+        """Return whether there is a store at a place; makes nothing."""
+        return bool(backend_of(where)._exists(where, collection))
+
+    @classmethod
     def open_or_create(
         cls, where: Where, schema: StoreSchema, *, collection: str = "pairs"
     ) -> PairStore:
@@ -96,7 +101,7 @@ class PairStore(Backend):
 
         ``schema.hnsw`` is used only when the store is made: an index keeps the settings it has.
         """
-        if not backend_of(where)._exists(where, collection):
+        if not cls.exists(where, collection=collection):
             return cls.create(where, schema, collection=collection)
         store = cls.open(where, collection=collection)
         try:

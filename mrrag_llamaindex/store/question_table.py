@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import Table
+from mrrag_llamaindex.files.tables.table import Table
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Skipped, check_encodable, check_identifier
 from mrrag_llamaindex.store.pair_table import read_rows
@@ -108,7 +108,7 @@ def read_questions(
         If the file cannot be read, is not such a table, or lacks a column.
     """
     table = Table.open(path, REQUIRED, OPTIONAL, columns, images)
-    return _distinct(read_rows(table, "question_id", lambda row: _question(table, row)))
+    return _distinct(read_rows(table, "question_id", lambda row: [_question(table, row)]))
 
 
 def digest_of(questions: Iterable[GoldQuestion]) -> str:

@@ -213,7 +213,7 @@ def _plugin(decoder: Decoder, precision: int, what: str) -> str:
     """
     from pydicom import uid
 
-    if decoder.UID == uid.JPEGExtended12Bit and precision > 8:
+    if uid.JPEGExtended12Bit == decoder.UID and precision > 8:
         if "pylibjpeg" in decoder.available_plugins:
             return "pylibjpeg"
         raise ImageError(
