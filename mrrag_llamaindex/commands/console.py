@@ -147,7 +147,8 @@ def print_answer(result: AskResult) -> None:
         table.add_column("moved", justify="right")
     for row in sources:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
-        cells = [row["pair_id"], *numbers, "yes" if row["read"] else "no"]
+        views = f" (+{len(row['views'])} views)" if row["views"] else ""
+        cells = [row["pair_id"] + views, *numbers, "yes" if row["read"] else "no"]
         if influence is not None:
             cells.append(_moved(influence.get(row["pair_id"])))
         table.add_row(*cells)

@@ -114,6 +114,7 @@ def ask(
             llm,
             query,
             question,
+            say=console.say_progress,
             similarity_top_k=documents,
             exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
             minimum_probability=minimum_probability,

@@ -190,7 +190,8 @@ class PairStore(Backend):
             How many; fewer are returned only when the store holds no more that may be shown.
         exclude
             Pairs, patients and studies that are dropped, however many pairs they have: more
-            candidates are fetched until k others are found.
+            candidates are fetched until k others are found. With a pair go the other views of its
+            study.
         filters
             What a pair's metadata must be; see `store.filters`.
 
@@ -280,6 +281,8 @@ class PairStore(Backend):
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
+        named = self._fetch(list(exclude.pair_ids), complete=False) if exclude.pair_ids else ()
+        cases = {pair.case for pair in named} - {None}
         if exclude or filters is not None:
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
@@ -289,6 +292,7 @@ class PairStore(Backend):
                 (score, pair)
                 for score, pair in candidates
                 if not exclude.excludes(pair)
+                and pair.case not in cases
                 and (filters is None or filters.matches(pair.filter_values))
             ]
             # Fewer than asked for: that was all. (Counting takes longer than the search: 17 ms at

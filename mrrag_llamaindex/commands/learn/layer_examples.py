@@ -39,6 +39,9 @@ def table_examples(
     documents: int,
     seed: int,
     device: str,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> tuple[list[Example], list[dict[str, Any]]]:
     """Draw questions from a table, retrieve their documents, and list what cannot be used.
 
@@ -50,6 +53,8 @@ def table_examples(
         Folder or URL; its own towers embed the questions.
     columns : str
         As ``--columns`` takes them.
+    encoding, delimiter : str, optional
+        See `read_questions`.
     count : int
         Questions drawn, at most.
     documents : int
@@ -70,7 +75,8 @@ def table_examples(
     """
     usable: list[GoldQuestion] = []
     left_out: list[dict[str, Any]] = []
-    for item in read_questions(table, renames_of(columns), images):
+    renames = renames_of(columns)
+    for item in read_questions(table, renames, images, encoding=encoding, delimiter=delimiter):
         if not isinstance(item, GoldQuestion):
             left_out.append(_left_out(item.pair_id, f"row {item.row}: {item.reason}"))
         elif polarity(item.answer) is None:
