@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
-    from mrrag_llamaindex.store.check import CheckReport
+    from mrrag_llamaindex.store.entry.check import CheckReport
     from mrrag_llamaindex.store.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped
 

@@ -17,7 +17,7 @@ from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.options import ReadingOptions
-    from mrrag_llamaindex.store.admission import Missing
+    from mrrag_llamaindex.store.entry.admission import Missing
     from mrrag_llamaindex.store.pair import Pair, Skipped
     from mrrag_llamaindex.store.pair_table import TableRows
 
@@ -131,7 +131,7 @@ def _check(
 
     from mrrag_llamaindex.files.rows import unusable
     from mrrag_llamaindex.images.contact_sheet import ContactSheet
-    from mrrag_llamaindex.store.check import check_pairs
+    from mrrag_llamaindex.store.entry.check import check_pairs
     from mrrag_llamaindex.store.protocol import PairStore
 
     sheet = ContactSheet()
@@ -159,7 +159,11 @@ def _check(
         facts = {"contact_sheet": str(page) if sheet.images else None, "thumbnails": len(sheet)}
         console.print_json(asdict(report) | {"skipped": skipped, **facts})
     else:
-        what = f"; {len(sheet)} of {sheet.images} images: {page}" if sheet.images else ""
+        what = (
+            f"; contact sheet of {len(sheet)} of {sheet.images} images: {page}"
+            if sheet.images
+            else ""
+        )
         console.print_check(report, what)
     _require_some(report.usable, report.skipped)
     console.end_with_skipped(len(report.skipped), as_json=as_json, fail=fail, would="would be")
@@ -175,8 +179,8 @@ def _from_first_usable(
     InputError
         If there is none; they are printed before. In strict mode, for the first that cannot.
     """
-    from mrrag_llamaindex.store.admission import Admission
-    from mrrag_llamaindex.store.check import skip_reason
+    from mrrag_llamaindex.store.entry.admission import Admission
+    from mrrag_llamaindex.store.entry.check import skip_reason
     from mrrag_llamaindex.store.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ from mrrag_llamaindex.images.raster import (
     seek_frame,
 )
 from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of, require_sound_pieces
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|https?:/", re.IGNORECASE)
+"""``pathlib`` makes one stroke of two."""
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
@@ -204,7 +208,7 @@ def read_bytes(source: str | os.PathLike[str] | bytes, *, what: str = "image") -
         raise ImageError(
             f"{what}: a path, bytes or a PIL image is needed, not {type(source).__name__}"
         )
-    if str(source).startswith(("http://", "https://")):
+    if _ADDRESS.match(str(source)):
         raise ImageError(f"{what}: this is a web address; download the file and give its path")
     # Errors are raised from None throughout: those of the system and of Pillow name the path.
     try:

@@ -51,8 +51,9 @@ class MRRAGRetriever(BaseRetriever):
         The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
         which were used.
     similarity_top_k : int
-        Documents returned, each of another case: of several views of one study the best stands for
-        all, and its ``metadata["mrrag"]["views"]`` names the others; with ``minimum_probability`` their maximum number.
+        Documents returned; with ``minimum_probability`` their maximum number. Each is another
+        case: of several views of one study the best stands for all, and its
+        ``metadata["mrrag"]["views"]`` names the others.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -173,7 +174,7 @@ class MRRAGRetriever(BaseRetriever):
             text_vector,
             weights,
             count,
-            exclude=self.exclude,
+            exclude=self.store.with_views(self.exclude),
             filters=self.filters,
         )
         return hits, weights

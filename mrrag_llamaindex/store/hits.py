@@ -180,8 +180,10 @@ class Exclusion:
     Parameters
     ----------
     pair_ids, patient_ids, study_ids
-        A pair goes with the other views of its study, of the same patient. Any iterables of strings. A pair that states no patient (or study) is not excluded by
+        Any iterables of strings. A pair that states no patient (or study) is not excluded by
         `patient_ids` (or `study_ids`): nothing says that it belongs to them.
+    cases
+        Patient and study of examinations, see `PairStore.with_views`.
 
     Raises
     ------
@@ -197,6 +199,7 @@ class Exclusion:
     pair_ids: frozenset[str] = frozenset()
     patient_ids: frozenset[str] = frozenset()
     study_ids: frozenset[str] = frozenset()
+    cases: frozenset[tuple[str | None, str]] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("pair_ids", "patient_ids", "study_ids"):
@@ -211,7 +214,7 @@ class Exclusion:
 
     def __bool__(self) -> bool:
         """Return whether anything is excluded."""
-        return bool(self.pair_ids or self.patient_ids or self.study_ids)
+        return bool(self.pair_ids or self.patient_ids or self.study_ids or self.cases)
 
     def excludes(self, pair: PairRecord) -> bool:
         """Return whether a pair must not be found."""
@@ -219,4 +222,5 @@ class Exclusion:
             pair.pair_id in self.pair_ids
             or pair.patient_id in self.patient_ids
             or pair.study_id in self.study_ids
+            or pair.case in self.cases
         )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.store.admission import Admission, batches, notes_of, require_patient
-from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.entry.admission import Admission, batches, notes_of, require_patient
+from mrrag_llamaindex.store.entry.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:

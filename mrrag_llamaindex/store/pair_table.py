@@ -15,8 +15,8 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.rows import is_missing
 from mrrag_llamaindex.files.tables.table import Table
+from mrrag_llamaindex.store.entry.views import number_views, views_of
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair, Skipped, is_reserved
-from mrrag_llamaindex.store.views import number_views, views_of
 
 REQUIRED = ("pair_id", "image", "report")
 """Roles that every table must fill; an empty cell means that the pair lacks that half."""
@@ -94,7 +94,7 @@ def read_pairs(
     Words for nothing (``nan``, ``None``, ``NULL``, ``n/a``) in a report, an image or an identifier
     are missing values. A report that is one line ending in ``.txt`` is the name of a text file,
     whose contents are the report. A list of images makes several pairs of one study, and so do
-    rows that repeat the ids of pair and study with another image, see `store.views`.
+    rows that repeat the ids of pair and study with another image, see `store.entry.views`.
     """
     table = Table.open(
         path,

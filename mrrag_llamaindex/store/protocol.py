@@ -10,6 +10,7 @@ for: raw operations on ids, vectors and records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -169,6 +170,18 @@ class PairStore(Backend):
             pairs = {pair.pair_id: pair for pair in self._fetch(ids, complete=True)}
         return {pair_id: pairs[pair_id] for pair_id in ids if pair_id in pairs}
 
+    def with_views(self, exclude: Exclusion) -> Exclusion:
+        """Return an exclusion in which each pair takes the other views of its study along.
+
+        They have its report: evidence that gives the pair away.
+        """
+        if not exclude.pair_ids:
+            return exclude
+        with store_errors(f"reading {self.name}"):
+            pairs = self._fetch(sorted(exclude.pair_ids), complete=False)
+        cases = {pair.case for pair in pairs if pair.case is not None}
+        return replace(exclude, cases=exclude.cases | cases)
+
     def query(
         self,
         image_vector: ArrayLike | None,
@@ -190,8 +203,7 @@ class PairStore(Backend):
             How many; fewer are returned only when the store holds no more that may be shown.
         exclude
             Pairs, patients and studies that are dropped, however many pairs they have: more
-            candidates are fetched until k others are found. With a pair go the other views of its
-            study.
+            candidates are fetched until k others are found; see also `with_views`.
         filters
             What a pair's metadata must be; see `store.filters`.
 
@@ -281,8 +293,6 @@ class PairStore(Backend):
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
-        named = self._fetch(list(exclude.pair_ids), complete=False) if exclude.pair_ids else ()
-        cases = {pair.case for pair in named} - {None}
         if exclude or filters is not None:
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
@@ -292,7 +302,6 @@ class PairStore(Backend):
                 (score, pair)
                 for score, pair in candidates
                 if not exclude.excludes(pair)
-                and pair.case not in cases
                 and (filters is None or filters.matches(pair.filter_values))
             ]
             # Fewer than asked for: that was all. (Counting takes longer than the search: 17 ms at

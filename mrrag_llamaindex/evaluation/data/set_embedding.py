@@ -12,7 +12,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
 from mrrag_llamaindex.mcr.score import document_vector
-from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.entry.embedding import embed_pairs
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.ingest import ingest_pairs
 from mrrag_llamaindex.store.pair import Pair

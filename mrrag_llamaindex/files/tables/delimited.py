@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.tables.text import lines_of, undecodable
 
 _LARGEST_CELL = 100_000_000
+_IMAGE = re.compile(r"\.(png|jpe?g|dcm|dicom|tiff?|bmp|gif|webp|jp2|pgm|ppm)\s*$", re.IGNORECASE)
 _NUL = "\uffff"
 """Stands for a character 0, at which the csv module of Python 3.10 ends the file."""
 
@@ -44,6 +46,12 @@ def csv_rows(source: Path, encoding: str | None = None, delimiter: str = ",") ->
             row: Any = (
                 f"has broken quoting (line {lines.first}): a quote within a quoted text must be "
                 "doubled"
+            )
+            lines.retry()
+        elif names is not None and _holds_rows(record, lines.record[1:], delimiter):
+            row = (
+                f"holds what look like further rows (line {lines.first}): a quote before them was "
+                "not closed"
             )
             lines.retry()
         elif not any(cell.strip() for cell in record):
@@ -107,6 +115,23 @@ def _record(lines: _Lines, delimiter: str) -> list[str] | csv.Error | None:
         return next(csv.reader(lines, strict=True, delimiter=delimiter), None)
     except csv.Error as error:
         return error
+
+
+def _holds_rows(cells: list[str], inner: list[str], delimiter: str) -> bool:
+    """Return whether lines inside a record are rows that an open quote has swallowed.
+
+    That would give one patient's pair the reports of others. A row is told from a line of a report
+    by as many cells, with the name of an image where the record has one.
+    """
+    places = [place for place, cell in enumerate(cells) if _IMAGE.search(cell)]
+    for line in inner if places else ():
+        try:
+            row = next(csv.reader([line], delimiter=delimiter))
+        except (csv.Error, StopIteration):
+            continue
+        if len(row) == len(cells) and any(_IMAGE.search(row[place]) for place in places):
+            return True
+    return False
 
 
 def _header(cells: list[str], source: Path) -> list[str]:

@@ -47,9 +47,9 @@ class AskResult:
     def sources(self) -> list[dict[str, Any]]:
         """Return the facts of every source, best first.
 
-        Pair id, ids of further views of its study, score, similarity terms, lambda, whether the model read it, the probability that
-        it supports a right answer (None without a calibration), and, of an LLM that explains, its
-        ``influence`` (None if the prompt did not hold it).
+        Pair id, ids of further views of its study, score, similarity terms, lambda, whether the
+        model read it, the probability that it supports a right answer (None without a calibration),
+        and, of an LLM that explains, its ``influence`` (None if the prompt did not hold it).
         """
         rows: list[dict[str, Any]] = []
         influences = self.answer.influence

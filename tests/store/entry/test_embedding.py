@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, TowerError
-from mrrag_llamaindex.store import embedding
-from mrrag_llamaindex.store.embedding import embed_pairs
+from mrrag_llamaindex.store.entry import embedding
+from mrrag_llamaindex.store.entry.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.images.options import ReadingOptions
-from mrrag_llamaindex.store.admission import (
+from mrrag_llamaindex.store.entry.admission import (
     Admission,
     Missing,
     batches,
