@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +115,7 @@ def ask(
             llm,
             query,
             question,
-            say=console.say_progress,
+            say=console.say_progress if sys.stderr.isatty() else None,
             similarity_top_k=documents,
             exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
             minimum_probability=minimum_probability,
