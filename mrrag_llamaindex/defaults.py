@@ -62,6 +62,10 @@ MIN_IMAGE_SIDE = 16
 MAX_IMAGE_PIXELS = 200_000_000
 """Pixels, 14,000 x 14,000: above any radiograph, below what exhausts memory."""
 
+MAX_DECODING_BYTES = 512 * 2**20
+"""Memory that decoding one image may take beside its file: a grey film of 16 bits may have 70
+million pixels, a mammogram has 30. Compressed, an image of gigabytes fits into a few kilobytes."""
+
 MAX_IMAGE_BYTES = 8 * MAX_IMAGE_PIXELS
 """Bytes of an image file: four channels of 16 bits, uncompressed, for every pixel allowed."""
 

@@ -1,7 +1,8 @@
 """The commands of ``mrrag``, one row each.
 
 Standard output holds the result (with ``--json``: one JSON object and nothing else), standard
-error the progress and the notes. Exit 0 on success, 2 on bad input, with one line that names it.
+error the progress and the notes. Exit 0 on success, 2 on bad input, with one line that names it,
+and 1 where rows were skipped and ``--fail-on-skipped`` was given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__
-from mrrag_llamaindex.commands import console, evidence, generators
+from mrrag_llamaindex.commands import console, evidence, generators, ingest
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
@@ -20,7 +21,7 @@ from mrrag_llamaindex.commands.options import NOTICE
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (evidence.demo, "--out demo --seed 2"),
     "ingest": (
-        evidence.ingest,
+        ingest.ingest,
         "pairs.csv --store store --towers phantom --columns image=filename,report=notes",
     ),
     "ask": (

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
+    from mrrag_llamaindex.store.ingest.check import CheckReport
     from mrrag_llamaindex.store.ingest.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped
 
@@ -90,14 +91,45 @@ def skipped_rows(skipped: Iterable[Skipped], name: str = "pair_id") -> list[dict
     return [{"row": item.row, name: item.pair_id, "reason": item.reason} for item in skipped]
 
 
-def print_report(report: IngestReport, total: int) -> None:
+def print_report(report: IngestReport, total: int, notes: Iterable[str]) -> None:
     """Print what was ingested and every row that was not, with its reason."""
     print(
         f"{report.added} added, {report.updated} updated ({report.unchanged} of them unchanged), "
         f"{len(report.skipped)} skipped in {report.seconds:.1f} s; the store holds {total} pairs"
     )
-    for item in report.skipped:
-        print(f"  skipped {item}")
+    print_rows(report.skipped, notes)
+
+
+def print_check(report: CheckReport, sheet: str) -> None:
+    """Print what an ingest would do."""
+    print(
+        f"{report.usable} pairs could be stored, {len(report.skipped)} rows would be skipped "
+        f"({report.seconds:.1f} s; nothing was stored){sheet}"
+    )
+    print_rows(report.skipped, report.notes)
+
+
+def print_rows(skipped: Iterable[Skipped], notes: Iterable[str], name: str = "pair_id") -> None:
+    """Print notes about a table's rows, and each that was left out with its reason."""
+    for note in notes:
+        print(f"  note: {note}")
+    for item in skipped:
+        own = "" if item.pair_id is None else f" ({name} {item.pair_id!r})"
+        print(f"  skipped row {item.row}{own}: {item.reason}")
+
+
+def end_with_skipped(count: int, *, as_json: bool, fail: bool, would: str = "were") -> None:
+    """Say in the last line that rows were skipped; exit 1 if that was asked for."""
+    if not count:
+        return
+    rows = "1 row was" if (count, would) == (1, "were") else f"{count} rows {would}"
+    line = f"{rows} skipped, each with its reason above"
+    if as_json:
+        say("note", f"{rows} skipped")
+    else:
+        print(line)
+    if fail:
+        raise typer.Exit(1)
 
 
 def print_answer(result: AskResult) -> None:
@@ -126,7 +158,8 @@ def print_answer(result: AskResult) -> None:
         table.add_column("moved", justify="right")
     for row in sources:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
-        cells = [row["pair_id"], *numbers, "yes" if row["read"] else "no"]
+        views = f" (+{len(row['views'])} views)" if row["views"] else ""
+        cells = [row["pair_id"] + views, *numbers, "yes" if row["read"] else "no"]
         if influence is not None:
             cells.append(_moved(influence.get(row["pair_id"])))
         table.add_row(*cells)

@@ -1,18 +1,17 @@
-"""Pairs in, answers out: ``demo``, ``ingest``, ``ask``."""
+"""Answers with their evidence: ``demo``, ``ask``."""
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
-from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import InputError, NoRelevantCase
+from mrrag_llamaindex.errors import NoRelevantCase
 
 
 def demo(
@@ -36,67 +35,12 @@ def demo(
         typer.echo(f"\n{options.NOTICE}")
 
 
-def ingest(
-    pairs: Annotated[
-        Path,
-        typer.Argument(
-            help="Table (.csv or .jsonl) with columns pair_id, image, report and optional "
-            "patient_id; all others become metadata."
-        ),
-    ],
-    store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
-    towers: Annotated[str, typer.Option(help='"phantom", a folder of towers, or a hub id.')],
-    columns: options.Columns = "",
-    images: options.Images = None,
-    missing: Annotated[
-        Literal["skip", "keep"],
-        typer.Option(help="A pair without image or report: skip and list it, or keep it."),
-    ] = "skip",
-    strict: Annotated[bool, typer.Option(help="Stop at the first row that fails.")] = False,
-    replace: Annotated[
-        bool, typer.Option(help="Let a row replace a stored pair of another patient.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, max=2000)] = defaults.INGEST_BATCH,
-    device: options.Device = "auto",
-    as_json: options.AsJson = False,
-) -> None:
-    """Embed image/report pairs into a store; run it again to resume or to update."""
-    from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
-    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.store.schema import StoreSchema
-    from mrrag_llamaindex.towers.loading import load_towers
-
-    rows = read_pairs(pairs, options.renames_of(columns), images)
-    encoder = load_towers(towers, device=device)
-    target = PairStore.open_or_create(store, StoreSchema.of(encoder))
-    with progress_bar("pairs") as advance:
-        report = ingest_pairs(
-            rows,
-            target,
-            encoder,
-            batch_size=batch_size,
-            missing=missing,
-            strict=strict,
-            replace=replace,
-            progress=advance,
-        )
-    if as_json:
-        skipped = console.skipped_rows(report.skipped)
-        console.print_json(asdict(report) | {"skipped": skipped})
-    else:
-        console.print_report(report, len(target))
-    if report.skipped and not report.added + report.updated:
-        first = report.skipped[0]
-        raise InputError(
-            f"none of the {len(report.skipped)} rows could be used; the first: {first}"
-        )
-
-
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
+    window: options.Window = None,
+    frame: options.Frame = None,
     model: options.Model = defaults.DEFAULT_MODEL,
     weights: Annotated[
         Path | None,
@@ -136,7 +80,8 @@ def ask(
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.load import load_image
+    from mrrag_llamaindex.images.options import ReadingOptions
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
@@ -145,7 +90,9 @@ def ask(
 
     started = time.perf_counter()
     check_name(quantization)
-    load_image(image, what=f"--image {image}")  # fail before anything slow is loaded
+    reading = ReadingOptions.parse(window, frame)
+    reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
+    query = QueryImage.read(image, reading)
     index = MRRAGIndex.from_store(
         store,
         weights=weights,
@@ -166,8 +113,9 @@ def ask(
         result = ask_index(
             index,
             llm,
-            image,
+            query,
             question,
+            say=console.say_progress if sys.stderr.isatty() else None,
             similarity_top_k=documents,
             exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
             minimum_probability=minimum_probability,

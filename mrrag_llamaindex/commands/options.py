@@ -20,8 +20,37 @@ else:
 NOTICE = "Research software, not a medical device."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Columns = Annotated[str, typer.Option(help="Where names differ: image=filename,patient_id=subject")]
+Columns = Annotated[
+    str,
+    typer.Option(
+        help="Where names differ: image=filename,patient_id=subject. Reports may be joined: "
+        "report=findings+impression."
+    ),
+]
+ColumnsOfQuestions = Annotated[
+    str, typer.Option("--columns", help="Where names differ: image=filename,patient_id=subject")
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a text table that is not UTF-8: cp1252, utf-16, ...")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Between the cells of a .csv or .tsv table: ';', '|', tab.")
+]
+FailOnSkipped = Annotated[
+    bool, typer.Option("--fail-on-skipped", help="Exit 1 if any row was skipped.")
+]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's own.")]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        help="Values that become black and white, in place of the files' own window (DICOM: after "
+        "the rescale, as HU).",
+    ),
+]
+Frame = Annotated[
+    int | None, typer.Option(min=1, help="Which frame or page of files that hold several, from 1.")
+]
 Synthetic = Annotated[
     Literal["phantom"] | None,
     typer.Option(help="In place of a file: synthetic studies, labelled by their truth."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,10 @@ from mrrag_llamaindex.errors import ImageError
 
 Window: TypeAlias = tuple[float, float]
 """The values that become black and white, low before high."""
+
+
+_BAND = 2**20
+"""Values mapped at once: 8 MiB in float64."""
 
 
 def checked_window(window: Window | None, what: str) -> Window | None:
@@ -42,13 +47,61 @@ def checked_window(window: Window | None, what: str) -> Window | None:
     return low, high
 
 
-def value_range(values: npt.NDArray[Any], what: str) -> Window:
-    """Minimum and maximum of the values.
+def bands(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Cut an image into bands of whole rows, so that a step needs little memory beside it.
 
     Parameters
     ----------
     values : numpy.ndarray
-        Any shape, at least one value.
+        Shape (rows, columns, ...).
+
+    Yields
+    ------
+    numpy.ndarray
+        Views of shape (some rows, columns, ...), about `_BAND` values each, from the top.
+    """
+    rows = max(1, _BAND // max(1, values[:1].size))
+    for top in range(0, len(values), rows):
+        yield values[top : top + rows]
+
+
+def in_bands(
+    values: npt.NDArray[Any],
+    step: Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]],
+    channels: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Map an image to 8 bits, one band after the other.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Shape (rows, columns) or (rows, columns, channels).
+    step : callable
+        From a band to its levels.
+    channels : int, optional
+        Channels of the result; as many as ``values`` has by default.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (rows, columns) or (rows, columns, channels).
+    """
+    shape = values.shape if channels is None else (*values.shape[:2], channels)
+    levels = np.empty(shape, dtype=np.uint8)
+    top = 0
+    for band in bands(values):
+        levels[top : top + len(band)] = step(band)
+        top += len(band)
+    return levels
+
+
+def value_range(parts: Iterable[npt.NDArray[Any]], what: str) -> Window:
+    """Minimum and maximum of the values.
+
+    Parameters
+    ----------
+    parts : iterable of numpy.ndarray
+        Any shapes, at least one value each.
     what : str
         What the image is, for the error message.
 
@@ -57,7 +110,8 @@ def value_range(values: npt.NDArray[Any], what: str) -> Window:
     ImageError
         If a value is NaN or infinite.
     """
-    low, high = float(values.min()), float(values.max())
+    ends = np.array([(part.min(), part.max()) for part in parts], dtype=np.float64)
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError(f"{what}: some pixel values are not finite numbers")
     return low, high
@@ -78,10 +132,17 @@ def to_uint8(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[n
     numpy.ndarray
         uint8, the shape of ``values``.
     """
-    scale = 255.0 / (high - low) if high != low else 0.0
-    # In place: a large film takes 1.6 GB in float64.
-    levels: npt.NDArray[np.float64] = np.subtract(values, low, dtype=np.float64)
-    levels *= scale
-    np.round(levels, out=levels)
-    np.clip(levels, 0, 255, out=levels)
-    return levels.astype(np.uint8)
+    levels = np.zeros(values.shape, dtype=np.uint8)
+    if high == low:
+        return levels
+    top = 0
+    for band in bands(values):
+        scaled: npt.NDArray[np.float64] = np.subtract(band, low, dtype=np.float64)
+        # In this order the middle of a window is 127.5 exactly, whichever its width.
+        scaled *= 255.0
+        scaled /= high - low
+        np.round(scaled, out=scaled)
+        np.clip(scaled, 0, 255, out=scaled)
+        levels[top : top + len(band)] = scaled
+        top += len(band)
+    return levels

@@ -5,44 +5,66 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL import Image, UnidentifiedImageError
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.checks import (
+    ImageWarning,
     cause,
+    checked_frame,
+    one_frame,
     require_complete,
     require_size,
-    several_frames,
     too_large,
     unreadable,
 )
-from mrrag_llamaindex.images.depth import Window, checked_window, to_uint8, value_range
-from mrrag_llamaindex.images.dicom import is_dicom, read_dicom
+from mrrag_llamaindex.images.deep import DeepFile, deep_jpeg2000, deep_png, deep_pnm
+from mrrag_llamaindex.images.depth import Window, checked_window
+from mrrag_llamaindex.images.dicom.read import read_dicom
+from mrrag_llamaindex.images.dicom.source import is_dicom
+from mrrag_llamaindex.images.formats import PILLOW_FORMATS, foreign_format, not_readable
+from mrrag_llamaindex.images.jpeg import require_known_kind
+from mrrag_llamaindex.images.raster import (
+    decode,
+    require_kept_samples,
+    require_whole,
+    seek_frame,
+)
+from mrrag_llamaindex.images.tiff import Page, deep_tiff, page_of, require_sound_pieces
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|https?:/", re.IGNORECASE)
+"""``pathlib`` makes one stroke of two."""
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that is already open."""
 
 
 def load_image(
-    source: ImageSource, *, what: str = "image", window: Window | None = None
+    source: ImageSource,
+    *,
+    what: str = "image",
+    window: Window | None = None,
+    frame: int | None = None,
 ) -> Image.Image:
     """Read an image completely and bring it into one form.
 
-    DICOM files are read through pydicom, see `mrrag_llamaindex.images.dicom.read_dicom`; everything
-    else through Pillow. Transparency is composited on black, the background of a film. Modes
-    deeper than 8 bits (``I;16``, ``I``, ``F``) are mapped linearly, by default from their own
-    minimum..maximum, to 0..255, because a plain conversion clips everything above 255 to white;
-    a TIFF of that depth in which zero is white is inverted. EXIF orientation is applied.
+    DICOM files are read through pydicom, see `mrrag_llamaindex.images.dicom.read.read_dicom`. Of
+    other files those in `mrrag_llamaindex.images.formats.PILLOW_FORMATS` are read, through Pillow.
+    Transparency is composited on black, the background of a film. EXIF orientation is applied.
 
-    Where a file has 16 bits per channel in colour, or in grey with an alpha channel, Pillow keeps
-    the upper 8 (``value >> 8``): no window can bring back the rest.
+    Samples of more than 8 bits are mapped linearly, by default from their own minimum..maximum, to
+    0..255, because a plain conversion clips everything above 255 to white; in colour with one
+    range for all channels. A TIFF of that depth in which zero is white is inverted. Pillow holds
+    one channel of 16 bits, signed 32 bits or float32; others (16 bits in colour or with
+    transparency, signed bytes, unsigned 32 bits, doubles, JPEG 2000 above 8 bits) are read through
+    imagecodecs and tifffile, the extra ``deep``.
 
     Parameters
     ----------
@@ -50,12 +72,15 @@ def load_image(
         A path, the bytes of an image file, or a `PIL.Image.Image` (left as it is; a copy is
         returned).
     what : str
-        What the image is, for error messages, for example ``"query image"``. Neither the path
-        nor anything else of the source appears in a message.
+        What the image is, for messages, for example ``"query image"``. Neither the path nor
+        anything else of the source appears in a message.
     window : tuple of float, optional
         (low, high): the values that become black and white, linearly between, clipped beyond. In
         stored values (before the inversion, where zero is white); for 8-bit images, on each
         channel of the RGB image; for DICOM, in units after the rescale, for example HU.
+    frame : int, optional
+        Which frame or page, from 1, of a file with several. An open image has one: the one at which
+        it stands.
 
     Returns
     -------
@@ -65,34 +90,64 @@ def load_image(
     Raises
     ------
     ImageError
-        If ``window`` is not two finite numbers, low below high. If the source is missing, empty,
-        not an image, truncated, smaller than `defaults.MIN_IMAGE_SIDE`, larger than
-        `defaults.MAX_IMAGE_PIXELS` (or than the limit of Pillow itself, where that is lower) or
-        `defaults.MAX_IMAGE_BYTES`, or holds several frames. If it is a DICOM file and pydicom is
-        not installed. The message begins with ``what``.
+        If ``window`` is not two finite numbers, low below high, or ``frame`` no whole number from
+        1. If the source is missing, empty, not an image or of a format that is not read, which is
+        named; if it is truncated or damaged, a JPEG also where its decoder would only warn; if it
+        is smaller than `defaults.MIN_IMAGE_SIDE`, larger than `defaults.MAX_IMAGE_PIXELS` (or than
+        the limit of Pillow itself, where that is lower) or `defaults.MAX_IMAGE_BYTES`, or would
+        take more than `defaults.MAX_DECODING_BYTES` to decode; if it holds several frames of
+        which none is asked for. If its sample format cannot be read or a package for it is not
+        installed, both named. The message begins with ``what``.
+
+    Warns
+    -----
+    ImageWarning
+        If a step had to be chosen that the file leaves open or states wrongly.
     """
     window = checked_window(window, what)
+    frame = checked_frame(frame, what)
     if isinstance(source, Image.Image):
-        return _decode(source, what, window)
-    stream = io.BytesIO(read_bytes(source, what=what))
+        one_frame(1, frame, what)
+        require_kept_samples(source, what)
+        return decode(source, what, window)
+    data = read_bytes(source, what=what)
+    if is_dicom(data):
+        return read_dicom(data, what=what, window=window, frame=frame)
+    if foreign_format(data) is not None:
+        raise not_readable(data, what)
+    require_known_kind(data, what)
+    page: Page | None = None
     try:
-        if is_dicom(stream):
-            return read_dicom(stream, what=what, window=window)
-        image = Image.open(stream)
+        page = page_of(data, frame, what)
+        if page is not None:
+            require_sound_pieces(data, page, what)
+        deep = _deep_file(data, page, frame, what)
+        if deep is not None:
+            return deep.load(what, window)
+        image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise too_large(what) from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{what}: this is not an image that can be read (PNG, JPEG, TIFF, DICOM and others)"
-        ) from None
+        if page is not None:
+            raise ImageError(
+                f"{what}: the sample format of this TIFF ({page.sample_format}) cannot be read, or "
+                "its tags are damaged; save it as a TIFF or PNG of 8 bits"
+            ) from None
+        raise not_readable(data, what) from None
     except Exception as error:
         raise unreadable(what, error) from None
+    if page is not None and 0 in page.extra:
+        warnings.warn(
+            f"{what}: a channel that this TIFF does not explain is left out",
+            ImageWarning,
+            stacklevel=2,
+        )
     with image:
-        if ImageFile.LOAD_TRUNCATED_IMAGES:
-            require_complete(stream.getvalue(), image.format, what)
-        return _decode(image, what, window)
+        seek_frame(image, frame, what)
+        require_whole(data, image, what)
+        return decode(image, what, window)
 
 
 def image_digest(source: ImageSource, *, what: str = "image") -> str:
@@ -153,7 +208,7 @@ def read_bytes(source: str | os.PathLike[str] | bytes, *, what: str = "image") -
         raise ImageError(
             f"{what}: a path, bytes or a PIL image is needed, not {type(source).__name__}"
         )
-    if str(source).startswith(("http://", "https://")):
+    if _ADDRESS.match(str(source)):
         raise ImageError(f"{what}: this is a web address; download the file and give its path")
     # Errors are raised from None throughout: those of the system and of Pillow name the path.
     try:
@@ -207,44 +262,18 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     return canvas
 
 
-def _decode(image: Image.Image, what: str, window: Window | None) -> Image.Image:
-    require_size(*image.size, what)
-    try:
-        # An MPO is a JPEG whose further frames are previews or the second eye of a camera.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise several_frames(getattr(image, "n_frames", 0), what)
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _deep_to_rgb(upright, _zero_is_white(image), what, window)
-        rgb = _to_rgb(upright)
-        return rgb if window is None else Image.fromarray(to_uint8(np.asarray(rgb), *window))
-    except ImageError:
-        raise
-    # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, EOFError and others
-    # on damaged files; each means the same to the caller.
-    except Exception as error:
-        raise unreadable(what, error) from None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, layered).convert("RGB")
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_to_rgb(
-    image: Image.Image, inverted: bool, what: str, window: Window | None
-) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    full = value_range(values, what)
-    levels = to_uint8(values, *(window or full))
-    return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
-
-
-def _zero_is_white(image: Image.Image) -> bool:
-    # Pillow inverts such a TIFF at 8 bits, and hands the values over as they are above that.
-    tags = getattr(image, "tag_v2", {})
-    return tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+def _deep_file(data: bytes, page: Page | None, frame: int | None, what: str) -> DeepFile | None:
+    """Return what Pillow cannot hold, for another reader."""
+    deep: DeepFile | None
+    if page is not None:
+        return deep_tiff(data, page, frame, what)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        deep = deep_png(data, what)
+        if deep is not None:
+            require_size(deep.width, deep.height, what)
+            require_complete(data, "PNG", what)
+    else:
+        deep = deep_pnm(data, what) or deep_jpeg2000(data, what)
+    if deep is not None:
+        one_frame(1, frame, what)
+    return deep

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from PIL import Image
 
-from mrrag_llamaindex.images.load import ImageSource, image_digest, load_image, read_bytes
+from mrrag_llamaindex.images.load import ImageSource, image_digest, read_bytes
+from mrrag_llamaindex.images.options import ReadingOptions
 
 _WHAT = "query image"
 
@@ -19,7 +20,7 @@ class QueryImage:
 
     Make it with `QueryImage.read`. What it was read from may change or vanish afterwards; the
     question is still about the pixels that its documents were retrieved with. Two are equal if
-    their digests are.
+    their digests and options are.
 
     Attributes
     ----------
@@ -30,19 +31,27 @@ class QueryImage:
     path : str or None
         The file that it was read from, by which a further step of the same question recognises it
         without reading the file again. Never shown.
+    options : ReadingOptions
+        Window and frame by which the file is decoded.
     """
 
     digest: str
     content: bytes | Image.Image = field(repr=False, compare=False)
     path: str | None = field(default=None, repr=False, compare=False)
+    options: ReadingOptions = field(default_factory=ReadingOptions)
 
     @classmethod
-    def read(cls, source: ImageSource) -> QueryImage:
+    def read(
+        cls, source: ImageSource | QueryImage, options: ReadingOptions | None = None
+    ) -> QueryImage:
         """Read an image's bytes, or copy the pixels of an open one; nothing is opened later.
 
         Parameters
         ----------
-        source : path, bytes or PIL.Image.Image
+        source : path, bytes, PIL.Image.Image or QueryImage
+            One that has been read already is returned as it is.
+        options : ReadingOptions, optional
+            Window and frame of a file, or the window of an open image.
 
         Raises
         ------
@@ -50,12 +59,15 @@ class QueryImage:
             If it is missing, empty or larger than `defaults.MAX_IMAGE_BYTES`, or an open image
             that `load_image` refuses. A file is decoded, and refused, at the first use of `rgb`.
         """
+        if isinstance(source, QueryImage):
+            return source
+        options = options or ReadingOptions()
         if isinstance(source, Image.Image):
-            copy = load_image(source, what=_WHAT)
-            return cls(image_digest(source, what=_WHAT), copy)
+            copy = options.load(source, what=_WHAT)
+            return cls(image_digest(source, what=_WHAT), copy, options=options)
         data = read_bytes(source, what=_WHAT)
         path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        return cls(image_digest(data), data, path)
+        return cls(image_digest(data), data, path, options)
 
     @cached_property
     def rgb(self) -> Image.Image:
@@ -68,7 +80,7 @@ class QueryImage:
         """
         if isinstance(self.content, Image.Image):
             return self.content
-        return load_image(self.content, what=_WHAT)
+        return self.options.load(self.content, what=_WHAT)
 
     @property
     def memory(self) -> int:

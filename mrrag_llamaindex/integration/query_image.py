@@ -77,7 +77,8 @@ class query_image:  # noqa: N801 (used as a statement, as contextlib's suppress 
 
     Parameters
     ----------
-    image : path, URL of a file, data URL, bytes, PIL.Image.Image, ImageDocument or ImageBlock
+    image : path, URL of a file, data URL, bytes, PIL.Image.Image, ImageDocument, ImageBlock
+        Or a `QueryImage`, which carries a window or frame with it.
 
     Raises
     ------

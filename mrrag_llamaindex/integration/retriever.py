@@ -26,7 +26,7 @@ from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.hits import Exclusion
+from mrrag_llamaindex.store.hits import Exclusion, one_per_case
 from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class MRRAGRetriever(BaseRetriever):
         The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
         which were used.
     similarity_top_k : int
-        Documents returned; with ``minimum_probability`` their maximum number.
+        Documents returned; with ``minimum_probability`` their maximum number. Each is another
+        case: of several views of one study the best stands for all, and its
+        ``metadata["mrrag"]["views"]`` names the others.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -149,10 +151,22 @@ class MRRAGRetriever(BaseRetriever):
 
     def hits(self, question: str, image: ImageInput | None) -> list[Hit]:
         """Return the candidates of a question with their similarity terms, best first."""
-        return self._search([question], read_image(image))[0]
+        return self._search([question], read_image(image), self.candidates)[0]
+
+    def _cases(
+        self, texts: Sequence[str], image: QueryImage | None
+    ) -> tuple[list[tuple[Hit, tuple[str, ...]]], FusionWeights]:
+        """Search for enough hits of different cases, each with the ids of its other views."""
+        count = self.candidates
+        while True:
+            hits, weights = self._search(texts, image, count)
+            cases = one_per_case(hits)
+            if len(cases) >= self.similarity_top_k or len(hits) < count:
+                return cases, weights
+            count *= 2
 
     def _search(
-        self, texts: Sequence[str], image: QueryImage | None
+        self, texts: Sequence[str], image: QueryImage | None, count: int
     ) -> tuple[list[Hit], FusionWeights]:
         image_vector = None if image is None else self.towers.embed_images([image.rgb])[0]
         text_vector = mean_embedding(self.towers, texts)
@@ -161,8 +175,8 @@ class MRRAGRetriever(BaseRetriever):
             image_vector,
             text_vector,
             weights,
-            self.candidates,
-            exclude=self.exclude,
+            count,
+            exclude=self.store.with_views(self.exclude),
             filters=self.filters,
         )
         return hits, weights
@@ -189,17 +203,24 @@ class MRRAGRetriever(BaseRetriever):
         """Return the nodes for a question about ``image``; ``texts`` stand for it in the search."""
         if image is None and not question.strip():
             raise InputError("there is neither an image nor a question to search with")
-        hits, weights = self._search([question] if texts is None else texts, image)
-        if not hits:
+        cases, weights = self._cases([question] if texts is None else texts, image)
+        if not cases:
             raise EvidenceError(
                 f"no documents found: the store holds {len(self.store)} pairs and none of them is "
                 "left for this question; ingest pairs, exclude fewer, or look at filters and ids"
             )
         complete = image is not None and bool(question.strip())
-        facts = self.selection.select([hit.score for hit in hits], complete=complete)
+        facts = self.selection.select([hit.score for hit, _ in cases], complete=complete)
         evidence = Evidence(question, image)
-        nodes = [node_of_hit(hit, evidence) for hit in hits[: len(facts)]]
-        add_ranks(nodes, [{"weights": weights.as_dict(), **more} for more in facts])
+        kept = list(zip(cases, facts, strict=False))
+        nodes = [node_of_hit(hit, evidence) for (hit, _), _ in kept]
+        add_ranks(
+            nodes,
+            [
+                {"weights": weights.as_dict(), **({"views": list(views)} if views else {}), **more}
+                for (_, views), more in kept
+            ],
+        )
         return stamp(nodes, question, image) if self.stamped else nodes
 
 

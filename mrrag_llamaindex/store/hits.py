@@ -49,6 +49,12 @@ class PairRecord:
         return None if study is None else str(study)
 
     @property
+    def case(self) -> tuple[str | None, str] | None:
+        """Patient and study, by which views of one examination belong together; None for none."""
+        study = self.study_id
+        return None if study is None else (self.patient_id, study)
+
+    @property
     def filter_values(self) -> dict[str, MetadataValue]:
         """What a filter sees: the metadata, and the fields above by name where they are known."""
         names = ("pair_id", "patient_id", STUDY_KEY, "image_path", "missing")
@@ -138,6 +144,27 @@ class Hit(PairRecord):
         return {name: getattr(self, name) for name in ALL_TERMS}
 
 
+def one_per_case(hits: Iterable[Hit]) -> list[tuple[Hit, tuple[str, ...]]]:
+    """Return the hits without further views of a case, each with the ids of those left out.
+
+    Several images of one study share its report: shown once, it is one case of evidence and not
+    several. Hits of one study whose reports differ all stay.
+
+    Parameters
+    ----------
+    hits
+        Best first: the best view of a case stands for it.
+    """
+    views: dict[tuple[object, str], tuple[Hit, list[str]]] = {}
+    for place, hit in enumerate(hits):
+        key = (place if hit.case is None else hit.case, hit.report)
+        if key in views:
+            views[key][1].append(hit.pair_id)
+        else:
+            views[key] = (hit, [])
+    return [(hit, tuple(others)) for hit, others in views.values()]
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What shows whether a pair is stored as it is: see `PairStore.fingerprints`."""
@@ -155,6 +182,8 @@ class Exclusion:
     pair_ids, patient_ids, study_ids
         Any iterables of strings. A pair that states no patient (or study) is not excluded by
         `patient_ids` (or `study_ids`): nothing says that it belongs to them.
+    cases
+        Patient and study of examinations, see `PairStore.with_views`.
 
     Raises
     ------
@@ -170,6 +199,7 @@ class Exclusion:
     pair_ids: frozenset[str] = frozenset()
     patient_ids: frozenset[str] = frozenset()
     study_ids: frozenset[str] = frozenset()
+    cases: frozenset[tuple[str | None, str]] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("pair_ids", "patient_ids", "study_ids"):
@@ -184,7 +214,7 @@ class Exclusion:
 
     def __bool__(self) -> bool:
         """Return whether anything is excluded."""
-        return bool(self.pair_ids or self.patient_ids or self.study_ids)
+        return bool(self.pair_ids or self.patient_ids or self.study_ids or self.cases)
 
     def excludes(self, pair: PairRecord) -> bool:
         """Return whether a pair must not be found."""
@@ -192,4 +222,5 @@ class Exclusion:
             pair.pair_id in self.pair_ids
             or pair.patient_id in self.patient_ids
             or pair.study_id in self.study_ids
+            or pair.case in self.cases
         )

@@ -19,6 +19,7 @@ from mrrag_llamaindex.images.load import image_digest
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.options import ReadingOptions
 
 MetadataValue = str | int | float | bool
 """What a metadata value may be: Chroma stores nothing deeper."""
@@ -54,6 +55,9 @@ class Pair:
     metadata
         Flat: string keys, values str, int, float or bool. `None` and NaN values are dropped
         (they mean "not known"). ``metadata["study_id"]`` is the study's identifier.
+    row
+        1-based number of the table row that it stands in, for messages; several pairs may stand in
+        one. Not part of what is stored or compared.
 
     Raises
     ------
@@ -74,6 +78,7 @@ class Pair:
     pair_id: str
     patient_id: str | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    row: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_identifier(self.pair_id, "pair_id")
@@ -139,6 +144,11 @@ class Skipped:
         return f"row {self.row}{name}: {self.reason}"
 
 
+def is_reserved(key: str) -> bool:
+    """Return whether a metadata key is one that the store, LlamaIndex or Chroma write."""
+    return key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES)
+
+
 def check_encodable(text: str, what: str) -> None:
     """Raise `InputError` if `text` holds lone surrogates, which no store can encode as UTF-8."""
     try:
@@ -184,7 +194,7 @@ def clean_metadata(metadata: Mapping[str, Any], what: str) -> dict[str, Metadata
         if not isinstance(key, str) or not key:
             raise InputError(f"{what}: metadata key {key!r} is not a non-empty string")
         check_encodable(key, f"{what}: a metadata key")
-        if key in RESERVED_KEYS or key.startswith(RESERVED_PREFIXES):
+        if is_reserved(key):
             raise InputError(f"{what}: metadata key {key!r} is reserved; rename it")
         value = _plain(raw)
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -214,7 +224,7 @@ def _plain(value: Any) -> Any:
 _VERSION = "1"
 
 
-def fingerprint(pair: Pair) -> str:
+def fingerprint(pair: Pair, reading: ReadingOptions | None = None) -> str:
     """Return a digest of everything about a pair that reaches the store.
 
     Parameters
@@ -222,6 +232,8 @@ def fingerprint(pair: Pair) -> str:
     pair
         Its image, if any, is read but not decoded. A moved file is another fingerprint, since
         its path is stored.
+    reading
+        Window and frame by which the image is decoded: others are other pixels.
 
     Returns
     -------
@@ -236,11 +248,13 @@ def fingerprint(pair: Pair) -> str:
     path = None
     if isinstance(pair.image, (str, os.PathLike)):
         path = str(Path(pair.image).absolute())
-    contents = {
+    contents: dict[str, object] = {
         "image": None if pair.image is None else image_digest(pair.image),
         "path": path,
         "report": pair.report,
         "patient": pair.patient_id,
         "metadata": dict(pair.metadata),
     }
+    if reading is not None and reading.settings:
+        contents["reading"] = reading.settings
     return f"{_VERSION}:{json_digest(contents)}"

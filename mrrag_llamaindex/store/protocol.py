@@ -10,6 +10,7 @@ for: raw operations on ids, vectors and records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +93,12 @@ class PairStore(Backend):
         return store
 
     @classmethod
+    def exists(cls, where: Where, *, collection: str = "pairs") -> bool:
+        """Return whether there is a store at a place; makes nothing."""
+        check_collection_name(collection)
+        return bool(backend_of(where)._exists(where, collection))
+
+    @classmethod
     def open_or_create(
         cls, where: Where, schema: StoreSchema, *, collection: str = "pairs"
     ) -> PairStore:
@@ -99,8 +106,7 @@ class PairStore(Backend):
 
         ``schema.hnsw`` is used only when the store is made: an index keeps the settings it has.
         """
-        check_collection_name(collection)
-        if not backend_of(where)._exists(where, collection):
+        if not cls.exists(where, collection=collection):
             return cls.create(where, schema, collection=collection)
         store = cls.open(where, collection=collection)
         try:
@@ -168,6 +174,18 @@ class PairStore(Backend):
             pairs = {pair.pair_id: pair for pair in self._fetch(ids, complete=True)}
         return {pair_id: pairs[pair_id] for pair_id in ids if pair_id in pairs}
 
+    def with_views(self, exclude: Exclusion) -> Exclusion:
+        """Return an exclusion in which each pair takes the other views of its study along.
+
+        They have its report: evidence that gives the pair away.
+        """
+        if not exclude.pair_ids:
+            return exclude
+        with store_errors(f"reading {self.name}"):
+            pairs = self._fetch(sorted(exclude.pair_ids), complete=False)
+        cases = {pair.case for pair in pairs if pair.case is not None}
+        return replace(exclude, cases=exclude.cases | cases)
+
     def query(
         self,
         image_vector: ArrayLike | None,
@@ -189,7 +207,7 @@ class PairStore(Backend):
             How many; fewer are returned only when the store holds no more that may be shown.
         exclude
             Pairs, patients and studies that are dropped, however many pairs they have: more
-            candidates are fetched until k others are found.
+            candidates are fetched until k others are found; see also `with_views`.
         filters
             What a pair's metadata must be; see `store.filters`.
 

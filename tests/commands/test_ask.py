@@ -50,6 +50,21 @@ def test_same_question_gives_the_same_numbers(mrrag, corpus):
     assert first == second
 
 
+def test_a_frame_of_the_query_image_is_asked_about(mrrag, corpus, tmp_path):
+    with Image.open(corpus.image) as image:
+        other = Image.new(image.mode, image.size, 9)
+        other.save(tmp_path / "two.tif", save_all=True, append_images=[image])
+    check_refused(ask(mrrag, corpus, image=tmp_path / "two.tif"), "2 frames", "--frame")
+    expected = json.loads(ask(mrrag, corpus, "--json").out)
+    answers = [
+        json.loads(ask(mrrag, corpus, "--json", *options, image=tmp_path / "two.tif").out)
+        for options in (("--frame", 2), ("--frame", 1), ("--frame", 2, "--window", "0,60"))
+    ]
+    assert answers[0]["sources"] == expected["sources"]
+    assert answers[1]["sources"] != expected["sources"]
+    assert answers[2]["sources"] != expected["sources"]
+
+
 def test_excluded_patient_is_no_source(mrrag, corpus):
     first = json.loads(ask(mrrag, corpus, "--json").out)["sources"][0]["pair_id"]
     patient = first.removesuffix("-1")

@@ -155,3 +155,31 @@ def test_json_is_alone_on_standard_output_of_a_real_process(table, tmp_path):
     command += ["--store", str(tmp_path / "store"), "--towers", "phantom", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["added"] == 1
+
+
+def test_window_and_frame_are_read_and_another_one_embeds_again(mrrag, table, tmp_path):
+    frames = [Image.effect_noise((64, 64), 10 * number) for number in (1, 5)]
+    frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
+    path, store = table("a,two.tif,No nodule.,anna"), tmp_path / "store"
+    result, _ = ingest(mrrag, path, store)
+    assert result.code == 2
+    assert "2 frames" in result.err
+    for options, added, unchanged in (
+        (("--frame", 1), 1, 0),
+        (("--frame", 1), 0, 1),
+        (("--frame", 2), 0, 0),
+        (("--frame", 2, "--window", "-10,300"), 0, 0),
+        (("--frame", 2, "--window", "-10,300"), 0, 1),
+    ):
+        report = ingest(mrrag, path, store, *options)[1]
+        assert (report["added"], report["unchanged"], report["skipped"]) == (added, unchanged, [])
+
+
+@pytest.mark.parametrize("options", [("--window", "400,-100"), ("--window", "x"), ("--frame", 0)])
+def test_an_impossible_window_or_frame_is_refused_before_anything_is_made(
+    mrrag, table, tmp_path, options
+):
+    result, _ = ingest(mrrag, table("a,good.png,text,p"), tmp_path / "store", *options)
+    assert result.code == 2
+    assert options[0] in result.err
+    assert not (tmp_path / "store").exists()

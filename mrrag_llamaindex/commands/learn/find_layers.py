@@ -27,8 +27,8 @@ def find_layers(
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="Table (.csv or .jsonl) of yes/no questions with columns question_id, image, "
-            "question, answer, and patient_id, study_id or pair_id."
+            help="Table, as mrrag mine reads it, of yes/no questions with columns "
+            "question_id, image, question, answer, and patient_id, study_id or pair_id."
         ),
     ] = None,
     store: Annotated[
@@ -48,7 +48,9 @@ def find_layers(
         int, typer.Option(min=2, help="Rows per forward pass; fewer take less memory.")
     ] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: options.Columns = "",
+    columns: options.ColumnsOfQuestions = "",
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
     images: options.Images = None,
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
@@ -73,7 +75,16 @@ def find_layers(
         raise InputError("name --questions and --store, or --data phantom alone")
     else:
         blocked, left_out = table_examples(
-            questions, store, columns, images, examples, documents, seed, device
+            questions,
+            store,
+            columns,
+            images,
+            examples,
+            documents,
+            seed,
+            device,
+            encoding=encoding,
+            delimiter=delimiter,
         )
     loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
     engine = LlavaEngine(loaded, max_documents=max(documents, PHANTOM_DOCUMENTS), max_new_tokens=2)

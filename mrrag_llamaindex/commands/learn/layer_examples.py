@@ -39,6 +39,9 @@ def table_examples(
     documents: int,
     seed: int,
     device: str,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> tuple[list[Example], list[dict[str, Any]]]:
     """Draw questions from a table, retrieve their documents, and list what cannot be used.
 
@@ -51,6 +54,8 @@ def table_examples(
     columns : str
         As ``--columns`` takes them.
     images : pathlib.Path or None
+    encoding, delimiter : str, optional
+        See `read_questions`.
     count : int
         Questions drawn, at most.
     documents : int
@@ -72,7 +77,8 @@ def table_examples(
     """
     usable: list[GoldQuestion] = []
     left_out: list[dict[str, Any]] = []
-    for item in read_questions(table, renames_of(columns), images):
+    renames = renames_of(columns)
+    for item in read_questions(table, renames, images, encoding=encoding, delimiter=delimiter):
         if not isinstance(item, GoldQuestion):
             left_out.append(_left_out(item.pair_id, f"row {item.row}: {item.reason}"))
         elif polarity(item.answer) is None:

@@ -30,8 +30,8 @@ def mine(
     questions: Annotated[
         Path | None,
         typer.Argument(
-            help="Table (.csv or .jsonl) with columns question_id, image, question, answer, and "
-            "patient_id, study_id or pair_id."
+            help="Table (.csv, .tsv, .json, .jsonl, .xlsx) with columns question_id, image, "
+            "question, answer, and patient_id, study_id or pair_id."
         ),
     ] = None,
     store: Annotated[str | None, typer.Option(help="Folder of the store, or a URL.")] = None,
@@ -59,7 +59,9 @@ def mine(
         int | None, typer.Option(min=1, help="Most questions, drawn by the seed.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    columns: options.Columns = "",
+    columns: options.ColumnsOfQuestions = "",
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
     images: options.Images = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Prompts per forward pass; fewer take less memory.")
@@ -67,6 +69,7 @@ def mine(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    fail_on_skipped: options.FailOnSkipped = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -89,7 +92,10 @@ def mine(
     else:
         if questions is None or store is None:
             raise InputError("name a table of questions and --store, or --data phantom")
-        for item in read_questions(questions, options.renames_of(columns), images):
+        renames = options.renames_of(columns)
+        for item in read_questions(
+            questions, renames, images, encoding=encoding, delimiter=delimiter
+        ):
             if isinstance(item, GoldQuestion):
                 training.append(item)
             else:
@@ -121,6 +127,7 @@ def mine(
         raise InputError(
             f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
         )
+    console.end_with_skipped(len(skipped), as_json=as_json, fail=fail_on_skipped)
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:
@@ -149,6 +156,4 @@ def _print(report: MiningReport, skipped: tuple[Skipped, ...], out: Path) -> Non
         f"{report.mined} questions mined in {report.seconds:.1f} s, {report.resumed} before; "
         f"{report.usable} of {total} teach something, {len(skipped)} skipped: {out}"
     )
-    for item in skipped:
-        name = "" if item.pair_id is None else f" (question_id {item.pair_id!r})"
-        print(f"  skipped row {item.row}{name}: {item.reason}")
+    console.print_rows(skipped, (), "question_id")

@@ -26,7 +26,7 @@ def train_towers(
     pairs: Annotated[
         Path,
         typer.Argument(
-            help="Table (.csv or .jsonl) with columns pair_id, image, report, patient_id."
+            help="Table, as mrrag ingest reads it, with columns pair_id, image, report, patient_id."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the towers, for ingest --towers.")],
@@ -41,6 +41,8 @@ def train_towers(
         str, typer.Option(help="Folder or hub id of the text encoder.")
     ] = "emilyalsentzer/Bio_ClinicalBERT",
     columns: options.Columns = "",
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
     images: options.Images = None,
     one_patient_each: Annotated[
         bool,
@@ -90,6 +92,7 @@ def train_towers(
     copy_backbones: Annotated[
         bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
     ] = False,
+    fail_on_skipped: options.FailOnSkipped = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -102,7 +105,9 @@ def train_towers(
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
     from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 
-    rows = read_pairs(pairs, options.renames_of(columns), images)
+    rows = read_pairs(
+        pairs, options.renames_of(columns), images, encoding=encoding, delimiter=delimiter
+    )
     settings = (
         for_heads(batch_size=batch_size)
         if regime == "heads"
@@ -163,6 +168,8 @@ def train_towers(
         console.print_json({**results, "folder": str(out), "skipped": skipped})
     else:
         print_results(results, table, out)
+        console.print_rows(table.skipped, rows.notes)
+    console.end_with_skipped(len(table.skipped), as_json=as_json, fail=fail_on_skipped)
 
 
 def _processes(device: str) -> tuple[Processes, str]:
@@ -232,5 +239,3 @@ def print_results(results: dict[str, Any], pairs: TrainingPairs, out: Path) -> N
                     f"  {way.replace('_', ' '):<16}{name:<10}  {cell['value']:.3f} "
                     f"[{cell['low']:.3f}, {cell['high']:.3f}]  chance {cell['chance']:.3f}"
                 )
-    for item in pairs.skipped:
-        print(f"  skipped {item}")

@@ -124,16 +124,28 @@ class EmbeddedSet:
         Returns
         -------
         list of PromptDocument
-            With their scores. Equal scores stand in the order of the pairs.
+            With their scores. Equal scores stand in the order of the pairs. Of several views of one
+            study, which share its report, the best stands for all.
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf
-        order = np.argsort(-scores, kind="stable")[:k]
-        return [
-            PromptDocument(self.pair_ids[place], self.reports[place], float(scores[place]))
-            for place in order.tolist()
-            if np.isfinite(scores[place])
-        ]
+        documents: list[PromptDocument] = []
+        cases: set[object] = set()
+        for place in np.argsort(-scores, kind="stable").tolist():
+            if len(documents) == k or not np.isfinite(scores[place]):
+                break
+            case = self._case(place)
+            if case is not None and (case, self.reports[place]) in cases:
+                continue  # a further view, as `one_per_case` leaves it out
+            cases.add((case, self.reports[place]))
+            score = float(scores[place])
+            documents.append(PromptDocument(self.pair_ids[place], self.reports[place], score))
+        return documents
+
+    def _case(self, place: int) -> tuple[str | None, str] | None:
+        """Patient and study of a pair, None if it names no study."""
+        study = self.studies[place]
+        return None if study is None else (self.patients[place], study)
 
     def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
         """Return the k best pairs by fused score; weights may depend on the question."""
@@ -161,6 +173,10 @@ class EmbeddedSet:
             for name in names
             for place in index[role].get(name, ())
         ]
+        own_cases = {self._case(p) for name in exclude.pair_ids for p in index[0].get(name, ())}
+        for case in own_cases:
+            if case is not None:
+                named += [p for p in index[1].get(case[1], ()) if self.patients[p] == case[0]]
         images = self.documents[:, : self.dimension] @ self.q_images[row]
         return np.union1d(named, np.flatnonzero(images >= SAME_IMAGE)).astype(np.intp)
 

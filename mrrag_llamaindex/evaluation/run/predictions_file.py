@@ -15,7 +15,9 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import UNKNOWN_ID, EvaluationSet, Problem, row_name
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.run.answers_file import is_answers_file, read_predictions
-from mrrag_llamaindex.files.rows import csv_rows, identifier, jsonl_rows
+from mrrag_llamaindex.files.rows import identifier
+from mrrag_llamaindex.files.tables.delimited import csv_rows
+from mrrag_llamaindex.files.tables.json_rows import jsonl_rows
 
 ROLES = ("question_id", "text")
 """What a table must have: the question's id, and what the model answered."""

@@ -74,6 +74,17 @@ class PromptReader:
         self.yes_ids = spellings(self.tokenizer, "yes")
         self.no_ids = spellings(self.tokenizer, "no")
 
+    def document_room(self, question: str) -> int:
+        """Return the tokens that one document can have at most beside a question.
+
+        An upper bound: the query image and the template's own words take some of them.
+        """
+        return self.prompts.max_tokens - self.token_count(question)
+
+    def token_count(self, text: str) -> int:
+        """Return the number of tokens of a text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def read_image(self, image: Image.Image) -> PreparedImage | None:
         """Prepare an RGB image for this model; None if it reads text only."""
         return self.loaded.images.read(image) if self.loaded.images else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from mrrag_llamaindex.mcr.score import ALL_TERMS
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
     from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 
@@ -45,9 +47,9 @@ class AskResult:
     def sources(self) -> list[dict[str, Any]]:
         """Return the facts of every source, best first.
 
-        Pair id, score, similarity terms, lambda, whether the model read it, the probability that
-        it supports a right answer (None without a calibration), and, of an LLM that explains, its
-        ``influence`` (None if the prompt did not hold it).
+        Pair id, ids of further views of its study, score, similarity terms, lambda, whether the
+        model read it, the probability that it supports a right answer (None without a calibration),
+        and, of an LLM that explains, its ``influence`` (None if the prompt did not hold it).
         """
         rows: list[dict[str, Any]] = []
         influences = self.answer.influence
@@ -56,6 +58,7 @@ class AskResult:
             rows.append(
                 {
                     "pair_id": item.node.node_id,
+                    "views": facts.get("views", []),
                     **{key: facts[key] for key in ("score", *ALL_TERMS, "lambda")},
                     "probability": facts.get("probability"),
                     "read": item.node.node_id in self.answer.document_ids,
@@ -98,7 +101,13 @@ class AskResult:
 
 
 def ask(
-    index: MRRAGIndex, llm: MRRAGLLaVA, image: ImageSource, question: str, **options: Any
+    index: MRRAGIndex,
+    llm: MRRAGLLaVA,
+    image: ImageSource | QueryImage,
+    question: str,
+    *,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> AskResult:
     """Ask ``question`` about ``image``.
 
@@ -106,8 +115,10 @@ def ask(
     ----------
     index : MRRAGIndex
     llm : MRRAGLLaVA
-    image : path, bytes or PIL.Image.Image
+    image : path, bytes, PIL.Image.Image or QueryImage
     question : str
+    say : callable, optional
+        Told what is being done.
     **options
         Those of `MRRAGRetriever`.
 
@@ -124,6 +135,8 @@ def ask(
         started = time.perf_counter()
         nodes = engine.retrieve(bundle)
         retrieved = time.perf_counter()
+        if say is not None:
+            say(f"{len(nodes)} documents retrieved; the model reads them and answers")
         response = engine.synthesize(bundle, nodes)
     seconds = {"retrieve": retrieved - started, "answer": time.perf_counter() - retrieved}
     answer = answer_trace(response.source_nodes)[-1]

@@ -22,7 +22,11 @@ from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
-from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reads_tickets
+from mrrag_llamaindex.integration.engines.stamping import (
+    TicketPostprocessor,
+    reader_of,
+    reads_tickets,
+)
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
 from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
@@ -205,6 +209,9 @@ class IndexEngines(BaseIndex[IndexDict]):
         stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
         retriever = self._retriever(for_retriever)
         tickets = TicketPostprocessor(
-            stamped=stamped, image=retriever.image, on_missing_image=retriever.on_missing_image
+            stamped=stamped,
+            image=retriever.image,
+            reader=reader_of(llm) if stamped else None,
+            on_missing_image=retriever.on_missing_image,
         )
         return retriever, tickets

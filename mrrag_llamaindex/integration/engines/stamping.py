@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.errors import EvidenceError, PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.query_image import (
@@ -18,13 +19,27 @@ from mrrag_llamaindex.integration.query_image import (
     current_query_image,
     read_query_image,
 )
+from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.nodes import evidence_of, other_image
 from mrrag_llamaindex.integration.tickets.stamps import stamp, unstamp
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.prompt.reader import PromptReader
 
 
 def reads_tickets(llm: Any) -> bool:
     """Whether an LLM is known to read tickets, so that nodes for it may carry them."""
-    return isinstance(llm.llm if isinstance(llm, StructuredLLM) else llm, MRRAGLLaVA)
+    return isinstance(_inner(llm), MRRAGLLaVA)
+
+
+def reader_of(llm: Any) -> PromptReader | None:
+    """Return what builds an LLM's prompts, None for one that reads no tickets."""
+    inner = _inner(llm)
+    return inner.engine if isinstance(inner, MRRAGLLaVA) else None
+
+
+def _inner(llm: Any) -> Any:
+    return llm.llm if isinstance(llm, StructuredLLM) else llm
 
 
 class TicketPostprocessor(BaseNodePostprocessor):
@@ -39,6 +54,9 @@ class TicketPostprocessor(BaseNodePostprocessor):
         Whether the engine's LLM reads tickets; nodes for any other are given none.
     image : QueryImage, optional
         The one that the engine is bound to.
+    reader : PromptReader, optional
+        Of the engine's LLM. Documents longer than its window leaves for them are not shown to it,
+        with a warning: a host would cut each into many calls, none of which reads it whole.
     on_missing_image : {"error", "ignore"}
         For nodes that do not know what image they were retrieved for.
     """
@@ -46,10 +64,18 @@ class TicketPostprocessor(BaseNodePostprocessor):
     stamped: bool = Field(description="Whether the engine's LLM reads tickets.")
     on_missing_image: MissingImage = Field(default="error")
     _image: QueryImage | None = PrivateAttr(None)
+    _reader: Any = PrivateAttr(None)
 
-    def __init__(self, *, image: QueryImage | None = None, **data: Any) -> None:
+    def __init__(
+        self,
+        *,
+        image: QueryImage | None = None,
+        reader: PromptReader | None = None,
+        **data: Any,
+    ) -> None:
         super().__init__(**data)
         self._image = image
+        self._reader = reader
 
     @classmethod
     def class_name(cls) -> str:
@@ -93,4 +119,34 @@ class TicketPostprocessor(BaseNodePostprocessor):
         if evidence is not None and image is not None and image != evidence.image:
             raise other_image()
         question = bundle.query_str or (evidence.question if evidence else "")
-        return stamp(nodes, question, image if evidence is None else evidence.image)
+        read, withheld = _without_long(nodes, question, self._reader)
+        known = image if evidence is None else evidence.image
+        return stamp(read, question, known, withheld=withheld)
+
+
+def _without_long(
+    nodes: list[NodeWithScore], question: str, reader: PromptReader | None
+) -> tuple[list[NodeWithScore], list[NodeWithScore]]:
+    """Part the documents from those that no prompt can hold; `PromptError` if all are such."""
+    if reader is None:
+        return nodes, []
+    room = reader.document_room(question)
+    texts = [strip(item.node.get_content(metadata_mode=MetadataMode.LLM)) for item in nodes]
+    # No token is empty: a short text needs no counting.
+    fits = [len(text) <= room or reader.token_count(text) <= room for text in texts]
+    long = [item for item, fit in zip(nodes, fits, strict=True) if not fit]
+    if not long:
+        return nodes, []
+    names = ", ".join(repr(item.node.node_id) for item in long)
+    if len(long) == len(nodes):
+        raise PromptError(
+            f"none of the {len(nodes)} documents can be read: each is longer than the {room} "
+            f"tokens that this model's window leaves for documents ({names}); split long reports, "
+            "or use a model with a longer window"
+        )
+    warnings.warn(
+        f"{len(long)} of {len(nodes)} documents are longer than the {room} tokens that this "
+        f"model's window leaves for documents, and are not read: {names}",
+        stacklevel=1,  # the host may be any number of frames above
+    )
+    return [item for item, fit in zip(nodes, fits, strict=True) if fit], long

@@ -16,13 +16,14 @@ from mrrag_llamaindex.images.query_image import QueryImage
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.query_image import QueryImage
 
-ImageInput: TypeAlias = "ImageSource | BaseNode | ImageBlock | MediaResource"
+ImageInput: TypeAlias = "ImageSource | QueryImage | BaseNode | ImageBlock | MediaResource"
 """What stands for an image wherever one is given: a path, ``file:`` or ``data:`` URL, bytes, an
 open PIL image, or an object of LlamaIndex that holds one of these."""
 
 
-def image_source(value: Any) -> ImageSource:
+def image_source(value: Any) -> ImageSource | QueryImage:
     """Return the path, bytes or open image behind ``value``; nothing is opened.
 
     Parameters

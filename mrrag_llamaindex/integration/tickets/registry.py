@@ -42,6 +42,8 @@ class Ticket:
         The query image as it was at retrieval.
     question : str
     documents : tuple of PromptDocument
+    withheld : tuple of PromptDocument
+        Those of the query that are too long to be shown, without their text.
     calls : list of (int, Answer)
         One per LLM call made with this evidence, with its number in order of completion.
     texts : dict of int to str
@@ -55,6 +57,7 @@ class Ticket:
     image: QueryImage | None
     question: str
     documents: tuple[PromptDocument, ...]
+    withheld: tuple[PromptDocument, ...] = ()
     calls: list[tuple[int, Answer]] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
@@ -134,11 +137,12 @@ class TicketRegistry:
         question: str,
         documents: Sequence[PromptDocument],
         image: QueryImage | None,
+        withheld: Sequence[PromptDocument] = (),
     ) -> Ticket:
         """Register the evidence of one query and return its ticket."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         ticket_id = base64.urlsafe_b64encode(nonce + self._seal(nonce)).decode()
-        ticket = Ticket(ticket_id, image, question, tuple(documents))
+        ticket = Ticket(ticket_id, image, question, tuple(documents), tuple(withheld))
         with self._lock:
             self._tickets[ticket_id] = ticket
             self._evict()

@@ -166,7 +166,8 @@ def _documents(tickets: Sequence[Ticket], call: HostCall) -> tuple[PromptDocumen
     rest = [text for context in added for text in _BLANK_LINE.split(strip(context))]
     extra = [text for text in map(readable, rest) if text]
     names = [UNATTRIBUTED, *(f"{UNATTRIBUTED} {n}" for n in range(2, len(extra) + 1))]
-    return (*order, *map(PromptDocument, names, extra))
+    unread = (one for ticket in tickets for one in ticket.withheld)
+    return (*order, *map(PromptDocument, names, extra), *unread)
 
 
 def _higher(first: PromptDocument, second: PromptDocument) -> float | None:

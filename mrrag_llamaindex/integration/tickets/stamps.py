@@ -23,6 +23,7 @@ def stamp(
     question: str,
     image: QueryImage | None,
     registry: TicketRegistry = TICKETS,
+    withheld: Sequence[NodeWithScore] = (),
 ) -> list[NodeWithScore]:
     """Issue one ticket for all nodes of a query and return copies that carry it.
 
@@ -34,6 +35,8 @@ def stamp(
     question : str
     image : QueryImage or None
     registry : TicketRegistry
+    withheld : sequence of NodeWithScore
+        Documents of the query that are not shown; answers name them as dropped.
 
     Notes
     -----
@@ -50,7 +53,8 @@ def stamp(
         )
         for copy in copies
     ]
-    ticket = registry.issue(question, documents, image)
+    unread = [PromptDocument(item.node.node_id, "", item.score) for item in withheld]
+    ticket = registry.issue(question, documents, image, unread)
     for ordinal, copy in enumerate(copies):
         copy._ticket, copy._ordinal = ticket, ordinal  # type: ignore[attr-defined]
     return [

@@ -58,6 +58,7 @@ def _allowed(
     exclude: Exclusion,
 ) -> list[Hit]:
     """Return the best-scored pairs that have a report, and are not the image itself."""
+    exclude = store.with_views(exclude)
     while True:
         hits = store.query(q_image, q_text, weights, count, exclude)
         unfit = {
@@ -65,4 +66,4 @@ def _allowed(
         }
         if not unfit:
             return hits
-        exclude = Exclusion(exclude.pair_ids | unfit, exclude.patient_ids, exclude.study_ids)
+        exclude = replace(exclude, pair_ids=exclude.pair_ids | unfit)

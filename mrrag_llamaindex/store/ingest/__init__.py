@@ -1,1 +1,1 @@
-"""Tables of pairs and questions, their vectors, and the way into a store."""
+"""The way of pairs into a store: tables, views, admission, vectors; and the check of it."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import ImageError, InputError, TowerError
-from mrrag_llamaindex.images.load import load_image
+from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.schema import unit_problem
 
@@ -40,7 +40,9 @@ class EmbeddedPairs:
     problems: dict[int, str]
 
 
-def embed_pairs(pairs: Sequence[Pair], towers: DualTower) -> EmbeddedPairs:
+def embed_pairs(
+    pairs: Sequence[Pair], towers: DualTower, reading: ReadingOptions | None = None
+) -> EmbeddedPairs:
     """Load and embed pairs; a pair that cannot be is named, and the others go on.
 
     Parameters
@@ -49,11 +51,13 @@ def embed_pairs(pairs: Sequence[Pair], towers: DualTower) -> EmbeddedPairs:
         m pairs; either half may be absent.
     towers
         The dual encoder.
+    reading
+        Window and frame of the images.
     """
     images = np.zeros((len(pairs), towers.dimension), dtype=np.float32)
     texts = np.zeros_like(images)
     problems: dict[int, str] = {}
-    for group in _loaded(pairs, problems):
+    for group in _loaded(pairs, problems, reading or ReadingOptions()):
         _embed(towers.embed_images, group, images, problems)
     reports = [
         (place, pair.report)
@@ -65,7 +69,7 @@ def embed_pairs(pairs: Sequence[Pair], towers: DualTower) -> EmbeddedPairs:
 
 
 def _loaded(
-    pairs: Sequence[Pair], problems: dict[int, str]
+    pairs: Sequence[Pair], problems: dict[int, str], reading: ReadingOptions
 ) -> Iterator[list[tuple[int, Image.Image]]]:
     """Yield the decoded images with their places, a bounded number of pixels at a time."""
     group: list[tuple[int, Image.Image]] = []
@@ -74,7 +78,7 @@ def _loaded(
         if pair.image is None:
             continue
         try:
-            image = load_image(pair.image)
+            image = reading.load(pair.image)
         except ImageError as error:
             problems[place] = str(error)
             continue

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.store.ingest.admission import Admission, batches, notes_of, require_patient
 from mrrag_llamaindex.store.ingest.embedding import embed_pairs
 from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
 
@@ -39,6 +40,8 @@ class IngestReport:
         Rows that did not enter the store, in order, with the reasons.
     seconds
         Wall time.
+    notes
+        What the table's reader took in another way than it stands there, with the rows.
     """
 
     added: int
@@ -46,6 +49,7 @@ class IngestReport:
     unchanged: int
     skipped: tuple[Skipped, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def ingest_pairs(
     missing: Literal["skip", "keep"] = "skip",
     strict: bool = False,
     replace: bool = False,
+    reading: ReadingOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """Embed pairs and write them into a store.
@@ -74,7 +79,8 @@ def ingest_pairs(
     ----------
     pairs
         In any number; read one batch at a time. `Skipped` items (rows that a table reader could
-        not make a pair of) are carried over into the report. Rows are numbered from 1.
+        not make a pair of) are carried over into the report. Pairs that name no row are numbered
+        from 1.
     store
         Made with the same towers.
     towers
@@ -95,6 +101,8 @@ def ingest_pairs(
     replace
         Whether an id that is stored with another patient may be overwritten. By default such a
         row is skipped, since two patients must never be mixed.
+    reading
+        Window and frame of the images. Pairs that were stored with others are embedded again.
     progress
         Called after each batch with the number of rows handled so far.
 
@@ -103,27 +111,27 @@ def ingest_pairs(
     StoreError
         If the store was made with other towers, or cannot be written.
     InputError
-        In strict mode, for the first row that cannot enter.
+        In strict mode, for the first row that cannot enter. If `pairs` raises it: what came before
+        is written then.
     ValueError
         If an option is out of range.
     """
-    if missing not in ("skip", "keep"):
-        raise ValueError(f'missing is {missing!r}; it must be "skip" or "keep"')
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
     store.check_towers(towers.identity)
-    ingest = _Ingest(store, towers, missing == "keep", strict, replace)
+    ingest = _Ingest(store, towers, Admission(missing), strict, replace, reading)
     start = time.perf_counter()
     done = 0
-    remaining = iter(pairs)
-    while batch := list(islice(remaining, batch_size)):
+    for batch in batches(pairs, batch_size):
         ingest.take(batch, first=done + 1)
         done += len(batch)
         if progress is not None:
             progress(done)
     skipped = tuple(sorted(ingest.skipped, key=lambda item: item.row))
     seconds = time.perf_counter() - start
-    return IngestReport(ingest.added, ingest.updated, ingest.unchanged, skipped, seconds)
+    return IngestReport(
+        ingest.added, ingest.updated, ingest.unchanged, skipped, seconds, notes_of(pairs)
+    )
 
 
 @dataclass
@@ -132,24 +140,26 @@ class _Ingest:
 
     store: PairStore
     towers: DualTower
-    keep: bool
+    admission: Admission
     strict: bool
     replace: bool
+    reading: ReadingOptions | None
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     skipped: list[Skipped] = field(default_factory=list)
-    rows_by_id: dict[str, int] = field(default_factory=dict)
 
     def take(self, items: Sequence[Pair | Skipped], first: int) -> None:
         """Write one batch, whose first item is row `first`."""
         rows = []
-        for number, item in enumerate(items, start=first):
+        for place, item in enumerate(items, start=first):
+            number = item.row or place
             if isinstance(item, Skipped):
                 self._skip(number, item.pair_id, item.reason)
                 continue
             try:
-                rows.append(self._admit(number, item))
+                self.admission.admit(number, item)
+                rows.append(_Row(number, item, fingerprint(item, self.reading)))
             except InputError as error:
                 self._skip(number, item.pair_id, str(error))
         stored = self.store.fingerprints(row.pair.pair_id for row in rows)
@@ -158,13 +168,8 @@ class _Ingest:
             known = stored.get(row.pair.pair_id)
             if known is None:
                 fresh.append(row)
-            elif known.patient_id not in (None, row.pair.patient_id) and not self.replace:
-                self._skip(
-                    row.number,
-                    row.pair.pair_id,
-                    "this pair_id is stored already, for another patient: give it another id, "
-                    "or allow replacing",
-                )
+            elif not self.replace and (reason := require_patient(row.pair, known)):
+                self._skip(row.number, row.pair.pair_id, reason)
             elif known.digest == row.fingerprint:
                 self.updated += 1
                 self.unchanged += 1
@@ -175,26 +180,9 @@ class _Ingest:
         self.updated += replaced
         self.added += len(written) - replaced
 
-    def _admit(self, number: int, pair: Pair) -> _Row:
-        """Return the row if it may enter, else raise `InputError` with the reason."""
-        earlier = self.rows_by_id.setdefault(pair.pair_id, number)
-        if earlier != number:
-            raise InputError(f"row {earlier} has the same pair_id")
-        if pair.image is None and pair.report is None:
-            raise InputError("it has neither an image nor a report")
-        if pair.missing is not None and not self.keep:
-            raise InputError(f"it has no {pair.missing}")
-        length = len(pair.report or "")
-        if length > defaults.MAX_REPORT_CHARACTERS:
-            raise InputError(
-                f"the report has {length:,} characters (limit {defaults.MAX_REPORT_CHARACTERS:,}):"
-                " are these several reports?"
-            )
-        return _Row(number, pair, fingerprint(pair))
-
     def _write(self, rows: Sequence[_Row]) -> list[_Row]:
         """Embed and store the rows; return those that were."""
-        embedded = embed_pairs([row.pair for row in rows], self.towers)
+        embedded = embed_pairs([row.pair for row in rows], self.towers, self.reading)
         for place, reason in embedded.problems.items():
             self._skip(rows[place].number, rows[place].pair.pair_id, reason)
         good = [place for place in range(len(rows)) if place not in embedded.problems]

@@ -1,4 +1,4 @@
-"""Training questions with their gold answers, from a table: csv, or one JSON object per line.
+"""Training questions with their gold answers, from a table of any kind that pairs are read from.
 
 Read as pair tables are: what concerns the whole table raises, what concerns one row gives a
 `Skipped` in its place, and nothing is guessed.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import Table
+from mrrag_llamaindex.files.tables.table import Table
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.ingest.pair_table import read_rows
 from mrrag_llamaindex.store.pair import Skipped, check_encodable, check_identifier
@@ -88,12 +88,15 @@ def read_questions(
     path: str | os.PathLike[str],
     columns: Mapping[str, str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> Iterator[GoldQuestion | Skipped]:
     """Yield the table's rows as questions, in order, one item for each data row.
 
     Parameters
     ----------
-    path, columns, images
+    path, columns, images, encoding, delimiter
         As for `read_pairs`, with the roles above.
 
     Yields
@@ -107,8 +110,10 @@ def read_questions(
     InputError
         If the file cannot be read, is not such a table, or lacks a column.
     """
-    table = Table.open(path, REQUIRED, OPTIONAL, columns, images)
-    return _distinct(read_rows(table, "question_id", lambda row: _question(table, row)))
+    table = Table.open(
+        path, REQUIRED, OPTIONAL, columns, images, encoding=encoding, delimiter=delimiter
+    )
+    return _distinct(read_rows(table, "question_id", lambda row: [_question(table, row)]))
 
 
 def digest_of(questions: Iterable[GoldQuestion]) -> str:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import DUPLICATE_ID, UNREADABLE, Problem, row_name
-from mrrag_llamaindex.files.rows import identifier, jsonl_rows, read_bytes
+from mrrag_llamaindex.files.rows import identifier, read_bytes
+from mrrag_llamaindex.files.tables.json_rows import jsonl_rows
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""`dicom`: the picture that a viewer shows, or one line that names no patient."""
+"""`read_dicom`: the picture that a viewer shows, or one line that names no patient."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import logging
 import sys
 import threading
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,69 +16,17 @@ from PIL import Image, ImageFile
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
-from mrrag_llamaindex.images.dicom import read_dicom
+from mrrag_llamaindex.images.dicom.read import read_dicom
 from mrrag_llamaindex.images.load import image_digest, load_image
 
 pydicom = pytest.importorskip("pydicom", "3.0", reason="DICOM is read through pydicom 3")
 
 from pydicom import uid  # noqa: E402
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
-from pydicom.pixels import set_pixel_data  # noqa: E402
+from pydicom.pixels.decoders.base import get_decoder  # noqa: E402
 
-SECRET = "Miller^Anna"
-
-
-def dicom(
-    values: np.ndarray, kind: str = "MONOCHROME2", bits: int | None = None, **tags: Any
-) -> Any:
-    """A secondary capture of these stored values, of a patient whose name must never be seen."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID = uid.generate_uid()
-    dataset.PatientName = SECRET
-    dataset.PatientID = "MRN-4711"
-    set_pixel_data(dataset, values, kind, bits or values.dtype.itemsize * 8)
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    return dataset
-
-
-def saved(dataset: Any, **encoding: bool) -> bytes:
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True, **encoding)
-    return stream.getvalue()
-
-
-def row(*values: int, dtype: str = "uint16") -> np.ndarray:
-    """Stored values of the first row of a 16 x 16 image, the first of them everywhere else."""
-    image = np.full((16, 16), values[0], dtype=dtype)
-    image[0, : len(values)] = values
-    return image
-
-
-def shown(dataset: Any, count: int, **options: Any) -> list[int]:
-    """Grey levels at the start of the first row."""
-    image = load_image(saved(dataset), **options)
-    assert image.mode == "RGB"
-    levels = np.asarray(image)
-    assert (levels == levels[..., :1]).all()
-    return levels[0, :count, 0].tolist()
-
-
-def error_of(data: Any, **options: Any) -> str:
-    with pytest.raises(ImageError) as caught:
-        load_image(data, what="query image", **options)
-    text = "".join(traceback.format_exception(caught.value))
-    assert "Miller" not in text
-    assert "4711" not in text
-    message = str(caught.value)
-    assert message.startswith("query image: ")
-    assert "\n" not in message
-    return message
-
+from tests.images.dicom.making import SECRET, dicom, error_of, row, saved, shown, table  # noqa: E402
 
 # Rescale and window ------------------------------------------------------------------------------
 
@@ -155,15 +102,6 @@ def test_a_negative_slope_leaves_low_values_dark() -> None:
         VOILUTFunction="LINEAR_EXACT",
     )
     assert shown(dataset, 3) == [128, 255, 0]
-
-
-def table(entries: list[int], first: int, bits: int) -> Dataset:
-    item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
-    item.LUTData = entries
-    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
-    item["LUTData"].VR = "US"
-    return item
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -388,7 +326,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut() -> None:
         for length in [132, 140, 200, 300, *range(400, len(data) - 20, 701)]:
             assert "DICOM" in (text := error_of(data[:length])) or "incomplete" in text
     with pytest.raises(ImageError, match=r"^query image: .*incomplete"):
-        read_dicom(io.BytesIO(saved(whole)[:-4000]), what="query image")
+        read_dicom(saved(whole)[:-4000], what="query image")
 
 
 def test_several_frames_are_refused_with_their_number_before_decoding() -> None:
@@ -418,9 +356,9 @@ def test_a_file_without_an_image_is_refused() -> None:
 def test_a_compression_without_a_decoder_is_named() -> None:
     dataset = jpeg()
     dataset.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
-    text = error_of(saved(dataset))
-    if "damaged" in text:
+    if get_decoder(uid.JPEGLosslessSV1).is_available:
         pytest.skip("a decoder for lossless JPEG is installed")
+    text = error_of(saved(dataset))
     assert "JPEG Lossless" in text
     assert "pylibjpeg" in text
 
@@ -428,7 +366,6 @@ def test_a_compression_without_a_decoder_is_named() -> None:
 @pytest.mark.parametrize(
     ("syntax", "reason"),
     [
-        (uid.DeflatedExplicitVRLittleEndian, "deflated"),
         (uid.UID("1.2.3.4711"), "not one of an image"),
         (uid.MPEG2MPML, "not one of an image"),
     ],
@@ -438,10 +375,6 @@ def test_an_encoding_that_is_not_read_is_refused(syntax: Any, reason: str) -> No
     dataset.file_meta.TransferSyntaxUID = syntax
     del dataset.PixelData  # pydicom would not write it unpacked
     assert reason in error_of(saved(dataset, implicit_vr=False, little_endian=True))
-
-
-def test_a_file_without_its_preamble_is_not_recognised() -> None:
-    assert "not an image" in error_of(saved(dicom(row(1)))[132:])
 
 
 def test_size_limits_hold_and_are_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,11 +390,10 @@ def test_size_limits_hold_and_are_checked_before_decoding(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "tags",
     [
-        {"WindowCenter": 40, "WindowWidth": 0},
         {"WindowCenter": 40, "WindowWidth": 400, "VOILUTFunction": "MILLER"},
         {"WindowCenter": float("nan"), "WindowWidth": 400},
     ],
-    ids=["width", "function", "nan"],
+    ids=["function", "nan"],
 )
 def test_a_window_that_cannot_be_applied_is_an_error_with_a_way_on(tags: dict[str, Any]) -> None:
     dataset = dicom(row(100, 0, 200), **tags)

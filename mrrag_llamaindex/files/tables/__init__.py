@@ -1,0 +1,1 @@
+"""Tables of rows: csv, tsv, json, JSON lines and Excel workbooks."""
