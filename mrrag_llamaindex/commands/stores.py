@@ -17,8 +17,8 @@ def verify(
     as_json: options.AsJson = False,
 ) -> None:
     """Check that a store holds what was written into it: counts, reports, vectors, index."""
+    from mrrag_llamaindex.doctor.store_check import verify_store
     from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.store.verification import verify_store
 
     with PairStore.open(store, collection=collection) as pairs, progress_bar("pairs") as advance:
         check = verify_store(pairs, advance)

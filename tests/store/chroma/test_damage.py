@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from mrrag_llamaindex.doctor.store_check import verify_store
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
-from mrrag_llamaindex.store.verification import verify_store
 
 COUNT = 1200
 """Chroma writes its index to disk after 1000 records."""
@@ -186,7 +186,7 @@ def test_store_that_cannot_be_written_answers_and_takes_nothing(sound) -> None:
 READER = """
 import os, sys, tempfile
 import numpy as np
-import mrrag_llamaindex.store.chroma.store, mrrag_llamaindex.store.verification, chromadb
+import mrrag_llamaindex.store.chroma.store, mrrag_llamaindex.doctor.store_check, chromadb
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.pair import Pair
