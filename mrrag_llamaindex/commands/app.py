@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__
-from mrrag_llamaindex.commands import console, evidence, generators, ingest
+from mrrag_llamaindex.commands import console, evidence, generators, ingest, stores
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
         ingest.ingest,
         "pairs.csv --store store --towers phantom --columns image=filename,report=notes",
     ),
+    "verify": (stores.verify, "store"),
     "ask": (
         evidence.ask,
         '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',

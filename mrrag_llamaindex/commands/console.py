@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
-from mrrag_llamaindex.errors import MRRAGError
+from mrrag_llamaindex.commands.boundary import (
+    TRACEBACK,
+    Terminated,
+    describe,
+    discard,
+    plain,
+)
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
@@ -43,31 +50,51 @@ class OneLineErrors(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
-            except (MRRAGError, ValueError) as error:
-                say("error", str(error))
-                raise typer.Exit(2) from error
             except ModuleNotFoundError as error:
                 package = (error.name or "").partition(".")[0]
                 if package not in ("scipy", "sklearn"):
                     raise
                 say("error", f'{package} is not here: pip install "mrrag-llamaindex[learn]"')
                 raise typer.Exit(2) from error
+            # Click would answer an interrupt and a broken pipe in its own way.
+            except (Exception, KeyboardInterrupt, Terminated) as error:
+                # Those of the command line itself (usage, --help) carry their own exit code.
+                if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+                    raise
+                if os.environ.get(TRACEBACK):
+                    raise
+                text, code = describe(error)
+                if isinstance(error, BrokenPipeError):
+                    discard(sys.stdout)
+                else:
+                    say("error", text)
+                raise typer.Exit(code) from error
 
 
 def say(kind: str, text: str) -> None:
     """Print one line on standard error."""
-    line = f"{kind}: {' '.join(text.split())}"
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    line = f"{kind}: {plain(' '.join(text.split()))}"
+    screen(stderr=True).print(line, soft_wrap=True)
 
 
 def say_progress(text: str) -> None:
     """Print what is being done on standard error."""
-    Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
+    screen(stderr=True).print(plain(text), style="dim")
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """Return a console that takes no word of a text for markup or an emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object; NaN is refused, because it is not JSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    sys.stdout.write(text + "\n")
 
 
 def count(number: int, noun: str) -> str:
@@ -112,10 +139,10 @@ def print_check(report: CheckReport, sheet: str) -> None:
 def print_rows(skipped: Iterable[Skipped], notes: Iterable[str], name: str = "pair_id") -> None:
     """Print notes about a table's rows, and each that was left out with its reason."""
     for note in notes:
-        print(f"  note: {note}")
+        print(plain(f"  note: {note}"))
     for item in skipped:
         own = "" if item.pair_id is None else f" ({name} {item.pair_id!r})"
-        print(f"  skipped row {item.row}{own}: {item.reason}")
+        print(plain(f"  skipped row {item.row}{own}: {item.reason}"))
 
 
 def end_with_skipped(count: int, *, as_json: bool, fail: bool, would: str = "were") -> None:
@@ -134,7 +161,7 @@ def end_with_skipped(count: int, *, as_json: bool, fail: bool, would: str = "wer
 
 def print_answer(result: AskResult) -> None:
     """Print an answer and the table of its sources."""
-    console = Console(highlight=False)
+    console = screen()
     _print_line(console, "answer", result)
     steering = result.answer.steering
     what = (
@@ -143,7 +170,7 @@ def print_answer(result: AskResult) -> None:
         if steering.applied
         else f"not applied: {steering.reason}"
     )
-    console.print(f"{'steering':<13}{what}", markup=False)
+    console.print(f"{'steering':<13}{what}")
     gap = 2 if console.width >= 100 else 1  # ids of sources are not broken on 80 columns
     table = plain_table(gap)
     table.add_column("source", overflow="fold")
@@ -159,7 +186,7 @@ def print_answer(result: AskResult) -> None:
     for row in sources:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
         views = f" (+{len(row['views'])} views)" if row["views"] else ""
-        cells = [row["pair_id"] + views, *numbers, "yes" if row["read"] else "no"]
+        cells = [plain(row["pair_id"]) + views, *numbers, "yes" if row["read"] else "no"]
         if influence is not None:
             cells.append(_moved(influence.get(row["pair_id"])))
         table.add_row(*cells)
@@ -169,20 +196,18 @@ def print_answer(result: AskResult) -> None:
             "moved: points of the answer's probability that come from this document alone;\n"
             "!: without it the answer would be another",
             style="dim",
-            markup=False,
         )
 
 
 def print_demo(result: DemoResult) -> None:
     """Print the demo's question, its answer with and without IFA, and where things are."""
-    console = Console(highlight=False)
-    console.print(
-        f"[bold]{result.with_ifa.question}[/bold]  (synthetic; the truth is {result.truth})"
-    )
+    console = screen()
+    console.print(Text(result.with_ifa.question, "bold"), end="")
+    console.print(f"  (synthetic; the truth is {result.truth})")
     print_answer(result.with_ifa)
     _print_line(console, "without IFA", result.without_ifa)
-    console.print(f"{'picture':<13}{result.picture or result.no_picture}", markup=False)
-    console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)", markup=False)
+    console.print(f"{'picture':<13}{result.picture or result.no_picture}")
+    console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)")
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
@@ -190,9 +215,9 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     from mrrag_llamaindex.doctor.verdict import gigabytes
 
     def line(name: str, text: str) -> None:
-        console.print(f"{name:<13}{text}", markup=False, soft_wrap=True)
+        console.print(f"{name:<13}{text}", soft_wrap=True)
 
-    console = Console(highlight=False)
+    console = screen()
     kinds = f"{diagnosis.model_class}, {diagnosis.layout} layout, {diagnosis.stored_dtype}"
     line("model", f"{diagnosis.model} ({kinds}, {gigabytes(diagnosis.stored_bytes)})")
     parts = (f"{n} {count / 1e6:,.1f} M" for n, count in diagnosis.parameters.items() if count)
@@ -235,14 +260,13 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
         f"{checkpoint.nbytes / 1e9:.2f} GB; vision tower: {checkpoint.vision_source}"
     )
     for note in checkpoint.notes:
-        print(f"  note: {note}")
+        print(plain(f"  note: {note}"))
 
 
 def _print_line(console: Console, name: str, result: AskResult) -> None:
     answer = result.answer
     console.print(
-        f"{name:<13}{result.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
-        markup=False,
+        f"{name:<13}{plain(result.text):<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
     )
 
 

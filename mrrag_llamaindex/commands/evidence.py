@@ -87,9 +87,11 @@ def ask(
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
     from mrrag_llamaindex.store.hits import Exclusion
+    from mrrag_llamaindex.store.pair import check_encodable
 
     started = time.perf_counter()
     check_name(quantization)
+    check_encodable(question, "the question")
     reading = ReadingOptions.parse(window, frame)
     reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
     query = QueryImage.read(image, reading)

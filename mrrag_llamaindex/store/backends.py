@@ -110,6 +110,13 @@ class Backend(ABC):
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write pairs, each replacing the whole of what its id held."""
 
+    def _check_contents(self) -> int:
+        """Check what lies on disk beneath the records; return how many have no checksum.
+
+        By default there is nothing to look at.
+        """
+        return 0
+
     @abstractmethod
     def _delete(self, pair_ids: Sequence[str]) -> None:
         """Remove those of the pairs that exist."""

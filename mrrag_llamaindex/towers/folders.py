@@ -10,6 +10,8 @@ from typing import Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.hub import find_folder
+from mrrag_llamaindex.files.json_files import check_json_files
+from mrrag_llamaindex.files.safetensors_header import read_header
 
 WAYS_ON = (
     "give the folder of a saved tower or of a downloaded model, or use the small synthetic towers "
@@ -63,7 +65,9 @@ def read_tokenizer(folder: Path) -> Any:
         raise TowerError(
             f"the folder {str(folder)!r} holds no tokenizer (tokenizer.json or the like)"
         )
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
 
 
 def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any) -> Any:
@@ -86,9 +90,16 @@ def read_model(kind: Any, folder: Path, *, pooler: bool = True, **settings: Any)
     """
     import torch
 
+    try:
+        check_json_files(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            read_header(file)
+    except (ValueError, OSError) as error:
+        raise TowerError(f"the folder {str(folder)!r} cannot be used: {error}") from None
     model, report = kind.from_pretrained(
         str(folder),
         local_files_only=True,
+        trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.float32,
         **settings,

@@ -90,7 +90,9 @@ class ImagePreparation:
 
         # Without type annotations in the library, hence through an untyped name.
         auto: Any = transformers.AutoImageProcessor
-        processor = auto.from_pretrained(str(folder), backend="pil", local_files_only=True)
+        processor = auto.from_pretrained(
+            str(folder), backend="pil", local_files_only=True, trust_remote_code=False
+        )
         return cls(processor, pad)
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:

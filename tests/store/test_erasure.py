@@ -9,7 +9,7 @@ import pytest
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.chroma import erasure
-from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
+from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -83,7 +82,7 @@ def _print(
     problems: Sequence[Problem],
     out: Path | None,
 ) -> None:
-    screen = Console(highlight=False)
+    screen = console.screen()
     screen.print(to_rich(table, screen.width))
     screen.print()
     parts = {
@@ -99,7 +98,7 @@ def _print(
     if out is not None:
         output.append(f"answers, tables and plot: {out}")
     for line in output:
-        screen.print(line, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 def to_rich(table: ResultTable, width: int = _WIDE) -> Table:

@@ -147,9 +147,8 @@ def _single(edge: str) -> bool:
 def _print(
     search: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any], no_figure: str
 ) -> None:
-    from rich.console import Console
 
-    screen = Console(highlight=False)
+    screen = console.screen()
     edges = list(dict.fromkeys(p.edge for p in search.curve if not _single(p.edge)))
     table = console.plain_table()
     table.add_column("layer", justify="right")
@@ -175,7 +174,7 @@ def _print(
         f"curves: {', '.join(files['figures']) or no_figure}",
     ]
     for line in lines:
-        screen.print(line, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     for item in left_out:
         name = "" if item["question_id"] is None else f" {item['question_id']!r}"
-        screen.print(f"  left out{name}: {item['reason']}", markup=False, soft_wrap=True)
+        screen.print(f"  left out{name}: {item['reason']}", soft_wrap=True)

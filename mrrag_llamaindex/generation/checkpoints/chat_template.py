@@ -13,6 +13,7 @@ from mrrag_llamaindex.generation.checkpoints.profile import (
     ModelProfile,
     PromptTemplate,
 )
+from mrrag_llamaindex.generation.checkpoints.template_trial import try_template
 
 # Words that no template holds; they mark where the texts of three turns stand.
 _FIRST, _ANSWER, _SECOND = "FirstQuestionHere", "FirstAnswerHere", "SecondQuestionHere"
@@ -55,6 +56,9 @@ def layout_of(
         return {"role": role, "content": [*content, {"type": "text", "text": text}]}
 
     turns = [turn("user", _FIRST, True), turn("assistant", _ANSWER), turn("user", _SECOND)]
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    variables = {**special, "messages": turns, "add_generation_prompt": True}
+    try_template(chat_template, {"tools": None, "documents": None, **variables}, source)
     try:
         rendered = tokenizer.apply_chat_template(
             turns, chat_template=chat_template, tokenize=False, add_generation_prompt=True

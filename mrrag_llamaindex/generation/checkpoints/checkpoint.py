@@ -10,6 +10,7 @@ from typing import Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.files.hub import find_folder
+from mrrag_llamaindex.files.json_files import check_json_files
 from mrrag_llamaindex.generation.checkpoints.families import ModelFamily, family_of
 from mrrag_llamaindex.generation.checkpoints.llava_original.settings import (
     ORIGINAL_TYPES,
@@ -69,7 +70,8 @@ class Checkpoint:
             )
         try:
             config = read_config(folder)
-        except ModelError as error:
+            check_json_files(folder)
+        except (ModelError, ValueError, OSError) as error:
             raise ModelError(f"model {model!r}: {error}; {WAYS_ON}") from error
         original = is_original(config)
         if original:

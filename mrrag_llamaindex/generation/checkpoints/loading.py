@@ -24,6 +24,9 @@ from mrrag_llamaindex.generation.checkpoints.quantization import (
 
 logger = logging.getLogger(__name__)
 
+_MOST_WORDS = 500
+"""Characters of a loader's message that are quoted."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -139,6 +142,7 @@ def _load(
     import transformers
 
     from mrrag_llamaindex.generation.checkpoints.processors import load_processor
+    from mrrag_llamaindex.generation.checkpoints.weight_files import open_weights
     from mrrag_llamaindex.steering.attention.model_class import (
         attention_implementation,
         steerable_class,
@@ -163,6 +167,11 @@ def _load(
             notes, processor, tokenizer = opened.notes, opened.processor, opened.processor.tokenizer
             options["config"], options["state_dict"] = opened.config, dict(opened.tensors)
         else:
+            open_weights(
+                checkpoint.folder,
+                what=f"model {checkpoint.source!r}",
+                allow_pickle=allow_pickle,
+            )
             tokenizer, processor, notes = load_processor(checkpoint)
             # Weights in pickles could run code of their author.
             options["use_safetensors"] = None if allow_pickle else True
@@ -189,10 +198,21 @@ def readable(model: str) -> Iterator[None]:
         yield
     except MRRAGError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"model {model!r} could not be loaded ({type(error).__name__}: {error}); {WAYS_ON}"
-        ) from error
+    except Exception as error:
+        raise _unreadable(model, error) from error
+    except BaseException as error:
+        # A crash in a loader written in Rust is a BaseException; interrupts must pass.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _unreadable(model, error) from error
+
+
+def _unreadable(model: str, error: BaseException) -> ModelError:
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
+    return ModelError(
+        f"model {model!r} could not be loaded ({type(error).__name__}: {text}); {WAYS_ON}"
+    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
@@ -19,6 +19,9 @@ from mrrag_llamaindex.generation.checkpoints.profile import PROFILE_FILE
 BACKEND = "pil"
 """Image processing by Pillow on every machine: torchvision resamples a little differently, so
 the same image would get other pixels, hence other answers, where it happens to be installed."""
+
+NO_CODE: Final = {"trust_remote_code": False}
+"""Left open, transformers asks whoever sits at the terminal, and "y" runs the folder's code."""
 
 
 def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
@@ -36,21 +39,21 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, LlavaConfig
 
     folder, family = checkpoint.folder, checkpoint.family
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if not family.sees_images:
         return tokenizer, None, ()
     images: Any = AutoImageProcessor
     if family.model_type == "qwen2_5_vl":
-        return tokenizer, images.from_pretrained(folder, backend=BACKEND), ()
+        return tokenizer, images.from_pretrained(folder, backend=BACKEND, **NO_CODE), ()
     auto: Any = AutoProcessor
     if family.model_type != "llava":
-        return tokenizer, auto.from_pretrained(folder, backend=BACKEND), ()
+        return tokenizer, auto.from_pretrained(folder, backend=BACKEND, **NO_CODE), ()
     config = LlavaConfig.from_pretrained(folder)
     notes: tuple[str, ...] = ()
     if lacks_processor(folder):
         processor, notes = missing_processor(tokenizer, config)
     else:
-        processor = auto.from_pretrained(folder, backend=BACKEND)
+        processor = auto.from_pretrained(folder, backend=BACKEND, **NO_CODE)
     own_layout = (folder / PROFILE_FILE).is_file()
     notes += correct_processor(processor, config, own_layout=own_layout)
     return processor.tokenizer, processor, notes

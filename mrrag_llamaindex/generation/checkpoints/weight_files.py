@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,14 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.checkpoints.stored_tensors import (
-    StoredTensor,
-    open_safetensors,
-    unpickled,
-)
+from mrrag_llamaindex.files.json_files import read_json
+from mrrag_llamaindex.files.safetensors_header import read_header
+from mrrag_llamaindex.generation.checkpoints.stored_tensors import StoredTensor, unpickled
 
 _KINDS: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
 _DTYPES: Final = {
@@ -150,13 +145,15 @@ def _survey(folder: Path, stem: str, suffix: str) -> WeightFiles:
     names = _numbered(folder, stem, suffix)
     if path.is_file():
         try:
-            index = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError):
+            index = dict(read_json(path)["weight_map"])
+            if not all(isinstance(name, str) for pair in index.items() for name in pair):
+                raise TypeError
+        except (OSError, ValueError, KeyError, TypeError):
             return WeightFiles(problems=(f"{path.name} is not an index; download it again",))
-        names = sorted(set(map(str, index.values())))
+        names = sorted(set(index.values()))
         for name in names:
             # An index is data from elsewhere: it may not lead out of its folder.
-            if Path(name).name != name or not name.endswith(suffix):
+            if Path(name).name != name or "\\" in name or not name.endswith(f".{suffix}"):
                 fault = f"{path.name} names {name!r}, which is not a weight file of this folder"
                 return WeightFiles(problems=(fault,))
     present = [name for name in names if (folder / name).is_file()]
@@ -200,10 +197,12 @@ def _gathered(
                 "checkpoint in bfloat16, float16 or float32"
             )
             continue
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, AttributeError) as error:
+        # Whatever the bytes of a pickle happen to mean.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             problems.append(
-                f"{file.name} is damaged, incomplete, or not a weight file "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); download it again"
+                f"{file.name} is damaged, incomplete, or not a weight file ({reason}); download "
+                "it again"
             )
             continue
         opened.add(file.name)
@@ -227,9 +226,7 @@ def _tensors_of(file: Path) -> list[StoredTensor]:
     if file.suffix != ".safetensors":
         values = unpickled(file)
         return [StoredTensor(file, k, tuple(v.shape), v.dtype) for k, v in values.items()]
-    with open_safetensors(file) as opened:
-        headers = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
-        return [
-            StoredTensor(file, key, tuple(header.get_shape()), _DTYPES[header.get_dtype()])
-            for key, header in headers.items()
-        ]
+    return [
+        StoredTensor(file, entry.key, entry.shape, _DTYPES[entry.dtype])
+        for entry in read_header(file)
+    ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import PromptError
 from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
+from mrrag_llamaindex.generation.prompt.marks import Marks
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest, Span
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
@@ -53,9 +53,7 @@ class PromptBuilder:
         self.image_token = image_token
         self.max_tokens = max_tokens
         self.max_documents = max_documents
-        control = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), image_token or ""}
-        longest_first = sorted(filter(None, control), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first)))
+        self._marks = Marks(tokenizer, template, image_token)
 
     def build(self, request: PromptRequest, image_text: str = "") -> Prompt:
         """Build the prompt; if it is too long, the lowest-scored documents leave first.
@@ -106,7 +104,7 @@ class PromptBuilder:
         documents: Sequence[PromptDocument],
         dropped: Sequence[PromptDocument],
     ) -> Prompt:
-        writer = _Writer(self._control)
+        writer = _Writer(self._marks)
         template = self.template
         before, after = template.opening.split("<image>")
         writer.control(before)
@@ -177,24 +175,33 @@ class PromptBuilder:
 class _Writer:
     """Append template text and data to one string, keeping the span of every piece of data."""
 
-    def __init__(self, control: re.Pattern[str]) -> None:
+    def __init__(self, marks: Marks) -> None:
         self.text = ""
         self.data_spans: list[Span] = []
-        self._control = control
+        self._marks = marks
 
     def control(self, text: str) -> Span:
-        start = len(self.text)
-        self.text += text
-        return start, len(self.text)
+        if self.data_spans and self.data_spans[-1][1] == len(self.text):
+            self._part(text)
+        return self._append(text)
 
     def data(self, text: str) -> Span:
-        # A report may spell out "<image>" or "[INST]". Written apart it stays readable text and
-        # cannot open a turn or shift the image features.
-        escaped = self._control.sub(lambda match: match[0][0] + " " + match[0][1:], text)
-        span = self.control(escaped)
+        escaped = self._marks.apart(text)
+        self._part(escaped)
+        span = self._append(escaped)
         if escaped:
             self.data_spans.append(span)
         return span
+
+    def _part(self, following: str) -> None:
+        """Keep a mark from arising where two texts meet."""
+        if self._marks.cross(self.text, following):
+            self.text += " "
+
+    def _append(self, text: str) -> Span:
+        start = len(self.text)
+        self.text += text
+        return start, len(self.text)
 
 
 def _rank(document: PromptDocument) -> float:

@@ -9,14 +9,22 @@ processes, serve it with ``chroma run`` and open its URL.
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import Where, store_errors
-from mrrag_llamaindex.store.chroma.location import Location, settings, start_embedded
+from mrrag_llamaindex.store.chroma.integrity import check_folder
+from mrrag_llamaindex.store.chroma.location import (
+    Location,
+    settings,
+    start_embedded,
+)
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
     from filelock import BaseFileLock
@@ -30,11 +38,21 @@ class Connection:
     Made by `create` and `find`; not by its constructor.
     """
 
-    def __init__(self, location: Location, collection: Collection, client: Any) -> None:
+    def __init__(
+        self,
+        location: Location,
+        collection: Collection,
+        client: Any,
+        *,
+        lock: BaseFileLock | None = None,
+        copy: TemporaryDirectory[str] | None = None,
+    ) -> None:
         self.location = location
         self._collection: Collection | None = collection
         self._client = client  # of a store in memory, its System
-        self._lock: BaseFileLock | None = None
+        self._lock = lock
+        self._copy = copy  # what is open in place of a folder that cannot be written
+        self._file = location.database_file()
         self._guard = threading.Lock()
         self._process = ForkGuard()
 
@@ -46,36 +64,50 @@ class Connection:
         location = Location.parse(where)
         if location.in_memory:
             return cls(location, *_memory_collection(name, metadata, configuration))
-        with location.connected() as client:
-            if _existing(client, name, location):
-                raise StoreError(
-                    f"{location.name} already holds a collection {name!r}: open it, or choose "
-                    "another name"
-                )
-            with store_errors(f"creating collection {name!r} in {location.name}", detail=True):
-                collection = client.create_collection(
-                    name,
-                    metadata=metadata,
-                    configuration=cast(Any, configuration),
-                    embedding_function=None,
-                )
-        return cls(location, collection, client)
+        with ExitStack() as undo:
+            lock = None
+            if location.folder is not None:
+                location.make_folder()
+                lock = _writer_lock(location)
+                undo.callback(lock.release)
+            with location.connected() as client:
+                if _existing(client, name, location):
+                    raise StoreError(
+                        f"{location.name} already holds a collection {name!r}: open it, or choose "
+                        "another name"
+                    )
+                with store_errors(f"creating collection {name!r} in {location.name}", detail=True):
+                    collection = client.create_collection(
+                        name,
+                        metadata=metadata,
+                        configuration=cast(Any, configuration),
+                        embedding_function=None,
+                    )
+            undo.pop_all()
+        return cls(location, collection, client, lock=lock)
 
     @classmethod
     def find(cls, where: Where, name: str) -> Connection:
         """Open an existing collection; never makes anything, see `PairStore.open`."""
         location = Location.parse(where)
         location.check_readable()
-        with location.connected() as client:
-            collection = _existing(client, name, location)
-            if collection is None:
-                with store_errors(f"listing {location.name}", detail=True):
-                    names = sorted(item.name for item in client.list_collections(limit=20))
-                raise StoreError(
-                    f"{location.name} has no collection {name!r}; it has: "
-                    f"{', '.join(names) or 'none'}"
-                )
-        return cls(location, collection, client)
+        if location.folder is not None:
+            check_folder(location.folder, name, location.name)
+        with ExitStack() as undo:
+            place, copy = location.openable()
+            if copy is not None:
+                undo.callback(copy.cleanup)
+            with place.connected() as client:
+                collection = _existing(client, name, location)
+                if collection is None:
+                    with store_errors(f"listing {location.name}", detail=True):
+                        names = sorted(item.name for item in client.list_collections(limit=20))
+                    raise StoreError(
+                        f"{location.name} has no collection {name!r}; it has: "
+                        f"{', '.join(names) or 'none'}"
+                    )
+            undo.pop_all()
+        return cls(location, collection, client, copy=copy)
 
     @staticmethod
     def present(where: Where, name: str) -> bool:
@@ -83,9 +115,10 @@ class Connection:
         location = Location.parse(where)
         if location.in_memory or (location.folder is not None and not location.has_database()):
             return False
-        with location.connected() as client:
+        place, copy = location.openable()
+        with copy or nullcontext(), place.connected() as client:
             exists = _existing(client, name, location) is not None
-        location.release(client)
+            location.release(client)
         return exists
 
     @property
@@ -94,6 +127,13 @@ class Connection:
         self._process.check(f"{self.location.name} was", StoreError)
         if self._collection is None:
             raise StoreError(f"{self.location.name} has been closed")
+        # Chroma goes on answering, and taking pairs, in files that no longer have a name.
+        if self.location.database_file() != self._file:
+            raise StoreError(
+                f"{self.location.name} was deleted or replaced while this process has it open, so "
+                "nothing is read from it or written to it: close it (store.close()) and open it "
+                "again"
+            )
         return self._collection
 
     def hold_for_writing(self) -> None:
@@ -102,31 +142,15 @@ class Connection:
         Raises
         ------
         StoreError
-            If another process is writing.
+            If another process is writing, or the folder cannot be written.
         """
         if self.location.folder is None:
             return
-        from filelock import FileLock, Timeout
-
+        if self._copy is not None:
+            raise StoreError(f"{self.location.name} cannot be written: it was opened for reading")
         with self._guard:
-            if self._lock is not None:
-                return
-            # One lock object per path and process: several stores of one process may write.
-            lock = FileLock(
-                self.location.folder / _LOCK_FILE, timeout=0, thread_local=False, is_singleton=True
-            )
-            try:
-                lock.acquire()
-            except Timeout:
-                raise StoreError(
-                    f"another process is writing to {self.location.name}: wait until it has "
-                    "ended, or let both use one `chroma run` server"
-                ) from None
-            except OSError as error:
-                raise StoreError(
-                    f"{self.location.name} cannot be written ({error.strerror or error})"
-                ) from None
-            self._lock = lock
+            if self._lock is None:
+                self._lock = _writer_lock(self.location)
 
     def close(self) -> None:
         """Release the lock and the client, if it is ours. May be called again."""
@@ -134,11 +158,35 @@ class Connection:
             self._collection = None
             client, self._client = self._client, None
             lock, self._lock = self._lock, None
-        if client is not None:
-            with store_errors(f"closing {self.location.name}", detail=True):
-                self.location.release(client)
-        if lock is not None:
-            lock.release()
+            copy, self._copy = self._copy, None
+        with ExitStack() as rest:
+            if copy is not None:
+                rest.callback(copy.cleanup)
+            if lock is not None:
+                rest.callback(lock.release)
+            if client is not None:
+                with store_errors(f"closing {self.location.name}", detail=True):
+                    self.location.release(client)
+
+
+def _writer_lock(location: Location) -> BaseFileLock:
+    """Return the folder's lock, acquired; several stores of one process share it."""
+    from filelock import FileLock, Timeout
+
+    assert location.folder is not None
+    lock = FileLock(
+        location.folder / _LOCK_FILE, timeout=0, thread_local=False, is_singleton=True, mode=0o600
+    )
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process is writing to {location.name}: wait until it has "
+            "ended, or let both use one `chroma run` server"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{location.name} cannot be written ({error.strerror or error})") from None
+    return lock
 
 
 def _memory_collection(

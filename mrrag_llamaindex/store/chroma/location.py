@@ -7,12 +7,12 @@ becomes a `StoreError` that names the place.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
-import urllib.error
-import urllib.request
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import MEMORY, DatabaseClient, Where, store_errors
+from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE
+from mrrag_llamaindex.store.chroma.server import connect
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-SERVER_TIMEOUT = 5.0
-"""Seconds to wait for a Chroma server's first sign of life."""
+logger = logging.getLogger(__name__)
 
-SQLITE_FILE = "chroma.sqlite3"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -50,7 +50,7 @@ class Location:
         """Return the location that `where` means; touches neither disk nor network."""
         if isinstance(where, str) and where == MEMORY:
             return cls("the store in memory")
-        if isinstance(where, str) and where.startswith(("http://", "https://")):
+        if isinstance(where, str) and where.strip().lower().startswith(("http:/", "https:/")):
             return cls(where, url=where)
         if isinstance(where, str) and "://" in where:
             raise StoreError(
@@ -68,6 +68,65 @@ class Location:
             f"a store cannot be opened from a {type(where).__name__}: give a folder, "
             '"http://host:port", "memory" or a (synchronous) chromadb client'
         )
+
+    def make_folder(self) -> None:
+        """Make the folder, if there is none, for this user alone: it holds reports."""
+        assert self.folder is not None
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StoreError(f"{self.name} is a file; a store is a folder")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.name} cannot be made ({error.strerror or error}): give another folder"
+            ) from None
+
+    def database_file(self) -> tuple[int, int] | None:
+        """Return what tells a folder's database from any other file, `None` without one."""
+        if self.folder is None:
+            return None
+        try:
+            state = (self.folder / SQLITE_FILE).stat()
+        except OSError:
+            return None
+        return state.st_dev, state.st_ino
+
+    def openable(self) -> tuple[Location, tempfile.TemporaryDirectory[str] | None]:
+        """Return where Chroma can open this store, and what is to be removed after it.
+
+        Chroma writes even when it reads: in place of a folder that cannot be written it gets a
+        private copy of the database. The index, which is larger, stays where it is.
+
+        Raises
+        ------
+        StoreError
+            If the copy cannot be made.
+        """
+        if self.folder is None or all(
+            os.access(path, os.W_OK) for path in (self.folder, self.folder / SQLITE_FILE)
+        ):
+            return self, None
+        logger.warning("%s cannot be written: it is opened for reading, in a copy", self.name)
+        copy = tempfile.TemporaryDirectory(prefix="mrrag-store-")
+        try:
+            target = Path(copy.name)
+            source = f"{(self.folder / SQLITE_FILE).as_uri()}?mode=ro"
+            with (
+                contextlib.closing(sqlite3.connect(source, uri=True)) as original,
+                contextlib.closing(sqlite3.connect(target / SQLITE_FILE)) as database,
+            ):
+                original.backup(database)
+            for index in self.folder.iterdir():
+                if index.is_dir():
+                    (target / index.name).symlink_to(index, target_is_directory=True)
+        except (OSError, sqlite3.Error) as error:
+            copy.cleanup()
+            raise StoreError(
+                f"{self.name} cannot be written, and no copy of its database can be made in "
+                f"{tempfile.gettempdir()} ({error}): set TMPDIR to a folder with room for it"
+            ) from None
+        return replace(self, folder=target), copy
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[ClientAPI]:
@@ -89,10 +148,9 @@ class Location:
         if self.client is not None:
             return self.client
         if self.url is not None:
-            return _server_client(self.url)
+            return connect(self.url, settings())
         assert self.folder is not None
-        if self.folder.exists() and not self.folder.is_dir():
-            raise StoreError(f"{self.name} is a file; a store is a folder")
+        self.make_folder()
         return _folder_client(self.folder, self.name)
 
     def check_readable(self) -> None:
@@ -159,6 +217,7 @@ def _folder_client(folder: Path, name: str) -> ClientAPI:
     import chromadb
 
     start_embedded()
+    fresh = not (folder / SQLITE_FILE).exists()
     with store_errors(f"opening {name}", detail=True):
         try:
             client = chromadb.PersistentClient(path=folder, settings=settings())
@@ -166,6 +225,8 @@ def _folder_client(folder: Path, name: str) -> ClientAPI:
             # Chroma keeps one system per folder and process. The application has opened this
             # folder with default settings, so those are the only ones that it accepts now.
             client = chromadb.PersistentClient(path=folder)
+    if fresh and (folder / SQLITE_FILE).exists():
+        (folder / SQLITE_FILE).chmod(0o600)  # it holds reports
     if not (folder / SQLITE_FILE).exists():
         # That kept system still answers from the files that it has open, deleted or not.
         cast(Any, client).close()
@@ -174,33 +235,3 @@ def _folder_client(folder: Path, name: str) -> ClientAPI:
             "(store.close()), or start a new process"
         )
     return client
-
-
-def _server_client(url: str) -> ClientAPI:
-    import chromadb
-
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if not parts.hostname or port == -1 or parts.path.strip("/") or parts.query or parts.username:
-        raise StoreError(
-            f"{url!r} is not a server address: expected http://host:port; for anything else "
-            "(headers, tenants) pass a chromadb.HttpClient"
-        )
-    secure = parts.scheme == "https"
-    port = port or (443 if secure else 8000)
-    # Chroma's client waits without limit, so its first contact is made here, with one.
-    address = f"{parts.scheme}://{parts.netloc if parts.port else f'{parts.hostname}:{port}'}"
-    try:
-        with urllib.request.urlopen(f"{address}/api/v2/heartbeat", timeout=SERVER_TIMEOUT):
-            pass
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
-        raise StoreError(
-            f"no Chroma server answers at {url} ({reason}): start one with "
-            f"`chroma run --path FOLDER --host 127.0.0.1 --port {port}`, or give a folder"
-        ) from None
-    with store_errors(f"connecting to {url}", detail=True):
-        return chromadb.HttpClient(host=parts.hostname, port=port, ssl=secure, settings=settings())

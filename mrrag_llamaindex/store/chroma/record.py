@@ -12,6 +12,7 @@ a patient or a path in the prompt would be a leak.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -20,11 +21,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.filters import IDENTIFIERS, Comparison, Filter
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.pair import MetadataValue
 
 FINGERPRINT_KEY: Final = "mrrag_fingerprint"
+
+CHECKSUM_KEY: Final = "mrrag_checksum"
+"""Of the vector, then of the texts: 16 hexadecimal digits each."""
 
 _FIELDS: Final = ("image_path", "patient_id", "missing")
 """Fields of a pair that are metadata of its record, under their own names, as everywhere else."""
@@ -58,6 +63,9 @@ def encode(pair: StoredPair) -> tuple[str, dict[str, MetadataValue]]:
     record = dict(node_metadata)
     record[FINGERPRINT_KEY] = pair.fingerprint
     record["_node_content"] = json.dumps(node, ensure_ascii=False)
+    record[CHECKSUM_KEY] = vector_checksum(pair.vector.astype("<f4").tobytes()) + text_checksum(
+        pair.pair_id, pair.report, str(record["_node_content"])
+    )
     record["_node_type"] = "TextNode"
     # LlamaIndex's word for "this node has no source document".
     record.update({"document_id": "None", "doc_id": "None", "ref_doc_id": "None"})
@@ -78,8 +86,22 @@ def decode(
         The record's, as Chroma returns them.
     vector, document
         Left out of a record that was not fetched completely.
+
+    Raises
+    ------
+    StoreError
+        If a complete record does not have the checksum that it was written with.
     """
     top = dict(metadata or {})
+    checksum = top.get(CHECKSUM_KEY)
+    if vector is not None and isinstance(checksum, str):
+        values = np.asarray(vector, dtype="<f4").tobytes()
+        texts = text_checksum(pair_id, document or "", str(top.get("_node_content")))
+        if checksum != vector_checksum(values) + texts:
+            raise StoreError(
+                f"the record of pair {pair_id!r} is not as it was written: the store is damaged, "
+                "or another program has changed it; see `mrrag verify`"
+            )
     # The node's own copy is preferred: a pair's metadata may hold a key (such as doc_id) that
     # LlamaIndex overwrites on the record.
     own = {key: value for key, value in top.items() if key not in _LLAMAINDEX}
@@ -91,7 +113,7 @@ def decode(
             node = None
         if isinstance(node, dict) and isinstance(node.get("metadata"), dict):
             own = node["metadata"]
-    ours = {FINGERPRINT_KEY, *_FIELDS}
+    ours = {FINGERPRINT_KEY, CHECKSUM_KEY, *_FIELDS}
     return StoredPair(
         pair_id=pair_id,
         report=document or "",
@@ -100,6 +122,17 @@ def decode(
         vector=np.asarray([] if vector is None else vector, dtype=np.float32),
         fingerprint=top.get(FINGERPRINT_KEY) or "",
     )
+
+
+def vector_checksum(values: bytes) -> str:
+    """Return the checksum of a vector's little-endian float32 bytes."""
+    return hashlib.blake2b(values, digest_size=8).hexdigest()
+
+
+def text_checksum(pair_id: str, document: str, content: str) -> str:
+    """Return the checksum of a record's id, report and node."""
+    texts = json.dumps([pair_id, document, content]).encode()
+    return hashlib.blake2b(texts, digest_size=8).hexdigest()
 
 
 def where_of(condition: Filter | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
 from mrrag_llamaindex.store.chroma.erasure import erase, scrub_index
-from mrrag_llamaindex.store.chroma.location import SQLITE_FILE
+from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, check_folder
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import StoredPair
@@ -84,6 +84,17 @@ class ChromaPairStore(PairStore):
     def close(self) -> None:
         """Release the place; a store in memory ends here. May be called again."""
         self._connection.close()
+
+    def _check_contents(self) -> int:
+        if self.folder is None:
+            return 0
+        check = check_folder(self.folder, self.collection.name, self.name, complete=True)
+        if check is None:
+            raise StoreError(
+                f"{self.name} is being written, or a write was cut short: close what writes to it, "
+                "or open it once for writing (`mrrag ingest`), and check it again"
+            )
+        return check.unmarked
 
     def _check_index(self) -> None:
         space = (self.collection.configuration_json.get("hnsw") or {}).get("space")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.json_files import read_json
 
 ORIGINAL_TYPES = {"llava_mistral": "mistral", "llava_llama": "llama", "llava": "llama"}
 """Original model type -> the transformers type of its language model."""
@@ -111,11 +111,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise ModelError("the folder holds no config.json, so it is not a model") from None
     except ValueError as error:
-        raise ModelError("config.json is not valid JSON; download it again") from error
+        raise ModelError(f"config.json cannot be used: {error}; download it again") from None
     if not isinstance(config, dict):
         raise ModelError("config.json is not a JSON object; download it again")
     return config
