@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs import IndexDict
 from llama_index.core.schema import Document
+from llama_index.core.utils import get_tqdm_iterable
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.engines.documents import PairStorageContext, pair_of_node
 from mrrag_llamaindex.integration.engines.index_engines import IndexEngines
 from mrrag_llamaindex.integration.engines.index_lifecycle import IndexLifecycle
+from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
 from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.ingest.ingest import IngestReport, ingest_pairs
 from mrrag_llamaindex.store.learned_files import (
@@ -30,6 +32,8 @@ from mrrag_llamaindex.towers.loading import load_towers
 if TYPE_CHECKING:
     from mrrag_llamaindex.store.pair import Pair
     from mrrag_llamaindex.towers.protocol import DualTower
+
+_INGEST_OPTIONS = parameters(ingest_pairs, "pairs", "store", "towers")
 
 
 class MRRAGIndex(IndexEngines, IndexLifecycle):
@@ -50,7 +54,7 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
     callback_manager : CallbackManager, optional
         LlamaIndex's, handed on to the retrievers. Default: that of ``Settings``.
     show_progress : bool
-        LlamaIndex's, without effect here: `from_pairs` reports to its ``progress``.
+        Show a bar while pairs are embedded.
 
     Attributes
     ----------
@@ -107,6 +111,8 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
         device: str = "auto",
         strict: bool = True,
         progress: Callable[[int], None] | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
         **ingest_options: Any,
     ) -> MRRAGIndex:
         """Embed pairs into a new or existing store.
@@ -129,18 +135,30 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
             Raise at the first pair that cannot be used; else go on and list it in ``report``.
         progress : callable, optional
             Called with the number of pairs done.
+        show_progress, callback_manager
+            As for the class.
+        **ingest_options
+            Other options of `ingest_pairs`.
 
         Raises
         ------
         InputError, StoreError, TowerError
         """
+        shared_out(ingest_options, "from_pairs", _INGEST_OPTIONS)  # before a store is made
         towers = load_towers(towers, device=device) if isinstance(towers, str) else towers
         store = PairStore.open_or_create(
             "memory" if persist_dir is None else persist_dir,
             StoreSchema.of(towers),
             collection=collection,
         )
-        index = cls(store, towers, weights, calibration)
+        index = cls(
+            store,
+            towers,
+            weights,
+            calibration,
+            callback_manager=callback_manager,
+            show_progress=show_progress,
+        )
         index.add_pairs(pairs, strict=strict, progress=progress, **ingest_options)
         return index
 
@@ -195,5 +213,7 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
 
     def add_pairs(self, pairs: Iterable[Pair], **options: Any) -> IngestReport:
         """Embed and upsert pairs; see `ingest_pairs` for the options."""
-        self.report = ingest_pairs(pairs, self.store, self.towers, **options)
+        (given,) = shared_out(options, "add_pairs", _INGEST_OPTIONS)
+        bar = get_tqdm_iterable(pairs, self._show_progress, "Embedding pairs")
+        self.report = ingest_pairs(bar, self.store, self.towers, **given)
         return self.report

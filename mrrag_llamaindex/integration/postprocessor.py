@@ -70,9 +70,9 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         The one that the nodes are for: they carry tickets if it is `MRRAGLLaVA`. Without it they
         carry none, since any other reader would see the markers.
     store : PairStore, optional
-        Needed without an index; with one, the index's is used.
+        Needed without an index; refused with one.
     towers : DualTower, optional
-        Those that the store was made with. Needed without an index; with one, the index's are used.
+        Those that the store was made with. Needed without an index; refused with one.
     weights : FusionWeights or QueryGatedWeights, optional
         Take precedence over the index's. Without either: equal weights.
     calibration : Calibration, path or False, optional
@@ -95,8 +95,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     StoreError
         At construction, if the store was made with other towers.
     InputError
-        At construction, if the calibration belongs to other towers or weights, or there is none
-        where one is needed.
+        At construction, if there is neither an index nor a store with its towers, or both; if the
+        calibration belongs to other towers or weights, or there is none where one is needed.
     """
 
     top_n: int = Field(default=defaults.MAX_DOCUMENTS, ge=1, description="Documents kept.")
@@ -130,10 +130,15 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     ) -> None:
         super().__init__(**data)
         if index is not None:
+            if store is not None or towers is not None:
+                raise InputError(
+                    "MRRAGPostprocessor takes an index, or a store and its towers: not both, "
+                    "because they could be two stores"
+                )
             store, towers, weights = index.store, index.towers, weights or index.weights
             calibration = index.calibration if calibration is None else calibration
         if store is None or towers is None:
-            raise ValueError("MRRAGPostprocessor needs an index, or a store and its towers")
+            raise InputError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
         self._stamped = llm is not None and reads_tickets(llm)
         self._store = store

@@ -175,6 +175,30 @@ def current_query_image() -> QueryImage | None:
     return block.image
 
 
+def enclosing_image(bound: QueryImage | None) -> QueryImage | None:
+    """Return the image that a step is bound to, or without one that of the block around it.
+
+    Raises
+    ------
+    InputError
+        If there are both and they differ: either could be another patient's.
+    EvidenceError
+        If there is no bound image, as `current_query_image`.
+    """
+    if bound is None:
+        return current_query_image()
+    try:
+        block = current_query_image()
+    except EvidenceError:
+        return bound  # what is bound is known, wherever the block is
+    if block is not None and block != bound:
+        raise InputError(
+            "this engine or retriever is bound to an image, and is asked inside a query_image(...) "
+            "block with another one: ask outside the block, or build it without image="
+        )
+    return bound
+
+
 def _driver(frame: FrameType) -> FrameType | None:
     """Return the caller of a task's outermost coroutine: it drives other questions, too."""
     outer = frame.f_back

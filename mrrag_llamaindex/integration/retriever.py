@@ -19,7 +19,7 @@ from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filt
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
-    current_query_image,
+    enclosing_image,
     read_query_image,
 )
 from mrrag_llamaindex.integration.selection import Selection
@@ -182,14 +182,11 @@ class MRRAGRetriever(BaseRetriever):
         return hits, weights
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._about(query_bundle, self._enclosing())
+        return self._about(query_bundle, enclosing_image(self.image))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, query_bundle, self._enclosing())
-
-    def _enclosing(self) -> QueryImage | None:
-        return self.image if self.image is not None else current_query_image()
+        return await asyncio.to_thread(self._about, query_bundle, enclosing_image(self.image))
 
     def _about(
         self, query_bundle: QueryBundle, enclosing: QueryImage | None

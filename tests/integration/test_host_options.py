@@ -8,7 +8,7 @@ from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.llms import MockLLM
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
-from mrrag_llamaindex import MRRAGLLaVA
+from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, MRRAGPostprocessor, Pair
 from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError
 from mrrag_llamaindex.store.filters import Comparison
 
@@ -163,3 +163,39 @@ def test_texts_to_embed_are_averaged(hospital):
 def test_another_llm_may_have_our_options(hospital):
     engine = hospital.index.as_query_engine(llm=MockLLM(), on_missing_image="ignore")
     assert "mrrag" not in str(engine.query(QUESTION))
+
+
+def test_postprocessor_takes_an_index_or_a_store_and_towers(hospital):
+    index = hospital.index
+    for options in ({"store": index.store}, {"towers": index.towers}):
+        with pytest.raises(InputError, match="not both"):
+            MRRAGPostprocessor(index, **options)
+    with pytest.raises(InputError, match="needs an index"):
+        MRRAGPostprocessor(store=index.store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("stric", True, "did you mean 'strict'"),
+        ("storage_context", object(), "persist_dir="),
+        ("embed_model", "default", "towers"),
+        ("insert_batch_size", 16, "batch_size="),
+    ],
+)
+def test_options_of_from_documents_are_refused_before_a_store_is_made(
+    towers, tmp_path, name, value, match
+):
+    with pytest.raises(InputError, match=match):
+        MRRAGIndex.from_documents([], towers=towers, persist_dir=tmp_path / "s", **{name: value})
+    assert not (tmp_path / "s").exists()
+
+
+def test_progress_is_shown_where_it_was_asked_for(hospital, towers, capsys):
+    pair = Pair(hospital.images["patient-07"], "No nodule.", "p7", "patient-07")
+    index = MRRAGIndex.from_pairs([pair], towers=towers, show_progress=True)
+    assert "Embedding pairs" in capsys.readouterr().err
+    index.add_pairs([pair])
+    assert "Embedding pairs" in capsys.readouterr().err
+    MRRAGIndex.from_pairs([pair], towers=towers)
+    assert not capsys.readouterr().err

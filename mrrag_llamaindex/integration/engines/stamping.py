@@ -16,7 +16,7 @@ from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
-    current_query_image,
+    enclosing_image,
     read_query_image,
 )
 from mrrag_llamaindex.integration.tickets.markers import strip
@@ -95,7 +95,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
         return await asyncio.to_thread(self._with_ticket, nodes, query_bundle, enclosing)
 
     def _enclosing(self) -> QueryImage | None:
-        return self._image if self._image is not None or not self.stamped else current_query_image()
+        return enclosing_image(self._image) if self.stamped else self._image
 
     def _with_ticket(
         self,

@@ -22,6 +22,10 @@ _NOT_TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
     "embed_model": ((None,), "vectors come from the index's towers"),
     "object_map": ((None, {}), "pairs hold no objects to retrieve from"),
     "embedding": ((None,), "vectors come from the index's towers"),
+    "storage_context": ((None,), "pairs live in a store of their own: give persist_dir="),
+    "transformations": ((None, []), "a report is embedded whole, with its image"),
+    "use_async": ((None, False), "pairs are embedded in batches, one after another"),
+    "insert_batch_size": ((None,), "the number embedded at once is batch_size="),
 }
 """What a stock index takes: the values that say nothing, and why others are refused."""
 

@@ -213,3 +213,27 @@ def test_streams_read_in_turn_after_their_blocks(hospital, llm):
             pass
     for patient, response in responses.items():
         assert right(hospital, patient, response)
+
+
+def test_bound_engine_within_the_block_of_another_image_is_refused(hospital, llm):
+    index = hospital.index
+    image, other = hospital.images[PATIENT], hospital.images["patient-09"]
+    bound = {"llm": llm, "image": image}
+    with query_image(other):
+        with pytest.raises(InputError, match="bound to an image"):
+            index.as_query_engine(**bound).query(QUESTION)
+        with pytest.raises(InputError, match="bound to an image"):
+            index.as_chat_engine(chat_mode=ChatMode.CONTEXT, **bound).chat(QUESTION)
+        with pytest.raises(InputError, match="bound to an image"):
+            index.as_retriever(image=image).retrieve(QUESTION)
+    with query_image(image):
+        response = index.as_query_engine(**bound).query(QUESTION)
+    assert right(hospital, PATIENT, response)
+
+
+def test_bound_engine_is_known_where_the_block_is_not(hospital, llm):
+    engine = hospital.index.as_query_engine(llm=llm, image=hospital.images[PATIENT])
+    with query_image(hospital.images["patient-09"]):
+        context = contextvars.copy_context()
+    response = context.run(engine.query, QUESTION)
+    assert right(hospital, PATIENT, response)
