@@ -87,6 +87,8 @@ def test_interrupt_from_the_keyboard_ends_with_130(corpus) -> None:
         "def wait(*_, **__):\n"
         "    print('ready', flush=True); time.sleep(60)\n"
         "p.PairStore.open = wait\n"
+        # Whoever starts the tests in the background ignores the signal, and so would this process.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; sys.argv = ['mrrag', 'verify', 'x']\n"
         "from mrrag_llamaindex.cli import main; main()"
     )

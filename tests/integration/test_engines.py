@@ -234,7 +234,7 @@ def test_image_is_read_once_and_decoded_once_in_a_question_of_one_call(
     monkeypatch.setattr(
         query_image_module, "read_bytes", lambda *a, **k: reads.append(1) or read(*a, **k)
     )
-    monkeypatch.setattr(load.Image, "open", lambda *a: decodings.append(1) or decode(*a))
+    monkeypatch.setattr(load.Image, "open", lambda *a, **k: decodings.append(1) or decode(*a, **k))
     engine = hospital.index.as_query_engine(llm=llm, response_mode=mode)
     response = engine.query(QueryBundle(QUESTION, image_path=str(image)))
     calls = len(answer_trace(response.source_nodes))

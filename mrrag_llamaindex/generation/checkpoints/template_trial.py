@@ -66,6 +66,8 @@ def try_template(
         What it is rendered with, as JSON.
     source : str
         Name of the model, for messages.
+    seconds : float
+        Longest run.
 
     Raises
     ------

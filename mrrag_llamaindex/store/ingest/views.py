@@ -25,6 +25,8 @@ def views_of(
     images
         One image, or those of a list. Several are of one study, whose id is the row's own where
         it names none.
+    pair_id, study_id
+        Of the row.
     """
     if len(images) > 1:
         known = [image for image in images if image is not None]
