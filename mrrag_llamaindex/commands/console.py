@@ -73,18 +73,25 @@ class OneLineErrors(TyperGroup):
 
 def say(kind: str, text: str) -> None:
     """Print one line on standard error."""
-    line = f"{kind}: {plain(' '.join(text.split()))}"
+    line = f"{kind}: {' '.join(text.split())}"
     screen(stderr=True).print(line, soft_wrap=True)
 
 
 def say_progress(text: str) -> None:
     """Print what is being done on standard error."""
-    screen(stderr=True).print(plain(text), style="dim")
+    screen(stderr=True).print(text, style="dim")
+
+
+class _Screen(Console):
+    """Shows the control characters of a text instead of obeying them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(it) if isinstance(it, str) else it for it in objects), **options)
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Return a console that takes no word of a text for markup or an emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """Return a console that takes no word of a text for markup, an emoji or an escape code."""
+    return _Screen(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -266,7 +273,7 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
 def _print_line(console: Console, name: str, result: AskResult) -> None:
     answer = result.answer
     console.print(
-        f"{name:<13}{plain(result.text):<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
+        f"{name:<13}{result.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
     )
 
 

@@ -9,13 +9,18 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+PRIVATE: Final = 0o600
+"""Mode of files that hold what belongs to patients."""
 
 _writing: set[Path] = set()
 """Parts that threads of this process are writing now."""
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | Callable[[Path], Any]) -> None:
+def write_atomically(
+    path: str | os.PathLike[str], content: str | Callable[[Path], Any], *, private: bool = False
+) -> None:
     """Write a file beside ``path``, bring it to the disk and rename it.
 
     Several threads and processes may write one path: the last to finish stays, whole. What a
@@ -28,6 +33,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | Callable[[Path
     content : str or callable
         Text, written as UTF-8 with its line ends as they are; or what writes the file to the path
         that it is given.
+    private : bool
+        Make it readable for this user alone, because it holds what belongs to patients.
 
     Raises
     ------
@@ -40,10 +47,14 @@ def write_atomically(path: str | os.PathLike[str], content: str | Callable[[Path
     part = target.with_name(f"{_opening(target)}{os.getpid()}-{token}.part")
     _writing.add(part)
     try:
+        if private:
+            part.touch(PRIVATE, exist_ok=False)
         if isinstance(content, str):
             part.write_text(content, encoding="utf-8", newline="")
         else:
             content(part)
+        if private:
+            part.chmod(PRIVATE)  # whatever wrote it may have replaced it
         with part.open("rb+") as handle:
             os.fsync(handle.fileno())
         part.replace(target)

@@ -11,6 +11,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.atomic import PRIVATE
 from mrrag_llamaindex.files.line_format import (
     Header,
     LineFormat,
@@ -114,7 +115,9 @@ class LineLog(Generic[Header, Record]):
 
     def _open(self, whole: int) -> None:
         try:
-            self._handle = self.path.open("r+b" if self.path.exists() else "xb")
+            if not self.path.exists():
+                self.path.touch(PRIVATE, exist_ok=False)
+            self._handle = self.path.open("r+b")
             self._handle.truncate(whole)
             self._handle.seek(whole)
         except OSError as error:

@@ -95,8 +95,7 @@ class LlavaEngine(PromptReader):
         decoding : Decoding or None
             How tokens are chosen; None: `Greedy`.
         max_new_tokens : int, optional
-            Longest answer, in tokens. Default: the engine's own, for which the model's window has
-            room in any case; a longer answer to a long prompt may run past the window.
+            Longest answer, in tokens; the prompt leaves room for it. Default: the engine's own.
 
         Returns
         -------
@@ -115,8 +114,11 @@ class LlavaEngine(PromptReader):
                 "policy=None with this decoding, or leave the decoding out"
             )
         prepared = self.read_images(requests, images)
-        prompts = [self.prompt(*pair, policy) for pair in zip(requests, prepared, strict=True)]
-        limit = max_new_tokens or self.max_new_tokens
+        limit = self.answer_tokens(max_new_tokens)
+        prompts = [
+            self.prompt(*pair, policy, max_new_tokens)
+            for pair in zip(requests, prepared, strict=True)
+        ]
         answers: dict[int, Answer] = {}
         for batch in self._batches(prompts, prepared, decoding.batch_size):
             rows = [prompts[row] for row in batch.rows]
@@ -162,11 +164,11 @@ class LlavaEngine(PromptReader):
         self._process.check("this model was", ModelError)
         with person_readable():
             prepared = None if image is None else self.read_image(image)
-        prompt = self.prompt(request, prepared, policy)
+        limit = self.answer_tokens(max_new_tokens)
+        prompt = self.prompt(request, prepared, policy, max_new_tokens)
         (batch,) = self._batches([prompt], [prepared])
         plan, layers = self.planner.plan([prompt], policy, batch.shared)
         probe = probe_for(self, [request], [prompt], policy)
-        limit = max_new_tokens or self.max_new_tokens
         call = BatchCall([prompt], [prepared], plan, probe, limit, batch.shared)
 
         def finish(text: str, seconds: float) -> Answer:

@@ -46,6 +46,7 @@ def explain(
     request: PromptRequest,
     image: Image.Image | None,
     policy: SteeringPolicy | None = None,
+    max_new_tokens: int | None = None,
 ) -> dict[str, Influence]:
     """Tell how much each document of a prompt moved the answer.
 
@@ -65,7 +66,8 @@ def explain(
     image : PIL.Image.Image or None
         Mode RGB.
     policy : SteeringPolicy, optional
-        As for the answer.
+    max_new_tokens : int, optional
+        Both as for the answer.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def explain(
             f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
         )
     prepared = None if image is None else engine.read_image(image)
-    prompt = engine.prompt(request, prepared, policy)
+    prompt = engine.prompt(request, prepared, policy, max_new_tokens)
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
     shared = prompt.question_span[0]
     influences: dict[str, Influence] = {}

@@ -88,7 +88,7 @@ class ContactSheet:
             part.touch(mode=0o600)
             page.save(part, "PNG")
 
-        write_atomically(path, write)
+        write_atomically(path, write, private=True)
 
 
 def _drawable(text: str) -> str:

@@ -168,7 +168,7 @@ class MRRAGLLaVA(GeneratorSettings):
             max_new_tokens=limit,
         )
         answers = {
-            place: self._record(calls[place], answer, *inputs[place])
+            place: self._record(calls[place], answer, *inputs[place], limit)
             for place, answer in zip(inputs, generated, strict=True)
         }
         return [
@@ -183,10 +183,15 @@ class MRRAGLLaVA(GeneratorSettings):
             return iter([Reply(call.follow_up, call.follow_up, {})])
         request, image = self._inputs(call)
         stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
-        return self._replies(call, stream, request, image)
+        return self._replies(call, stream, request, image, limit)
 
     def _replies(
-        self, call: Resolved, stream: TokenStream, request: PromptRequest, image: Image | None
+        self,
+        call: Resolved,
+        stream: TokenStream,
+        request: PromptRequest,
+        image: Image | None,
+        limit: int | None,
     ) -> Iterator[Reply]:
         text = ""
         try:
@@ -196,7 +201,7 @@ class MRRAGLLaVA(GeneratorSettings):
         finally:
             stream.close()
         if stream.answer is not None:
-            answer = self._record(call, stream.answer, request, image)
+            answer = self._record(call, stream.answer, request, image, limit)
             yield Reply(text, "", answer_facts(answer))
 
     def _inputs(self, call: Resolved) -> tuple[PromptRequest, Image | None]:
@@ -206,7 +211,12 @@ class MRRAGLLaVA(GeneratorSettings):
         return request, None if call.image is None else call.image.rgb
 
     def _record(
-        self, call: Resolved, answer: Answer, request: PromptRequest, image: Image | None
+        self,
+        call: Resolved,
+        answer: Answer,
+        request: PromptRequest,
+        image: Image | None,
+        limit: int | None,
     ) -> Answer:
         answer = replace(answer, text=strip(answer.text), left_out_turns=call.left_out_turns)
         if not answer.text:
@@ -221,7 +231,8 @@ class MRRAGLLaVA(GeneratorSettings):
                 stacklevel=1,  # what the user wrote is any number of frames of the host above
             )
         if self.explain:
-            answer = replace(answer, influence=explain(self._engine, request, image, self.policy))
+            influence = explain(self._engine, request, image, self.policy, limit)
+            answer = replace(answer, influence=influence)
         number = next(_CALLS)
         for ticket in call.tickets:
             ticket.record(answer, number)

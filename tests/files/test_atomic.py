@@ -87,3 +87,14 @@ def test_a_failed_write_leaves_what_was_there_and_no_part(tmp_path: Path) -> Non
 def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
     write_atomically(tmp_path / "table.csv", "a\r\nb\nc")
     assert (tmp_path / "table.csv").read_bytes() == b"a\r\nb\nc"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+def test_what_belongs_to_patients_is_for_this_user_alone(tmp_path: Path) -> None:
+    def replace_part(part: Path) -> None:
+        part.unlink()
+        part.write_text("written by another library")
+
+    for content in ("text", replace_part):
+        write_atomically(tmp_path / "answers.json", content, private=True)
+        assert (tmp_path / "answers.json").stat().st_mode & 0o777 == 0o600

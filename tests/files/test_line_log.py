@@ -211,3 +211,12 @@ def test_what_the_system_says_against_the_file_is_said_without_its_folder(tmp_pa
         with pytest.raises(InputError, match=f"^{name} cannot be (read|written): ") as caught:
             LineLog(tmp_path / place, TOYS, HEADER)
         assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+def test_a_new_log_is_for_this_user_alone(tmp_path):
+    with LineLog(tmp_path / "toys.jsonl", TOYS, HEADER):
+        assert (tmp_path / "toys.jsonl").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "toys.jsonl").chmod(0o640)
+    with LineLog(tmp_path / "toys.jsonl", TOYS, HEADER):
+        assert (tmp_path / "toys.jsonl").stat().st_mode & 0o777 == 0o640

@@ -220,3 +220,21 @@ def test_weights_with_gaps_are_refused_and_not_filled_with_random_numbers(tmp_pa
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="q_proj"):
         load_model(str(folder), device="cpu")
+
+
+def test_a_longer_answer_takes_its_room_from_the_documents(engine):
+    many = PromptRequest(
+        QUESTION,
+        [PromptDocument(f"d{i}", "There is a nodule. " * 12, 1 - i / 10) for i in range(6)],
+    )
+    (own,) = engine.generate([many], [image(1)])
+    (shorter,) = engine.generate([many], [image(1)], max_new_tokens=1)
+    assert own.document_ids == shorter.document_ids
+    room = engine.window - len(engine.prompt(many, engine.read_image(image(1))).input_ids)
+    (longer,) = engine.generate([many], [image(1)], max_new_tokens=room + 10)
+    assert longer.document_ids == own.document_ids[:-1]
+    assert longer.dropped == (own.document_ids[-1],)
+    with pytest.raises(ModelError, match="leaves no answer"):
+        engine.generate([many], [image(1)], max_new_tokens=0)
+    with pytest.raises(ModelError, match="no room for text"):
+        engine.stream(many, image(1), max_new_tokens=engine.window)

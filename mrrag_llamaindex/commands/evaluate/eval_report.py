@@ -66,7 +66,7 @@ def _write(
     written = list(table_formats.write_table(table, out))
     notes.add_to_markdown(written[0], [*sentences, *notes.grid_lines(run)])
     result = out / "result.json"
-    write_atomically(result, json.dumps(value, indent=1, ensure_ascii=False))
+    write_atomically(result, json.dumps(value, indent=1, ensure_ascii=False), private=True)
     written.append(result)
     try:
         written.append(table_plot(table, out / "accuracy.png"))

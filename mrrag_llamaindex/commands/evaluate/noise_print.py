@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mrrag_llamaindex.commands.boundary import plain
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 
 _LISTED = 20
@@ -107,7 +108,7 @@ def _print_problems(about: dict[str, Any]) -> None:
         print(f"left out of the data: {count} x {kind}")
     listed = about.get("problem_list", [])
     for problem in listed[:_LISTED]:
-        print(f"  left out: {problem}")
+        print(plain(f"  left out: {problem}"))
     if len(listed) > _LISTED:
         print(f"  and {len(listed) - _LISTED} more; --json lists them all")
 

@@ -55,7 +55,9 @@ class PromptBuilder:
         self.max_documents = max_documents
         self._marks = Marks(tokenizer, template, image_token)
 
-    def build(self, request: PromptRequest, image_text: str = "") -> Prompt:
+    def build(
+        self, request: PromptRequest, image_text: str = "", *, max_tokens: int | None = None
+    ) -> Prompt:
         """Build the prompt; if it is too long, the lowest-scored documents leave first.
 
         The question is never cut, and no document is cut: half a report can say the opposite of
@@ -66,6 +68,8 @@ class PromptBuilder:
         request : PromptRequest
         image_text : str
             What stands for the query image, one image token per feature; empty without one.
+        max_tokens : int, optional
+            Longest prompt. Default: the builder's own.
 
         Raises
         ------
@@ -75,17 +79,18 @@ class PromptBuilder:
         """
         if not request.question.strip():
             raise PromptError("the question is empty; ask something about the image")
+        max_tokens = self.max_tokens if max_tokens is None else max_tokens
         kept = [document for document in request.documents if document.text.strip()]
         dropped = [document for document in request.documents if not document.text.strip()]
         while kept or not request.documents:
             if len(kept) <= self.max_documents:
                 prompt = self._render(request, image_text, kept, dropped)
-                if len(prompt.input_ids) <= self.max_tokens:
+                if len(prompt.input_ids) <= max_tokens:
                     return prompt
                 if not kept:
                     raise PromptError(
                         f"the prompt needs {len(prompt.input_ids)} tokens without any document "
-                        f"and {self.max_tokens} are available; shorten the question or the "
+                        f"and {max_tokens} are available; shorten the question or the "
                         "instructions"
                     )
             # Of equal scores the later document leaves first.
@@ -93,7 +98,7 @@ class PromptBuilder:
             dropped.append(kept.pop(lowest))
         raise PromptError(
             f"none of the {len(request.documents)} documents can be read: each is empty or longer "
-            f"than the {self.max_tokens} tokens available (the best-scored is "
+            f"than the {max_tokens} tokens available (the best-scored is "
             f"{dropped[-1].document_id!r}); split long reports, or use a model with a longer window"
         )
 

@@ -59,11 +59,7 @@ class PromptReader:
         # Some models cut an image into more tokens the larger it is; prompts count the true ones.
         usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
         self.image_tokens = usual.tokens if usual else 0
-        if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
-            raise ModelError(
-                f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
-                f"room for text in this model's window of {self.window}; ask for shorter answers"
-            )
+        self._require_room(max_new_tokens)
         self.prompts = PromptBuilder(
             self.tokenizer,
             loaded.profile.template,
@@ -73,6 +69,33 @@ class PromptReader:
         )
         self.yes_ids = spellings(self.tokenizer, "yes")
         self.no_ids = spellings(self.tokenizer, "no")
+
+    def _require_room(self, max_new_tokens: int) -> None:
+        if max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens={max_new_tokens} leaves no answer; give at least 1")
+        if max_new_tokens + self.image_tokens >= self.window - _LEAST_TEXT:
+            raise ModelError(
+                f"max_new_tokens={max_new_tokens} and {self.image_tokens} image tokens leave no "
+                f"room for text in this model's window of {self.window}; ask for shorter answers"
+            )
+
+    def answer_tokens(self, max_new_tokens: int | None) -> int:
+        """Return the longest answer of a call, for which its prompt must leave room.
+
+        Parameters
+        ----------
+        max_new_tokens : int or None
+            None: the reader's own.
+
+        Raises
+        ------
+        ModelError
+            If it leaves no answer, or no room for text.
+        """
+        if max_new_tokens is None:
+            return self.max_new_tokens
+        self._require_room(max_new_tokens)
+        return max_new_tokens
 
     def document_room(self, question: str) -> int:
         """Return the tokens that one document can have at most beside a question.
@@ -112,8 +135,12 @@ class PromptReader:
         request: PromptRequest,
         image: PreparedImage | None,
         policy: SteeringPolicy | None = None,
+        max_new_tokens: int | None = None,
     ) -> Prompt:
         """Build the prompt of a request; see `PromptBuilder.build`.
+
+        An answer longer than the reader's own takes its room from the documents; a shorter one
+        gives none back, so that the prompt is the same.
 
         ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
         They are chosen from all documents, by lambdas over all of them, before the rest is fitted
@@ -128,5 +155,6 @@ class PromptReader:
         leaving = [False] * len(lambdas) if policy is None else policy.leaves_out(lambdas)
         left = [document for document, leaves in zip(readable, leaving, strict=True) if leaves]
         kept = [document for document in request.documents if document not in left]
-        prompt = self.prompts.build(replace(request, documents=kept), text)
+        room = min(self.prompts.max_tokens, self.window - self.answer_tokens(max_new_tokens))
+        prompt = self.prompts.build(replace(request, documents=kept), text, max_tokens=room)
         return replace(prompt, dropped=(*left, *prompt.dropped))

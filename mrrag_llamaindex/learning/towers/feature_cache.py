@@ -96,7 +96,9 @@ def _write(path: Path, keys: list[str], features: Tensor) -> None:
     from safetensors.torch import save_file
 
     metadata = {"keys": json.dumps(keys)}
-    write_atomically(path, lambda part: save_file({"features": features}, part, metadata))
+    write_atomically(
+        path, lambda part: save_file({"features": features}, part, metadata), private=True
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class TrainingState:
         started = self._clock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         owned = {**state, "belongs_to": self._belongs_to}
-        write_atomically(self.path, lambda part: torch.save(owned, part))
+        write_atomically(self.path, lambda part: torch.save(owned, part), private=True)
         self._written = self._clock()
         self._spent += self._written - started
         elapsed = self._written - self._started
