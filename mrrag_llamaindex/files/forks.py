@@ -17,6 +17,11 @@ class ForkGuard:
     def __init__(self) -> None:
         self._process = os.getpid()
 
+    @property
+    def behind_fork(self) -> bool:
+        """Whether this is another process than the one that made it."""
+        return os.getpid() != self._process
+
     def check(self, what: str, error: type[MRRAGError]) -> None:
         """Raise ``error`` in another process, saying what to do there.
 
@@ -26,7 +31,7 @@ class ForkGuard:
             What was loaded, as the beginning of a sentence.
         error : type of MRRAGError
         """
-        if os.getpid() != self._process:
+        if self.behind_fork:
             raise error(
                 f"{what} opened or loaded before this process was forked, and would hang here for "
                 "ever: open store, towers and model in each worker (gunicorn: without --preload, "

@@ -92,7 +92,7 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
         self.report: IngestReport | None = None
         super().__init__(
             index_struct=IndexDict(),
-            storage_context=PairStorageContext.from_defaults(),
+            storage_context=PairStorageContext.empty(),
             callback_manager=callback_manager,
             show_progress=show_progress,
             transformations=[],

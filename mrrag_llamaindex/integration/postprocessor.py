@@ -24,6 +24,7 @@ from mrrag_llamaindex.integration.foreign_nodes import (
     score_unknown,
     with_report,
 )
+from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -128,6 +129,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         calibration: GivenCalibration = None,
         **data: Any,
     ) -> None:
+        shared_out(data, type(self).__name__, type(self).model_fields)
         super().__init__(**data)
         if index is not None:
             if store is not None or towers is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex import defaults
@@ -17,6 +18,7 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
+from mrrag_llamaindex.integration.inputs.options import parameters
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     enclosing_image,
@@ -34,14 +36,22 @@ if TYPE_CHECKING:
 
     from mrrag_llamaindex.mcr.calibration import Calibration
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
+    from mrrag_llamaindex.store.filters import Filter
     from mrrag_llamaindex.store.hits import Hit
     from mrrag_llamaindex.towers.protocol import DualTower
+
+
+_PRIVATE_OF_STOCK = frozenset(
+    f"_{name}" for name in parameters(VectorIndexRetriever) - parameters(BaseRetriever)
+) - {"_index"}
 
 
 class MRRAGRetriever(BaseRetriever):
     """Retrieve pairs by the fused score of image-text, image-image and text-text similarity.
 
     The query image is ``QueryBundle.image_path``, or that of an enclosing `query_image` block.
+    ``QueryBundle.embedding`` is not read: stock retrievers that share the question put the vector
+    of their own model there.
 
     Parameters
     ----------
@@ -125,8 +135,8 @@ class MRRAGRetriever(BaseRetriever):
         self.exclude = exclude or Exclusion()
         self.on_missing_image = on_missing_image
         self.stamped = stamped
-        self.filters = store_filter(filters, node_ids, doc_ids)
-        self.image = read_image(image)
+        self._restriction = store_filter(filters, node_ids, doc_ids)
+        self.image = image
         super().__init__(callback_manager=callback_manager)
 
     @property
@@ -138,6 +148,33 @@ class MRRAGRetriever(BaseRetriever):
     def weights(self, weights: AnyWeights) -> None:
         self.selection.check(self.towers.identity, weights)
         self._weights = weights
+
+    @property
+    def filters(self) -> Filter | None:
+        """What a pair must be, ids included; assigning replaces all of it."""
+        return self._restriction
+
+    @filters.setter
+    def filters(self, filters: GivenFilters) -> None:
+        self._restriction = store_filter(filters)
+
+    @property
+    def image(self) -> QueryImage | None:
+        """The image that every question is about; any form of one may be assigned, and is read."""
+        return self._image
+
+    @image.setter
+    def image(self, image: ImageInput | None) -> None:
+        self._image = read_image(image)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what apps assign to a stock retriever past its options, which would do nothing."""
+        if name in _PRIVATE_OF_STOCK:
+            raise InputError(
+                f"MRRAGRetriever has no {name!r}: give {name[1:]}= to as_retriever, or assign to "
+                "similarity_top_k, filters, image or weights"
+            )
+        super().__setattr__(name, value)
 
     @property
     def similarity_top_k(self) -> int:
@@ -177,7 +214,7 @@ class MRRAGRetriever(BaseRetriever):
             weights,
             count,
             exclude=self.store.with_views(self.exclude),
-            filters=self.filters,
+            filters=self._restriction,
         )
         return hits, weights
 

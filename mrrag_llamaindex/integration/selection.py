@@ -31,10 +31,9 @@ class Selection:
 
     Raises
     ------
-    ValueError
-        If a number is out of range.
     InputError
-        If there is no calibration, or no threshold in it, for what is asked.
+        If a number is out of range, or there is no calibration, or no threshold in it, for what
+        is asked.
     """
 
     maximum_documents: int
@@ -44,16 +43,17 @@ class Selection:
     abstain: bool = False
 
     def __post_init__(self) -> None:
-        if self.maximum_documents < 1:
-            raise ValueError(f"similarity_top_k must be at least 1, not {self.maximum_documents}")
+        number = self.maximum_documents
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise InputError(f"similarity_top_k must be a number of at least 1, not {number!r}")
         if not 1 <= self.minimum_documents <= self.maximum_documents:
-            raise ValueError(
+            raise InputError(
                 f"minimum_documents is {self.minimum_documents}; it must be at least 1, and at "
                 f"most {self.maximum_documents}, the maximum number of documents"
             )
         low = self.minimum_probability
         if low is not None and not 0 <= low <= 1:
-            raise ValueError(f"minimum_probability is {low}; it must be between 0 and 1")
+            raise InputError(f"minimum_probability is {low}; it must be between 0 and 1")
         option = "minimum_probability" if low is not None else "abstain" if self.abstain else ""
         if option and self.calibration is None:
             raise InputError(

@@ -121,6 +121,9 @@ class Backend(ABC):
     def _delete(self, pair_ids: Sequence[str]) -> None:
         """Remove those of the pairs that exist."""
 
+    def _erase_replaced(self) -> None:  # noqa: B027 (nothing is left where nothing lies on a disk)
+        """Overwrite what is left of pairs that were written anew."""
+
 
 @contextlib.contextmanager
 def store_errors(action: str, *, detail: bool = False) -> Iterator[None]:

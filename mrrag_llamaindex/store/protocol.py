@@ -260,6 +260,7 @@ class PairStore(Backend):
         text_vectors: ArrayLike,
         *,
         fingerprints: Sequence[str] | None = None,
+        erase: bool = True,
     ) -> None:
         """Write pairs, replacing those whose id is stored already.
 
@@ -271,6 +272,9 @@ class PairStore(Backend):
             Shape (m, n): unit rows, and exactly zero rows where the pair lacks that half.
         fingerprints
             m digests of the pairs' contents for `fingerprints`.
+        erase
+            See that the texts of replaced pairs leave the disk, which can take as long as writing
+            the store anew. Whoever writes many batches calls `erase_replaced` behind the last.
 
         Raises
         ------
@@ -286,6 +290,19 @@ class PairStore(Backend):
         rows = zip(pairs, document_vector(*halves), digests, strict=True)
         with store_errors(f"writing to {self.name}"):
             self._write([StoredPair.of(*row) for row in rows])
+            if erase:
+                self._erase_replaced()
+
+    def erase_replaced(self) -> None:
+        """See that the texts of pairs that were replaced leave the disk.
+
+        Raises
+        ------
+        StoreError
+            If another process has the store open. It may be called again.
+        """
+        with store_errors(f"erasing from {self.name}"):
+            self._erase_replaced()
 
     def delete(self, pair_ids: Iterable[str]) -> None:
         """Remove pairs; ids that are not stored are ignored."""

@@ -157,7 +157,7 @@ def test_options_that_need_a_calibration_say_so(hospital):
     "options", [{"minimum_probability": 1.5}, {"minimum_documents": 0}, {"minimum_documents": 7}]
 )
 def test_numbers_out_of_range_are_refused(hospital, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(InputError, match=next(iter(options))):
         hospital.index.as_retriever(calibration=calibration(hospital), **options)
 
 

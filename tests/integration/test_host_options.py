@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import pytest
 from llama_index.core import QueryBundle
 from llama_index.core.chat_engine.types import ChatMode
@@ -9,7 +12,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, MRRAGPostprocessor, Pair
-from mrrag_llamaindex.errors import EvidenceError, InputError, ModelError
+from mrrag_llamaindex.errors import EvidenceError, ImageError, InputError, ModelError
 from mrrag_llamaindex.store.filters import Comparison
 
 QUESTION = "Is there a nodule?"
@@ -199,3 +202,31 @@ def test_progress_is_shown_where_it_was_asked_for(hospital, towers, capsys):
     assert "Embedding pairs" in capsys.readouterr().err
     MRRAGIndex.from_pairs([pair], towers=towers)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("topn", "did you mean 'top_n'"), ("similarity_top_k", "takes no"), ("filters", "takes no")],
+)
+def test_postprocessor_refuses_what_it_does_not_take(hospital, name, match):
+    with pytest.raises(InputError, match=match):
+        MRRAGPostprocessor(hospital.index, **{name: 1})
+
+
+def test_attributes_of_a_retriever_may_be_assigned_and_private_ones_of_stock_ones_not(hospital):
+    retriever = hospital.index.as_retriever(similarity_top_k=200)
+    retriever.filters = filters(("patient_id", "==", "patient-03"))
+    retriever.image = hospital.images["patient-07"]
+    nodes = retriever.retrieve(QUESTION)
+    assert {item.node.metadata["patient_id"] for item in nodes} == {"patient-03"}
+    for name in ("_filters", "_node_ids", "_doc_ids", "_similarity_top_k"):
+        with pytest.raises(InputError, match=f"{name[1:]}= to as_retriever"):
+            setattr(retriever, name, None)
+    with pytest.raises(InputError, match="similarity_top_k must be a number"):
+        hospital.index.as_retriever(similarity_top_k=None)
+
+
+def test_base64_text_as_an_image_says_what_to_give(hospital):
+    text = base64.b64encode(Path(hospital.images["patient-07"]).read_bytes()).decode()
+    with pytest.raises(ImageError, match="b64decode"):
+        hospital.index.as_retriever(image=text)

@@ -137,6 +137,9 @@ def test_bad_files_are_listed_with_reasons_and_the_rest_enters(store, towers, tm
         assert "private" not in item.reason
 
 
+KEEP = '; to store it without one, say --missing keep (missing="keep")'
+
+
 def test_every_other_reason_for_skipping(store, towers, tmp_path) -> None:
     rows = [
         pair(0, tmp_path),
@@ -154,8 +157,8 @@ def test_every_other_reason_for_skipping(store, towers, tmp_path) -> None:
         "row 3 (pair_id 'from-table'): the table said so",
         "row 4 (pair_id 'p2'): the report has 100,000 characters (limit 50,000): are these several "
         "reports?",
-        "row 5 (pair_id 'p3'): it has no report",
-        "row 6 (pair_id 'p4'): it has no image",
+        "row 5 (pair_id 'p3'): it has no report" + KEEP,
+        "row 6 (pair_id 'p4'): it has no image" + KEEP,
         "row 7 (pair_id 'nothing'): it has neither an image nor a report",
     ]
 

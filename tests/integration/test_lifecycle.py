@@ -8,7 +8,12 @@ import pickle
 from pathlib import Path
 
 import pytest
-from llama_index.core import Document, QueryBundle, StorageContext
+from llama_index.core import (
+    Document,
+    QueryBundle,
+    StorageContext,
+    load_index_from_storage,
+)
 from llama_index.core.schema import (
     ImageDocument,
     ImageNode,
@@ -150,3 +155,33 @@ def test_a_text_without_an_image_enters_only_if_that_is_said(index):
         index.insert(Document(id_="text", text="Only a report."))
     index.insert(Document(id_="text", text="Only a report."), missing="keep")
     assert index.store.get(["text"])["text"].missing == "image"
+
+
+def test_options_that_the_host_nests(index, hospital):
+    changed = document(1, hospital.images["patient-09"], "A nodule.")
+    nested = {"delete_kwargs": {"delete_from_docstore": True}, "insert_kwargs": {"batch_size": 1}}
+    assert index.refresh_ref_docs([changed], update_kwargs=nested) == [True]
+    index.update_ref_doc(changed, **nested)
+    assert index.store.get(["d1"])["d1"].report == "A nodule."
+    with pytest.raises(InputError, match="nonsense"):
+        index.refresh_ref_docs([changed], update_kwargs={"insert_kwargs": {"nonsense": 1}})
+
+
+def test_nothing_empty_is_written_or_loaded_in_place_of_pairs(index, tmp_path):
+    context = index.storage_context
+    for part in (context, context.docstore, context.index_store, context.vector_store):
+        with pytest.raises(InputError, match="from_store"):
+            part.persist(str(tmp_path / "x"))
+    with pytest.raises(InputError, match="from_store"):
+        load_index_from_storage(context)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_report_that_is_refreshed_is_gone_from_the_disk(towers, hospital, tmp_path):
+    image = hospital.images["patient-09"]
+    old = document(1, image, "Earlierreport of a nodule.")
+    index = MRRAGIndex.from_documents([old], towers=towers, persist_dir=tmp_path / "s")
+    index.refresh_ref_docs([document(1, image, "No nodule.")])
+    content = b"".join(path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file())
+    assert b"Earlierreport" not in content
+    index.store.close()

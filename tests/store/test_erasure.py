@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.chroma import erasure
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE
 from mrrag_llamaindex.store.pair import Pair
@@ -74,3 +77,38 @@ def test_a_database_in_use_elsewhere_says_what_is_left(store, monkeypatch):
     other.execute("ROLLBACK")
     other.close()
     erasure.erase(store.folder / SQLITE_FILE, collection_id, ["p0"])
+
+
+def test_a_replaced_report_is_gone_from_every_file(store):
+    store.upsert([Pair(b"", "new", "p0", "patient0")], vectors(1), vectors(1))
+    assert on_disk(store) == set(range(1, 40))
+    store.upsert([Pair(b"", "new", "p1", "patient1")], vectors(1), vectors(1), erase=False)
+    assert 1 in on_disk(store)
+    store.erase_replaced()
+    assert on_disk(store) == set(range(2, 40))
+    assert store.get(["p1"])["p1"].report == "new"
+
+
+def test_questions_are_answered_while_reports_are_erased(store):
+    """Chroma's own SQLite is reading then, with locks that Python's does not see."""
+    pairs = [Pair(b"", f"report {n} " + "x" * 2000, f"q{n}", f"other{n}") for n in range(2000)]
+    store.upsert(pairs, vectors(2000), vectors(2000))
+    ended = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        while not ended.is_set():
+            hits = store.query(vectors(1)[0], vectors(1)[0], FusionWeights(), 5)
+            assert all(hit.report.strip() for hit in hits)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(ask) for _ in range(2)]
+        try:
+            for number in range(10):
+                store.delete([f"p{number}"])
+        finally:
+            ended.set()
+        assert all(reader.result(timeout=60) for reader in readers)
+    assert not on_disk(store) & set(range(10))

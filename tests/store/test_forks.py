@@ -49,6 +49,18 @@ def test_a_store(tmp_path):
         assert len(store) == 0
 
 
+def test_closing_a_store_behind_a_fork_leaves_it_to_its_process(tmp_path):
+    schema = StoreSchema("t@0", "t", 4)
+    with PairStore.create(tmp_path / "store", schema) as store:
+        child = multiprocessing.get_context("fork").Process(target=store.close)
+        child.start()
+        child.join(30)
+        ended = child.exitcode
+        child.kill()
+        assert ended == 0
+        assert len(store) == 0
+
+
 def test_towers():
     towers = load_towers("phantom")
     towers.embed_texts(["nodule"])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from llama_index.core.graph_stores import SimpleGraphStore
 from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.storage.index_store import SimpleIndexStore
 from llama_index.core.storage.storage_context import StorageContext
+from llama_index.core.vector_stores import SimpleVectorStore
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.inputs.images import image_of_node
@@ -20,7 +24,8 @@ def pair_of_node(node: BaseNode) -> Pair:
     ----------
     node : BaseNode
         For example an ``ImageDocument(text=report, image_path=..., metadata={"patient_id": ...})``.
-        The pair's id is its id.
+        The pair's id is its id. How it would show its metadata (``text_template``, excluded keys)
+        is not kept, nor is metadata that says nothing (None, NaN).
 
     Raises
     ------
@@ -45,8 +50,8 @@ def pair_of_node(node: BaseNode) -> Pair:
     )
 
 
-class PairStorageContext(StorageContext):
-    """The storage context of an index whose pairs lie in their store, and nowhere else."""
+class _Unwritten:
+    """Refuses to be written, and to be loaded from: it holds no pairs."""
 
     def persist(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: what would be written holds no pairs."""
@@ -57,6 +62,36 @@ class PairStorageContext(StorageContext):
             "open them with MRRAGIndex.from_store(folder)"
         )
 
-    def to_dict(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse, as `persist`."""
-        self.persist()
+    to_dict = persist
+
+
+class _NoIndexes(_Unwritten, SimpleIndexStore):
+    index_structs = get_index_struct = _Unwritten.persist
+
+
+class _NoDocuments(_Unwritten, SimpleDocumentStore):
+    pass
+
+
+class _NoVectors(_Unwritten, SimpleVectorStore):
+    pass
+
+
+class _NoGraph(_Unwritten, SimpleGraphStore):
+    pass
+
+
+class PairStorageContext(_Unwritten, StorageContext):
+    """The storage context of an index whose pairs lie in their store, and nowhere else."""
+
+    @classmethod
+    def empty(cls) -> PairStorageContext:
+        """Return one with nothing in it, none of whose stores is written or loaded from."""
+        context = cls.from_defaults(
+            docstore=_NoDocuments(),
+            index_store=_NoIndexes(),
+            vector_store=_NoVectors(),
+            graph_store=_NoGraph(),
+        )
+        assert isinstance(context, cls)
+        return context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.data_structs import IndexDict
@@ -61,18 +61,33 @@ class IndexLifecycle(BaseIndex[IndexDict]):
         await asyncio.to_thread(self.insert_nodes, nodes, **options)
 
     def update_ref_doc(self, document: Document, **options: Any) -> None:
-        """Embed a document anew, in place of the pair with its id."""
-        self.insert(document, **options)
+        """Embed a document anew, in place of the pair with its id.
+
+        Parameters
+        ----------
+        document : Document
+        **options
+            Those of `insert`, also as the host nests them: in ``insert_kwargs``;
+            ``delete_from_docstore`` in ``delete_kwargs`` makes no difference.
+        """
+        self.insert(document, **_flat(options))
 
     async def aupdate_ref_doc(self, document: Document, **options: Any) -> None:
         """Embed a document anew without blocking the event loop."""
         await self.ainsert(document, **options)
 
     def refresh_ref_docs(self, documents: Sequence[Document], **options: Any) -> list[bool]:
-        """Embed the documents that are new or changed, and say of each whether it was."""
+        """Embed the documents that are new or changed, and say of each whether it was.
+
+        Parameters
+        ----------
+        documents : sequence of Document
+        **options
+            As for `update_ref_doc`, also in ``update_kwargs``.
+        """
         ids = [document.node_id for document in documents]
         before = self.store.fingerprints(ids)
-        self.insert_nodes(documents, **options)
+        self.insert_nodes(documents, **_flat(options))
         after = self.store.fingerprints(ids)
         return [before.get(pair_id) != after.get(pair_id) for pair_id in ids]
 
@@ -128,3 +143,12 @@ class IndexLifecycle(BaseIndex[IndexDict]):
 
     def _delete_node(self, node_id: str, **options: Any) -> None:
         self.delete_nodes([node_id], **options)
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that the host nests in one another as those of an insertion."""
+    flat = dict(options)
+    for name in ("update_kwargs", "insert_kwargs", "delete_kwargs"):
+        flat |= flat.pop(name, {})
+    flat.pop("delete_from_docstore", None)
+    return flat

@@ -23,6 +23,11 @@ ImageInput: TypeAlias = "ImageSource | QueryImage | BaseNode | ImageBlock | Medi
 open PIL image, or an object of LlamaIndex that holds one of these."""
 
 
+_LONGEST_NAME = 255
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A", "Qk")
+"""What PNG, JPEG, GIF, WebP, TIFF and BMP begin with in base64."""
+
+
 def image_source(value: Any) -> ImageSource | QueryImage:
     """Return the path, bytes or open image behind ``value``; nothing is opened.
 
@@ -103,6 +108,11 @@ def _of_string(text: str) -> ImageSource:
         raise ImageError(
             "the image is given by a web address, and images are not fetched over the network: "
             "download it and give the file or its bytes"
+        )
+    if len(text) > _LONGEST_NAME and text.startswith(_BASE64_STARTS):
+        raise ImageError(
+            "the image is given as base64 text, where a path is expected: give its bytes "
+            "(base64.b64decode) or a data: URL"
         )
     return text
 

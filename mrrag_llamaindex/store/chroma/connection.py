@@ -153,7 +153,12 @@ class Connection:
                 self._lock = _writer_lock(self.location)
 
     def close(self) -> None:
-        """Release the lock and the client, if it is ours. May be called again."""
+        """Release the lock and the client, if it is ours. May be called again.
+
+        Behind a fork nothing is released: all of it belongs to the process that opened the store.
+        """
+        if self._process.behind_fork:
+            return
         with self._guard:
             self._collection = None
             client, self._client = self._client, None

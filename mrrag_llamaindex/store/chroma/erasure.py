@@ -1,4 +1,4 @@
-"""Deleted reports leave the disk, and not only the collection.
+"""Deleted and replaced reports leave the disk, and not only the collection.
 
 Chroma keeps what was written in the log of its queue until its index is synchronised, and SQLite
 keeps the pages of deleted rows. The log is what the index is rebuilt from after a stop, so its
@@ -11,10 +11,11 @@ zeros.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
+import json
 import struct
+import subprocess
 from collections.abc import Sequence
+from multiprocessing.spawn import get_executable
 from pathlib import Path
 
 from mrrag_llamaindex.errors import StoreError
@@ -32,6 +33,18 @@ AND seq_id <= (
 """
 """Only entries whose text has reached its table: nothing is read from them again but vectors."""
 
+
+_PROGRAM = """
+import contextlib, json, sqlite3, sys
+database, seconds, forget, rows = json.load(sys.stdin)
+connection = sqlite3.connect(database, timeout=seconds, isolation_level=None)
+with contextlib.closing(connection):
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.executemany(forget, rows)
+    connection.execute("VACUUM")
+"""
+"""Run in a process of its own: Chroma brings a second SQLite, and the locks of two copies in one
+process do not see each other."""
 
 _HEADER = struct.Struct("<i4Q")
 """Start of an index's header: version, offset, room, number of elements, bytes of an element."""
@@ -65,7 +78,7 @@ def scrub_index(folder: Path) -> None:
 
 
 def erase(database: Path, collection_id: str, pair_ids: Sequence[str]) -> None:
-    """Overwrite what a database file still holds of the texts of deleted records.
+    """Overwrite what a database file still holds of texts that were deleted or replaced.
 
     Takes as long as writing the file anew. Vectors of deleted pairs stay in the index's own files
     until it is rebuilt.
@@ -76,24 +89,30 @@ def erase(database: Path, collection_id: str, pair_ids: Sequence[str]) -> None:
         Chroma's SQLite file.
     collection_id : str
     pair_ids : sequence of str
-        Deleted from the collection already.
+        Deleted from the collection already, or written anew.
 
     Raises
     ------
     StoreError
-        If the file is in use elsewhere: the pairs are deleted then, and their text may be on disk.
+        If the file is in use elsewhere: the collection is right then, and old text may be on disk.
     """
     rows = [(pair_id, collection_id, collection_id) for pair_id in pair_ids]
+    work = json.dumps([str(database), _SECONDS, _FORGET, rows])
     try:
-        connection = sqlite3.connect(database, timeout=_SECONDS, isolation_level=None)
-        with contextlib.closing(connection):
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.executemany(_FORGET, rows)
-            connection.execute("VACUUM")
+        subprocess.run(
+            [get_executable(), "-I", "-S", "-c", _PROGRAM],
+            input=work,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         scrub_index(database.parent)
-    except (sqlite3.Error, OSError) as error:
+    except (subprocess.CalledProcessError, OSError) as failure:
+        output = getattr(failure, "stderr", "").strip().splitlines()
+        error = output[-1] if output else failure
         raise StoreError(
-            f"the pairs were deleted, but their reports may still be in the store's file: it could "
-            f"not be written anew ({error}). Close other processes that have the store open, see "
-            "that the disk has room for a second copy of the file, and delete them once more"
+            "the pairs were deleted or replaced, but their old reports may still be in the store's "
+            f"file: it could not be written anew ({error}). Close other processes that have the "
+            "store open, see that the disk has room for a second copy of the file, and call "
+            "store.erase_replaced()"
         ) from None

@@ -6,6 +6,7 @@ query at 100,000 pairs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -53,6 +54,8 @@ class ChromaPairStore(PairStore):
         super().__init__(name, schema, connection.location.folder)
         self._connection = connection
         self._scrubbed = connection.location.folder is None
+        self._replaced: set[str] = set()
+        self._writes = threading.RLock()
 
     @classmethod
     def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
@@ -143,6 +146,10 @@ class ChromaPairStore(PairStore):
         ]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
+        with self._writes:  # nobody writes while what is replaced is erased
+            self._write_batches(pairs)
+
+    def _write_batches(self, pairs: Sequence[StoredPair]) -> None:
         self._connection.hold_for_writing()
         records = [encode(pair) for pair in pairs]
         sizes = [
@@ -159,6 +166,7 @@ class ChromaPairStore(PairStore):
                 pair_id: dict.fromkeys(metadata or {})
                 for pair_id, metadata in zip(earlier["ids"], earlier["metadatas"], strict=True)
             }
+            self._replaced.update(old)
             self.collection.upsert(
                 ids=ids,
                 embeddings=cast(Any, np.stack([pair.vector for pair in pairs[rows]])),
@@ -173,11 +181,18 @@ class ChromaPairStore(PairStore):
             self._scrubbed = True
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
-        self._connection.hold_for_writing()
-        for start in range(0, len(pair_ids), MAX_RECORDS):
-            self.collection.delete(ids=list(pair_ids[start : start + MAX_RECORDS]))
-        if self.folder is not None and pair_ids:
-            erase(self.folder / SQLITE_FILE, str(self.collection.id), pair_ids)
+        with self._writes:
+            self._connection.hold_for_writing()
+            for start in range(0, len(pair_ids), MAX_RECORDS):
+                self.collection.delete(ids=list(pair_ids[start : start + MAX_RECORDS]))
+            self._replaced.update(pair_ids)
+            self._erase_replaced()
+
+    def _erase_replaced(self) -> None:
+        with self._writes:
+            if self.folder is not None and self._replaced:
+                erase(self.folder / SQLITE_FILE, str(self.collection.id), sorted(self._replaced))
+            self._replaced.clear()
 
 
 def index_configuration(hnsw: HNSWSettings) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Admission:
         if pair.image is None and pair.report is None:
             raise InputError("it has neither an image nor a report")
         if pair.missing is not None and not self._keep:
-            raise InputError(f"it has no {pair.missing}")
+            raise InputError(
+                f"it has no {pair.missing}; to store it without one, say --missing keep "
+                '(missing="keep")'
+            )
         length = len(pair.report or "")
         if length > defaults.MAX_REPORT_CHARACTERS:
             raise InputError(
@@ -59,8 +62,8 @@ def require_patient(pair: Pair, known: Fingerprint) -> str:
     if known.patient_id in (None, pair.patient_id):
         return ""
     return (
-        "this pair_id is stored already, for another patient: give it another id, or allow "
-        "replacing"
+        "this pair_id is stored already, for another patient: give it another id, or say --replace "
+        "(replace=True)"
     )
 
 

@@ -122,11 +122,15 @@ def ingest_pairs(
     ingest = _Ingest(store, towers, Admission(missing), strict, replace, reading)
     start = time.perf_counter()
     done = 0
-    for batch in batches(pairs, batch_size):
-        ingest.take(batch, first=done + 1)
-        done += len(batch)
-        if progress is not None:
-            progress(done)
+    try:
+        for batch in batches(pairs, batch_size):
+            ingest.take(batch, first=done + 1)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+    finally:
+        if ingest.replaced:
+            store.erase_replaced()
     skipped = tuple(sorted(ingest.skipped, key=lambda item: item.row))
     seconds = time.perf_counter() - start
     return IngestReport(
@@ -147,6 +151,7 @@ class _Ingest:
     added: int = 0
     updated: int = 0
     unchanged: int = 0
+    replaced: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
     def take(self, items: Sequence[Pair | Skipped], first: int) -> None:
@@ -178,6 +183,7 @@ class _Ingest:
         written = self._write(fresh)
         replaced = sum(row.pair.pair_id in stored for row in written)
         self.updated += replaced
+        self.replaced += replaced
         self.added += len(written) - replaced
 
     def _write(self, rows: Sequence[_Row]) -> list[_Row]:
@@ -193,6 +199,7 @@ class _Ingest:
                 embedded.image_vectors[good],
                 embedded.text_vectors[good],
                 fingerprints=[row.fingerprint for row in written],
+                erase=False,
             )
         return written
 
