@@ -5,6 +5,8 @@ Each session makes an environment of its own; ``nox --no-venv`` uses the one tha
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "types", "layers", "tests"]
@@ -63,6 +65,24 @@ def slow(session: nox.Session) -> None:
     """Run the long forms, which ``tests`` leaves out."""
     install(session, ".[test]")
     python(session, "pytest", "-q", "-n", "2", "-m", "slow", *session.posargs)
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def newest(session: nox.Session) -> None:
+    """Run the tests with the newest versions that pyproject.toml allows."""
+    session.install("--upgrade", "--upgrade-strategy", "eager", ".[test]")
+    python(session, "pytest", "-q", "-n", "2", "-m", "not slow", *session.posargs)
+
+
+@nox.session(python="3.10")
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that pyproject.toml allows."""
+    session.install("uv")
+    pins = Path(session.create_tmp()) / "lowest.txt"
+    oldest = ("--resolution", "lowest-direct", "--python-version", "3.10", "--extra", "test")
+    session.run("uv", "pip", "compile", "-q", *oldest, "pyproject.toml", "-o", str(pins))
+    session.install("-r", str(pins), ".[test]")
+    python(session, "pytest", "-q", "-n", "2", "-m", "not slow", *session.posargs)
 
 
 @nox.session
