@@ -224,9 +224,15 @@ def test_generate_in_a_batch_equals_generate_alone(rows_model, toy):
 
 
 @pytest.mark.parametrize("chunk", [5, 16])
-def test_generate_with_chunked_prefill_equals_the_whole(rows_model, toy, chunk):
+def test_generate_with_chunked_prefill_equals_the_whole(rows_model, stock_of, toy, chunk):
     inputs, plan = toy.batch(toy.prompts), toy.plan(toy.prompts)
     options = {"return_dict_in_generate": True, "output_logits": True}
+    stock = [
+        greedy(stock_of("rows"), inputs, **options, **cut).logits[0]
+        for cut in ({}, {"prefill_chunk_size": chunk})
+    ]
+    if not torch.allclose(*stock, **TOLERANCE):
+        pytest.skip("the chunked prefill of this transformers is wrong without any steering, too")
     whole = greedy(rows_model, inputs, steering=toy.plan(toy.prompts), **options)
     parts = greedy(rows_model, inputs, steering=plan, prefill_chunk_size=chunk, **options)
     plan.require_applied()

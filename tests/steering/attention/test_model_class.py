@@ -127,11 +127,12 @@ import mrrag_llamaindex
 import mrrag_llamaindex.steering
 assert not {"torch", "transformers", "chromadb", "llama_index"} & set(sys.modules)
 from transformers import AttentionInterface, AttentionMaskInterface
+loaded = set(sys.modules)
 before = [dict(r._global_mapping) for r in (AttentionInterface, AttentionMaskInterface)]
 import mrrag_llamaindex.steering.attention.registry
 import mrrag_llamaindex.steering.attention.model_class
 assert before == [dict(r._global_mapping) for r in (AttentionInterface, AttentionMaskInterface)]
-assert not [name for name in sys.modules if ".models.llava" in name]
+assert not [name for name in set(sys.modules) - loaded if ".models.llava" in name]
 mrrag_llamaindex.steering.attention.registry.register()
 for old, registry in zip(before, (AttentionInterface, AttentionMaskInterface)):
     new = registry._global_mapping
