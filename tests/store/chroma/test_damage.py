@@ -191,7 +191,10 @@ from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
-if os.getuid() == 0:  # root may write anything
+from mrrag_llamaindex.store.schema import StoreSchema
+with tempfile.TemporaryDirectory() as other:
+    PairStore.create(other + "/s", StoreSchema("t", "", 8)).close()  # Chroma imports some of itself late
+if os.getuid() == 0:  # root may write anything, and `nobody` may not read where this is installed
     os.setgid(65534); os.setuid(65534)
 one = np.eye(8, dtype=np.float32)
 with PairStore.open(sys.argv[1]) as store:
