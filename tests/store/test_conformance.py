@@ -139,8 +139,10 @@ class TestPairStore:
             assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
             exact = store.score([hits[0].pair_id], q_image, q_text, FusionWeights(*weights))
             assert exact[hits[0].pair_id].score == pytest.approx(hits[0].score, abs=1e-5)
+            longer = d_image[:1].copy()
+            longer[:, 8:] *= 1.01
             with pytest.raises(InputError, match="raw block has length"):
-                store.upsert(made[:1], np.append(d_image[:1, :8], 1.01 * d_image[:1, 8:], 1), d_text[:1])
+                store.upsert(made[:1], longer, d_text[:1])
             assert verify_store(store).pairs == 40
 
     def test_weight_of_a_term_that_the_towers_lack_is_refused(self, store, units) -> None:
