@@ -55,6 +55,8 @@ class EmbeddedSet:
     facts : mapping
         Pair id to finding labels, where they are known.
     left_out : tuple of LeftOut
+    answers : tuple of str or None
+        What each pair itself answered; empty where no pair holds an answer.
     """
 
     name: str
@@ -69,6 +71,7 @@ class EmbeddedSet:
     q_texts: Vectors
     facts: Any
     left_out: tuple[LeftOut, ...] = ()
+    answers: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -103,6 +106,7 @@ class EmbeddedSet:
             patients=tuple(self.patients[place] for place in places),
             studies=tuple(self.studies[place] for place in places),
             documents=self.documents[places],
+            answers=tuple(self.answers[place] for place in places) if self.answers else (),
         )
 
     def patient(self, row: int) -> str:
@@ -110,7 +114,9 @@ class EmbeddedSet:
         item = self.questions[row]
         return item.patient_id or item.study_id or f"question:{item.question_id}"
 
-    def top(self, row: int, query: Vectors, k: int) -> list[PromptDocument]:
+    def top(
+        self, row: int, query: Vectors, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs for a query vector, best first, none of them the question's own.
 
         Parameters
@@ -120,6 +126,8 @@ class EmbeddedSet:
         query : ndarray, shape (2n,)
             Its inner product with ``[d_i ; d_t]`` is the score.
         k : int
+        among : ndarray of bool, shape (m,), optional
+            Only these pairs.
 
         Returns
         -------
@@ -129,6 +137,8 @@ class EmbeddedSet:
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf
+        if among is not None:
+            scores[~among] = -np.inf
         documents: list[PromptDocument] = []
         cases: set[object] = set()
         for place in np.argsort(-scores, kind="stable").tolist():
@@ -147,9 +157,11 @@ class EmbeddedSet:
         study = self.studies[place]
         return None if study is None else (self.patients[place], study)
 
-    def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
+    def fused(
+        self, row: int, weights: AnyWeights, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs by fused score; weights may depend on the question."""
-        return self.top(row, self._fused_query(row, weights), k)
+        return self.top(row, self._fused_query(row, weights), k, among)
 
     def scores(self, row: int, weights: AnyWeights) -> Vectors:
         """Return the fused score of every pair for a question, shape (m,)."""
