@@ -58,6 +58,8 @@ class EmbeddedSet:
     left_out : tuple of LeftOut
     towers_blocks : Blocks or None
         How the vectors are divided; None for one space.
+    answers : tuple of str or None
+        What each pair itself answered; empty where no pair holds an answer.
     """
 
     name: str
@@ -73,6 +75,7 @@ class EmbeddedSet:
     facts: Any
     left_out: tuple[LeftOut, ...] = ()
     towers_blocks: Blocks | None = None
+    answers: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -107,6 +110,7 @@ class EmbeddedSet:
             patients=tuple(self.patients[place] for place in places),
             studies=tuple(self.studies[place] for place in places),
             documents=self.documents[places],
+            answers=tuple(self.answers[place] for place in places) if self.answers else (),
         )
 
     def patient(self, row: int) -> str:
@@ -114,7 +118,9 @@ class EmbeddedSet:
         item = self.questions[row]
         return item.patient_id or item.study_id or f"question:{item.question_id}"
 
-    def top(self, row: int, query: Vectors, k: int) -> list[PromptDocument]:
+    def top(
+        self, row: int, query: Vectors, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs for a query vector, best first, none of them the question's own.
 
         Parameters
@@ -124,6 +130,8 @@ class EmbeddedSet:
         query : ndarray, shape (l,)
             Its inner product with ``[d_i ; d_t]`` is the score.
         k : int
+        among : ndarray of bool, shape (m,), optional
+            Only these pairs.
 
         Returns
         -------
@@ -133,6 +141,8 @@ class EmbeddedSet:
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf
+        if among is not None:
+            scores[~among] = -np.inf
         documents: list[PromptDocument] = []
         cases: set[object] = set()
         for place in np.argsort(-scores, kind="stable").tolist():
@@ -151,9 +161,11 @@ class EmbeddedSet:
         study = self.studies[place]
         return None if study is None else (self.patients[place], study)
 
-    def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
+    def fused(
+        self, row: int, weights: AnyWeights, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs by fused score; weights may depend on the question."""
-        return self.top(row, self._fused_query(row, weights), k)
+        return self.top(row, self._fused_query(row, weights), k, among)
 
     def scores(self, row: int, weights: AnyWeights) -> Vectors:
         """Return the fused score of every pair for a question, shape (m,)."""

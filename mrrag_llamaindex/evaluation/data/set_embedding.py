@@ -11,6 +11,7 @@ from PIL.Image import Image
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
+from mrrag_llamaindex.learning.voting.vote import answer_of
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.ingest.embedding import embed_pairs
@@ -86,7 +87,13 @@ def embed_set(
         facts=data.facts,
         left_out=tuple(left_out),
         towers_blocks=blocks,
+        answers=_answers(pairs),
     )
+
+
+def _answers(pairs: Sequence[StoredPair]) -> tuple[str | None, ...]:
+    answers = tuple(answer_of(pair.metadata) for pair in pairs)
+    return answers if any(answers) else ()
 
 
 def _documents(pairs: Sequence[StoredPair], blocks: Blocks) -> Vectors:
