@@ -27,6 +27,7 @@ from mrrag_llamaindex.integration.query_image import (
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, one_per_case
 from mrrag_llamaindex.store.protocol import PairStore
@@ -269,13 +270,17 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     Returns
     -------
     ndarray of float32, shape (n,), or None
+        With raw blocks longer, each block of unit length.
     """
     texts = [text for text in texts if text.strip()]
     if not texts:
         return None
     vectors = towers.embed_texts(texts)
-    mean: NDArray[np.float32] = vectors.mean(axis=0) if len(vectors) > 1 else vectors[0]
-    length = np.linalg.norm(mean)
-    if length < 1e-6:
+    if len(vectors) == 1:
+        return np.asarray(vectors[0], dtype=np.float32)
+    parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()
+    lengths = [np.linalg.norm(part) for part in parts]
+    if min(lengths) < 1e-6:
         raise InputError("the texts of this question point in opposite directions; give one")
-    return mean if len(vectors) == 1 else (mean / length).astype(np.float32)
+    units = [part / length for part, length in zip(parts, lengths, strict=True)]
+    return np.concatenate(units).astype(np.float32)
