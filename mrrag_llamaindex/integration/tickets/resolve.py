@@ -131,7 +131,7 @@ def _case(call: HostCall) -> str:
             "(index.as_query_engine(llm=llm)). If they are this index's, something between wrote "
             "nodes anew, or your own code packed their text: retrieve with "
             "index.as_retriever(stamped=True). The second level of tree_summarize holds no "
-            "document, so take response_mode=\"compact\"; and a reranker, a judge, or what is to "
+            'document, so take response_mode="compact"; and a reranker, a judge, or what is to '
             "join the answers of routed engines needs another LLM"
         )
     if call.variables - {"query_str"}:

@@ -1,4 +1,4 @@
-"""Who reads a ticketed node: `MRRAGLLaVA` sees markers, and whatever else asks for its text none."""
+"""Who reads a ticketed node: `MRRAGLLaVA` sees markers, and all else that asks for text none."""
 
 from __future__ import annotations
 
