@@ -2,7 +2,8 @@
 
 A scored node holds its facts in ``metadata["mrrag"]``, the image and question of its retrieval out
 of sight, and, once it is stamped, a ticket between whose markers its LLM text stands where
-`MRRAGLLaVA` reads it. Nothing of this changes what the node is to others: its text, its hash, and how it is stored.
+`MRRAGLLaVA` reads it. Nothing of this changes what the node is to others: its text, its hash, and
+how it is stored.
 """
 
 from __future__ import annotations
