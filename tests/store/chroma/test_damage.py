@@ -192,8 +192,8 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
-with tempfile.TemporaryDirectory() as other:
-    PairStore.create(other + "/s", StoreSchema("t", "", 8)).close()  # Chroma imports some of itself late
+with tempfile.TemporaryDirectory() as other:  # Chroma imports some of itself late
+    PairStore.create(other + "/s", StoreSchema("t", "", 8)).close()
 if os.getuid() == 0:  # root may write anything, and `nobody` may not read where this is installed
     os.setgid(65534); os.setuid(65534)
 one = np.eye(8, dtype=np.float32)
