@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.errors import NoRelevantCase as NoRelevantCase
     from mrrag_llamaindex.integration.answers.ask import ask as ask
     from mrrag_llamaindex.integration.answers.picture import draw_answer as draw_answer
+    from mrrag_llamaindex.integration.answers.vote import ask_by_vote as ask_by_vote
     from mrrag_llamaindex.integration.index import MRRAGIndex as MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA as MRRAGLLaVA
     from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor as MRRAGPostprocessor
@@ -60,6 +61,7 @@ _EXPORTS = {
     "Uniform": "mrrag_llamaindex.steering.policies.uniform",
     "answer_trace": "mrrag_llamaindex.integration.trace",
     "ask": "mrrag_llamaindex.integration.answers.ask",
+    "ask_by_vote": "mrrag_llamaindex.integration.answers.vote",
     "draw_answer": "mrrag_llamaindex.integration.answers.picture",
     "load_towers": "mrrag_llamaindex.towers.loading",
     "query_image": "mrrag_llamaindex.integration.query_image",

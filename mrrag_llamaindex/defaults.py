@@ -23,6 +23,13 @@ HEAD_TEMPERATURE = 0.2
 """InfoNCE temperature of projection heads on frozen backbones: with a few hundred pairs, CLIP's
 .07 is best after one epoch and overfits from there on (seen on 200 chest images)."""
 
+VOTE_DOCUMENTS = 15
+"""Pairs whose own answers are counted by a vote: as many as are fetched for a generator, which
+reads the best of them alone."""
+
+VOTE_TEMPERATURE = 0.1
+"""Of the softmax over scores by which the answers of retrieved pairs are weighed."""
+
 NEGATIVES = 4
 """Negatives m per training question in D_train: the least confident of the candidates."""
 

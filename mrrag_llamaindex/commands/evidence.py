@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,7 +41,14 @@ def ask(
     image: Annotated[Path, typer.Option(help="The query image.")],
     window: options.Window = None,
     frame: options.Frame = None,
-    model: options.Model = defaults.DEFAULT_MODEL,
+    by: Annotated[
+        Literal["model", "vote"],
+        typer.Option(help="Who answers: a model, or the pairs' own answers, weighted by score."),
+    ] = "model",
+    model: Annotated[
+        str | None,
+        typer.Option(help=f'"phantom", a folder, or a hub id; default: {defaults.DEFAULT_MODEL}.'),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
@@ -53,9 +60,24 @@ def ask(
             help="What turns scores into probabilities; default: calibration.json in the store.",
         ),
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Most documents to retrieve.")] = (
-        defaults.MAX_DOCUMENTS
-    ),
+    documents: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Most documents to retrieve: {defaults.MAX_DOCUMENTS}, for a vote "
+            f"{defaults.VOTE_DOCUMENTS}.",
+        ),
+    ] = None,
+    answer_column: Annotated[
+        str | None,
+        typer.Option(help="vote: column of the pairs with their answers; default: answer, label."),
+    ] = None,
+    vote_temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, help=f"vote: of the softmax over scores; default {defaults.VOTE_TEMPERATURE}"
+        ),
+    ] = None,
     minimum_probability: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Leave out documents that are less probable; keep one."),
@@ -79,10 +101,12 @@ def ask(
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
+    from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
+    from mrrag_llamaindex.integration.answers.vote import ask_by_vote
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
@@ -90,6 +114,18 @@ def ask(
     from mrrag_llamaindex.store.pair import check_encodable
 
     started = time.perf_counter()
+    voting.check_options(
+        by,
+        {
+            "--model": model,
+            "--no-ifa": not ifa,
+            "--explain": explain,
+            "--quantization": quantization,
+            "--allow-pickle": allow_pickle,
+            "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
+        },
+        {"--answer-column": answer_column, "--vote-temperature": vote_temperature},
+    )
     check_name(quantization)
     check_encodable(question, "the question")
     reading = ReadingOptions.parse(window, frame)
@@ -101,8 +137,28 @@ def ask(
         calibration=False if calibration == "none" else calibration,
         device=device,
     )
+    retrieval: dict[str, Any] = {
+        "exclude": Exclusion(patient_ids=frozenset(exclude_patient or ())),
+        "minimum_probability": minimum_probability,
+        "abstain": abstain,
+    }
+    if by == "vote":
+        settings: dict[str, Any] = {
+            "documents": documents or defaults.VOTE_DOCUMENTS,
+            "temperature": vote_temperature or defaults.VOTE_TEMPERATURE,
+            "column": answer_column,
+        }
+        loaded = time.perf_counter()
+        try:
+            voted = ask_by_vote(index, query, question, **settings, **retrieval)
+        except NoRelevantCase as nothing:
+            _print_no_answer(question, nothing, as_json)
+            return
+        voted.seconds["load"] = loaded - started
+        voting.print_vote(voted, as_json=as_json)
+        return
     llm = MRRAGLLaVA(
-        model=model,
+        model=model or defaults.DEFAULT_MODEL,
         device=device,
         quantization=quantization,
         vision_tower=vision_tower,
@@ -118,10 +174,8 @@ def ask(
             query,
             question,
             say=console.say_progress if sys.stderr.isatty() else None,
-            similarity_top_k=documents,
-            exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
-            minimum_probability=minimum_probability,
-            abstain=abstain,
+            similarity_top_k=documents or defaults.MAX_DOCUMENTS,
+            **retrieval,
         )
     except NoRelevantCase as nothing:
         _print_no_answer(question, nothing, as_json)

@@ -36,6 +36,7 @@ from mrrag_llamaindex.integration.structured_output import (
 )
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
 from mrrag_llamaindex.integration.tickets.observers import as_sent, unobserved
+from mrrag_llamaindex.integration.tickets.readers import TicketReader
 from mrrag_llamaindex.integration.tickets.templates import read_template, without_markers
 from mrrag_llamaindex.integration.trace import answer_facts
 
@@ -142,7 +143,7 @@ async def _astream_structured(
     return results()
 
 
-class EntryPoints(CustomLLM):
+class EntryPoints(TicketReader, CustomLLM):
     """An LLM behind one pair of methods: `_answer` for an answer at once, `_open` for a stream.
 
     `CustomLLM` derives four of the eight calls from the others, and in doing so drops images and

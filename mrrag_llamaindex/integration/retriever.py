@@ -27,6 +27,7 @@ from mrrag_llamaindex.integration.query_image import (
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, one_per_case
 from mrrag_llamaindex.store.protocol import PairStore
@@ -71,9 +72,9 @@ class MRRAGRetriever(BaseRetriever):
         Pairs, patients and studies that may not be evidence, in an evaluation for example.
     on_missing_image : {"error", "ignore"}
         What to do with a question without an image; "ignore" ranks by text alone.
-    stamped : bool
-        Whether nodes carry a ticket for `MRRAGLLaVA`, in an engine that you put together yourself.
-        Every other reader of their LLM text (another LLM, a reranker) would see its markers.
+    stamped : bool, optional
+        Nodes carry a ticket, which engines and synthesizers of `MRRAGLLaVA` see in their LLM text
+        and nobody else. True: code of your own that reads it sees the markers, too. False: none.
     filters : MetadataFilters, Comparison or Combination, optional
         What a pair's metadata must be.
     node_ids, doc_ids : sequence of str, optional
@@ -113,7 +114,7 @@ class MRRAGRetriever(BaseRetriever):
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
-        stamped: bool = False,
+        stamped: bool | None = None,
         filters: GivenFilters = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
@@ -255,7 +256,9 @@ class MRRAGRetriever(BaseRetriever):
                 for (_, views), more in kept
             ],
         )
-        return stamp(nodes, question, image) if self.stamped else nodes
+        if self.stamped is False:
+            return nodes
+        return stamp(nodes, question, image, elsewhere=self.stamped is True)
 
 
 def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:
@@ -267,13 +270,17 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     Returns
     -------
     ndarray of float32, shape (n,), or None
+        With raw blocks longer, each block of unit length.
     """
     texts = [text for text in texts if text.strip()]
     if not texts:
         return None
     vectors = towers.embed_texts(texts)
-    mean: NDArray[np.float32] = vectors.mean(axis=0) if len(vectors) > 1 else vectors[0]
-    length = np.linalg.norm(mean)
-    if length < 1e-6:
+    if len(vectors) == 1:
+        return np.asarray(vectors[0], dtype=np.float32)
+    parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()
+    lengths = [np.linalg.norm(part) for part in parts]
+    if min(lengths) < 1e-6:
         raise InputError("the texts of this question point in opposite directions; give one")
-    return mean if len(vectors) == 1 else (mean / length).astype(np.float32)
+    units = [part / length for part, length in zip(parts, lengths, strict=True)]
+    return np.concatenate(units).astype(np.float32)

@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.calibration import Calibration
-from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
 from mrrag_llamaindex.store.protocol import PairStore
 
@@ -44,7 +43,7 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
     file = _learned_file(store, FUSION_FILE) if source is None else None
     path = file if source is None else source
     if path is None:
-        return FusionWeights()
+        return store.schema.blocks.equal_weights()
     try:
         return load_weights(path, towers_identity=store.towers_identity)
     except InputError as error:

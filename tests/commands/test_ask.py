@@ -201,3 +201,73 @@ def test_text_only_model_answers_and_says_that_it_did_not_see_the_image(mrrag, c
 def test_unknown_quantization_is_refused_before_anything_is_loaded(mrrag, corpus):
     arguments = ("ask", "--store", corpus.store, "--image", corpus.image, "--quantization", "int3")
     check_refused(mrrag(*arguments, "Is there a nodule?"), "int3", "int8 or int4")
+
+
+@pytest.fixture(scope="module")
+def answered(mrrag, corpus, tmp_path_factory):
+    """The corpus, with a column of answers in the table of pairs; every third pair has none."""
+    folder = tmp_path_factory.mktemp("answered")
+    shutil.copytree(corpus.folder / "images", folder / "images")
+    head, *rows = corpus.table.read_text().splitlines()
+    answers = [("yes", "No.", "")[place % 3] for place in range(len(rows))]
+    lines = [f"{row},{answer}" for row, answer in zip(rows, answers, strict=True)]
+    table = folder / "pairs.csv"
+    table.write_text("\n".join([f"{head},verdict", *lines]) + "\n")
+    store = folder / "store"
+    result = mrrag("ingest", table, "--store", store, "--towers", "phantom")
+    assert result.code == 0, result.err
+    return store
+
+
+def vote(mrrag, corpus, store, *options, question=None):
+    return mrrag(
+        *("ask", "--by", "vote", "--store", store, "--image", corpus.image),
+        *(*options, question or corpus.question),
+    )
+
+
+def test_pairs_answer_by_vote_without_a_model(mrrag, corpus, answered, monkeypatch):
+    monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
+    told = vote(
+        mrrag, corpus, answered, "--answer-column", "verdict", "--documents", 5,
+        "--vote-temperature", 0.2, "--json",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    found = json.loads(told.out)
+    sources = found["sources"]
+    assert len(sources) == 5
+    assert {source["answer"] for source in sources} <= {"yes", "No."}
+    scores = [source["score"] for source in sources]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    share = sum(source["weight"] for source in sources if source["answer"] == "yes")
+    assert found["p_yes"] == pytest.approx(share)
+    assert found["answer"] == ("yes" if share > 0.5 else "No.")
+    ratio = sources[0]["weight"] / sources[-1]["weight"]
+    assert ratio == pytest.approx(2.718281828 ** ((scores[0] - scores[-1]) / 0.2), rel=1e-4)
+    shown = vote(mrrag, corpus, answered, "--answer-column", "verdict")
+    assert shown.code == 0, shown.err
+    assert "no model was asked" in shown.out
+    assert "not a medical device" in shown.out
+    # All 16 pairs with an answer are not needed, 15 of them are.
+    assert shown.out.count("synthetic-") == 15
+
+
+def test_an_excluded_patient_does_not_vote(mrrag, corpus, answered):
+    options = ("--answer-column", "verdict", "--json")
+    first = json.loads(vote(mrrag, corpus, answered, *options).out)["sources"][0]["pair_id"]
+    patient = first.removesuffix("-1")
+    told = vote(mrrag, corpus, answered, *options, "--exclude-patient", patient)
+    assert first not in [source["pair_id"] for source in json.loads(told.out)["sources"]]
+
+
+def test_pairs_without_answers_cannot_vote(mrrag, corpus, answered):
+    check_refused(vote(mrrag, corpus, corpus.store), "hold no answers", "--answer-column")
+    check_refused(vote(mrrag, corpus, answered), "'answer' or 'label'", "it has:", "verdict")
+
+
+def test_options_of_the_other_way_of_answering_are_refused(mrrag, corpus, answered):
+    for option in (("--explain",), ("--no-ifa",), ("--model", "phantom")):
+        check_refused(vote(mrrag, corpus, answered, *option), option[0], "no model")
+    for option in (("--answer-column", "verdict"), ("--vote-temperature", 0.1)):
+        check_refused(ask(mrrag, corpus, *option), option[0], "--by vote")

@@ -93,7 +93,7 @@ def test_images_where_none_is_read_are_refused(talker, films):
 
 def test_the_image_of_a_message_must_be_that_of_its_documents(hospital, talker, films):
     path = hospital.images["patient-11"]
-    nodes = hospital.index.as_retriever(llm=talker, image=path, similarity_top_k=2).retrieve(
+    nodes = hospital.index.as_retriever(stamped=True, image=path, similarity_top_k=2).retrieve(
         QUESTION
     )
     text = "\n\n".join(item.node.get_content(MetadataMode.LLM) for item in nodes)

@@ -13,7 +13,7 @@ from mrrag_llamaindex.commands import options
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods
+from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods, row_named
 
 
 def evaluate(
@@ -124,12 +124,18 @@ def evaluate(
     fusion_weights = (
         None if weights is None else load_weights(weights, towers_identity=encoder.identity)
     )
-    source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
-    engine, layers = ModelOptions(source, device, quantization, vision_tower, allow_pickle).engine(
-        max_documents=max(count, defaults.MAX_DOCUMENTS),
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=max(batch_size, 32) if synthetic else batch_size,
-    )
+    engine, layers = None, "no model was asked"
+    if any(row_named(name).generates for name in wanted):
+        source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
+        engine, layers = ModelOptions(
+            *(source, device, quantization, vision_tower, allow_pickle)
+        ).engine(
+            max_documents=max(count, defaults.MAX_DOCUMENTS),
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=max(batch_size, 32) if synthetic else batch_size,
+        )
+    elif model is not None:
+        raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
     with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
         if synthetic:
             fit, tune, *tests = data_sets

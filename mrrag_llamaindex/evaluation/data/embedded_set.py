@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
@@ -48,13 +49,17 @@ class EmbeddedSet:
         m pairs that have a report.
     patients, studies : tuple of str or None
         Of each pair.
-    documents : ndarray, shape (m, 2n), float32
+    documents : ndarray, shape (m, l), float32
         ``[d_i ; d_t]`` of each pair.
     q_images, q_texts : ndarray, shape (number of questions, n), float32
-        Unit rows.
+        Unit rows; with raw blocks longer.
     facts : mapping
         Pair id to finding labels, where they are known.
     left_out : tuple of LeftOut
+    towers_blocks : Blocks or None
+        How the vectors are divided; None for one space.
+    answers : tuple of str or None
+        What each pair itself answered; empty where no pair holds an answer.
     """
 
     name: str
@@ -69,15 +74,17 @@ class EmbeddedSet:
     q_texts: Vectors
     facts: Any
     left_out: tuple[LeftOut, ...] = ()
+    towers_blocks: Blocks | None = None
+    answers: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of questions."""
         return len(self.questions)
 
     @property
-    def dimension(self) -> int:
-        """n, the length of one half."""
-        return int(self.documents.shape[1]) // 2
+    def blocks(self) -> Blocks:
+        """How the vectors are divided."""
+        return self.towers_blocks or Blocks(int(self.documents.shape[1]) // 2)
 
     def subset(self, rows: Sequence[int], name: str | None = None) -> EmbeddedSet:
         """Return the same pairs with some of the questions."""
@@ -103,6 +110,7 @@ class EmbeddedSet:
             patients=tuple(self.patients[place] for place in places),
             studies=tuple(self.studies[place] for place in places),
             documents=self.documents[places],
+            answers=tuple(self.answers[place] for place in places) if self.answers else (),
         )
 
     def patient(self, row: int) -> str:
@@ -110,16 +118,20 @@ class EmbeddedSet:
         item = self.questions[row]
         return item.patient_id or item.study_id or f"question:{item.question_id}"
 
-    def top(self, row: int, query: Vectors, k: int) -> list[PromptDocument]:
+    def top(
+        self, row: int, query: Vectors, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs for a query vector, best first, none of them the question's own.
 
         Parameters
         ----------
         row : int
             Place of the question, whose own pair, study, patient and image are left out.
-        query : ndarray, shape (2n,)
+        query : ndarray, shape (l,)
             Its inner product with ``[d_i ; d_t]`` is the score.
         k : int
+        among : ndarray of bool, shape (m,), optional
+            Only these pairs.
 
         Returns
         -------
@@ -129,6 +141,8 @@ class EmbeddedSet:
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf
+        if among is not None:
+            scores[~among] = -np.inf
         documents: list[PromptDocument] = []
         cases: set[object] = set()
         for place in np.argsort(-scores, kind="stable").tolist():
@@ -147,9 +161,11 @@ class EmbeddedSet:
         study = self.studies[place]
         return None if study is None else (self.patients[place], study)
 
-    def fused(self, row: int, weights: AnyWeights, k: int) -> list[PromptDocument]:
+    def fused(
+        self, row: int, weights: AnyWeights, k: int, among: NDArray[np.bool_] | None = None
+    ) -> list[PromptDocument]:
         """Return the k best pairs by fused score; weights may depend on the question."""
-        return self.top(row, self._fused_query(row, weights), k)
+        return self.top(row, self._fused_query(row, weights), k, among)
 
     def scores(self, row: int, weights: AnyWeights) -> Vectors:
         """Return the fused score of every pair for a question, shape (m,)."""
@@ -157,7 +173,7 @@ class EmbeddedSet:
 
     def _fused_query(self, row: int, weights: AnyWeights) -> Vectors:
         q_image, q_text = self.q_images[row], self.q_texts[row]
-        return fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
+        return fused_query(q_image, q_text, weights.weights_for(q_image, q_text), self.blocks)
 
     def own(self, row: int) -> NDArray[np.intp]:
         """Return the places of the pairs that a question may not see: they give it away.
@@ -177,7 +193,8 @@ class EmbeddedSet:
         for case in own_cases:
             if case is not None:
                 named += [p for p in index[1].get(case[1], ()) if self.patients[p] == case[0]]
-        images = self.documents[:, : self.dimension] @ self.q_images[row]
+        n = self.blocks.head
+        images = self.documents[:, :n] @ self.q_images[row][:n]
         return np.union1d(named, np.flatnonzero(images >= SAME_IMAGE)).astype(np.intp)
 
     @cached_property

@@ -57,7 +57,7 @@ def learn(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine,
+    engine: LlavaEngine | None,
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
@@ -75,7 +75,8 @@ def learn(
     store : PairStore
         That of `fit`.
     towers, engine
-        The frozen towers, and the generator whose confidence labels the documents.
+        The frozen towers, and the generator whose confidence labels the documents; without one
+        nothing is mined, and the weights stay equal.
     facts_from : EmbeddedSet, optional
         Pairs with finding labels; by default those of `fit`.
     weights : optional
@@ -116,13 +117,15 @@ def _fusion(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine,
+    engine: LlavaEngine | None,
     folder: Path | None,
     seed: int,
     progress: Callable[[int, int, int], None] | None,
 ) -> tuple[FusionWeights, str]:
     if fit is None or not len(fit):
         return FusionWeights(), "fusion weights: equal, there are no questions to learn them from"
+    if engine is None:
+        return FusionWeights(), "fusion weights: equal, learning them takes a model or --weights"
     if not fit.pair_ids:
         return FusionWeights(), "fusion weights: none, there are no pairs to score"
     settings = MiningSettings(pool="each_term", seed=seed)

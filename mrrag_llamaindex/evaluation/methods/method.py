@@ -24,12 +24,15 @@ class Method:
         None: plain attention.
     decoding : OPERA or None
         None: greedy.
+    generates : bool
+        Whether a model answers; if not, the ranking does, see `vote.Voters`.
     """
 
     name: str
     ranking: Ranking | None = None
     policy: Any = None
     decoding: Any = None
+    generates: bool = True
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
         """Return the documents of question ``row``, best first."""

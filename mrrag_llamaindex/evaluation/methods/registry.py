@@ -22,7 +22,8 @@ from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioTo
 from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_count
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import ImageToText, Ranking
-from mrrag_llamaindex.evaluation.methods.row import Ingredients, MethodRow, fused
+from mrrag_llamaindex.evaluation.methods.row import Ingredients, MethodRow, fused, voting
+from mrrag_llamaindex.evaluation.methods.vote import grid as vote_grid
 from mrrag_llamaindex.mcr.weights import FusionWeights
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ def _image_to_text(ingredients: Ingredients) -> Ranking:
 
 ROWS = (
     MethodRow("no-retrieval", reads="none", source=""),
+    MethodRow(
+        "vote",
+        reads="fused score, K; their own answers, or finding labels, are counted",
+        does="no model: softmax(score / temperature)",
+        source="",
+        ranking=voting,
+        grid=vote_grid,
+        tried="4 temperatures x 3 numbers of pairs",
+        generates=False,
+    ),
     MethodRow("naive-rag", reads="image-to-text similarity, K", source="", ranking=_image_to_text),
     MethodRow(
         "rule-k",

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods import tuning
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, Ranking
+from mrrag_llamaindex.evaluation.methods.vote import Voters
 from mrrag_llamaindex.steering.policies.registry import POLICIES
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class MethodRow:
         The grid in words.
     choose : callable
         Which of them is taken, see `tuning.Choice`.
+    generates : bool
+        Whether a model answers. If not, the ranking does, see `vote.Voters`.
     """
 
     name: str
@@ -74,11 +78,12 @@ class MethodRow:
     grid: tuning.Grid | None = None
     tried: str = ""
     choose: tuning.Choice = tuning.most_accurate
+    generates: bool = True
 
     @property
     def weighs(self) -> bool:
         """Whether it ranks by the fused score, whose weights are learned."""
-        return self.ranking is fused
+        return self.ranking in (fused, voting)
 
     def learn(self, data: EmbeddedSet) -> Any:
         """Learn the ranking, as ``learns`` says; its ``note`` tells what it was learned from."""
@@ -93,6 +98,7 @@ class MethodRow:
             self.ranking(ingredients) if self.ranking else None,
             POLICIES[self.policy]() if self.policy else None,
             resolve_name(self.decoding)() if self.decoding else None,
+            self.generates,
         )
 
     def settings(
@@ -117,3 +123,8 @@ class MethodRow:
 def fused(ingredients: Ingredients) -> Ranking:
     """Rank by the fused score."""
     return Fused(ingredients.weights, ingredients.documents)
+
+
+def voting(ingredients: Ingredients) -> Ranking:
+    """Let as many pairs vote as are fetched for a model, or more where more documents are read."""
+    return Voters(ingredients.weights, max(defaults.VOTE_DOCUMENTS, ingredients.documents))

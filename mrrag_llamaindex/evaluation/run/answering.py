@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from mrrag_llamaindex.errors import ImageError, PromptError
+from mrrag_llamaindex.errors import ImageError, InputError, PromptError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
@@ -16,6 +16,7 @@ from mrrag_llamaindex.images.load import load_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mrrag_llamaindex.evaluation.methods.vote import Voters
     from mrrag_llamaindex.generation.engine import LlavaEngine
 
 _BATCHES_AT_ONCE = 4
@@ -26,7 +27,8 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine
+    engine : LlavaEngine or None
+        None: only for methods that ask no model.
     max_new_tokens : int
         Longest answer.
 
@@ -36,7 +38,7 @@ class Answering:
         By method and question id: questions that could not be asked. Their text is empty.
     """
 
-    def __init__(self, engine: LlavaEngine, max_new_tokens: int) -> None:
+    def __init__(self, engine: LlavaEngine | None, max_new_tokens: int) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens
         self.left_out: dict[tuple[str, str], LeftOut] = {}
@@ -61,7 +63,7 @@ class Answering:
             Takes every batch of answers before the next one is asked for.
         """
         rows = [n for n, item in enumerate(data.questions) if item.question_id not in answered]
-        size = _BATCHES_AT_ONCE * self.engine.batch_size
+        size = _BATCHES_AT_ONCE * (self.engine.batch_size if self.engine else 1)
         answers: list[Prediction] = []
         for start in range(0, len(rows), size):
             batch = self._batch(method, data, rows[start : start + size])
@@ -90,6 +92,10 @@ class Answering:
             return [item for row in rows for item in self._batch(method, data, [row])]
 
     def _generate(self, method: Method, data: EmbeddedSet, rows: Sequence[int]) -> list[Prediction]:
+        if not method.generates:
+            return [self._voted(method, data, row) for row in rows]
+        if self.engine is None:
+            raise InputError(f"{method.name} needs a model")
         requests = [
             PromptRequest(data.questions[row].question, tuple(method.documents(data, row)))
             for row in rows
@@ -106,6 +112,18 @@ class Answering:
             self._prediction(method, data, row, answer)
             for row, answer in zip(rows, answers, strict=True)
         ]
+
+    def _voted(self, method: Method, data: EmbeddedSet, row: int) -> Prediction:
+        """Answer by vote; where nobody can vote, the question counts as not answered."""
+        ballot, documents = cast("Voters", method.ranking).ballot(data, row)
+        if ballot is None:
+            question = data.questions[row].question_id
+            reason = f"{method.name}: no pair answers it"
+            self.left_out[method.name, question] = LeftOut(question, reason)
+            return self._prediction(method, data, row, None)
+        item = data.questions[row]
+        key = method.name, item.question_id, item.patient_id, data.golds[row]
+        return Prediction(*key, ballot.answer, ballot.p_yes, ballot.p_no, documents)
 
     def _shown(self, data: EmbeddedSet, rows: Sequence[int]) -> list[Image]:
         """Load the images of a batch; one that several rows ask about is loaded once."""

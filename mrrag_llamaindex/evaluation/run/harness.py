@@ -18,6 +18,7 @@ from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHe
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.registry import build_method, row_named
 from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, tune
+from mrrag_llamaindex.evaluation.methods.vote import NO_ANSWERS, has_answers
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
@@ -34,6 +35,9 @@ LAYERS = "critical_layers"
 
 NO_PAIRS = "there are no pairs to retrieve from"
 
+NO_MODEL = "none"
+"""Identity of the model in files of answers that no model gave."""
+
 Progress = Callable[[str, int, int, int], None]
 """Takes what is being done, how many answers there are, of how many, and how many were resumed."""
 
@@ -43,8 +47,9 @@ class Harness:
 
     Parameters
     ----------
-    engine : LlavaEngine
-        Its critical layers are a setting of the run, which resumes only with the same ones.
+    engine : LlavaEngine or None
+        Its critical layers are a setting of the run, which resumes only with the same ones. None:
+        only methods that ask no model can be run.
     towers_identity : str
         Of the towers that made all vectors.
     settings : HarnessSettings
@@ -56,7 +61,7 @@ class Harness:
 
     def __init__(
         self,
-        engine: LlavaEngine,
+        engine: LlavaEngine | None,
         towers_identity: str,
         settings: HarnessSettings,
         *,
@@ -67,8 +72,8 @@ class Harness:
         self.settings = settings
         self.folder = folder
         self._answering = Answering(engine, settings.max_new_tokens)
-        self._layers = list(engine.loaded.critical_layers)
-        self._model = model_identity(engine.loaded)
+        self._layers = [] if engine is None else list(engine.loaded.critical_layers)
+        self._model = NO_MODEL if engine is None else model_identity(engine.loaded)
         self._towers = towers_identity
         self._progress = progress
         self._done = self._total = self._resumed = 0
@@ -96,7 +101,7 @@ class Harness:
             If no method can be run, or the folder holds answers of another run.
         """
         notes = list(learned.notes)
-        methods, not_run = self._methods(learned, has_pairs=all(item.pair_ids for item in tests))
+        methods, not_run = self._methods(learned, tests)
         if validation is None:
             notes.append("no validation questions: published settings")
         elif len(validation) < LEAST_QUESTIONS:
@@ -107,7 +112,7 @@ class Harness:
             validation = None
         grids = {}
         if validation is not None:
-            depth = self.engine.planner.depth
+            depth = 1 if self.engine is None else self.engine.planner.depth
             for method in methods:
                 settings = row_named(method.name).settings(method, depth, self._layers)
                 if len(settings) > 1:
@@ -189,7 +194,10 @@ class Harness:
 
         return self._answering.answer(method, data, answered, keep)
 
-    def _methods(self, learned: Learned, *, has_pairs: bool) -> tuple[list[Method], dict[str, str]]:
+    def _methods(
+        self, learned: Learned, tests: Sequence[EmbeddedSet]
+    ) -> tuple[list[Method], dict[str, str]]:
+        has_pairs = all(item.pair_ids for item in tests)
         methods: list[Method] = []
         not_run: dict[str, str] = {}
         for name in self.settings.methods:
@@ -204,6 +212,12 @@ class Harness:
             )
             if method.ranking is not None and not has_pairs:
                 not_run[name] = NO_PAIRS
+                continue
+            if not method.generates and not all(map(has_answers, tests)):
+                not_run[name] = NO_ANSWERS
+                continue
+            if method.generates and self.engine is None:
+                not_run[name] = "no model was loaded"
                 continue
             methods.append(method)
         if not methods:

@@ -23,14 +23,11 @@ from llama_index.core.settings import Settings
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
 from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
-from mrrag_llamaindex.integration.engines.stamping import (
-    TicketPostprocessor,
-    reader_of,
-    reads_tickets,
-)
+from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
 from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.learned_files import calibration_of, weights_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -73,8 +70,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         Parameters
         ----------
         llm : LLM, optional
-            The one that the nodes are for, in an engine that you put together yourself: they carry
-            tickets if it is `MRRAGLLaVA`, and none for any other.
+            The one that the nodes are for: they carry no ticket for any but `MRRAGLLaVA`. Without
+            it they carry one, which nobody else sees.
         **options
             Those of `MRRAGRetriever`.
 
@@ -84,8 +81,8 @@ class IndexEngines(BaseIndex[IndexDict]):
             If an option is none of them.
         """
         (given,) = shared_out(options, "as_retriever", RETRIEVER_OPTIONS)
-        if llm is not None:
-            given.setdefault("stamped", reads_tickets(llm))
+        if llm is not None and not reads_tickets(llm):
+            given.setdefault("stamped", False)
         return self._retriever(given)
 
     def _retriever(self, options: dict[str, Any]) -> MRRAGRetriever:
@@ -215,10 +212,12 @@ class IndexEngines(BaseIndex[IndexDict]):
         shows_text = for_engine.get("response_mode") == ResponseMode.CONTEXT_ONLY or isinstance(
             for_engine.get("response_synthesizer"), ContextOnly
         )
-        stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
-        retriever = self._retriever(for_retriever)
+        asked = for_retriever.pop("stamped", None)
+        stamped = (reads_tickets(llm) and not shows_text) if asked is None else asked
+        retriever = self._retriever({**for_retriever, "stamped": False})
         tickets = TicketPostprocessor(
             stamped=stamped,
+            elsewhere=asked is True,
             image=retriever.image,
             reader=reader_of(llm) if stamped else None,
             on_missing_image=retriever.on_missing_image,

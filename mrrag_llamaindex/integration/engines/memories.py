@@ -8,7 +8,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.integration.engines.stamping import reads_tickets
+from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 
 
 def require_memory(memory: Any) -> None:

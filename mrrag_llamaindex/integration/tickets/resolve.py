@@ -16,9 +16,8 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, Turn, TurnRegistry
 from mrrag_llamaindex.integration.tickets.host_prompts import readable
-from mrrag_llamaindex.integration.tickets.joining import joined
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
-from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry, joined
 
 MissingContext = Literal["error", "warn", "ignore"]
 
@@ -27,6 +26,9 @@ UNATTRIBUTED = "unattributed context"
 texts, of another retriever for example, are documents of their own, numbered from the second."""
 
 _BREAK = "\n\n"
+_CITED = re.compile(r"Source \d+:")
+_ANSWERED = re.compile(r"(Sub question|Question|Query): .*\n(Response|Answer): ")
+"""How stock engines begin what they write anew: numbered sources, and answers of other engines."""
 _BLANK_LINE = re.compile(r"\n\s*\n")
 """What a host puts between documents."""
 
@@ -114,15 +116,28 @@ def _case(call: HostCall) -> str:
     """Say which way led here, and what to do there."""
     if call.missing:
         return call.missing
-    if any(text.strip() for text in call.contexts):
+    context = next((text.strip() for text in call.contexts if text.strip()), "")
+    if _CITED.match(context):
+        return (
+            "what arrived was written anew by a stock CitationQueryEngine, which knows neither "
+            "pairs nor scores: take index.as_citation_engine(llm=llm)"
+        )
+    if _ANSWERED.match(context):
+        return (
+            "what arrived are answers to other questions, and an answer is no evidence. What is to "
+            "join the answers of sub-questions, of steps, or of an engine inside a retriever needs "
+            "another LLM: give it to response_synthesizer"
+        )
+    if context:
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "
-            "known. Build the engine from the index (index.as_query_engine(llm=llm), "
-            "as_chat_engine, as_citation_engine), or say which LLM the nodes are for: "
-            "index.as_retriever(llm=llm), or MRRAGPostprocessor(index, llm=llm) as the last "
-            "postprocessor. Engines that write nodes anew (stock citations) and the second level "
-            "of tree_summarize lose tickets; a reranker, a judge, or what is to join the answers "
-            "of sub-questions, steps and routed engines needs another LLM"
+            "known. If another retriever brought them, put MRRAGPostprocessor(index) last in "
+            "node_postprocessors, or build the engine from the index "
+            "(index.as_query_engine(llm=llm)). If they are this index's, something between wrote "
+            "nodes anew, or your own code packed their text: retrieve with "
+            "index.as_retriever(stamped=True). The second level of tree_summarize holds no "
+            'document, so take response_mode="compact"; and a reranker, a judge, or what is to '
+            "join the answers of routed engines needs another LLM"
         )
     if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))

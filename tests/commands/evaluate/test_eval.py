@@ -117,6 +117,27 @@ def test_every_method_has_a_row(tmp_path):
     assert "published settings" in said
 
 
+def test_a_vote_needs_no_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
+    result = run(
+        "--data", "phantom", "--seeds", 2, "--questions", 40, "--methods", "vote", "--json",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [row["method"] for row in told["rows"]] == ["vote"]
+    assert told["n"] == 80
+    assert len(told["tuning"][0]["tries"]) == 12
+    assert told["rows"][0]["accuracy"] > told["majority"]["accuracy"]
+    assert "no model was asked" in told["notes"]
+    header, answers = read_predictions(tmp_path / "predictions" / "vote.jsonl")
+    assert header.model == "none"
+    assert all(item.text in ("yes", "no") and item.documents for item in answers)
+    refused = phantom("--methods", "vote", "--model", "phantom")
+    assert refused.exit_code == 2
+    assert "asks no model" in refused.stderr
+
+
 def test_validation_and_test_studies_are_different_seeds():
     tests = {evaluation_set.phantom_set(n, questions=1).questions[0].patient_id for n in range(2)}
     assert {evaluation_set.FIT_SEED, evaluation_set.TUNE_SEED}.isdisjoint(range(1000))

@@ -54,7 +54,7 @@ def variants(method: Method, depth: int, critical) -> list[Method]:
 
 def test_all_methods_of_the_table_are_built(every):
     assert list(every) == [
-        "no-retrieval", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
+        "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
         "opera", "pai", "pasta", "hard-mask", "mcr", "mcr+ifa",
     ]  # fmt: skip
     assert all(method.name == name for name, method in every.items())

@@ -1,0 +1,1 @@
+"""Answers without a generator: what the retrieved pairs themselves answered, by vote."""
