@@ -72,9 +72,9 @@ class MRRAGRetriever(BaseRetriever):
         Pairs, patients and studies that may not be evidence, in an evaluation for example.
     on_missing_image : {"error", "ignore"}
         What to do with a question without an image; "ignore" ranks by text alone.
-    stamped : bool
-        Whether nodes carry a ticket for `MRRAGLLaVA`, in an engine that you put together yourself.
-        Every other reader of their LLM text (another LLM, a reranker) would see its markers.
+    stamped : bool, optional
+        Nodes carry a ticket, which engines and synthesizers of `MRRAGLLaVA` see in their LLM text
+        and nobody else. True: code of your own that reads it sees the markers, too. False: none.
     filters : MetadataFilters, Comparison or Combination, optional
         What a pair's metadata must be.
     node_ids, doc_ids : sequence of str, optional
@@ -114,7 +114,7 @@ class MRRAGRetriever(BaseRetriever):
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
-        stamped: bool = False,
+        stamped: bool | None = None,
         filters: GivenFilters = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
@@ -256,7 +256,9 @@ class MRRAGRetriever(BaseRetriever):
                 for (_, views), more in kept
             ],
         )
-        return stamp(nodes, question, image) if self.stamped else nodes
+        if self.stamped is False:
+            return nodes
+        return stamp(nodes, question, image, elsewhere=self.stamped is True)
 
 
 def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:

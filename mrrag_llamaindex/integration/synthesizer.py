@@ -107,5 +107,6 @@ def _require_ticket(nodes: Sequence[NodeWithScore]) -> None:
     if any(ticket_of(item.node) is None for item in nodes):
         raise EvidenceError(
             f"MRRAGSynthesizer got nodes without {METADATA_KEY} tickets; retrieve them with "
-            "MRRAGRetriever, or put MRRAGPostprocessor last in node_postprocessors"
+            "MRRAGRetriever (and not with stamped=False), or put MRRAGPostprocessor last in "
+            "node_postprocessors"
         )

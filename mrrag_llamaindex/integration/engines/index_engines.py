@@ -22,14 +22,12 @@ from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
-from mrrag_llamaindex.integration.engines.stamping import (
-    TicketPostprocessor,
-    reader_of,
-    reads_tickets,
-)
+from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
+from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
 from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.learned_files import calibration_of, weights_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -72,8 +70,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         Parameters
         ----------
         llm : LLM, optional
-            The one that the nodes are for, in an engine that you put together yourself: they carry
-            tickets if it is `MRRAGLLaVA`, and none for any other.
+            The one that the nodes are for: they carry no ticket for any but `MRRAGLLaVA`. Without
+            it they carry one, which nobody else sees.
         **options
             Those of `MRRAGRetriever`.
 
@@ -83,8 +81,8 @@ class IndexEngines(BaseIndex[IndexDict]):
             If an option is none of them.
         """
         (given,) = shared_out(options, "as_retriever", RETRIEVER_OPTIONS)
-        if llm is not None:
-            given.setdefault("stamped", reads_tickets(llm))
+        if llm is not None and not reads_tickets(llm):
+            given.setdefault("stamped", False)
         return self._retriever(given)
 
     def _retriever(self, options: dict[str, Any]) -> MRRAGRetriever:
@@ -170,21 +168,29 @@ class IndexEngines(BaseIndex[IndexDict]):
         Raises
         ------
         InputError
-            If an option is none of them.
+            If an option is none of them, or a memory or ``prefix_messages`` cannot be used; see
+            `require_memory` and `require_prefix`.
         """
         llm = self._llm(llm, options)
         if chat_mode not in CHAT_ENGINES:
             return super().as_chat_engine(chat_mode, llm=llm)  # says why there is none
-        kind = CHAT_ENGINES[ChatMode(chat_mode)]
+        engine = self._chat_engine(ChatMode(chat_mode), llm, options)
+        if reads_tickets(llm):
+            require_prefix(options.get("prefix_messages"))
+            require_memory(engine._memory)  # type: ignore[attr-defined]
+        return engine
+
+    def _chat_engine(self, mode: ChatMode, llm: LLM, options: dict[str, Any]) -> BaseChatEngine:
+        kind = CHAT_ENGINES[mode]
         own = parameters(kind.from_defaults, "llm", "retriever", "query_engine")
-        caller = f"as_chat_engine(chat_mode={ChatMode(chat_mode).value!r})"
+        caller = f"as_chat_engine(chat_mode={mode.value!r})"
         if kind is SimpleChatEngine:
             (given,) = shared_out(options, caller, own)
-            return kind.from_defaults(llm=llm, **given)
+            return SimpleChatEngine.from_defaults(llm=llm, **given)
         if kind is CondenseQuestionChatEngine:
             below = (RETRIEVER_OPTIONS | QUERY_ENGINE_OPTIONS) - {"verbose"}
             given, engine_options = shared_out(options, caller, own, below)
-            return kind.from_defaults(
+            return CondenseQuestionChatEngine.from_defaults(
                 query_engine=self.as_query_engine(llm, **engine_options), llm=llm, **given
             )
         for_retriever, given = shared_out(options, caller, RETRIEVER_OPTIONS, own)
@@ -206,10 +212,12 @@ class IndexEngines(BaseIndex[IndexDict]):
         shows_text = for_engine.get("response_mode") == ResponseMode.CONTEXT_ONLY or isinstance(
             for_engine.get("response_synthesizer"), ContextOnly
         )
-        stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
-        retriever = self._retriever(for_retriever)
+        asked = for_retriever.pop("stamped", None)
+        stamped = (reads_tickets(llm) and not shows_text) if asked is None else asked
+        retriever = self._retriever({**for_retriever, "stamped": False})
         tickets = TicketPostprocessor(
             stamped=stamped,
+            elsewhere=asked is True,
             image=retriever.image,
             reader=reader_of(llm) if stamped else None,
             on_missing_image=retriever.on_missing_image,

@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
@@ -21,25 +20,17 @@ from mrrag_llamaindex.integration.query_image import (
 )
 from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.nodes import evidence_of, other_image
+from mrrag_llamaindex.integration.tickets.readers import inner_llm
 from mrrag_llamaindex.integration.tickets.stamps import stamp, unstamp
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.prompt.reader import PromptReader
 
 
-def reads_tickets(llm: Any) -> bool:
-    """Whether an LLM is known to read tickets, so that nodes for it may carry them."""
-    return isinstance(_inner(llm), MRRAGLLaVA)
-
-
 def reader_of(llm: Any) -> PromptReader | None:
     """Return what builds an LLM's prompts, None for one that reads no tickets."""
-    inner = _inner(llm)
+    inner = inner_llm(llm)
     return inner.engine if isinstance(inner, MRRAGLLaVA) else None
-
-
-def _inner(llm: Any) -> Any:
-    return llm.llm if isinstance(llm, StructuredLLM) else llm
 
 
 class TicketPostprocessor(BaseNodePostprocessor):
@@ -52,6 +43,8 @@ class TicketPostprocessor(BaseNodePostprocessor):
     ----------
     stamped : bool
         Whether the engine's LLM reads tickets; nodes for any other are given none.
+    elsewhere : bool
+        As for `stamp`.
     image : QueryImage, optional
         The one that the engine is bound to.
     reader : PromptReader, optional
@@ -62,6 +55,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
     """
 
     stamped: bool = Field(description="Whether the engine's LLM reads tickets.")
+    elsewhere: bool = Field(default=False, description="Whether other code sees markers, too.")
     on_missing_image: MissingImage = Field(default="error")
     _image: QueryImage | None = PrivateAttr(None)
     _reader: Any = PrivateAttr(None)
@@ -121,7 +115,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
         question = bundle.query_str or (evidence.question if evidence else "")
         read, withheld = _without_long(nodes, question, self._reader)
         known = image if evidence is None else evidence.image
-        return stamp(read, question, known, withheld=withheld)
+        return stamp(read, question, known, withheld=withheld, elsewhere=self.elsewhere)
 
 
 def _without_long(
