@@ -172,9 +172,7 @@ def test_final_fit_has_seen_everybody_and_the_figures_come_from_before(mrrag, ar
     assert not torch.allclose(mean, load_towers(str(held))._heads["image"].mean, atol=1e-6)
 
 
-def test_questions_teach_and_an_unknown_column_is_refused(
-    mrrag, arguments, table, tmp_path
-):
+def test_questions_teach_and_an_unknown_column_is_refused(mrrag, arguments, table, tmp_path):
     rows = list(csv.DictReader(table.open(newline="")))
     assert rows[0].keys() >= {"pair_id", "report"}
     asked = table.parent / "asked.csv"
