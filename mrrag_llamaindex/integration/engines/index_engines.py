@@ -25,6 +25,7 @@ from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusCon
 from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
 from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room
 from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
 from mrrag_llamaindex.integration.tickets.readers import reads_tickets
@@ -220,6 +221,7 @@ class IndexEngines(BaseIndex[IndexDict]):
             elsewhere=asked is True,
             image=retriever.image,
             reader=reader_of(llm) if stamped else None,
+            room=question_room(llm) if stamped else None,
             on_missing_image=retriever.on_missing_image,
         )
         return retriever, tickets
