@@ -26,7 +26,7 @@ from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.prompts.base import BasePromptTemplate
+from llama_index.core.prompts.base import BasePromptTemplate, LangchainPromptTemplate
 
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.integration.structured_output import (
@@ -83,6 +83,15 @@ class HostMessages(list[ChatMessage]):
     """
 
     call: HostCall | None = None
+
+
+def _bound(prompt: BasePromptTemplate) -> dict[str, Any]:
+    """Return the variables that a template holds already."""
+    if not isinstance(prompt, LangchainPromptTemplate):
+        return prompt.kwargs
+    # It hands them on to LangChain's template, which may hold functions as well.
+    held = prompt.selector.default_prompt.partial_variables
+    return {name: value for name, value in held.items() if not callable(value)}
 
 
 def _without_markers(
@@ -159,9 +168,9 @@ class EntryPoints(TicketReader, CustomLLM):
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
         fill = partial(super()._get_messages, prompt)
-        variables = without_markers({**prompt.kwargs, **prompt_args})
+        variables = without_markers({**_bound(prompt), **prompt_args})
         messages = HostMessages(fill(**variables))
-        messages.call = read_template(variables, fill)
+        messages.call = read_template(variables, fill, prompt)
         return messages
 
     # Not abstract: what implements an abstract method is wrapped in spans, too.

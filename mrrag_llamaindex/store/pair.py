@@ -150,7 +150,12 @@ def is_reserved(key: str) -> bool:
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raise `InputError` if `text` holds lone surrogates, which no store can encode as UTF-8."""
+    """Raise `InputError` if `text` holds what not every store can keep.
+
+    Lone surrogates cannot be encoded as UTF-8; at a character 0 many a program ends the text.
+    """
+    if "\0" in text:
+        raise InputError(f"{what} holds a character 0: is it text?")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -65,6 +65,9 @@ def test_handwritten_weights_fit_any_towers() -> None:
         ('{"image_text": 1, "image_image": 0, "text_text": 1, "imge": 2}', "imge"),
         ('{"image_text": NaN, "image_image": 0, "text_text": 1}', "image_text"),
         ('{"image_text": 1, "image_image": 0, "text_text": 1, "format": "other"}', "other"),
+        ('{"image_text": 1, "image_image": 0, "text_text": 1, "image_text": 2}', "twice"),
+        ('{"image_text": 1, "image_image": 0, "text_text": ' + "9" * 400 + "}", "400 digits"),
+        ('{"image_text": 1, "image_image": 0, "text_text": ' + "[" * 9999, "too deeply"),
     ],
 )
 def test_file_that_is_no_weights_is_refused_with_the_reason(text, said) -> None:

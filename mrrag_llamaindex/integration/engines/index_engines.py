@@ -22,6 +22,7 @@ from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
+from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
 from mrrag_llamaindex.integration.inputs.answering import (
     require_answerable,
@@ -173,22 +174,30 @@ class IndexEngines(BaseIndex[IndexDict]):
         Raises
         ------
         InputError
-            If an option is none of them.
+            If an option is none of them, or a memory or ``prefix_messages`` cannot be used; see
+            `require_memory` and `require_prefix`.
         """
         llm = self._llm(llm, options, "as_chat_engine")
         require_postprocessors(options.get("node_postprocessors"), "as_chat_engine")
         if chat_mode not in CHAT_ENGINES:
             return super().as_chat_engine(chat_mode, llm=llm)  # says why there is none
-        kind = CHAT_ENGINES[ChatMode(chat_mode)]
+        engine = self._chat_engine(ChatMode(chat_mode), llm, options)
+        if reads_tickets(llm):
+            require_prefix(options.get("prefix_messages"))
+            require_memory(engine._memory)  # type: ignore[attr-defined]
+        return engine
+
+    def _chat_engine(self, mode: ChatMode, llm: LLM, options: dict[str, Any]) -> BaseChatEngine:
+        kind = CHAT_ENGINES[mode]
         own = parameters(kind.from_defaults, "llm", "retriever", "query_engine")
-        caller = f"as_chat_engine(chat_mode={ChatMode(chat_mode).value!r})"
+        caller = f"as_chat_engine(chat_mode={mode.value!r})"
         if kind is SimpleChatEngine:
             (given,) = shared_out(options, caller, own)
-            return kind.from_defaults(llm=llm, **given)
+            return SimpleChatEngine.from_defaults(llm=llm, **given)
         if kind is CondenseQuestionChatEngine:
             below = (RETRIEVER_OPTIONS | QUERY_ENGINE_OPTIONS) - {"verbose"}
             given, engine_options = shared_out(options, caller, own, below)
-            return kind.from_defaults(
+            return CondenseQuestionChatEngine.from_defaults(
                 query_engine=self.as_query_engine(llm, **engine_options), llm=llm, **given
             )
         for_retriever, given = shared_out(options, caller, RETRIEVER_OPTIONS, own)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.integration.tickets.joining import joined
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
@@ -105,6 +104,27 @@ class Ticket:
         self.calls.append((number, answer))
         if self.image is not None:
             self.image.release_pixels()
+
+
+def joined(first: str, second: str) -> str:
+    """Join two parts of one document whose ends may overlap by some words."""
+    head, tail = first.split(), second.split()
+    if not head or _contains(tail, head):
+        return second
+    if _contains(head, tail):
+        return first
+    for size in range(min(len(head), len(tail)), 0, -1):
+        if head[-size:] == tail[:size]:
+            return " ".join(head + tail[size:])
+    for size in range(min(len(head), len(tail)), 0, -1):
+        if tail[-size:] == head[:size]:
+            return " ".join(tail + head[size:])
+    return f"{first} {second}"
+
+
+def _contains(words: Sequence[str], part: Sequence[str]) -> bool:
+    size = len(part)
+    return any(words[i : i + size] == part for i in range(len(words) - size + 1))
 
 
 class TicketRegistry:

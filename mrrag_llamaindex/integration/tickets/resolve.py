@@ -16,9 +16,8 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, Turn, TurnRegistry
 from mrrag_llamaindex.integration.tickets.host_prompts import readable
-from mrrag_llamaindex.integration.tickets.joining import joined
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
-from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry, joined
 
 MissingContext = Literal["error", "warn", "ignore"]
 
@@ -49,7 +48,8 @@ class Resolved:
     follow_up : str
         For "condense", the question that is handed on as it is; empty if the model rephrases it.
     left_out_turns : int
-        Turns of the conversation that are not known to be about this image; the prompt lacks them.
+        Turns and other messages of the conversation that are not known to be about this image; the
+        prompt lacks them.
     conversation : tuple of Turn
         All of it.
     """
@@ -81,6 +81,11 @@ def resolve(
         return Resolved(PromptRequest(call.text), None, (), "condense", call.question)
     tickets = find_tickets("\n".join(call.contexts), registry)
     image = tickets[0].image if tickets else call.image
+    if tickets and call.image is not None and call.image != image:
+        raise EvidenceError(
+            "the message holds another image than its documents were retrieved for, which could "
+            "mix two patients: retrieve for the image that you send, or do not send one"
+        )
     if not tickets and image is None:
         _missing(call, on_missing_context)
     history = turns.about(call.history, image)
@@ -92,7 +97,7 @@ def resolve(
         after_question=strip(call.after_question),
         history=tuple((strip(turn.question), strip(turn.answer)) for turn in history),
     )
-    left_out = len(call.history) - len(history)
+    left_out = len(call.history) - len(history) + call.left_over
     return Resolved(request, image, tuple(tickets), call.kind, "", left_out, call.history)
 
 
@@ -149,7 +154,8 @@ def _case(call: HostCall) -> str:
         )
     return (
         "finished text arrived, with neither documents nor an image, as agents, simple chat "
-        "engines and direct calls send it. Let an agent have index.as_query_engine(llm=llm) as a "
+        "engines, memories that summarise or extract facts, and direct calls send it. Give such a "
+        "memory another LLM; let an agent have index.as_query_engine(llm=llm) as a "
         'tool and give the agent itself another LLM; take chat_mode="context"; or send the image '
         "in the message, as an ImageBlock"
     )
