@@ -23,6 +23,7 @@ from mrrag_llamaindex.integration.foreign_nodes import (
     score_unknown,
     with_report,
 )
+from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.inputs.room import question_room, require_room
 from mrrag_llamaindex.integration.query_image import (
@@ -147,7 +148,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if store is None or towers is None:
             raise InputError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
-        if self.stamped is None and llm is not None and not reads_tickets(llm):
+        reader = None if llm is None else resolved_llm(llm, type(self).__name__)
+        if self.stamped is None and reader is not None and not reads_tickets(reader):
             self.stamped = False
         if llm is not None and self.stamped is not False:
             self._room = question_room(llm)
