@@ -23,7 +23,9 @@ from mrrag_llamaindex.integration.foreign_nodes import (
     score_unknown,
     with_report,
 )
+from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room, require_room
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -120,6 +122,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     _towers: Any = PrivateAttr()
     _weights: Any = PrivateAttr()
     _calibration: Any = PrivateAttr()
+    _room: int | None = PrivateAttr(None)
 
     def __init__(
         self,
@@ -145,8 +148,11 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if store is None or towers is None:
             raise InputError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
-        if self.stamped is None and llm is not None and not reads_tickets(llm):
+        reader = None if llm is None else resolved_llm(llm, type(self).__name__)
+        if self.stamped is None and reader is not None and not reads_tickets(reader):
             self.stamped = False
+        if llm is not None and self.stamped is not False:
+            self._room = question_room(llm)
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
@@ -209,6 +215,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _rescore(
         self, nodes: list[NodeWithScore], query: QueryBundle, enclosing: QueryImage | None
     ) -> list[NodeWithScore]:
+        require_room(query.query_str, self._room)
         earlier = evidence_of(nodes)
         known = None if earlier is None else earlier.image
         if not query.image_path and enclosing is None:

@@ -18,7 +18,11 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
-from mrrag_llamaindex.integration.inputs.options import parameters
+from mrrag_llamaindex.integration.inputs.options import (
+    parameters,
+    require_count,
+    require_one_of,
+)
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     enclosing_image,
@@ -30,6 +34,7 @@ from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, one_per_case
+from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
@@ -132,7 +137,11 @@ class MRRAGRetriever(BaseRetriever):
             similarity_top_k, calibration, minimum_probability, minimum_documents, abstain
         )
         self.weights = weights or FusionWeights()
-        self.candidates = max(candidates, similarity_top_k)
+        self.candidates = max(require_count("candidates", candidates), similarity_top_k)
+        if not isinstance(exclude, (Exclusion, type(None))):
+            raise InputError(f"exclude is a {type(exclude).__name__}; give Exclusion(...)")
+        require_one_of("on_missing_image", on_missing_image, ("error", "ignore"))
+        require_one_of("stamped", stamped, (None, True, False))
         self.exclude = exclude or Exclusion()
         self.on_missing_image = on_missing_image
         self.stamped = stamped
@@ -147,6 +156,7 @@ class MRRAGRetriever(BaseRetriever):
 
     @weights.setter
     def weights(self, weights: AnyWeights) -> None:
+        require_weights(weights)
         self.selection.check(self.towers.identity, weights)
         self._weights = weights
 

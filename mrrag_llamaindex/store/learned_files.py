@@ -36,9 +36,11 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
     Raises
     ------
     InputError
-        If a file cannot be read, or its weights were learned on other towers than the store's.
+        If a file cannot be read, its weights were learned on other towers than the store's, or
+        what was given are no weights.
     """
     if source is not None and not isinstance(source, (str, Path)):
+        require_weights(source)
         return source
     file = _learned_file(store, FUSION_FILE) if source is None else None
     path = file if source is None else source
@@ -50,6 +52,15 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
         if file is None:
             raise
         raise InputError(f"{FUSION_FILE} beside the store: {error}") from None
+
+
+def require_weights(weights: object) -> None:
+    """Raise `InputError` unless they are weights of either kind."""
+    if not isinstance(weights, AnyWeights):
+        raise InputError(
+            f"weights is a {type(weights).__name__}; give FusionWeights(...), QueryGatedWeights, "
+            "or a file that mrrag train-fusion wrote"
+        )
 
 
 def calibration_of(
