@@ -35,6 +35,14 @@ def find_candidates(
 
     Parameters
     ----------
+    store
+        Of the pairs.
+    q_image, q_text
+        Vectors of the question.
+    settings
+        How many, by which weights, from which pool.
+    exclude
+        What would give the answer away.
     others
         Ids of pairs in a random order, for `MiningSettings.pool` "mixed": the first third of the
         candidates are those of them that may be evidence.
