@@ -56,6 +56,8 @@ class LabelQuestions:
     template : str
         Of the question: ``{label}`` is the name with blanks for underscores, and any metadata of
         the pair stands by its name, ``{history}``.
+    settings : MiningSettings
+        How candidates are found; its negatives and margin are not read: all wrong ones are kept.
 
     Raises
     ------
