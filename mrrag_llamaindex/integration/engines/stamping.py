@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from typing_extensions import Self
 
 from mrrag_llamaindex.errors import EvidenceError, PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
@@ -70,6 +71,10 @@ class TicketPostprocessor(BaseNodePostprocessor):
         super().__init__(**data)
         self._image = image
         self._reader = reader
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy for the same model."""
+        return self.model_copy()
 
     @classmethod
     def class_name(cls) -> str:
