@@ -26,6 +26,7 @@ from mrrag_llamaindex.integration.foreign_nodes import (
 )
 from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room, require_room
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -122,6 +123,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     _towers: Any = PrivateAttr()
     _weights: Any = PrivateAttr()
     _calibration: Any = PrivateAttr()
+    _room: int | None = PrivateAttr(None)
 
     def __init__(
         self,
@@ -150,6 +152,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         reader = None if llm is None else resolved_llm(llm, type(self).__name__)
         if self.stamped is None and reader is not None and not reads_tickets(reader):
             self.stamped = False
+        if llm is not None and self.stamped is not False:
+            self._room = question_room(llm)
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
@@ -223,6 +227,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _rescore(
         self, nodes: list[NodeWithScore], query: QueryBundle, enclosing: QueryImage | None
     ) -> list[NodeWithScore]:
+        require_room(query.query_str, self._room)
         earlier = evidence_of(nodes)
         known = None if earlier is None else earlier.image
         if not query.image_path and enclosing is None:

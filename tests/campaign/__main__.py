@@ -12,20 +12,22 @@ import pkgutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import mrrag_llamaindex
-from tests.campaign import dicom, images, learned, tables
+from tests.campaign import dicom, images, kills, learned, prompts, questions, tables
 from tests.campaign.tally import FORK, Part, Tally, warm_up
 
-PARTS: dict[str, tuple[Part, float]] = {
-    part.name: (part, share)
-    for part, share in (
-        (images.PART, 1.0),
-        (dicom.PART, 1.0),
-        (tables.PART, 1.0),
-        (learned.PART, 0.5),
-    )
+PARTS: dict[str, tuple[Callable[[float, int], Tally] | Part, float]] = {
+    "crossings": (questions.run_crossings, 3.0),
+    "kills": (kills.run, 1.5),
+    "images": (images.PART, 1.0),
+    "dicom": (dicom.PART, 1.0),
+    "tables": (tables.PART, 1.0),
+    "questions": (questions.PART, 1.0),
+    "prompts": (prompts.PART, 0.75),
+    "learned": (learned.PART, 0.5),
 }
 """Each with its share of the budget, as two run at a time."""
 
@@ -41,7 +43,8 @@ def import_everything() -> None:
 
 
 def run(name: str, seconds: float, seed: int) -> Tally:
-    return PARTS[name][0].run(seconds, seed)
+    part = PARTS[name][0]
+    return part.run(seconds, seed) if isinstance(part, Part) else part(seconds, seed)
 
 
 def summary(tallies: list[Tally]) -> str:
@@ -49,7 +52,7 @@ def summary(tallies: list[Tally]) -> str:
     lines = ["".join((f"{'part':12}", *(f"{name:>12}" for name in columns), f"{'seconds':>9}"))]
     for tally in tallies:
         numbers = "".join(f"{getattr(tally, name):12,}" for name in columns)
-        lines.append(f"{tally.part:12}{numbers}{tally.seconds:9.0f}  {tally.skipped}".rstrip())
+        lines.append(f"{tally.part:12}{numbers}{tally.seconds:9.0f}  {tally.remark}".rstrip())
     sums = "".join(f"{sum(getattr(one, name) for one in tallies):12,}" for name in columns)
     lines.append(f"{'in all':12}{sums}")
     for tally in tallies:

@@ -55,8 +55,8 @@ class Tally:
         What must be 0: inputs that ended otherwise, wrong values, and rows that were lost.
     notes : list of str
         A line for each of them, and what else there is to say.
-    skipped : str
-        Why the part could not be run here.
+    remark : str
+        What else there is to say, in a few words.
     """
 
     part: str
@@ -68,7 +68,7 @@ class Tally:
     lost: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
-    skipped: str = ""
+    remark: str = ""
 
     @property
     def failures(self) -> int:

@@ -31,6 +31,7 @@ from mrrag_llamaindex.integration.inputs.answering import (
     resolved_llm,
 )
 from mrrag_llamaindex.integration.inputs.options import parameters, require_one_of, shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
 from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
@@ -231,6 +232,7 @@ class IndexEngines(BaseIndex[IndexDict]):
             elsewhere=asked is True,
             image=retriever.image,
             reader=reader_of(llm) if stamped else None,
+            room=question_room(llm) if stamped else None,
             on_missing_image=retriever.on_missing_image,
         )
         return retriever, tickets

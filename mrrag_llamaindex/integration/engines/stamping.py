@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import EvidenceError, PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.inputs.room import require_room
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
@@ -51,6 +52,8 @@ class TicketPostprocessor(BaseNodePostprocessor):
     reader : PromptReader, optional
         Of the engine's LLM. Documents longer than its window leaves for them are not shown to it,
         with a warning: a host would cut each into many calls, none of which reads it whole.
+    room : int, optional
+        Tokens that a question may have, as `question_room` gives them for the engine's LLM.
     on_missing_image : {"error", "ignore"}
         For nodes that do not know what image they were retrieved for.
     """
@@ -60,17 +63,20 @@ class TicketPostprocessor(BaseNodePostprocessor):
     on_missing_image: MissingImage = Field(default="error")
     _image: QueryImage | None = PrivateAttr(None)
     _reader: Any = PrivateAttr(None)
+    _room: int | None = PrivateAttr(None)
 
     def __init__(
         self,
         *,
         image: QueryImage | None = None,
         reader: PromptReader | None = None,
+        room: int | None = None,
         **data: Any,
     ) -> None:
         super().__init__(**data)
         self._image = image
         self._reader = reader
+        self._room = room
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a copy for the same model."""
@@ -118,6 +124,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
         if evidence is not None and image is not None and image != evidence.image:
             raise other_image()
         question = bundle.query_str or (evidence.question if evidence else "")
+        require_room(question, self._room)
         read, withheld = _without_long(nodes, question, self._reader)
         known = image if evidence is None else evidence.image
         return stamp(read, question, known, withheld=withheld, elsewhere=self.elsewhere)

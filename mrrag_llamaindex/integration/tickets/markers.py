@@ -106,16 +106,18 @@ def labels_inside(text: str) -> str:
     return _LABEL.sub(r"\2\1", text) if len(_LABEL.findall(text)) > 1 else text
 
 
-def holds_whole_documents(text: str, marked: str) -> bool:
+def holds_whole_documents(text: str, marked: str, foreign: str = "") -> bool:
     """Whether ``text``, made of the marked documents of ``marked``, has each of them whole or not.
 
     A document that something has cut or turned round has other markers than before, or in another
-    order, as have markers whose letters were changed.
+    order, as have markers whose letters were changed. What looks like a marker in ``foreign``, text
+    of a person for example, does not count.
     """
-    before, after = _by_document(marked), _by_document(text)
+    before, after, others = _by_document(marked), _by_document(text), _by_document(foreign)
     return all(
         name in before and marks == before[name] * (len(marks) // len(before[name]))
         for name, marks in after.items()
+        if name not in others
     )
 
 
