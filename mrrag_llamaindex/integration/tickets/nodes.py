@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.query_image import QueryImage
