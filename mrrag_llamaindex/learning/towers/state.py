@@ -117,7 +117,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         kept = _KeepsError(file)
         try:
-            torch.save(state, kept)
+            torch.save(state, kept)  # type: ignore[arg-type]  # all that it needs of one
         except RuntimeError:
             if kept.error is not None:
                 raise kept.error from None
