@@ -448,3 +448,39 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message):
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_vqa_rad_by_vote_needs_no_model_and_no_network(monkeypatch, tmp_path):
+    """On the shipped cases, with their vectors; one epoch of heads is enough to see the table."""
+    monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
+    monkeypatch.setattr("mrrag_llamaindex.evaluation.votes.gate.STEPS", 3)
+    result = run("--data", "vqa-rad", "--json", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [row["name"] for row in told["rows"]] == [
+        *("image_text", "image_image", "text_text", "text_image", "raw_image", "raw_text"),
+        *("equal", "learned", "gated"),
+    ]
+    assert told["closed"] > 50
+    assert told["opened"] > 50
+    for row in told["rows"]:
+        low, high = row["closed"]["ci"]
+        assert low <= row["closed"]["value"] <= high
+    pairs = {(item["name"], item["minus"]) for item in told["differences"]}
+    assert {("learned", "equal"), ("learned", told["best_single"])} <= pairs
+    assert any("computed beforehand" in note for note in told["notes"])
+    assert "| learned |" in (tmp_path / "votes.md").read_text()
+    assert json.loads((tmp_path / "votes.json").read_text()) == told
+
+
+def test_vqa_rad_by_vote_refuses_what_it_does_not_read():
+    for more, message in (
+        (("--questions", 5), "answers by vote"),
+        (("--text-encoder", "x"), "needs --root"),
+    ):
+        result = run("--data", "vqa-rad", *more)
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    result = phantom("--image-encoder", "x")
+    assert result.exit_code == 2
+    assert "belong to --data vqa-rad" in " ".join(result.stderr.split())
