@@ -67,6 +67,13 @@ def slow(session: nox.Session) -> None:
     python(session, "pytest", "-q", "-n", "2", "-m", "slow", *session.posargs)
 
 
+@nox.session
+def campaign(session: nox.Session) -> None:
+    """Attack what is promised, for a minute unless told otherwise: ``-- --budget 1800``."""
+    install(session, ".[test]")
+    python(session, "tests.campaign", *(session.posargs or ("--budget", "60", "--seed", "0")))
+
+
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def newest(session: nox.Session) -> None:
     """Run the tests with the newest versions that pyproject.toml allows."""

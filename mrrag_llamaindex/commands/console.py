@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.store.ingest.ingest import IngestReport
     from mrrag_llamaindex.store.pair import Skipped
 
-_COLUMNS = ("score", "image_text", "image_image", "text_text", "lambda")
+_TERMS = ("image_text", "image_image", "text_text", "raw_image", "raw_text")
 
 
 class OneLineErrors(TyperGroup):
@@ -183,7 +183,8 @@ def print_answer(result: AskResult) -> None:
     table.add_column("source", overflow="fold")
     sources = result.sources()
     calibrated = any(row["probability"] is not None for row in sources)
-    columns = (*_COLUMNS, "probability") if calibrated else _COLUMNS
+    terms = [name for name in _TERMS if all(name in row for row in sources)]
+    columns = ["score", *terms, "lambda", *(["probability"] if calibrated else [])]
     for name in columns:
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("read")

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import store_errors
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.schema import unit_problem
+from mrrag_llamaindex.store.schema import StoreSchema
 
 _BATCH = 500
 
@@ -63,22 +60,25 @@ def verify_store(
             missing = next(name for name in part if name not in pairs)
             raise StoreError(f"{store.name} lists pair {missing!r}, and does not have it")
         for pair in pairs.values():
-            if problem := _problem(pair, store.dimension):
+            if problem := _problem(pair, store.schema):
                 raise StoreError(f"{store.name} is damaged: pair {pair.pair_id!r}: {problem}")
         if progress is not None:
             progress(start + len(part), len(ids))
     return StoreCheck(len(ids), unmarked)
 
 
-def _problem(pair: StoredPair, dimension: int) -> str:
-    if pair.vector.shape != (2 * dimension,):
+def _problem(pair: StoredPair, schema: StoreSchema) -> str:
+    if pair.vector.shape != (schema.length,):
         return f"its vector has shape {pair.vector.shape}"
-    halves = (("image", pair.image_vector), ("report", pair.text_vector))
-    return next((text for name, half in halves if (text := _half_problem(pair, name, half))), "")
-
-
-def _half_problem(pair: StoredPair, name: str, half: NDArray[np.float32]) -> str:
-    if pair.missing == name:
-        return f"it lacks the {name}, whose vector is not zero" if half.any() else ""
-    problem = unit_problem(half)
-    return f"the {name} vector {problem}" if problem else ""
+    image, text = schema.blocks.split(pair.vector)
+    if pair.missing == "image":
+        problem = "is not zero, but it lacks the image" if image.any() else ""
+    else:
+        problem = schema.problem("image", image)
+    if problem:
+        return f"the image vector {problem}"
+    if pair.missing == "report":
+        problem = "is not zero, but it lacks the report" if text.any() else ""
+    else:
+        problem = schema.problem("text", text)
+    return f"the report vector {problem}" if problem else ""

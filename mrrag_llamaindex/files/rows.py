@@ -37,6 +37,21 @@ def is_missing(value: Any) -> bool:
     return text.casefold() in _NULLS or not text.strip(_MARKS)
 
 
+def is_unicode(text: str) -> bool:
+    r"""Return whether a text can be encoded: lone surrogates, as halves of a character, cannot.
+
+    Examples
+    --------
+    >>> [is_unicode(text) for text in ("ü", "\ud800")]
+    [True, False]
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def identifier(value: Any) -> str | None:
     """Return an id as text; a JSON integer is its digits, a missing one is `None`."""
     if is_missing(value):

@@ -26,7 +26,7 @@ from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.prompts.base import BasePromptTemplate
+from llama_index.core.prompts.base import BasePromptTemplate, LangchainPromptTemplate
 
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.integration.structured_output import (
@@ -36,6 +36,7 @@ from mrrag_llamaindex.integration.structured_output import (
 )
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
 from mrrag_llamaindex.integration.tickets.observers import as_sent, unobserved
+from mrrag_llamaindex.integration.tickets.readers import TicketReader
 from mrrag_llamaindex.integration.tickets.templates import read_template, without_markers
 from mrrag_llamaindex.integration.trace import answer_facts
 
@@ -82,6 +83,15 @@ class HostMessages(list[ChatMessage]):
     """
 
     call: HostCall | None = None
+
+
+def _bound(prompt: BasePromptTemplate) -> dict[str, Any]:
+    """Return the variables that a template holds already."""
+    if not isinstance(prompt, LangchainPromptTemplate):
+        return prompt.kwargs
+    # It hands them on to LangChain's template, which may hold functions as well.
+    held = prompt.selector.default_prompt.partial_variables
+    return {name: value for name, value in held.items() if not callable(value)}
 
 
 def _without_markers(
@@ -133,7 +143,7 @@ async def _astream_structured(
     return results()
 
 
-class EntryPoints(CustomLLM):
+class EntryPoints(TicketReader, CustomLLM):
     """An LLM behind one pair of methods: `_answer` for an answer at once, `_open` for a stream.
 
     `CustomLLM` derives four of the eight calls from the others, and in doing so drops images and
@@ -158,9 +168,9 @@ class EntryPoints(CustomLLM):
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
         fill = partial(super()._get_messages, prompt)
-        variables = without_markers({**prompt.kwargs, **prompt_args})
+        variables = without_markers({**_bound(prompt), **prompt_args})
         messages = HostMessages(fill(**variables))
-        messages.call = read_template(variables, fill)
+        messages.call = read_template(variables, fill, prompt)
         return messages
 
     # Not abstract: what implements an abstract method is wrapped in spans, too.

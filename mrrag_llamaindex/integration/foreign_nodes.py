@@ -11,7 +11,8 @@ from PIL.Image import Image
 
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.inputs.images import image_of_node
-from mrrag_llamaindex.mcr.score import ALL_TERMS, FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.towers.protocol import DualTower
 
 Scored = tuple[float, dict[str, float]]
@@ -56,17 +57,20 @@ def score_unknown(
     texts = {i: node.get_content(metadata_mode=MetadataMode.NONE) for i, node in nodes.items()}
     texts = {i: text for i, text in texts.items() if text.strip()}
     images = {i: image for i, node in nodes.items() if (image := _image(node)) is not None}
-    shape = (len(nodes), towers.dimension)
-    image_half, text_half = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    blocks = Blocks.of(towers)
+    image_half = np.zeros((len(nodes), blocks.image), np.float32)
+    text_half = np.zeros((len(nodes), blocks.text), np.float32)
     row = {position: index for index, position in enumerate(nodes)}
     if texts:
         text_half[[row[i] for i in texts]] = towers.embed_texts(list(texts.values()))
     if images:
         image_half[[row[i] for i in images]] = towers.embed_images(list(images.values()))
-    terms = similarity_terms(image_vector, text_vector, image_half, text_half, terms=ALL_TERMS)
+    terms = similarity_terms(
+        image_vector, text_vector, image_half, text_half, terms=blocks.terms, blocks=blocks
+    )
     scores = fuse(terms, weights)
     return {
-        position: (float(scores[i]), dict(zip(ALL_TERMS, terms[i].tolist(), strict=True)))
+        position: (float(scores[i]), dict(zip(blocks.terms, terms[i].tolist(), strict=True)))
         for position, i in row.items()
     }
 

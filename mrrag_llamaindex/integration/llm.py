@@ -147,7 +147,8 @@ class MRRAGLLaVA(GeneratorSettings):
             image = current_query_image()
         except EvidenceError:
             return False  # the retrieval that follows raises it
-        return len(TURNS.about(call.history, image)) == len(call.history)
+        known = TURNS.about(call.history, image)
+        return not call.left_over and len(known) == len(call.history)
 
     def _answer(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Answer:
         (answer,) = self._answers([messages], kwargs)

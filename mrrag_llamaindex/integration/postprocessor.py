@@ -17,14 +17,15 @@ from llama_index_instrumentation import get_dispatcher
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.engines.stamping import reads_tickets
 from mrrag_llamaindex.integration.foreign_nodes import (
     Scored,
     pair_ids,
     score_unknown,
     with_report,
 )
+from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room, require_room
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -40,6 +41,7 @@ from mrrag_llamaindex.integration.tickets.nodes import (
     scored_node,
     without_scores,
 )
+from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
@@ -56,8 +58,7 @@ dispatcher = get_dispatcher(__name__)
 class MRRAGPostprocessor(BaseNodePostprocessor):
     """Rescore the nodes of any retriever by MCR and hand them to `MRRAGLLaVA` with a ticket.
 
-    Put it last: a later reranker would change what is shown, not what steers. In the engines of an
-    `MRRAGIndex` the tickets come by themselves; elsewhere say ``llm=``.
+    Put it last: a later reranker would change what is shown, not what steers.
 
     A node belongs to the pair whose id is its ``pair_id`` metadata, its node id, or the id of
     the document that it was split from, in this order.
@@ -68,8 +69,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         Source of store, towers, weights and calibration; or give ``store``, ``towers`` and
         ``weights``.
     llm : LLM, optional
-        The one that the nodes are for: they carry tickets if it is `MRRAGLLaVA`. Without it they
-        carry none, since any other reader would see the markers.
+        The one that the nodes are for: they carry no ticket for any but `MRRAGLLaVA`. Without it
+        they carry one, which nobody else sees.
     store : PairStore, optional
         Needed without an index; refused with one.
     towers : DualTower, optional
@@ -90,6 +91,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         ``image_path``, where it has one) on the fly; keep it without a score, last and
         unsteered; or raise.
     on_missing_image : {"error", "ignore"}
+    stamped : bool, optional
+        As for `MRRAGRetriever`.
 
     Raises
     ------
@@ -111,12 +114,15 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     on_missing_image: MissingImage = Field(
         default="error", description="What to do with a question without an image."
     )
+    stamped: bool | None = Field(
+        default=None, description="Whether nodes carry a ticket; True: also for code of your own."
+    )
 
-    _stamped: bool = PrivateAttr()
     _store: PairStore = PrivateAttr()
     _towers: Any = PrivateAttr()
     _weights: Any = PrivateAttr()
     _calibration: Any = PrivateAttr()
+    _room: int | None = PrivateAttr(None)
 
     def __init__(
         self,
@@ -142,7 +148,11 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if store is None or towers is None:
             raise InputError("MRRAGPostprocessor needs an index, or a store and its towers")
         store.check_towers(towers.identity)
-        self._stamped = llm is not None and reads_tickets(llm)
+        reader = None if llm is None else resolved_llm(llm, type(self).__name__)
+        if self.stamped is None and reader is not None and not reads_tickets(reader):
+            self.stamped = False
+        if llm is not None and self.stamped is not False:
+            self._room = question_room(llm)
         self._store = store
         self._towers = towers
         self._weights = weights or FusionWeights()
@@ -205,6 +215,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def _rescore(
         self, nodes: list[NodeWithScore], query: QueryBundle, enclosing: QueryImage | None
     ) -> list[NodeWithScore]:
+        require_room(query.query_str, self._room)
         earlier = evidence_of(nodes)
         known = None if earlier is None else earlier.image
         if not query.image_path and enclosing is None:
@@ -244,4 +255,6 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         facts = self._selection().select(scores, complete=image is not None)
         kept = ranking[: len(facts)]
         add_ranks(kept, [{"weights": weights.as_dict(), **more} for more in facts])
-        return stamp(kept, query.query_str, image) if self._stamped else kept
+        if self.stamped is False:
+            return kept
+        return stamp(kept, query.query_str, image, elsewhere=self.stamped is True)

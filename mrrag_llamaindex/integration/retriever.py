@@ -18,7 +18,11 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
-from mrrag_llamaindex.integration.inputs.options import parameters
+from mrrag_llamaindex.integration.inputs.options import (
+    parameters,
+    require_count,
+    require_one_of,
+)
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     enclosing_image,
@@ -27,8 +31,10 @@ from mrrag_llamaindex.integration.query_image import (
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, one_per_case
+from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
@@ -71,9 +77,9 @@ class MRRAGRetriever(BaseRetriever):
         Pairs, patients and studies that may not be evidence, in an evaluation for example.
     on_missing_image : {"error", "ignore"}
         What to do with a question without an image; "ignore" ranks by text alone.
-    stamped : bool
-        Whether nodes carry a ticket for `MRRAGLLaVA`, in an engine that you put together yourself.
-        Every other reader of their LLM text (another LLM, a reranker) would see its markers.
+    stamped : bool, optional
+        Nodes carry a ticket, which engines and synthesizers of `MRRAGLLaVA` see in their LLM text
+        and nobody else. True: code of your own that reads it sees the markers, too. False: none.
     filters : MetadataFilters, Comparison or Combination, optional
         What a pair's metadata must be.
     node_ids, doc_ids : sequence of str, optional
@@ -113,7 +119,7 @@ class MRRAGRetriever(BaseRetriever):
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
-        stamped: bool = False,
+        stamped: bool | None = None,
         filters: GivenFilters = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
@@ -131,7 +137,11 @@ class MRRAGRetriever(BaseRetriever):
             similarity_top_k, calibration, minimum_probability, minimum_documents, abstain
         )
         self.weights = weights or FusionWeights()
-        self.candidates = max(candidates, similarity_top_k)
+        self.candidates = max(require_count("candidates", candidates), similarity_top_k)
+        if not isinstance(exclude, (Exclusion, type(None))):
+            raise InputError(f"exclude is a {type(exclude).__name__}; give Exclusion(...)")
+        require_one_of("on_missing_image", on_missing_image, ("error", "ignore"))
+        require_one_of("stamped", stamped, (None, True, False))
         self.exclude = exclude or Exclusion()
         self.on_missing_image = on_missing_image
         self.stamped = stamped
@@ -146,6 +156,7 @@ class MRRAGRetriever(BaseRetriever):
 
     @weights.setter
     def weights(self, weights: AnyWeights) -> None:
+        require_weights(weights)
         self.selection.check(self.towers.identity, weights)
         self._weights = weights
 
@@ -255,7 +266,9 @@ class MRRAGRetriever(BaseRetriever):
                 for (_, views), more in kept
             ],
         )
-        return stamp(nodes, question, image) if self.stamped else nodes
+        if self.stamped is False:
+            return nodes
+        return stamp(nodes, question, image, elsewhere=self.stamped is True)
 
 
 def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:
@@ -267,13 +280,17 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     Returns
     -------
     ndarray of float32, shape (n,), or None
+        With raw blocks longer, each block of unit length.
     """
     texts = [text for text in texts if text.strip()]
     if not texts:
         return None
     vectors = towers.embed_texts(texts)
-    mean: NDArray[np.float32] = vectors.mean(axis=0) if len(vectors) > 1 else vectors[0]
-    length = np.linalg.norm(mean)
-    if length < 1e-6:
+    if len(vectors) == 1:
+        return np.asarray(vectors[0], dtype=np.float32)
+    parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()
+    lengths = [np.linalg.norm(part) for part in parts]
+    if min(lengths) < 1e-6:
         raise InputError("the texts of this question point in opposite directions; give one")
-    return mean if len(vectors) == 1 else (mean / length).astype(np.float32)
+    units = [part / length for part, length in zip(parts, lengths, strict=True)]
+    return np.concatenate(units).astype(np.float32)

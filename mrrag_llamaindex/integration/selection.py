@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError, NoRelevantCase
+from mrrag_llamaindex.integration.inputs.options import require_count
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.calibration import Calibration
@@ -43,9 +44,7 @@ class Selection:
     abstain: bool = False
 
     def __post_init__(self) -> None:
-        number = self.maximum_documents
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise InputError(f"similarity_top_k must be a number of at least 1, not {number!r}")
+        require_count("similarity_top_k", self.maximum_documents)
         if not 1 <= self.minimum_documents <= self.maximum_documents:
             raise InputError(
                 f"minimum_documents is {self.minimum_documents}; it must be at least 1, and at "

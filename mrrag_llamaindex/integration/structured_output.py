@@ -7,12 +7,14 @@ import types
 from collections.abc import AsyncGenerator, Generator, Mapping
 from enum import Enum
 from functools import partialmethod
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from llama_index.core.bridge.pydantic import BaseModel
+from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter, ValidationError
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts.base import BasePromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
 
 from mrrag_llamaindex.errors import InputError, ModelError
 
@@ -23,6 +25,11 @@ _NUMBERS = {
 }
 _LISTS = ("document_ids", "sources")
 _TEXTS = ("answer", "text")
+_EXAMPLES = (
+    {"p_yes": 0.75, "p_no": 0.125, "document_ids": ("first", "second")},
+    {"p_yes": 0.125, "p_no": 0.75, "document_ids": ("first",)},
+)
+"""What answers give, to try a schema on."""
 
 
 def require_fillable(output_cls: type[BaseModel]) -> None:
@@ -30,8 +37,13 @@ def require_fillable(output_cls: type[BaseModel]) -> None:
 
     A schema has exactly one verdict: a bool, or a Literal or Enum that has ``"yes"`` and ``"no"``.
     Beside it there may be ``p_yes``, ``p_no`` and ``confidence`` (the larger of them) as numbers,
-    ``answer`` or ``text`` as text, and ``document_ids`` or ``sources`` as a list of text.
+    ``answer`` or ``text`` as text, and ``document_ids`` or ``sources`` as a list of text. A schema
+    that would refuse what an answer may give is refused here, where a host would hide its error.
     """
+    if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
+        raise InputError(
+            f"output_cls is {output_cls!r}; give a class derived from pydantic's BaseModel"
+        )
     verdicts = []
     for name, field in output_cls.model_fields.items():
         if _verdicts(field.annotation) is not None:
@@ -48,6 +60,32 @@ def require_fillable(output_cls: type[BaseModel]) -> None:
             "and needs exactly one bool, or Literal or Enum with yes and no: one question has one "
             "answer; ask a question for each finding"
         )
+    by_name = output_cls.model_config.get("populate_by_name")
+    by_name = by_name or output_cls.model_config.get("validate_by_name")
+    aliased = [name for name, field in output_cls.model_fields.items() if _key(name, field) != name]
+    if aliased and not by_name:
+        raise InputError(
+            f"{output_cls.__name__}.{aliased[0]} has an alias: LlamaIndex writes an answer by the "
+            "names of the fields and reads it again, so give the schema populate_by_name=True"
+        )
+    for facts in _EXAMPLES:
+        for name, value in _values(output_cls, "yes", facts).items():
+            _require_taken(output_cls, name, value)
+
+
+def _require_taken(output_cls: type[BaseModel], name: str, value: Any) -> None:
+    field = output_cls.model_fields[name]
+    kind: Any = field.annotation
+    try:
+        for one in field.metadata:
+            kind = Annotated[kind, one]
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise InputError(
+            f"{output_cls.__name__}.{name} does not take what an answer gives, for example "
+            f"{value!r}: {error.errors()[0]['msg']}; probabilities are numbers between 0 and 1, "
+            "answer is text, and document_ids a list of text"
+        ) from None
 
 
 def filled(output_cls: type[BaseModel], text: str, facts: Mapping[str, Any]) -> BaseModel:
@@ -65,13 +103,35 @@ def filled(output_cls: type[BaseModel], text: str, facts: Mapping[str, Any]) -> 
     Raises
     ------
     ModelError
-        If the answer is neither yes nor no.
+        If the answer is neither yes nor no, or a rule of the schema refuses the values.
     """
     if not re.match(r"\s*(yes|no)\b", text, re.IGNORECASE):
         raise ModelError(
             f"{output_cls.__name__} asks for a verdict, and the model's answer is neither yes nor "
             "no: ask a question that is answered by yes or no, or leave output_cls out"
         )
+    fields = output_cls.model_fields
+    values = {
+        _key(name, fields[name]): value for name, value in _values(output_cls, text, facts).items()
+    }
+    try:
+        return output_cls(**values)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        raise ModelError(
+            f"{output_cls.__name__} refuses the answer, at {place}: {error.errors()[0]['msg']}"
+        ) from None
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    """Return what a field is called where its values are given."""
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = next((one for one in alias.choices if isinstance(one, str)), None)
+    return alias if isinstance(alias, str) else name
+
+
+def _values(output_cls: type[BaseModel], text: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in output_cls.model_fields.items():
         verdicts = _verdicts(field.annotation)
@@ -81,7 +141,7 @@ def filled(output_cls: type[BaseModel], text: str, facts: Mapping[str, Any]) -> 
             values[name] = _NUMBERS[name](facts)
         else:
             values[name] = list(facts["document_ids"]) if name in _LISTS else text
-    return output_cls(**values)
+    return values
 
 
 def _verdicts(annotation: Any) -> dict[bool, Any] | None:

@@ -12,7 +12,7 @@ from llama_index.core.response_synthesizers.base import BaseSynthesizer, QueryTe
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
-from mrrag_llamaindex.errors import EvidenceError
+from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY, ticket_of
 from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
@@ -50,7 +50,11 @@ class MRRAGSynthesizer(BaseSynthesizer):
         return {}
 
     def _update_prompts(self, prompts: dict[str, Any]) -> None:
-        """Take no prompts: the layout is the model's own."""
+        if prompts:
+            raise InputError(
+                f"MRRAGSynthesizer takes no prompt {sorted(prompts)[0]!r}: the layout is the "
+                "model's own; a template is for response_mode=, without response_synthesizer"
+            )
 
     def synthesize(
         self, query: QueryTextType, nodes: list[NodeWithScore], *args: Any, **kwargs: Any
@@ -107,5 +111,6 @@ def _require_ticket(nodes: Sequence[NodeWithScore]) -> None:
     if any(ticket_of(item.node) is None for item in nodes):
         raise EvidenceError(
             f"MRRAGSynthesizer got nodes without {METADATA_KEY} tickets; retrieve them with "
-            "MRRAGRetriever, or put MRRAGPostprocessor last in node_postprocessors"
+            "MRRAGRetriever (and not with stamped=False), or put MRRAGPostprocessor last in "
+            "node_postprocessors"
         )

@@ -42,7 +42,7 @@ def answer_trace(source_nodes: Sequence[NodeWithScore] | RESPONSE_TYPE) -> list[
     """
     items = source_nodes if isinstance(source_nodes, Sequence) else source_nodes.source_nodes
     nodes = [item.node for item in items]
-    tickets = {id(one): one for node in nodes if (one := ticket_of(node)) is not None}
+    tickets = {id(one): one for node in nodes if (one := ticket_of(node)) and one.shown}
     if not tickets and any(getattr(node, "_travelled", False) for node in nodes):
         raise EvidenceError(
             "these source nodes were pickled, and what was read and steered stays in the process "

@@ -143,14 +143,17 @@ class Calibration:
         data = parse_object(text, "calibration")
         check_keys(data, "calibration", _FORMAT, _KEYS, frozenset())
         try:
+            for name, kind in (("towers_identity", str), ("weights", str), ("about", dict)):
+                if not isinstance(data[name], kind):
+                    raise ValueError(f"{name} is no {'text' if kind is str else 'object'}")
             abstention = data["abstention"]
             return cls(
                 data["method"],
-                tuple((float(first), float(second)) for first, second in data["curve"]),
-                str(data["towers_identity"]),
-                str(data["weights"]),
+                tuple((_number(first), _number(second)) for first, second in data["curve"]),
+                data["towers_identity"],
+                data["weights"],
                 None if abstention is None else Abstention(**abstention),
-                dict(data["about"]),
+                data["about"],
             )
         except (TypeError, ValueError) as error:
             raise InputError(f"calibration: {error}") from None
@@ -163,6 +166,12 @@ class Calibration:
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read a file written by `save`; see `from_json` for what is refused."""
         return cls.from_json(read_text(path, "calibration"))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("the curve must be pairs of finite numbers")
+    return float(value)
 
 
 def weights_digest(weights: AnyWeights) -> str:
@@ -204,6 +213,10 @@ class Abstention:
     questions: int
 
     def __post_init__(self) -> None:
+        for name in ("answered", "errors", "questions"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number")
         check_rates(self.error_rate, self.confidence)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be between 0 and 1")

@@ -39,7 +39,7 @@ class QueryGatedWeights(SavedWeights):
         w_0, the weights of all questions; used as they are where a question lacks its image or its
         text, because the network has never seen such a question.
     hidden_weight : array_like
-        W_1, shape (h, 2n).
+        W_1, shape (h, l), l the length of [q_i ; q_t].
     hidden_bias : array_like
         v_1, shape (h,).
     out_weight : array_like
@@ -81,9 +81,9 @@ class QueryGatedWeights(SavedWeights):
         terms = len(self.out_bias) if self.out_bias.ndim == 1 else 0
         fits = shapes == [(hidden, width), (hidden,), (terms, hidden), (terms,)]
         known = len(TERMS) <= terms <= len(ALL_TERMS)
-        if not fits or not hidden or not width or width % 2 or not known:
+        if not fits or not hidden or not width or not known:
             raise ValueError(
-                f"shapes {shapes} are not (h, 2n), (h,), (t, h), (t,) with "
+                f"shapes {shapes} are not (h, l), (h,), (t, h), (t,) with "
                 f"{len(TERMS)} to {len(ALL_TERMS)} terms t"
             )
         number = isinstance(self.reach, (int, float)) and not isinstance(self.reach, bool)
@@ -94,19 +94,14 @@ class QueryGatedWeights(SavedWeights):
     def untrained(
         cls, base: FusionWeights, dimension: int, *, hidden: int = 1, terms: int = 3
     ) -> QueryGatedWeights:
-        """Return a gate that gives every question the global weights; `dimension` is n."""
+        """Return a gate that gives every question the global weights; [q_i ; q_t] of length 2n."""
         sizes = ((hidden, 2 * dimension), (hidden,), (terms, hidden), (terms,))
         first, first_bias, last, last_bias = (np.zeros(size, dtype=np.float32) for size in sizes)
         return cls(base, first, first_bias, last, last_bias)
 
     @property
-    def dimension(self) -> int:
-        """n, the length of one vector of the towers."""
-        return int(self.hidden_weight.shape[1]) // 2
-
-    @property
     def terms(self) -> tuple[str, ...]:
-        """The terms whose weights are moved: `TERMS` or `ALL_TERMS`."""
+        """The terms whose weights are moved: `TERMS`, `HEAD_TERMS` or `ALL_TERMS`."""
         return ALL_TERMS[: len(self.out_bias)]
 
     def weights_for(
@@ -117,17 +112,25 @@ class QueryGatedWeights(SavedWeights):
         Parameters
         ----------
         query_image, query_text
-            q_i and q_t, shape (n,); where one is `None` or all zero, `base` is returned.
+            q_i and q_t; where one is `None` or all zero, `base` is returned.
 
         Raises
         ------
         InputError
-            If a vector has another length than those that the gate was trained on.
+            If the vectors have another length than those that the gate was trained on.
         """
-        image, text = self._half(query_image, "image"), self._half(query_text, "text")
-        if image is None or text is None:
+        if query_image is None or query_text is None:
             return self.base
-        hidden = np.tanh(self.hidden_weight @ np.concatenate([image, text]) + self.hidden_bias)
+        halves = [np.asarray(one, dtype=np.float64) for one in (query_image, query_text)]
+        if not all(half.any() for half in halves):
+            return self.base
+        query = np.concatenate(halves)
+        if len(query) != self.hidden_weight.shape[1]:
+            raise InputError(
+                f"the question's vectors have length {len(query)} together; these weights were "
+                f"learned on {self.hidden_weight.shape[1]}"
+            )
+        hidden = np.tanh(self.hidden_weight @ query + self.hidden_bias)
         moved = np.tanh(self.out_weight @ hidden + self.out_bias)
         size = self.reach * np.abs(self.base.as_array(ALL_TERMS)).max()
         values = self.base.as_dict()
@@ -139,17 +142,6 @@ class QueryGatedWeights(SavedWeights):
         """Return the global weights by name, and as ``gate`` 16 hex digits of the network."""
         digest = text_digest(self.to_json(), 16)
         return {**self.base.as_dict(), "gate": digest}
-
-    def _half(self, vector: ArrayLike | None, what: str) -> NDArray[np.float64] | None:
-        if vector is None:
-            return None
-        array = np.asarray(vector, dtype=np.float64)
-        if array.shape != (self.dimension,):
-            raise InputError(
-                f"query {what} vector has shape {array.shape}; these weights were learned on "
-                f"vectors of length {self.dimension}"
-            )
-        return array if array.any() else None
 
     def values(self) -> dict[str, Any]:
         """Return the global weights, the reach and the network."""

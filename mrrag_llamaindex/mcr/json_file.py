@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.json_files import parse_json
 
 
 def read_text(path: str | os.PathLike[str], what: str) -> str:
@@ -23,9 +23,9 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
 def parse_object(text: str, what: str) -> dict[str, Any]:
     """Return the JSON object that `text` is; raise `InputError` if it is none."""
     try:
-        data = json.loads(text)
+        data = parse_json(text, unambiguous=True)
     except ValueError as error:
-        raise InputError(f"{what}: not valid JSON ({error})") from None
+        raise InputError(f"{what}: the file cannot be used: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{what}: expected a JSON object")
     return data

@@ -9,8 +9,9 @@ It is linear in the pair, so f(q, d) = < [b q_i ; a q_i + c q_t] , [d_i ; d_t] >
 of length 2n per pair, and the weights live in the query. Learning other weights, or giving each
 question its own, never changes what is stored. A fourth term d <q_t, d_i>, which the paper does not
 have, costs nothing more: the query becomes [b q_i + d q_t ; a q_i + c q_t]. Its weight is 0 unless
-it is given. A term is a half of the question and a half of the pair: one row of a table here, one
-name in `weights.ALL_TERMS` and one field of `FusionWeights`.
+it is given. Two more compare the encoders' own features, for towers that keep them: see
+`mcr.blocks`. A term is one row of `blocks.TERM_BLOCKS`, one name in `weights.ALL_TERMS` and one
+field of `FusionWeights`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
+from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS, FusionWeights
 
 __all__ = [
     "ALL_TERMS",
+    "HEAD_TERMS",
     "TERMS",
     "FusionWeights",
     "document_vector",
@@ -30,14 +33,6 @@ __all__ = [
     "fused_query",
     "similarity_terms",
 ]
-
-_HALVES = {
-    "image_text": ("image", "text"),
-    "image_image": ("image", "image"),
-    "text_text": ("text", "text"),
-    "text_image": ("text", "image"),
-}
-"""Term to the halves that it compares: of the question, of the pair."""
 
 
 def similarity_terms(
@@ -47,6 +42,7 @@ def similarity_terms(
     document_text: ArrayLike,
     *,
     terms: tuple[str, ...] = TERMS,
+    blocks: Blocks | None = None,
 ) -> NDArray[np.float64]:
     """Return the similarities between one question and some pairs.
 
@@ -57,13 +53,15 @@ def similarity_terms(
     document_image, document_text
         Shape (n,) or (m, n); a zero row stands for a missing half, whose terms are exactly 0.0.
     terms
-        Which similarities, and in which order: `TERMS` or `ALL_TERMS`.
+        Which similarities, and in which order: `TERMS`, `HEAD_TERMS` or `ALL_TERMS`.
+    blocks
+        How the vectors are divided, and the scales; by default one common space of n dimensions.
 
     Returns
     -------
     ndarray
         Shape (t,) or (m, t), float64, t the number of `terms`: <q_i, d_t>, <q_i, d_i>, <q_t, d_t>
-        (Eq. 1's three), and <q_t, d_i> if `ALL_TERMS` are asked for.
+        (Eq. 1's three), <q_t, d_i>, and the two of raw features, each times its scale.
 
     Examples
     --------
@@ -72,23 +70,24 @@ def similarity_terms(
     """
     image = np.asarray(document_image, dtype=np.float64)
     text = np.asarray(document_text, dtype=np.float64)
-    if image.shape != text.shape or image.ndim not in (1, 2):
+    expected = blocks or Blocks(max(1, image.shape[-1] if image.ndim else 1))
+    shapes = (*image.shape[:-1], expected.image), (*image.shape[:-1], expected.text)
+    if (image.shape, text.shape) != shapes or image.ndim not in (1, 2):
         raise InputError(
-            f"document halves have shapes {image.shape} and {text.shape}; expected two of (m, n)"
+            f"document halves have shapes {image.shape} and {text.shape}; expected (m, "
+            f"{expected.image}) and (m, {expected.text}), of the same m"
         )
-    query = _query_halves(query_image, query_text, image.shape[-1])
-    pair = {"image": image, "text": text}
-    halves = (_HALVES[name] for name in terms)
-    return np.stack([pair[theirs] @ query[ours] for ours, theirs in halves], axis=-1)
+    query = _query_halves(query_image, query_text, expected)
+    return expected.similarities(query, image, text, terms)
 
 
 def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:
-    """Return a <q_i, d_t> + b <q_i, d_i> + c <q_t, d_t> (Eq. 1), and d <q_t, d_i> if d is given.
+    """Return a <q_i, d_t> + b <q_i, d_i> + c <q_t, d_t> (Eq. 1), and further terms if weighed.
 
     Parameters
     ----------
     terms
-        Shape (..., 3) or (..., 4), as `similarity_terms` returns them.
+        Shape (..., t), t of 3 to 6, as `similarity_terms` returns them.
     weights
         The weights.
 
@@ -100,7 +99,7 @@ def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:
     Raises
     ------
     InputError
-        If `weights` weigh the fourth term and `terms` lack it.
+        If `weights` weigh a term that `terms` lack.
 
     Examples
     --------
@@ -121,7 +120,10 @@ def fuse(terms: ArrayLike, weights: FusionWeights) -> NDArray[np.float64]:
 
 
 def fused_query(
-    query_image: ArrayLike | None, query_text: ArrayLike | None, weights: FusionWeights
+    query_image: ArrayLike | None,
+    query_text: ArrayLike | None,
+    weights: FusionWeights,
+    blocks: Blocks | None = None,
 ) -> NDArray[np.float32]:
     """Return ``[b q_i + d q_t ; a q_i + c q_t]``, whose inner product with a pair is the score.
 
@@ -131,22 +133,27 @@ def fused_query(
         Shape (n,); at most one of them may be `None` (it then adds nothing to any score).
     weights
         The weights; with d = 0 the score is that of Eq. 1.
+    blocks
+        How the vectors are divided, and the scales; by default one common space of n dimensions.
 
     Returns
     -------
     ndarray
         Shape (2n,), float32. Not normalised: its length carries the weights.
+
+    Raises
+    ------
+    InputError
+        If both vectors are missing, one has another shape, or the weights weigh a term that the
+        vectors do not have.
     """
     if query_image is None and query_text is None:
         raise InputError("the question has neither an image nor a text vector")
-    dimension = np.asarray(query_text if query_image is None else query_image).shape[-1]
-    query = _query_halves(query_image, query_text, dimension)
-    blocks = {"image": np.zeros(dimension), "text": np.zeros(dimension)}
-    for name, weight in weights.as_dict().items():
-        ours, theirs = _HALVES[name]
-        blocks[theirs] += weight * query[ours]
+    if blocks is None:
+        blocks = Blocks(np.asarray(query_text if query_image is None else query_image).shape[-1])
+    fused = blocks.query(_query_halves(query_image, query_text, blocks), weights)
     with np.errstate(over="ignore"):  # a weight beyond float32 gives inf, which the store refuses
-        return np.concatenate(list(blocks.values())).astype(np.float32)
+        return fused.astype(np.float32)
 
 
 def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDArray[np.float32]:
@@ -155,7 +162,8 @@ def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDAr
     Parameters
     ----------
     document_image, document_text
-        Shape (n,) or (m, n), unit rows, or zero rows for a missing half.
+        Shape (n,) or (m, n), unit rows, or zero rows for a missing half; with raw blocks the two
+        may be of different length.
 
     Returns
     -------
@@ -164,18 +172,17 @@ def document_vector(document_image: ArrayLike, document_text: ArrayLike) -> NDAr
     """
     image = np.asarray(document_image, dtype=np.float32)
     text = np.asarray(document_text, dtype=np.float32)
-    if image.shape != text.shape:
+    if image.shape[:-1] != text.shape[:-1]:
         raise InputError(f"document halves have shapes {image.shape} and {text.shape}")
     return np.concatenate([image, text], axis=-1)
 
 
 def _query_halves(
-    image: ArrayLike | None, text: ArrayLike | None, dimension: int
+    image: ArrayLike | None, text: ArrayLike | None, blocks: Blocks
 ) -> dict[str, NDArray[np.float64]]:
-    halves = {}
-    for name, vector in (("image", image), ("text", text)):
-        half = np.zeros(dimension) if vector is None else np.asarray(vector, dtype=np.float64)
-        if half.shape != (dimension,):
-            raise InputError(f"query {name} vector has shape {half.shape}; expected ({dimension},)")
-        halves[name] = half
-    return halves
+    return {
+        name: np.zeros(getattr(blocks, name))
+        if vector is None
+        else blocks.check(name, vector, f"query {name} vector")
+        for name, vector in (("image", image), ("text", text))
+    }

@@ -21,8 +21,11 @@ from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
 TERMS: Final = ("image_text", "image_image", "text_text")
 """Names of the paper's three similarity terms, in the order of every array of terms."""
 
-ALL_TERMS: Final = (*TERMS, "text_image")
+HEAD_TERMS: Final = (*TERMS, "text_image")
 """The three, and <question text, pair image>, which the same stored vector holds."""
+
+ALL_TERMS: Final = (*HEAD_TERMS, "raw_image", "raw_text")
+"""The four, and image to image, text to text by the encoders' own features (see `mcr.blocks`)."""
 
 WHAT: Final = "fusion weights"
 """How weights are called in errors."""
@@ -108,7 +111,7 @@ class SavedWeights(ABC):
 
 @dataclass(frozen=True)
 class FusionWeights(SavedWeights):
-    """The weights a, b, c of the three similarity terms, and d of a fourth.
+    """The weights a, b, c of the three similarity terms, and of further ones.
 
     Parameters
     ----------
@@ -120,6 +123,9 @@ class FusionWeights(SavedWeights):
         c, on <question text, report>.
     text_image
         d, on <question text, pair image>. The paper has no such term: at 0 the score is Eq. 1.
+    raw_image, raw_text
+        On question image to pair image and question text to report by the encoders' own features,
+        for towers that keep them (`mcr.blocks`). Nor has the paper these.
 
     Raises
     ------
@@ -142,6 +148,8 @@ class FusionWeights(SavedWeights):
     image_image: float = 1.0
     text_text: float = 1.0
     text_image: float = 0.0
+    raw_image: float = 0.0
+    raw_text: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

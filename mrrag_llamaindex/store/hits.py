@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,8 @@ class StoredPair(PairRecord):
     Parameters
     ----------
     vector
-        Shape (2n,), float32: the unit halves ``[d_i ; d_t]``, all zero where one is missing.
+        Shape (l,), float32: the halves ``[d_i ; d_t]``, all zero where one is missing; the
+        store's `Blocks` say where which begins.
     fingerprint
         Digest of the pair's contents, ``""`` for none.
     """
@@ -92,16 +94,6 @@ class StoredPair(PairRecord):
             fingerprint=fingerprint,
         )
 
-    @property
-    def image_vector(self) -> NDArray[np.float32]:
-        """d_i, shape (n,)."""
-        return self.vector[: len(self.vector) // 2]
-
-    @property
-    def text_vector(self) -> NDArray[np.float32]:
-        """d_t, shape (n,)."""
-        return self.vector[len(self.vector) // 2 :]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Hit(PairRecord):
@@ -114,6 +106,9 @@ class Hit(PairRecord):
     image_text, image_image, text_text, text_image
         The cosine similarities that `score` weighs, from the stored vectors; exactly 0.0 where the
         question or the pair lacks that half. The last is given even where its weight is 0.
+    raw_image, raw_text
+        The same by the encoders' own features; `None` for towers that do not keep them. With
+        these, all six are cosines times the scales of the store's `Blocks`.
     """
 
     score: float
@@ -121,9 +116,11 @@ class Hit(PairRecord):
     image_image: float
     text_text: float
     text_image: float
+    raw_image: float | None = None
+    raw_text: float | None = None
 
     @classmethod
-    def of(cls, pair: StoredPair, terms: NDArray[np.float64], score: float) -> Hit:
+    def of(cls, pair: StoredPair, terms: Mapping[str, float], score: float) -> Hit:
         """Return the hit for a stored pair.
 
         Parameters
@@ -131,17 +128,20 @@ class Hit(PairRecord):
         pair
             The pair.
         terms
-            Shape (4,): its similarities to the question, in the order of `ALL_TERMS`.
+            Its similarities to the question, by name.
         score
             Its fused score.
         """
-        record = {item.name: getattr(pair, item.name) for item in fields(PairRecord)}
-        return cls(score=score, **record, **dict(zip(ALL_TERMS, terms.tolist(), strict=True)))
+        record: dict[str, Any] = {
+            item.name: getattr(pair, item.name) for item in fields(PairRecord)
+        }
+        return cls(score=score, **{**record, **terms})
 
     @property
     def terms(self) -> dict[str, float]:
-        """The similarities by name, in the order of `ALL_TERMS`."""
-        return {name: getattr(self, name) for name in ALL_TERMS}
+        """The similarities that there are, by name, in the order of `ALL_TERMS`."""
+        values = ((name, getattr(self, name)) for name in ALL_TERMS)
+        return {name: value for name, value in values if value is not None}
 
 
 def one_per_case(hits: Iterable[Hit]) -> list[tuple[Hit, tuple[str, ...]]]:

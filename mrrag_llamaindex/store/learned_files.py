@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.calibration import Calibration
-from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
 from mrrag_llamaindex.store.protocol import PairStore
 
@@ -37,20 +36,31 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
     Raises
     ------
     InputError
-        If a file cannot be read, or its weights were learned on other towers than the store's.
+        If a file cannot be read, its weights were learned on other towers than the store's, or
+        what was given are no weights.
     """
     if source is not None and not isinstance(source, (str, Path)):
+        require_weights(source)
         return source
     file = _learned_file(store, FUSION_FILE) if source is None else None
     path = file if source is None else source
     if path is None:
-        return FusionWeights()
+        return store.schema.blocks.equal_weights()
     try:
         return load_weights(path, towers_identity=store.towers_identity)
     except InputError as error:
         if file is None:
             raise
         raise InputError(f"{FUSION_FILE} beside the store: {error}") from None
+
+
+def require_weights(weights: object) -> None:
+    """Raise `InputError` unless they are weights of either kind."""
+    if not isinstance(weights, AnyWeights):
+        raise InputError(
+            f"weights is a {type(weights).__name__}; give FusionWeights(...), QueryGatedWeights, "
+            "or a file that mrrag train-fusion wrote"
+        )
 
 
 def calibration_of(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.digests import json_digest
+from mrrag_llamaindex.files.rows import is_unicode
 from mrrag_llamaindex.images.load import image_digest
 
 if TYPE_CHECKING:
@@ -150,11 +151,14 @@ def is_reserved(key: str) -> bool:
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raise `InputError` if `text` holds lone surrogates, which no store can encode as UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{what} contains characters that are not valid Unicode text") from None
+    """Raise `InputError` if `text` holds what not every store can keep.
+
+    Lone surrogates cannot be encoded as UTF-8; at a character 0 many a program ends the text.
+    """
+    if "\0" in text:
+        raise InputError(f"{what} holds a character 0: is it text?")
+    if not is_unicode(text):
+        raise InputError(f"{what} contains characters that are not valid Unicode text")
 
 
 def check_identifier(value: object, what: str) -> None:

@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import document_vector, fuse, fused_query, similarity_terms
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
+from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.backends import Backend, Where, backend_of, store_errors
 from mrrag_llamaindex.store.collection_name import check_collection_name
 from mrrag_llamaindex.store.filters import Filter
@@ -200,7 +200,8 @@ class PairStore(Backend):
         Parameters
         ----------
         image_vector, text_vector
-            q_i and q_t, shape (n,), of unit length; `None` when the question lacks it.
+            q_i and q_t, shape (n,), of unit length (with raw blocks longer, each block of unit
+            length); `None` when the question lacks it.
         weights
             The fusion weights.
         k
@@ -220,7 +221,7 @@ class PairStore(Backend):
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
             raise InputError(f"k is {k!r}; it must be a positive integer")
         q_image, q_text = self.schema.check_query(image_vector, text_vector)
-        vector = fused_query(q_image, q_text, weights)
+        vector = fused_query(q_image, q_text, weights, self.schema.blocks)
         if not vector.any() or not np.isfinite(vector).all():
             raise InputError(
                 "the fusion weights give this question nothing to rank by: the parts it has all "
@@ -228,7 +229,7 @@ class PairStore(Backend):
             )
         with store_errors(f"querying {self.name}"):
             best = self._best(vector, int(k), exclude or Exclusion(), filters)
-        return [Hit.of(pair, _terms(q_image, q_text, pair), score) for score, pair in best]
+        return [Hit.of(pair, self._terms(q_image, q_text, pair), score) for score, pair in best]
 
     def score(
         self,
@@ -249,8 +250,8 @@ class PairStore(Backend):
         q_image, q_text = self.schema.check_query(image_vector, text_vector)
         hits = {}
         for pair_id, pair in self.get(pair_ids).items():
-            terms = _terms(q_image, q_text, pair)
-            hits[pair_id] = Hit.of(pair, terms, float(fuse(terms, weights)))
+            terms = self._terms(q_image, q_text, pair)
+            hits[pair_id] = Hit.of(pair, terms, float(fuse(list(terms.values()), weights)))
         return hits
 
     def upsert(
@@ -269,7 +270,8 @@ class PairStore(Backend):
         pairs
             m pairs with distinct ids.
         image_vectors, text_vectors
-            Shape (m, n): unit rows, and exactly zero rows where the pair lacks that half.
+            Shape (m, n): unit rows (with raw blocks longer, each block of unit length), and
+            exactly zero rows where the pair lacks that half.
         fingerprints
             m digests of the pairs' contents for `fingerprints`.
         erase
@@ -309,6 +311,17 @@ class PairStore(Backend):
         with store_errors(f"deleting from {self.name}"):
             self._delete(_distinct(pair_ids))
 
+    def _terms(
+        self,
+        q_image: NDArray[np.float32] | None,
+        q_text: NDArray[np.float32] | None,
+        pair: StoredPair,
+    ) -> dict[str, float]:
+        blocks = self.schema.blocks
+        halves = blocks.split(pair.vector)
+        values = similarity_terms(q_image, q_text, *halves, terms=blocks.terms, blocks=blocks)
+        return dict(zip(blocks.terms, values.tolist(), strict=True))
+
     def _best(
         self, vector: NDArray[np.float32], k: int, exclude: Exclusion, filters: Filter | None
     ) -> list[tuple[float, StoredPair]]:
@@ -342,9 +355,3 @@ def _distinct(pair_ids: Iterable[str]) -> list[str]:
     if isinstance(pair_ids, str):
         raise InputError(f"pair ids are the string {pair_ids!r}; pass a list: [{pair_ids!r}]")
     return list(dict.fromkeys(pair_ids))
-
-
-def _terms(
-    q_image: NDArray[np.float32] | None, q_text: NDArray[np.float32] | None, pair: StoredPair
-) -> NDArray[np.float64]:
-    return similarity_terms(q_image, q_text, pair.image_vector, pair.text_vector, terms=ALL_TERMS)

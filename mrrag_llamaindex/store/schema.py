@@ -7,15 +7,17 @@ a sum of weighted cosines, so each vector is checked here before a back end sees
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, StoreError
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.store.pair import Pair
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ SCHEMA_VERSION: Final = 2
 
 UNIT_TOLERANCE: Final = 1e-3
 """How far a unit vector's length may be from 1: half precision keeps it within this."""
+
+Kind: TypeAlias = Literal["image", "text"]
+"""Which half of a pair or a question."""
+
+KINDS: Final[tuple[Kind, Kind]] = ("image", "text")
 
 _PREFIX = "mrrag_"
 _VERSION_KEY = "mrrag_schema"
@@ -77,20 +84,24 @@ class StoreSchema:
     towers_source
         What `load_towers` takes to get them again, ``""`` if they exist in memory only.
     dimension
-        n; records have length 2n.
+        n, of the common space; records of towers without raw blocks have length 2n.
     hnsw
         Settings of the index, `None` for the back end's own.
+    blocks
+        How the vectors are divided, and the scales of the similarities; by default one space.
 
     Raises
     ------
     ValueError
-        If the identity is empty or the dimension is not a positive integer.
+        If the identity is empty, the dimension is not a positive integer, or the blocks are of
+        another one.
     """
 
     towers_identity: str
     towers_source: str
     dimension: int
     hnsw: HNSWSettings | None = None
+    blocks: Blocks = None  # type: ignore[assignment]  # from the dimension if not given
 
     def __post_init__(self) -> None:
         if not isinstance(self.towers_identity, str) or not self.towers_identity:
@@ -99,22 +110,29 @@ class StoreSchema:
             raise ValueError('towers_source must be a string ("" for towers in memory only)')
         if not isinstance(self.dimension, int) or self.dimension < 1:
             raise ValueError(f"dimension is {self.dimension!r}; it must be a positive integer")
+        if self.blocks is None:
+            object.__setattr__(self, "blocks", Blocks(self.dimension))
+        if self.blocks.head != self.dimension:
+            raise ValueError(f"dimension is {self.dimension}, the blocks say {self.blocks.head}")
 
     @classmethod
     def of(cls, towers: DualTower) -> StoreSchema:
         """Return the schema of a store for these towers."""
-        return cls(towers.identity, towers.source, towers.dimension)
+        blocks = Blocks.of(towers)
+        return cls(towers.identity, towers.source, towers.dimension, blocks=blocks)
 
     @property
     def length(self) -> int:
         """Length of a record's vector."""
-        return 2 * self.dimension
+        return self.blocks.length
 
     def to_metadata(self) -> dict[str, str | int]:
         """Return flat values for a back end to keep with the vectors."""
         values = {name: getattr(self, name) for name in _KEYS}
         if self.hnsw is not None:
             values.update(asdict(self.hnsw))
+        if self.blocks != Blocks(self.dimension):
+            values["blocks"] = json.dumps(asdict(self.blocks))
         return {_VERSION_KEY: SCHEMA_VERSION, **{_PREFIX + key: values[key] for key in values}}
 
     @classmethod
@@ -149,8 +167,10 @@ class StoreSchema:
         }
         try:
             own = {key: data[_PREFIX + key] for key in _KEYS}
-            return cls(**own, hnsw=HNSWSettings(**index) if index else None)
-        except (KeyError, ValueError) as error:
+            divided = json.loads(data.get(_PREFIX + "blocks", "null"))
+            blocks = Blocks(**divided) if divided else Blocks(own["dimension"])
+            return cls(**own, hnsw=HNSWSettings(**index) if index else None, blocks=blocks)
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{name} has damaged metadata ({error}): ingest again") from None
 
     def check_query(
@@ -161,7 +181,8 @@ class StoreSchema:
         Parameters
         ----------
         image, text
-            Shape (n,), unit length; at most one of them may be `None`.
+            Shape (n,), unit length (with raw blocks longer, each block of unit length); at most
+            one of them may be `None`.
 
         Raises
         ------
@@ -171,23 +192,27 @@ class StoreSchema:
         """
         if image is None and text is None:
             raise InputError("the question has neither an image nor a text vector")
-        return (
-            self._query_half(image, "query image vector"),
-            self._query_half(text, "query text vector"),
-        )
+        return self._query_half("image", image), self._query_half("text", text)
 
-    def _query_half(self, vector: ArrayLike | None, name: str) -> NDArray[np.float32] | None:
+    def _query_half(self, kind: Kind, vector: ArrayLike | None) -> NDArray[np.float32] | None:
         if vector is None:
             return None
-        array = np.asarray(vector, dtype=np.float32)
-        if array.shape != (self.dimension,):
+        array, length = np.asarray(vector, dtype=np.float32), getattr(self.blocks, kind)
+        if array.shape != (length,):
             raise InputError(
-                f"{name} has shape {array.shape}, but the store holds vectors of "
-                f"{self.dimension}: was it made by other towers?"
+                f"query {kind} vector has shape {array.shape}, but the store holds vectors of "
+                f"{length}: was it made by other towers?"
             )
-        if problem := unit_problem(array):
-            raise InputError(f"{name} {problem}")
+        if problem := self.problem(kind, array):
+            raise InputError(f"query {kind} vector {problem}")
         return array
+
+    def problem(self, kind: Kind, vector: NDArray[np.float32]) -> str:
+        """Return what is wrong with an image's or a text's vector; ``""`` for nothing.
+
+        Each of its blocks must have unit length.
+        """
+        return blocks_problem(self.blocks, kind, vector)
 
     def check_pairs(
         self, pairs: Sequence[Pair], image: ArrayLike, text: ArrayLike
@@ -206,9 +231,12 @@ class StoreSchema:
         InputError
             Naming the first pair whose vectors do not fit.
         """
-        shape = (len(pairs), self.dimension)
-        halves = {"image": np.asarray(image, np.float32), "text": np.asarray(text, np.float32)}
+        halves: dict[Kind, NDArray[np.float32]] = {
+            "image": np.asarray(image, np.float32),
+            "text": np.asarray(text, np.float32),
+        }
         for name, array in halves.items():
+            shape = (len(pairs), getattr(self.blocks, name))
             if array.shape != shape:
                 raise InputError(
                     f"{name} vectors have shape {array.shape}, expected {shape}: one row for each "
@@ -218,12 +246,25 @@ class StoreSchema:
             missing = "text" if pair.missing == "report" else pair.missing
             for name, array in halves.items():
                 if name != missing:
-                    problem = unit_problem(array[row])
+                    problem = self.problem(name, array[row])
                 else:
                     problem = "is not zero, but the pair lacks that half" * bool(array[row].any())
                 if problem:
                     raise InputError(f"pair {pair.pair_id!r}: the {name} vector {problem}")
         return halves["image"], halves["text"]
+
+
+def blocks_problem(blocks: Blocks, kind: Kind, vector: NDArray[np.float32]) -> str:
+    """Return what keeps the blocks of a vector from being unit vectors; ``""`` for nothing."""
+    parts = blocks.parts(kind, vector)
+    return next(
+        (
+            problem if name == "head" else f"of its raw block {problem}"
+            for name, part in parts.items()
+            if (problem := unit_problem(part))
+        ),
+        "",
+    )
 
 
 def unit_problem(vector: NDArray[np.float32]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.files.json_files import read_json
 from mrrag_llamaindex.towers.folders import WAYS_ON, absolute_source, model_folder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
 
 def _load_own(folder: Path, device: str) -> DualTower:
     try:
-        kind = json.loads((folder / "tower.json").read_text(encoding="utf-8")).get("kind")
+        kind = read_json(folder / "tower.json").get("kind")
     except (OSError, ValueError, AttributeError) as error:
         raise TowerError(
             f"tower.json in {str(folder)!r} cannot be read ({type(error).__name__})"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from mrrag_llamaindex.towers.raw_projection import RawProjection
 
 _LEAST_SCALE = 0.1
 
@@ -70,18 +72,61 @@ class ProjectionHead(nn.Module):
         return projected
 
 
+class HeadEnsemble(nn.Module):
+    """Several heads, each into a space of its own, side by side.
+
+    With unit vectors of each, the cosine of two ensembles' vectors is the mean of their members'.
+
+    Parameters
+    ----------
+    members : list of ProjectionHead
+        Of the same encoder.
+    """
+
+    def __init__(self, members: list[ProjectionHead]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.inputs = members[0].inputs
+        self.dimension = sum(member.dimension for member in members)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make empty heads of these shapes."""
+        return {"members": [member.settings for member in self.members]}
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features of shape (m, d) to (m, n), n the sum of the members' dimensions."""
+        rows = [nn.functional.normalize(member(features), dim=1) for member in self.members]
+        return torch.cat(rows, dim=1)
+
+
+Head: TypeAlias = ProjectionHead | HeadEnsemble
+
+
+def empty_head(settings: dict[str, Any]) -> Head:
+    """Return a head of the shape that ``settings`` of one described."""
+    if "members" in settings:
+        return HeadEnsemble([ProjectionHead(**one) for one in settings["members"]])
+    return ProjectionHead(**settings)
+
+
 @dataclass(frozen=True)
 class FittedHeads:
     """Trained heads, in evaluation mode, and how it went.
 
     Attributes
     ----------
-    image, text : ProjectionHead
+    image, text : ProjectionHead or HeadEnsemble
     record : dict
-        Plain JSON: ``epochs`` run, ``best_epoch``, ``train_loss`` and ``validation_loss`` at
-        that epoch (None without validation), and the numbers of pairs in each part.
+        Plain JSON: how they were trained.
+    raw : tuple of two RawProjection, or None
+        Of the image and of the text encoder, for vectors that keep their own features.
+    scales : tuple of float, or None
+        See `mrrag_llamaindex.mcr.blocks.Blocks`; None for 1.
     """
 
-    image: ProjectionHead
-    text: ProjectionHead
+    image: Head
+    text: Head
     record: dict[str, Any]
+    raw: tuple[RawProjection, RawProjection] | None = None
+    scales: tuple[float, ...] | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.files.digests import json_digest
+from mrrag_llamaindex.files.rows import is_unicode
 
 LONG_TEXT = ("mean", "truncate")
 _PROBE = "Résumé: NO pleural effusion (2.5 cm), left-sided; T1/T2 [SEP] <|endoftext|>\n"
@@ -95,7 +96,8 @@ class TextWindows:
         Raises
         ------
         InputError
-            If a text is not a string, is empty, or has no token in the tokenizer's vocabulary.
+            If a text is not a string, is empty, holds lone surrogates, or has no token in the
+        tokenizer's vocabulary.
         """
         for position, text in enumerate(texts):
             if not isinstance(text, str):
@@ -104,6 +106,11 @@ class TextWindows:
                 )
             if not text.strip():
                 raise InputError(f"text {position + 1} of {len(texts)} is empty")
+            if not is_unicode(text):
+                raise InputError(
+                    f"text {position + 1} of {len(texts)} holds characters that are not valid "
+                    "Unicode text"
+                )
         windows = []
         for position, ids in enumerate(self._encode(list(texts))):
             if not ids:

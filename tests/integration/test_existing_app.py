@@ -365,7 +365,7 @@ def test_two_ways_to_steer_are_one_too_many():
 
 async def test_eight_entry_points_give_one_answer(hospital, llm, image):
     with query_image(str(image)):
-        nodes = hospital.index.as_retriever(llm=llm).retrieve(QUESTION)
+        nodes = hospital.index.as_retriever(stamped=True).retrieve(QUESTION)
     text = "\n\n".join(item.node.get_content(MetadataMode.LLM) for item in nodes)
     prompt = f"{text}\n\n{QUESTION}"
     messages = [ChatMessage(role=MessageRole.USER, content=prompt)]

@@ -48,7 +48,7 @@ def pair(number: int, folder: Path, **changes: object) -> Pair:
 def contents(store: PairStore) -> dict[str, tuple]:
     return {
         key: (item.report, item.patient_id, item.metadata, item.image_path, item.missing,
-              item.image_vector.tolist(), item.text_vector.tolist())
+              item.vector.tolist())
         for key, item in store.get(sorted(store.pair_ids())).items()
     }  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_any_change_of_a_pair_is_noticed_and_replaces_it(store, towers, tmp_path
     assert stored.metadata == dict(changed.metadata)
     assert stored.image_path == str(changed.image)
     np.testing.assert_array_equal(
-        stored.image_vector, towers.embed_images([Image.open(changed.image)])[0]
+        stored.vector[: towers.dimension], towers.embed_images([Image.open(changed.image)])[0]
     )
 
 

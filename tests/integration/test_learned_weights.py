@@ -62,13 +62,13 @@ def facts_of(nodes):
 def test_weights_beside_the_store_are_used_and_nothing_is_indexed_again(folder, towers, bundle):
     before = MRRAGIndex.from_store(folder, towers=towers)
     assert before.weights == FusionWeights()
-    vectors = {key: pair.image_vector for key, pair in before.store.get(["pair-3"]).items()}
+    vectors = {key: pair.vector for key, pair in before.store.get(["pair-3"]).items()}
     equal = before.as_retriever().retrieve(bundle)
     LEARNED.save(folder / "fusion_weights.json", towers_identity=towers.identity)
     after = MRRAGIndex.from_store(folder, towers=towers)
     assert after.weights == LEARNED
     assert len(after.store) == 12
-    assert (after.store.get(["pair-3"])["pair-3"].image_vector == vectors["pair-3"]).all()
+    assert (after.store.get(["pair-3"])["pair-3"].vector == vectors["pair-3"]).all()
     nodes = after.as_retriever().retrieve(bundle)
     for fact in facts_of(nodes):
         assert fact["weights"] == LEARNED.as_dict()

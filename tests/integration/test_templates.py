@@ -45,7 +45,7 @@ def context(ticket) -> str:
 
 def read(template, llm=None, **variables):
     clean = without_markers({**template.kwargs, **variables})
-    return read_template(clean, partial(template.format_messages, llm=llm))
+    return read_template(clean, partial(template.format_messages, llm=llm), template)
 
 
 def request(call, registry):

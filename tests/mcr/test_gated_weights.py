@@ -10,7 +10,7 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
+from mrrag_llamaindex.mcr.weights import HEAD_TERMS, FusionWeights
 
 BASE = FusionWeights(1.0, 0.5, -2.0)
 
@@ -67,7 +67,7 @@ def test_fourth_weight_is_moved_by_a_gate_of_four_terms_only(units):
     question = units(2, seed=3)
     assert drawn_gate(terms=3).weights_for(*question).text_image == 0.0
     assert drawn_gate(terms=4).weights_for(*question).text_image != 0.0
-    assert drawn_gate(terms=4).terms == ALL_TERMS
+    assert drawn_gate(terms=4).terms == HEAD_TERMS
     base = FusionWeights(1, 1, 1, 0.25)
     assert drawn_gate(base, terms=3).weights_for(*question).text_image == 0.25
 
@@ -107,7 +107,7 @@ def test_store_ranks_by_the_weights_of_the_question_in_one_query(store, pairs, u
 
 
 def test_vectors_of_another_length_are_refused(units):
-    with pytest.raises(InputError, match="vectors of length 8"):
+    with pytest.raises(InputError, match="length 18 together; these weights were learned on 16"):
         drawn_gate().weights_for(*units(2, 9))
 
 
@@ -115,7 +115,7 @@ def test_vectors_of_another_length_are_refused(units):
     "change",
     [
         {"hidden_bias": [0.0]},
-        {"hidden_weight": np.zeros((5, 15))},
+        {"hidden_weight": np.zeros((4, 15))},
         {"out_weight": np.zeros((2, 5)), "out_bias": np.zeros(2)},
         {"out_bias": [0.0, math.nan, 0.0]},
         {"reach": 1.0},

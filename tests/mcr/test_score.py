@@ -7,7 +7,7 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.score import (
-    ALL_TERMS,
+    HEAD_TERMS,
     FusionWeights,
     document_vector,
     fuse,
@@ -32,7 +32,7 @@ def test_fused_score_is_the_weighted_sum() -> None:
 
 def test_fourth_term_is_question_text_with_pair_image() -> None:
     # q_t . d_i = -1*1 + 0*0 = -1; 2*.8 - .5*.6 + 3*0 + .25*-1 = 1.05
-    terms = similarity_terms(Q_IMAGE, Q_TEXT, D_IMAGE, D_TEXT, terms=ALL_TERMS)
+    terms = similarity_terms(Q_IMAGE, Q_TEXT, D_IMAGE, D_TEXT, terms=HEAD_TERMS)
     np.testing.assert_allclose(terms, [0.8, 0.6, 0.0, -1.0])
     assert fuse(terms, FusionWeights(2.0, -0.5, 3.0, 0.25)) == pytest.approx(1.05)
 
@@ -41,7 +41,7 @@ def test_without_the_fourth_weight_nothing_changes_to_the_last_bit(units) -> Non
     q_image, q_text = units(2, 64, seed=1)
     documents = units(50, 64, seed=2), units(50, 64, seed=3)
     three = similarity_terms(q_image, q_text, *documents)
-    four = similarity_terms(q_image, q_text, *documents, terms=ALL_TERMS)
+    four = similarity_terms(q_image, q_text, *documents, terms=HEAD_TERMS)
     weights = FusionWeights(0.9, -0.3, 2.2)
     assert np.array_equal(three, four[:, :3])
     plain = three @ np.array([0.9, -0.3, 2.2])
@@ -79,7 +79,7 @@ def test_one_inner_product_equals_the_sum_of_terms(weights, units) -> None:
     d_text[8] = 0  # no report
     fusion = FusionWeights(*weights)
     inner = document_vector(d_image, d_text) @ fused_query(q_image, q_text, fusion)
-    terms = similarity_terms(q_image, q_text, d_image, d_text, terms=ALL_TERMS)
+    terms = similarity_terms(q_image, q_text, d_image, d_text, terms=HEAD_TERMS)
     summed = fuse(terms, fusion)
     np.testing.assert_allclose(inner, summed, atol=1e-5)
 
@@ -111,4 +111,4 @@ def test_vectors_of_two_lengths_are_refused(units) -> None:
     with pytest.raises(InputError, match="query text vector has shape"):
         similarity_terms(units(1, 8)[0], units(1, 9)[0], units(3, 8), units(3, 8))
     with pytest.raises(InputError, match="document halves"):
-        document_vector(units(3, 8), units(3, 9))
+        document_vector(units(3, 8), units(2, 8))

@@ -13,7 +13,7 @@ import pytest
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.mcr.weights import HEAD_TERMS
 from mrrag_llamaindex.mcr.weights_file import load_weights
 
 
@@ -28,7 +28,7 @@ def test_all_weights_zero_is_refused_and_a_fourth_alone_is_not() -> None:
         FusionWeights(0, 0, 0)
     with pytest.raises(ValueError, match="text_image"):
         FusionWeights(1, 1, 1, math.nan)
-    assert FusionWeights(0, 0, 0, 2).as_array(ALL_TERMS).tolist() == [0.0, 0.0, 0.0, 2.0]
+    assert FusionWeights(0, 0, 0, 2).as_array(HEAD_TERMS).tolist() == [0.0, 0.0, 0.0, 2.0]
 
 
 def test_negative_weights_are_allowed() -> None:
@@ -65,6 +65,9 @@ def test_handwritten_weights_fit_any_towers() -> None:
         ('{"image_text": 1, "image_image": 0, "text_text": 1, "imge": 2}', "imge"),
         ('{"image_text": NaN, "image_image": 0, "text_text": 1}', "image_text"),
         ('{"image_text": 1, "image_image": 0, "text_text": 1, "format": "other"}', "other"),
+        ('{"image_text": 1, "image_image": 0, "text_text": 1, "image_text": 2}', "twice"),
+        ('{"image_text": 1, "image_image": 0, "text_text": ' + "9" * 400 + "}", "400 digits"),
+        ('{"image_text": 1, "image_image": 0, "text_text": ' + "[" * 9999, "too deeply"),
     ],
 )
 def test_file_that_is_no_weights_is_refused_with_the_reason(text, said) -> None:
@@ -101,7 +104,7 @@ def test_file_is_loaded_as_what_it_holds(tmp_path) -> None:
     QueryGatedWeights.untrained(FusionWeights(1, 2, 3), 4).save(path, towers_identity="a@1")
     gate = load_weights(path, towers_identity="a@1")
     assert isinstance(gate, QueryGatedWeights)
-    assert (gate.base, gate.dimension) == (FusionWeights(1, 2, 3), 4)
+    assert (gate.base, gate.hidden_weight.shape) == (FusionWeights(1, 2, 3), (1, 8))
     with pytest.raises(InputError, match="mrrag-gated"):
         FusionWeights.load(path)
 

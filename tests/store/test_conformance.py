@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrrag_llamaindex.doctor.store_check import verify_store
 from mrrag_llamaindex.errors import InputError, StoreError
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.filters import Combination, Comparison
@@ -93,6 +95,59 @@ class TestPairStore:
             place, StoreSchema(**towers), collection=f"c{uuid.uuid4().hex}"
         ) as made:
             yield made
+
+    @pytest.mark.parametrize(
+        "weights",
+        [
+            (1, 1, 1, 1, 1, 1),
+            (0.4, -1.2, 0.7, -0.3, 2, -0.9),
+            (0, 0, 0, 0, -1, 0),
+            (0, 0, 0, 0, 0, 1),
+        ],
+    )
+    def test_score_of_six_terms_is_the_hand_computed_one(
+        self, place, towers, units, pairs, weights
+    ) -> None:
+        scales = (1.5, 0.5, 1.0, 2.0, 0.75, 3.0)
+        blocks = Blocks(8, 3, 5, scales)
+        schema = StoreSchema(**towers, blocks=blocks)
+        d_image = np.hstack([units(40, seed=1), units(40, 3, seed=4)])
+        d_text = np.hstack([units(40, seed=2), units(40, 5, seed=5)])
+        d_image[3] = d_text[4] = 0
+        made = pairs(
+            40,
+            image=lambda i: None if i == 3 else f"{i}.png",
+            report=lambda i: None if i == 4 else f"r{i}",
+        )
+        q_image = np.hstack([units(1, seed=6)[0], units(1, 3, seed=7)[0]])
+        q_text = np.hstack([units(1, seed=8)[0], units(1, 5, seed=9)[0]])
+        name = f"c{uuid.uuid4().hex}"
+        with PairStore.create(place, schema, collection=name) as store:
+            store.upsert(made, d_image, d_text)
+            assert store.schema.blocks == blocks
+            hits = store.query(q_image, q_text, FusionWeights(*weights), k=40)
+            assert len(hits) == 40
+            for hit in hits:
+                row = int(hit.pair_id[1:])
+                i, ri = d_image[row, :8], d_image[row, 8:]
+                t, rt = d_text[row, :8], d_text[row, 8:]
+                by_hand = [q_image[:8] @ t, q_image[:8] @ i, q_text[:8] @ t, q_text[:8] @ i,
+                           q_image[8:] @ ri, q_text[8:] @ rt]  # fmt: skip
+                scaled = np.multiply(scales, by_hand)
+                assert list(hit.terms.values()) == pytest.approx(scaled, abs=1e-6)
+                assert hit.score == pytest.approx(float(np.dot(weights, scaled)), abs=1e-5)
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            exact = store.score([hits[0].pair_id], q_image, q_text, FusionWeights(*weights))
+            assert exact[hits[0].pair_id].score == pytest.approx(hits[0].score, abs=1e-5)
+            longer = d_image[:1].copy()
+            longer[:, 8:] *= 1.01
+            with pytest.raises(InputError, match="raw block has length"):
+                store.upsert(made[:1], longer, d_text[:1])
+            assert verify_store(store).pairs == 40
+
+    def test_weight_of_a_term_that_the_towers_lack_is_refused(self, store, units) -> None:
+        with pytest.raises(InputError, match="'raw_text', which these towers do not have"):
+            store.query(*units(2), FusionWeights(raw_text=0.5), k=1)
 
     def test_score_is_the_hand_computed_fusion(self, store, units, pairs) -> None:
         d_image, d_text = units(40, seed=1), units(40, seed=2)
@@ -219,8 +274,7 @@ class TestPairStore:
         assert back.metadata == metadata
         assert back.image_path.startswith("/")
         assert back.image_path.endswith("images/a.png")
-        np.testing.assert_array_equal(back.image_vector, image)
-        np.testing.assert_array_equal(back.text_vector, text)
+        np.testing.assert_array_equal(back.vector, np.concatenate([image, text]))
 
     def test_image_in_memory_is_not_stored_but_is_not_missing(self, store, units) -> None:
         image = Image.new("RGB", (32, 32))

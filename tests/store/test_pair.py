@@ -11,7 +11,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.store.pair import Pair, Skipped
 
 
-@pytest.mark.parametrize("pair_id", ["", "  ", " p1", "p1\n", 7, None, "\ud800"])
+@pytest.mark.parametrize("pair_id", ["", "  ", " p1", "p1\n", 7, None, "\ud800", "p\0"])
 def test_unusable_pair_id_is_refused(pair_id) -> None:
     with pytest.raises(InputError, match="pair_id"):
         Pair("a.png", "text", pair_id)
@@ -51,6 +51,8 @@ def test_unknown_metadata_is_dropped_and_numpy_values_become_plain() -> None:
         ({"mrrag_patient_id": "x"}, "reserved"),
         ({"_node_content": "x"}, "reserved"),
         ({"x": "\ud800"}, "Unicode"),
+        ({"x": "a\0b"}, "character 0"),
+        ({"a\0b": 1}, "character 0"),
         (["x"], "not a mapping"),
     ],
 )

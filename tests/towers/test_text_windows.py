@@ -56,10 +56,10 @@ def test_a_tokenizer_without_special_tokens_adds_none(tokenizer_of: Callable[...
     ]
 
 
-@pytest.mark.parametrize("texts", [["heart", "  \n"], ["heart", ""], ["heart", None]])
-def test_an_empty_text_is_refused_by_its_number(tokenizer: Any, texts: list[Any]) -> None:
+@pytest.mark.parametrize("second", ["  \n", "", None, "no \ud800"])
+def test_a_text_that_is_none_is_refused_by_its_number(tokenizer: Any, second: Any) -> None:
     with pytest.raises(InputError, match="text 2 of 2"):
-        TextWindows(tokenizer, 8).split(texts)
+        TextWindows(tokenizer, 8).split(["heart", second])
 
 
 def test_a_text_of_nothing_but_invisible_characters_is_refused(tokenizer: Any) -> None:

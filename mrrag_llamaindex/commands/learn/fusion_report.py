@@ -10,22 +10,18 @@ from rich.table import Table
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
 from mrrag_llamaindex.learning.fusion.recall_table import RecallTable
+from mrrag_llamaindex.mcr.weights import HEAD_TERMS, FusionWeights
 
 
 def print_comparison(comparison: FusionComparison) -> None:
     """Print the learned weights, recall@1 with intervals, and which differences are noise."""
     weights, table = comparison.learned.weights, comparison.table
     print(
-        f"learned weights: image-text {weights.image_text:.3f}, image-image "
-        f"{weights.image_image:.3f}, text-text {weights.text_text:.3f} "
+        f"learned weights: {_named(weights, comparison.terms)} "
         f"(temperature {comparison.learned.temperature:.3f})"
     )
     if comparison.four_terms is not None:
-        four = comparison.four_terms.weights.as_dict()
-        print(
-            "four terms: "
-            + ", ".join(f"{name.replace('_', '-')} {four[name]:.3f}" for name in four)
-        )
+        print(f"four terms: {_named(comparison.four_terms.weights, HEAD_TERMS)}")
     print(
         f"recall@1 of a pair that supports a right answer, on {table.n} questions of other "
         "patients (95% interval, by patient):"
@@ -34,6 +30,11 @@ def print_comparison(comparison: FusionComparison) -> None:
         print(f"  {name:<12} {_cell(table, name)}")
     for line in _verdicts(table):
         print(f"  {line}")
+
+
+def _named(weights: FusionWeights, terms: tuple[str, ...]) -> str:
+    values = zip(terms, weights.as_array(terms), strict=True)
+    return ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in values)
 
 
 def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> dict[str, Any]:

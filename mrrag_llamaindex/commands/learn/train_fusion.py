@@ -15,6 +15,7 @@ from mrrag_llamaindex.commands.learn.inputs import (
     writing,
 )
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.mcr.weights import HEAD_TERMS
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
@@ -29,9 +30,12 @@ def train_fusion(
     out: Annotated[Path | None, typer.Option(help="File for the weights (JSON).")] = None,
     data: options.Synthetic = None,
     terms: Annotated[
-        int,
-        typer.Option(min=3, max=4, help="4: save the weight of question text to image, too."),
-    ] = 3,
+        int | None,
+        typer.Option(
+            help="3: the paper's; 4: with question text to image; 6: with the encoders' own "
+            "features. Default: 6 where the towers keep these, else 3.",
+        ),
+    ] = None,
     gated: Annotated[
         bool | None,
         typer.Option(
@@ -57,6 +61,10 @@ def train_fusion(
             "with --seeds, each in turn."
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Save weights that other patients do not prefer to equal."),
+    ] = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -65,7 +73,7 @@ def train_fusion(
     from mrrag_llamaindex.learning.fusion.comparison import learn_and_compare
     from mrrag_llamaindex.learning.fusion.gated_training import GateSettings
     from mrrag_llamaindex.learning.fusion.training import FusionSettings
-    from mrrag_llamaindex.mcr.weights import ALL_TERMS
+    from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
     from mrrag_llamaindex.phantom.corpus import REGIMES
 
     check_one_source(records, data)
@@ -80,8 +88,12 @@ def train_fusion(
         "held_out": held_out,
         "settings": settings,
         "gate": None if gated is False else GateSettings(seed=seed),
-        "gate_terms": ALL_TERMS[:terms],
     }
+    if terms is not None:
+        if terms not in (3, 4, 6):
+            raise InputError(f"--terms is {terms}; it must be 3, 4 or 6")
+        comparing["terms"] = TERMS if terms == 4 else ALL_TERMS[:terms]
+        comparing["gate_terms"] = ALL_TERMS[:terms]
     if seeds is not None:
         regimes = REGIMES if regime is None else (regime,)
         pooled = _over_seeds(range(seed, seed + seeds), regimes, device, comparing)
@@ -100,23 +112,33 @@ def train_fusion(
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         comparing["gate"] = None
     comparison = learn_and_compare(questions, seed=seed, **comparing)
-    if out is not None:
-        with writing(out):
-            _wanted(comparison, terms, bool(gated)).save(out, towers_identity=identity)
     if as_json:
         console.print_json(comparison.as_dict())
     else:
         fusion_report.print_comparison(comparison)
+    if out is not None:
+        name, weights = _wanted(comparison, terms, bool(gated))
+        recall = comparison.table.recall
+        if recall[name] <= recall["equal"] and not force:
+            raise InputError(
+                f"not saved: on {comparison.table.n} questions of other patients these weights "
+                f"find a right pair first {recall[name]:.3f} of the time, equal ones "
+                f"{recall['equal']:.3f}. Use equal weights (leave the file out), mine more "
+                "questions, or save them all the same with --force"
+            )
+        with writing(out):
+            weights.save(out, towers_identity=identity)
 
 
-def _wanted(comparison: FusionComparison, terms: int, gated: bool) -> AnyWeights:
+def _wanted(comparison: FusionComparison, terms: int | None, gated: bool) -> tuple[str, AnyWeights]:
+    """Return the weights to save, and their row in the table."""
     if gated and comparison.gated is not None:
-        return comparison.gated.weights
-    if terms == 3:
-        return comparison.learned.weights
+        return "gated", comparison.gated.weights
+    if terms != len(HEAD_TERMS):
+        return "learned", comparison.learned.weights
     if comparison.four_terms is None:
-        raise InputError("these questions lack the fourth similarity, text to image")
-    return comparison.four_terms.weights
+        raise InputError("these questions have raw similarities as well: save all six (--terms 6)")
+    return "four_terms", comparison.four_terms.weights
 
 
 def _mined(path: Path) -> tuple[list[FusionQuestion], str]:

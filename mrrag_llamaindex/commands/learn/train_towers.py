@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.learn import towers_report
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.towers.processes import Processes
-    from mrrag_llamaindex.learning.towers.settings import Progress
-    from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
 
 
 def train_towers(
@@ -83,8 +80,43 @@ def train_towers(
     test: Annotated[float, typer.Option(help="Share held out for the result; 0: none.")] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="Of split, fresh weights and batches.")] = 0,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the first is kept.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trainings, with seeds from --seed on. heads: all are kept, as an ensemble; "
+            "default 3. full: the best is kept; default 1.",
+        ),
+    ] = None,
+    question_column: Annotated[
+        str | None,
+        typer.Option(help="heads: column of what may be asked about a pair, e.g. a history."),
+    ] = None,
+    hidden: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|N", help="heads: hidden layer of the image head; auto: validated."
+        ),
+    ] = "auto",
+    raw: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="heads: numbers of each encoder's own features beside them; 0: none."
+        ),
+    ] = None,
+    final_fit: Annotated[
+        bool,
+        typer.Option(
+            "--final-fit/--no-final-fit",
+            help="heads: train on all patients once validation has chosen the epochs.",
+        ),
+    ] = True,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="heads: of features.")] = 0.5,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the loss; default .2, full: learned.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Epochs without better validation; 20, full: 5.")
+    ] = None,
     checkpoint_seconds: Annotated[
         float,
         typer.Option(min=0, help="Between checkpoints; 0 saves after every batch."),
@@ -97,6 +129,7 @@ def train_towers(
     as_json: options.AsJson = False,
 ) -> None:
     """Train towers on image/report pairs; run it again to go on after an interruption."""
+    from mrrag_llamaindex.defaults import ENSEMBLE
     from mrrag_llamaindex.learning.towers.settings import (
         ContrastiveTraining,
         TrainingRun,
@@ -113,7 +146,12 @@ def train_towers(
         if regime == "heads"
         else ContrastiveTraining(batch_size=batch_size, chunk_size=chunk_size, precision=precision)
     )
-    named: dict[str, Any] = {"max_epochs": epochs, "learning_rate": learning_rate}
+    named: dict[str, Any] = {
+        "max_epochs": epochs,
+        "learning_rate": learning_rate,
+        "temperature": temperature,
+        "patience": patience,
+    }
     settings = replace(
         settings,
         same_report=same_report,
@@ -123,17 +161,22 @@ def train_towers(
         **{name: value for name, value in named.items() if value is not None},
     )
     with progress_bar("pairs") as advance:
-        table = training_pairs(rows, one_patient_each=one_patient_each, progress=advance)
+        table = training_pairs(
+            rows,
+            one_patient_each=one_patient_each,
+            question_column=question_column,
+            progress=advance,
+        )
     run = TrainingRun(
         out,
         checkpoint_seconds=checkpoint_seconds,
-        repeats=repeats,
-        on_features=partial(say_features, len(table)),
-        on_epoch=say_epoch,
-        on_costly=say_costly(),
+        repeats=repeats or (ENSEMBLE if regime == "heads" else 1),
+        on_features=partial(towers_report.say_features, len(table)),
+        on_epoch=towers_report.say_epoch,
+        on_costly=towers_report.say_costly(),
     )
     if regime == "heads":
-        from mrrag_llamaindex.learning.towers.recipes import train_heads
+        from mrrag_llamaindex.learning.towers.heads.recipe import HeadShape, train_heads
         from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
         from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
 
@@ -141,13 +184,12 @@ def train_towers(
             raise InputError("heads are trained by one process; start it without accelerate")
         image = TransformersImageBackbone.load(image_backbone, size=image_size).to(device)
         text = TransformersTextBackbone.load(text_backbone).to(device)
+        shape = HeadShape(dimension or 128, _hidden(hidden), dropout, raw, final_fit)
         results = train_heads(
-            *(image, text, table, settings, run),
-            dimension=dimension or 128,
-            copy_backbones=copy_backbones,
+            *(image, text, table, settings, run), shape, copy_backbones=copy_backbones
         )
     else:
-        from mrrag_llamaindex.learning.towers.recipes import train_whole
+        from mrrag_llamaindex.learning.towers.whole import train_whole
         from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 
         processes, device = _processes(device)
@@ -167,9 +209,17 @@ def train_towers(
         skipped = console.skipped_rows(table.skipped)
         console.print_json({**results, "folder": str(out), "skipped": skipped})
     else:
-        print_results(results, table, out)
+        towers_report.print_results(results, table, out)
         console.print_rows(table.skipped, rows.notes)
     console.end_with_skipped(len(table.skipped), as_json=as_json, fail=fail_on_skipped)
+
+
+def _hidden(text: str) -> Any:
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--hidden is {text!r}; it must be auto, none or a number of units")
+    return int(text)
 
 
 def _processes(device: str) -> tuple[Processes, str]:
@@ -187,55 +237,3 @@ def _processes(device: str) -> tuple[Processes, str]:
 def _started_processes() -> int:
     """Count the processes that ``accelerate launch`` or ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def say_costly() -> Callable[[float], None]:
-    """Return a function that says once, however many trainings there are, that saving is slow."""
-    calls = count()
-
-    def say(share: float) -> None:
-        if next(calls) == 0:
-            console.say_progress(
-                f"saving the state takes {share:.0%} of the time so far; "
-                "--checkpoint-seconds 60 saves less often, and a kill then loses up to a minute"
-            )
-
-    return say
-
-
-def say_features(pairs: int, kind: str, done: int) -> None:
-    """Say how many pairs have features, about once in a thousand."""
-    if done in (0, pairs) or done % 1024 < 32:
-        console.say_progress(f"{kind} features: {done} of {pairs}")
-
-
-def say_epoch(seed: int, progress: Progress) -> None:
-    """Say how an epoch went that is the best so far, and every tenth."""
-    if progress.best or progress.epoch % 10 == 0:
-        console.say_progress(
-            f"seed {seed}, epoch {progress.epoch}: loss {progress.loss:.3f}, validation recall "
-            f"{progress.recall:.3f}{' (best so far)' if progress.best else ''}"
-        )
-
-
-def print_results(results: dict[str, Any], pairs: TrainingPairs, out: Path) -> None:
-    """Print the towers, their recall on test patients for every seed, and the rows left out."""
-    print(
-        f"{results['towers_identity']} in {out}, of {results['pairs']} pairs of "
-        f"{results['patients']} patients ({results['different_reports']} different reports)"
-    )
-    for entry in results["seeds"]:
-        print(
-            f"seed {entry['seed']}: best of {entry['epochs']} epochs is {entry['best_epoch']}, "
-            f"validation recall {entry['validation_recall']:.3f}"
-        )
-        test = entry["test"]
-        if test is None:
-            continue
-        print(f"  test: {test['pairs']} pairs of {test['patients']} patients, 95% by patient")
-        for way in ("image_to_report", "report_to_image"):
-            for name, cell in test[way].items():
-                print(
-                    f"  {way.replace('_', ' '):<16}{name:<10}  {cell['value']:.3f} "
-                    f"[{cell['low']:.3f}, {cell['high']:.3f}]  chance {cell['chance']:.3f}"
-                )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
@@ -48,13 +49,15 @@ class EmbeddedSet:
         m pairs that have a report.
     patients, studies : tuple of str or None
         Of each pair.
-    documents : ndarray, shape (m, 2n), float32
+    documents : ndarray, shape (m, l), float32
         ``[d_i ; d_t]`` of each pair.
     q_images, q_texts : ndarray, shape (number of questions, n), float32
-        Unit rows.
+        Unit rows; with raw blocks longer.
     facts : mapping
         Pair id to finding labels, where they are known.
     left_out : tuple of LeftOut
+    towers_blocks : Blocks or None
+        How the vectors are divided; None for one space.
     answers : tuple of str or None
         What each pair itself answered; empty where no pair holds an answer.
     """
@@ -71,6 +74,7 @@ class EmbeddedSet:
     q_texts: Vectors
     facts: Any
     left_out: tuple[LeftOut, ...] = ()
+    towers_blocks: Blocks | None = None
     answers: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
@@ -78,9 +82,9 @@ class EmbeddedSet:
         return len(self.questions)
 
     @property
-    def dimension(self) -> int:
-        """n, the length of one half."""
-        return int(self.documents.shape[1]) // 2
+    def blocks(self) -> Blocks:
+        """How the vectors are divided."""
+        return self.towers_blocks or Blocks(int(self.documents.shape[1]) // 2)
 
     def subset(self, rows: Sequence[int], name: str | None = None) -> EmbeddedSet:
         """Return the same pairs with some of the questions."""
@@ -123,7 +127,7 @@ class EmbeddedSet:
         ----------
         row : int
             Place of the question, whose own pair, study, patient and image are left out.
-        query : ndarray, shape (2n,)
+        query : ndarray, shape (l,)
             Its inner product with ``[d_i ; d_t]`` is the score.
         k : int
         among : ndarray of bool, shape (m,), optional
@@ -169,7 +173,7 @@ class EmbeddedSet:
 
     def _fused_query(self, row: int, weights: AnyWeights) -> Vectors:
         q_image, q_text = self.q_images[row], self.q_texts[row]
-        return fused_query(q_image, q_text, weights.weights_for(q_image, q_text))
+        return fused_query(q_image, q_text, weights.weights_for(q_image, q_text), self.blocks)
 
     def own(self, row: int) -> NDArray[np.intp]:
         """Return the places of the pairs that a question may not see: they give it away.
@@ -189,7 +193,8 @@ class EmbeddedSet:
         for case in own_cases:
             if case is not None:
                 named += [p for p in index[1].get(case[1], ()) if self.patients[p] == case[0]]
-        images = self.documents[:, : self.dimension] @ self.q_images[row]
+        n = self.blocks.head
+        images = self.documents[:, :n] @ self.q_images[row][:n]
         return np.union1d(named, np.flatnonzero(images >= SAME_IMAGE)).astype(np.intp)
 
     @cached_property

@@ -12,7 +12,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
 from mrrag_llamaindex.learning.voting.vote import answer_of
-from mrrag_llamaindex.mcr.score import document_vector
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.ingest.embedding import embed_pairs
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
@@ -50,6 +50,7 @@ def embed_set(
         only methods that retrieve nothing can be run on it.
     """
     left_out: list[LeftOut] = []
+    blocks = Blocks.of(towers)
     total = len(data.pairs) + len(data.questions)
 
     def advance(done: int) -> None:
@@ -80,11 +81,12 @@ def embed_set(
         reports=tuple(pair.report for pair in pairs),
         patients=tuple(pair.patient_id for pair in pairs),
         studies=tuple(pair.study_id for pair in pairs),
-        documents=_documents(pairs, towers.dimension),
+        documents=_documents(pairs, blocks),
         q_images=q_images,
         q_texts=q_texts,
         facts=data.facts,
         left_out=tuple(left_out),
+        towers_blocks=blocks,
         answers=_answers(pairs),
     )
 
@@ -94,13 +96,9 @@ def _answers(pairs: Sequence[StoredPair]) -> tuple[str | None, ...]:
     return answers if any(answers) else ()
 
 
-def _documents(pairs: Sequence[StoredPair], dimension: int) -> Vectors:
-    if not pairs:
-        return np.zeros((0, 2 * dimension), dtype=np.float32)
-    return document_vector(
-        np.stack([pair.image_vector for pair in pairs]),
-        np.stack([pair.text_vector for pair in pairs]),
-    )
+def _documents(pairs: Sequence[StoredPair], blocks: Blocks) -> Vectors:
+    none = np.zeros((0, blocks.length), dtype=np.float32)
+    return np.stack([pair.vector for pair in pairs]) if pairs else none
 
 
 def _embed_questions(
@@ -121,9 +119,11 @@ def _embed_questions(
             usable.append(item)
         else:
             left_out.append(LeftOut(item.question_id, reason))
-    none = np.zeros((0, towers.dimension), dtype=np.float32)
-    q_images = np.array([image_vectors[image_key(item)] for item in usable]) if usable else none
-    q_texts = np.array([text_vectors[item.question] for item in usable]) if usable else none
+    if not usable:
+        blocks = Blocks.of(towers)
+        return [], np.zeros((0, blocks.image), np.float32), np.zeros((0, blocks.text), np.float32)
+    q_images = np.array([image_vectors[image_key(item)] for item in usable])
+    q_texts = np.array([text_vectors[item.question] for item in usable])
     return usable, q_images, q_texts
 
 

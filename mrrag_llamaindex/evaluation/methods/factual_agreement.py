@@ -108,8 +108,12 @@ class FactualAgreement:
 
     def documents(self, data: EmbeddedSet, row: int) -> list[PromptDocument]:
         """Return the k best."""
-        q_image = data.q_images[row]
-        query = np.concatenate([self.image_map @ q_image, self.text_map @ q_image])
+        blocks = data.blocks
+        q_image = data.q_images[row][: blocks.head]
+        query = np.zeros(blocks.length, dtype=np.float32)
+        image, text = blocks.split(query)  # views of it
+        image[: blocks.head] = self.image_map @ q_image
+        text[: blocks.head] = self.text_map @ q_image
         return data.top(row, query, self.k)
 
 
@@ -174,8 +178,9 @@ def learn_agreement(
     anchors = list(positives)
     owners = [str(data.patients[place]) for place in anchors]
     learn, check = split_by_patient(owners, _VALIDATION, settings.seed)
-    n = data.dimension
-    documents = torch.from_numpy(data.documents)
+    blocks = data.blocks
+    n = blocks.head  # the retriever is trained in the common space alone
+    images, texts = (torch.from_numpy(half[:, :n]) for half in blocks.split(data.documents))
     people = np.array([name or "" for name in data.patients], dtype=object)
     same = torch.from_numpy((people[anchors][:, None] == people[None]).astype(bool))
     right = torch.zeros_like(same)
@@ -186,8 +191,8 @@ def learn_agreement(
     optimiser = torch.optim.Adam([maps], lr=settings.learning_rate)
 
     def loss(rows: Sequence[int]) -> torch.Tensor:
-        images = documents[[anchors[row] for row in rows], :n]
-        scores = images @ maps[0].T @ documents[:, :n].T + images @ maps[1].T @ documents[:, n:].T
+        ours = images[[anchors[row] for row in rows]]
+        scores = ours @ maps[0].T @ images.T + ours @ maps[1].T @ texts.T
         scores = (scores / settings.temperature).masked_fill(same[rows], -torch.inf)
         agreeing = scores.masked_fill(~right[rows], -torch.inf)
         return (scores.logsumexp(1) - agreeing.logsumexp(1)).mean()

@@ -136,6 +136,8 @@ def _holds_rows(cells: list[str], inner: list[str], delimiter: str) -> bool:
 
 def _header(cells: list[str], source: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if any(_NUL in name for name in names):
+        raise InputError(f"{source.name} has a header that holds a character 0: is it text?")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise InputError(f"{source.name} has two columns named {twice[0]!r}")

@@ -81,12 +81,15 @@ def _rows(rows: Iterator[Any], source: Path) -> Iterator[Any]:
             continue
         if names is None:
             names = ["" if value is None else str(value).strip() for value in values]
+            # A sheet whose rows differ in length fills the shorter ones, the header as well.
+            while not names[-1]:
+                names.pop()
             twice = sorted({name for name in names if name and names.count(name) > 1})
             if twice:
                 raise InputError(f"{source.name} has two columns named {twice[0]!r}")
             yield names
             continue
-        # Rows end with their last filled cell.
+        # A row may be shorter than the header.
         values += [None] * (len(names) - len(values))
         row = dict(zip(names, values, strict=False))
         faulty = next((n for n, c in zip(names, cells, strict=False) if c.data_type == "e"), None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.files.rows import is_unicode
 from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
 from mrrag_llamaindex.generation.prompt.marks import Marks
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest, Span
@@ -74,8 +75,8 @@ class PromptBuilder:
         Raises
         ------
         PromptError
-            If the question is empty, if the prompt does not fit even without documents, or if
-            documents were given and none of them fits.
+            If the question is empty, if a text is no valid Unicode, if the prompt does not fit even
+            without documents, or if documents were given and none of them fits.
         """
         if not request.question.strip():
             raise PromptError("the question is empty; ask something about the image")
@@ -191,6 +192,11 @@ class _Writer:
         return self._append(text)
 
     def data(self, text: str) -> Span:
+        if not is_unicode(text):
+            raise PromptError(
+                "a text of the prompt holds characters that are not valid Unicode (halves of a "
+                "pair); encode it to UTF-8 and back with errors='replace'"
+            )
         escaped = self._marks.apart(text)
         self._part(escaped)
         span = self._append(escaped)

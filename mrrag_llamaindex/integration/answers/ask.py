@@ -59,7 +59,9 @@ class AskResult:
                 {
                     "pair_id": item.node.node_id,
                     "views": facts.get("views", []),
-                    **{key: facts[key] for key in ("score", *ALL_TERMS, "lambda")},
+                    "score": facts["score"],
+                    **{name: facts[name] for name in ALL_TERMS if name in facts},
+                    "lambda": facts["lambda"],
                     "probability": facts.get("probability"),
                     "read": item.node.node_id in self.answer.document_ids,
                 }

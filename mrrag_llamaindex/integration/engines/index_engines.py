@@ -14,7 +14,7 @@ from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
 from llama_index.core.data_structs import IndexDict
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms import LLM
-from llama_index.core.llms.utils import LLMType, resolve_llm
+from llama_index.core.llms.utils import LLMType
 from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.response_synthesizers.context_only import ContextOnly
@@ -22,14 +22,18 @@ from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
-from mrrag_llamaindex.integration.engines.stamping import (
-    TicketPostprocessor,
-    reader_of,
-    reads_tickets,
+from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
+from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
+from mrrag_llamaindex.integration.inputs.answering import (
+    require_answerable,
+    require_postprocessors,
+    require_synthesizer,
+    resolved_llm,
 )
-from mrrag_llamaindex.integration.inputs.options import parameters, shared_out
-from mrrag_llamaindex.integration.inputs.schemas import require_mode_with_schema
+from mrrag_llamaindex.integration.inputs.options import parameters, require_one_of, shared_out
+from mrrag_llamaindex.integration.inputs.room import question_room
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
+from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.learned_files import calibration_of, weights_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -72,8 +76,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         Parameters
         ----------
         llm : LLM, optional
-            The one that the nodes are for, in an engine that you put together yourself: they carry
-            tickets if it is `MRRAGLLaVA`, and none for any other.
+            The one that the nodes are for: they carry no ticket for any but `MRRAGLLaVA`. Without
+            it they carry one, which nobody else sees.
         **options
             Those of `MRRAGRetriever`.
 
@@ -83,8 +87,8 @@ class IndexEngines(BaseIndex[IndexDict]):
             If an option is none of them.
         """
         (given,) = shared_out(options, "as_retriever", RETRIEVER_OPTIONS)
-        if llm is not None:
-            given.setdefault("stamped", reads_tickets(llm))
+        if llm is not None and not reads_tickets(resolved_llm(llm, "as_retriever")):
+            given.setdefault("stamped", False)
         return self._retriever(given)
 
     def _retriever(self, options: dict[str, Any]) -> MRRAGRetriever:
@@ -119,8 +123,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         for_retriever, for_engine = shared_out(
             options, "as_query_engine", RETRIEVER_OPTIONS, QUERY_ENGINE_OPTIONS
         )
-        llm = self._llm(llm, options)
-        require_mode_with_schema(llm, for_engine)
+        llm = self._llm(llm, options, "as_query_engine")
+        require_answerable(llm, for_engine, "as_query_engine")
         retriever, tickets = self._steps(llm, for_retriever, for_engine)
         for_engine["node_postprocessors"] = [*(options.get("node_postprocessors") or ()), tickets]
         return RetrieverQueryEngine.from_args(retriever, llm=llm, **for_engine)
@@ -144,7 +148,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         for_retriever, for_engine = shared_out(
             options, "as_citation_engine", RETRIEVER_OPTIONS, CITATION_OPTIONS
         )
-        llm = self._llm(llm, options)
+        llm = self._llm(llm, options, "as_citation_engine")
+        require_answerable(llm, for_engine, "as_citation_engine")
         retriever, tickets = self._steps(llm, for_retriever, for_engine)
         engine = MRRAGCitationQueryEngine.from_args(
             self, llm=llm, retriever=retriever, **for_engine
@@ -170,21 +175,30 @@ class IndexEngines(BaseIndex[IndexDict]):
         Raises
         ------
         InputError
-            If an option is none of them.
+            If an option is none of them, or a memory or ``prefix_messages`` cannot be used; see
+            `require_memory` and `require_prefix`.
         """
-        llm = self._llm(llm, options)
+        llm = self._llm(llm, options, "as_chat_engine")
+        require_postprocessors(options.get("node_postprocessors"), "as_chat_engine")
         if chat_mode not in CHAT_ENGINES:
             return super().as_chat_engine(chat_mode, llm=llm)  # says why there is none
-        kind = CHAT_ENGINES[ChatMode(chat_mode)]
+        engine = self._chat_engine(ChatMode(chat_mode), llm, options)
+        if reads_tickets(llm):
+            require_prefix(options.get("prefix_messages"))
+            require_memory(engine._memory)  # type: ignore[attr-defined]
+        return engine
+
+    def _chat_engine(self, mode: ChatMode, llm: LLM, options: dict[str, Any]) -> BaseChatEngine:
+        kind = CHAT_ENGINES[mode]
         own = parameters(kind.from_defaults, "llm", "retriever", "query_engine")
-        caller = f"as_chat_engine(chat_mode={ChatMode(chat_mode).value!r})"
+        caller = f"as_chat_engine(chat_mode={mode.value!r})"
         if kind is SimpleChatEngine:
             (given,) = shared_out(options, caller, own)
-            return kind.from_defaults(llm=llm, **given)
+            return SimpleChatEngine.from_defaults(llm=llm, **given)
         if kind is CondenseQuestionChatEngine:
             below = (RETRIEVER_OPTIONS | QUERY_ENGINE_OPTIONS) - {"verbose"}
             given, engine_options = shared_out(options, caller, own, below)
-            return kind.from_defaults(
+            return CondenseQuestionChatEngine.from_defaults(
                 query_engine=self.as_query_engine(llm, **engine_options), llm=llm, **given
             )
         for_retriever, given = shared_out(options, caller, RETRIEVER_OPTIONS, own)
@@ -193,11 +207,14 @@ class IndexEngines(BaseIndex[IndexDict]):
         engine: BaseChatEngine = kind.from_defaults(retriever=retriever, llm=llm, **given)
         return engine
 
-    def _llm(self, llm: LLMType | None, options: dict[str, Any]) -> LLM:
+    def _llm(self, llm: LLMType | None, options: dict[str, Any], caller: str) -> LLM:
         synthesizer = options.get("response_synthesizer")
-        if llm is None and synthesizer is not None:
+        if llm is not None:
+            llm = resolved_llm(llm, caller, self._callback_manager)
+        require_synthesizer(synthesizer, llm, caller)
+        if synthesizer is not None:
             return synthesizer._llm  # type: ignore[no-any-return]
-        return resolve_llm(llm, callback_manager=self._callback_manager) if llm else Settings.llm
+        return Settings.llm if llm is None else llm
 
     def _steps(
         self, llm: LLM, for_retriever: dict[str, Any], for_engine: dict[str, Any]
@@ -206,12 +223,16 @@ class IndexEngines(BaseIndex[IndexDict]):
         shows_text = for_engine.get("response_mode") == ResponseMode.CONTEXT_ONLY or isinstance(
             for_engine.get("response_synthesizer"), ContextOnly
         )
-        stamped = for_retriever.pop("stamped", reads_tickets(llm) and not shows_text)
-        retriever = self._retriever(for_retriever)
+        asked = for_retriever.pop("stamped", None)
+        require_one_of("stamped", asked, (None, True, False))
+        stamped = (reads_tickets(llm) and not shows_text) if asked is None else asked
+        retriever = self._retriever({**for_retriever, "stamped": False})
         tickets = TicketPostprocessor(
             stamped=stamped,
+            elsewhere=asked is True,
             image=retriever.image,
             reader=reader_of(llm) if stamped else None,
+            room=question_room(llm) if stamped else None,
             on_missing_image=retriever.on_missing_image,
         )
         return retriever, tickets

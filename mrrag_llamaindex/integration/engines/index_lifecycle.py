@@ -135,6 +135,10 @@ class IndexLifecycle(BaseIndex[IndexDict]):
         """Each pair as a document of one node."""
         return {pair_id: RefDocInfo(node_ids=[pair_id]) for pair_id in self.store.pair_ids()}
 
+    def build_index_from_nodes(self, nodes: Sequence[BaseNode], **_: Any) -> IndexDict:
+        """Refuse: the host's structure would hold no pairs."""
+        raise InputError("an index of pairs is not built from nodes a second time: insert_nodes")
+
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **_: Any) -> IndexDict:
         return IndexDict()
 

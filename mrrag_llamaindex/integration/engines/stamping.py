@@ -7,12 +7,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.errors import EvidenceError, PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.inputs.room import require_room
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
@@ -21,25 +21,17 @@ from mrrag_llamaindex.integration.query_image import (
 )
 from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.nodes import evidence_of, other_image
+from mrrag_llamaindex.integration.tickets.readers import inner_llm
 from mrrag_llamaindex.integration.tickets.stamps import stamp, unstamp
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.prompt.reader import PromptReader
 
 
-def reads_tickets(llm: Any) -> bool:
-    """Whether an LLM is known to read tickets, so that nodes for it may carry them."""
-    return isinstance(_inner(llm), MRRAGLLaVA)
-
-
 def reader_of(llm: Any) -> PromptReader | None:
     """Return what builds an LLM's prompts, None for one that reads no tickets."""
-    inner = _inner(llm)
+    inner = inner_llm(llm)
     return inner.engine if isinstance(inner, MRRAGLLaVA) else None
-
-
-def _inner(llm: Any) -> Any:
-    return llm.llm if isinstance(llm, StructuredLLM) else llm
 
 
 class TicketPostprocessor(BaseNodePostprocessor):
@@ -52,30 +44,38 @@ class TicketPostprocessor(BaseNodePostprocessor):
     ----------
     stamped : bool
         Whether the engine's LLM reads tickets; nodes for any other are given none.
+    elsewhere : bool
+        As for `stamp`.
     image : QueryImage, optional
         The one that the engine is bound to.
     reader : PromptReader, optional
         Of the engine's LLM. Documents longer than its window leaves for them are not shown to it,
         with a warning: a host would cut each into many calls, none of which reads it whole.
+    room : int, optional
+        Tokens that a question may have, as `question_room` gives them for the engine's LLM.
     on_missing_image : {"error", "ignore"}
         For nodes that do not know what image they were retrieved for.
     """
 
     stamped: bool = Field(description="Whether the engine's LLM reads tickets.")
+    elsewhere: bool = Field(default=False, description="Whether other code sees markers, too.")
     on_missing_image: MissingImage = Field(default="error")
     _image: QueryImage | None = PrivateAttr(None)
     _reader: Any = PrivateAttr(None)
+    _room: int | None = PrivateAttr(None)
 
     def __init__(
         self,
         *,
         image: QueryImage | None = None,
         reader: PromptReader | None = None,
+        room: int | None = None,
         **data: Any,
     ) -> None:
         super().__init__(**data)
         self._image = image
         self._reader = reader
+        self._room = room
 
     @classmethod
     def class_name(cls) -> str:
@@ -119,9 +119,10 @@ class TicketPostprocessor(BaseNodePostprocessor):
         if evidence is not None and image is not None and image != evidence.image:
             raise other_image()
         question = bundle.query_str or (evidence.question if evidence else "")
+        require_room(question, self._room)
         read, withheld = _without_long(nodes, question, self._reader)
         known = image if evidence is None else evidence.image
-        return stamp(read, question, known, withheld=withheld)
+        return stamp(read, question, known, withheld=withheld, elsewhere=self.elsewhere)
 
 
 def _without_long(

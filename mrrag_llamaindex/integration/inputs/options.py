@@ -68,6 +68,19 @@ def shared_out(
     return [{name: options[name] for name in names if name in options} for names in takers]
 
 
+def require_one_of(name: str, value: Any, values: tuple[Any, ...]) -> None:
+    """Raise `InputError` unless the value of an option is one of ``values``."""
+    if not any(value is one or (isinstance(value, str) and value == one) for one in values):
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, values))}")
+
+
+def require_count(name: str, value: Any) -> int:
+    """Return the value of an option that counts something; `InputError` unless it is 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a number of at least 1, not {value!r}")
+    return value
+
+
 def unknown_option(name: str, caller: str, known: Iterable[str]) -> InputError:
     """Return the error for an option that nobody takes, with the likeliest name for it."""
     names = sorted(known)

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 
-from mrrag_llamaindex.errors import EvidenceError
-from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.entry_points import HostMessages, Reply
-from mrrag_llamaindex.integration.tickets.host_call import HostCall
-from mrrag_llamaindex.integration.tickets.host_prompts import (
+from mrrag_llamaindex.integration.tickets.conversation import (
+    INSTRUCTING,
     conversation_of,
     last_user,
-    read_finished,
 )
-from mrrag_llamaindex.integration.tickets.markers import find_tickets, strip
+from mrrag_llamaindex.integration.tickets.host_call import HostCall
+from mrrag_llamaindex.integration.tickets.host_prompts import read_finished
+from mrrag_llamaindex.integration.tickets.markers import strip
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 
 if TYPE_CHECKING:
@@ -63,15 +62,7 @@ def question_call(messages: Sequence[Message], missing: str) -> HostCall:
     InputError
         If there is no user message, or the last one holds several images.
     """
-    call = replace(read_finished(_chat(messages), TICKETS), missing=missing)
-    tickets = find_tickets("\n".join(call.contexts), TICKETS)
-    sent = messages[last_user(_chat(messages))].images
-    if tickets and sent and QueryImage.read(sent[0]) != tickets[0].image:
-        raise EvidenceError(
-            "the message holds another image than its documents were retrieved for, which could "
-            "mix two patients: retrieve for the image that you send, or do not send one"
-        )
-    return call
+    return replace(read_finished(_chat(messages), TICKETS), missing=missing)
 
 
 def follow_up_call(messages: Sequence[Message]) -> HostCall:
@@ -79,11 +70,15 @@ def follow_up_call(messages: Sequence[Message]) -> HostCall:
     chat = _chat(messages)
     last = last_user(chat)
     texts = [strip(message.text) for message in messages]
+    earlier = conversation_of(chat[:last], texts[:last])
+    # The first one says what is asked for; a summary of earlier turns is a system message, too.
+    recalled = sum(message.role in INSTRUCTING for message in chat[1:])
     return HostCall(
         "condense",
         texts[last].strip(),
-        history=conversation_of(chat[:last], texts[:last])[0],
+        history=earlier.turns,
         text="\n".join(texts),
+        left_over=earlier.left_over + recalled,
     )
 
 

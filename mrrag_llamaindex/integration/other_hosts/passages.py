@@ -131,7 +131,8 @@ def common_evidence(passages: Sequence[Passage]) -> Evidence | None:
 
 def under_ticket(passages: Sequence[Passage], question: str, image: QueryImage | None) -> list[str]:
     """Issue one ticket for all documents of a question, and return their texts with its markers."""
-    stamped = stamp([_node(passage) for passage in passages], question, image)
+    nodes = [_node(passage) for passage in passages]
+    stamped = stamp(nodes, question, image, elsewhere=True)
     return [item.node.get_content(metadata_mode=MetadataMode.LLM) for item in stamped]
 
 

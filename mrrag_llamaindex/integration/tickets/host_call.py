@@ -59,6 +59,8 @@ class HostCall:
         For "condense", the whole prompt.
     missing : str
         What to say where no evidence arrived, by a host that is not LlamaIndex.
+    left_over : int
+        Messages of the conversation that are neither read nor part of a turn in ``history``.
     """
 
     kind: Kind
@@ -72,6 +74,7 @@ class HostCall:
     variables: frozenset[str] = frozenset()
     text: str = field(default="", repr=False)
     missing: str = ""
+    left_over: int = 0
 
 
 _ROLE = re.compile(r"^(user|assistant|system|tool): ?", re.MULTILINE)
@@ -90,6 +93,13 @@ def turns_of_text(history: str) -> tuple[Turn, ...]:
             turns.append(Turn(question or "", text.strip()))
             question = None
     return tuple(turns)
+
+
+def left_over_of_text(history: str) -> int:
+    """Return how many messages of such a conversation belong to no turn, as summaries do not."""
+    before, *parts = _ROLE.split(history)
+    used = sum(2 if turn.question else 1 for turn in turns_of_text(history))
+    return len(parts) // 2 - used + bool(before.strip())
 
 
 class TurnRegistry:

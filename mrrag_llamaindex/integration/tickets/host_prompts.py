@@ -12,12 +12,25 @@ import functools
 import re
 from collections.abc import Sequence
 
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
+from llama_index.core.base.llms.types import ChatMessage
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.inputs.images import read_image
-from mrrag_llamaindex.integration.tickets.host_call import HostCall, Kind, Turn, turns_of_text
+from mrrag_llamaindex.integration.tickets.conversation import (
+    INSTRUCTING,
+    conversation_of,
+    image_of,
+    last_user,
+    message_text,
+    recalled_by_memory,
+    require_readable,
+    without_memory,
+)
+from mrrag_llamaindex.integration.tickets.host_call import (
+    HostCall,
+    Kind,
+    left_over_of_text,
+    turns_of_text,
+)
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
 from mrrag_llamaindex.integration.tickets.registry import TicketRegistry
 
@@ -92,14 +105,10 @@ def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> 
     InputError
         If there is no user message, the last one holds several images, or the answer is to be JSON.
     """
+    last = last_user(messages)
+    require_readable(messages, last)
     texts = [message_text(message) for message in messages]
-    if any(_request_for_json().search(text) for text in texts):
-        raise InputError(
-            "the prompt asks for JSON of a schema, as structured_answer_filtering, evaluators and "
-            "extractors do, and this model answers in words: take output_cls= or "
-            "llm.as_structured_llm(...) for a schema with one verdict, and give programs, "
-            "evaluators and rerankers another LLM"
-        )
+    refuse_json(texts)
     tickets = find_tickets("\n".join(texts), registry)
     contexts: list[str] = []
     rests = []
@@ -112,46 +121,56 @@ def read_finished(messages: Sequence[ChatMessage], registry: TicketRegistry) -> 
         for segment in reversed(segments):
             text = text[: segment.start] + " " + text[segment.stop :]
         rests.append(strip(text))
+    held = [text != rest for text, rest in zip(texts, rests, strict=True)]
+    own = [without_memory(rest) for rest in rests]
+    left_over = sum(text != rest for text, rest in zip(own, rests, strict=True))
+    rests = own
 
-    last = last_user(messages)
     kind, question, context = _user(rests[last])
     if kind == "condense":
-        return HostCall(kind, question, history=turns_of_text(context), text=rests[last].strip())
+        return HostCall(
+            kind,
+            question,
+            history=turns_of_text(context),
+            text=rests[last].strip(),
+            left_over=left_over_of_text(context),
+        )
     instructions = []
-    for message, rest in zip(messages, rests, strict=True):
-        if message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
-            system_kind, own, system_context = _system(rest)
-            instructions.append(own)
+    recalled = recalled_by_memory(messages, held)
+    for position in sorted(set(range(len(messages))) - recalled):
+        if messages[position].role in INSTRUCTING:
+            system_kind, words, system_context = _system(rests[position])
+            instructions.append(words)
             contexts.append(system_context)
             kind = "refine" if "refine" in (kind, system_kind) else kind
     before = after = ""
     if kind == "plain" and tickets and tickets[0].question.strip():
         before, middle, after = question.rpartition(tickets[0].question.strip())
         before, question, after = (before, middle, after) if middle else ("", question, "")
-    history, image = conversation_of(messages[:last], rests[:last])
+    earlier = conversation_of(messages[:last], rests[:last])
+    sent = image_of(messages[last])
     return HostCall(
         kind,
         question,
         (*contexts, context),
-        "\n".join(own for own in instructions if own),
+        "\n".join(words for words in instructions if words),
         readable(before) and before,
         after,
-        history,
-        (_image_of(messages[last]) or image) if kind == "plain" else None,
+        earlier.turns,
+        None if kind != "plain" and not tickets else sent or (None if tickets else earlier.image),
+        left_over=left_over + earlier.left_over + len(recalled),
     )
 
 
-def message_text(message: ChatMessage) -> str:
-    """Return the text of a message, its other blocks left out."""
-    return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
-
-
-def last_user(messages: Sequence[ChatMessage]) -> int:
-    """Return the position of the last user message."""
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role == MessageRole.USER:
-            return index
-    raise InputError("the messages hold no user message, so nothing is asked")
+def refuse_json(texts: Sequence[str]) -> None:
+    """Raise `InputError` for a prompt whose answer is to be JSON of a schema."""
+    if any(_request_for_json().search(text) for text in texts):
+        raise InputError(
+            "the prompt asks for JSON of a schema, as structured_answer_filtering, evaluators, "
+            "extractors and the output parsers of templates do, and this model answers in words: "
+            "take output_cls= or llm.as_structured_llm(...) for a schema with one verdict, and "
+            "give programs, evaluators and rerankers another LLM"
+        )
 
 
 def _user(text: str) -> tuple[Kind, str, str]:
@@ -181,27 +200,3 @@ def readable(text: str) -> str:
     """Return host text without the punctuation that packing leaves, '' if no word is in it."""
     text = re.sub(r"\\[nrt]", " ", text).strip(" \t\r\n'\",[]-")
     return text if re.search(r"\w\w", text) else ""
-
-
-def _image_of(message: ChatMessage) -> QueryImage | None:
-    images = [block for block in message.blocks if isinstance(block, ImageBlock)]
-    if len(images) > 1:
-        raise InputError(f"the message holds {len(images)} images; the model reads one")
-    return read_image(images[0]) if images else None
-
-
-def conversation_of(
-    messages: Sequence[ChatMessage], texts: Sequence[str]
-) -> tuple[tuple[Turn, ...], QueryImage | None]:
-    """Return the turns of a conversation, each with the image in force then, and the last image."""
-    turns: list[Turn] = []
-    question: str | None = None
-    image: QueryImage | None = None
-    for message, text in zip(messages, texts, strict=True):
-        if message.role == MessageRole.USER:
-            question = text.strip()
-            image = _image_of(message) or image
-        elif message.role == MessageRole.ASSISTANT and question is not None:
-            turns.append(Turn(question, text.strip(), image))
-            question = None
-    return tuple(turns), image

@@ -18,6 +18,12 @@ from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
 _MARKER = re.compile(r"\[\[mrrag:([A-Za-z0-9_=-]{20}):([bce])(\d{1,6})(?:\.(\d{1,6}))?\]\]")
 _ANY_MARKER = re.compile(r"\[\[mrrag:[A-Za-z0-9_=-]*:[bce][\d.]*\]\]")
 """Also what only looks like a marker: no reader needs to see it."""
+_LABEL = re.compile(
+    r"^((?:(?!\[\[).)+)"  # no other mark is on its line
+    r"((?:\[\[[0-9a-f]+\(\]\])?\[\[mrrag:[A-Za-z0-9_=-]{20}:b\d{1,6}\]\])",
+    re.MULTILINE,
+)
+"""What stands before a document on its line, and its first marker."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,48 @@ def strip(text: str, ticket_id: str | None = None) -> str:
 
     text = re.sub(_MARKER.pattern.replace("([bce])", "(c)") + " ?", keep, text)
     return (_ANY_MARKER if ticket_id is None else _MARKER).sub(keep, text)
+
+
+def labels_inside(text: str) -> str:
+    """Move what stands before each document on its line, a number for example, inside its markers.
+
+    It was written for this document, and would be a text without one otherwise. What stands before
+    one document alone is a heading of all of them, and stays.
+    """
+    return _LABEL.sub(r"\2\1", text) if len(_LABEL.findall(text)) > 1 else text
+
+
+def holds_whole_documents(text: str, marked: str) -> bool:
+    """Whether ``text``, made of the marked documents of ``marked``, has each of them whole or not.
+
+    A document that something has cut or turned round has other markers than before, or in another
+    order, as have markers whose letters were changed.
+    """
+    before, after = _by_document(marked), _by_document(text)
+    return all(
+        name in before and marks == before[name] * (len(marks) // len(before[name]))
+        for name, marks in after.items()
+    )
+
+
+def _by_document(text: str) -> dict[tuple[str, str], list[str]]:
+    marks: dict[tuple[str, str], list[str]] = {}
+    for match in _MARKER.finditer(text):
+        marks.setdefault((match[1], match[3]), []).append(match[0])
+    return marks
+
+
+def marked_range(text: str, ends: tuple[str, str]) -> tuple[int, int] | None:
+    """Return the range from the first marker in ``text`` to the last, None if there is none.
+
+    Parameters
+    ----------
+    text : str
+    ends : (str, str)
+        Further marks, of where marked text begins and ends.
+    """
+    marks = list(re.finditer("|".join([_MARKER.pattern, *map(re.escape, ends)]), text))
+    return (marks[0].start(), marks[-1].end()) if marks else None
 
 
 def find_segments(text: str, ticket: Ticket) -> list[Segment]:

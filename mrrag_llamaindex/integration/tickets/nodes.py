@@ -1,8 +1,9 @@
 """Scored nodes: documents that know how they were ranked, and carry their evidence unseen.
 
 A scored node holds its facts in ``metadata["mrrag"]``, the image and question of its retrieval out
-of sight, and, once it is stamped, a ticket between whose markers its LLM text stands. Nothing of
-this changes what the node is to others: its text, its hash, and how it is stored.
+of sight, and, once it is stamped, a ticket between whose markers its LLM text stands where
+`MRRAGLLaVA` reads it. Nothing of this changes what the node is to others: its text, its hash, and
+how it is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextN
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.markers import mark, strip
-from mrrag_llamaindex.integration.tickets.registry import Ticket
+from mrrag_llamaindex.integration.tickets.readers import shows_markers
+from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def _scored_class(base: type[BaseNode]) -> type[BaseNode]:
         _evidence: Evidence | None = PrivateAttr(None)
         _ticket: Ticket | None = PrivateAttr(None)
         _ordinal: int = PrivateAttr(0)
+        _elsewhere: bool = PrivateAttr(False)
         _travelled: bool = PrivateAttr(False)
 
         @property
@@ -61,6 +64,9 @@ def _scored_class(base: type[BaseNode]) -> type[BaseNode]:
             content = str(without_scores(self).get_content(metadata_mode=metadata_mode))
             if metadata_mode != MetadataMode.LLM or self._ticket is None:
                 return content
+            if not shows_markers(self._elsewhere):
+                return content
+            TICKETS.hold(self._ticket)
             return mark(strip(content), self._ticket.ticket_id, self._ordinal)
 
         def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:

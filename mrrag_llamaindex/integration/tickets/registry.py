@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.integration.tickets.joining import joined
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
@@ -46,6 +45,8 @@ class Ticket:
         Those of the query that are too long to be shown, without their text.
     calls : list of (int, Answer)
         One per LLM call made with this evidence, with its number in order of completion.
+    shown : bool
+        Whether its markers have been put into a text.
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
@@ -59,6 +60,7 @@ class Ticket:
     documents: tuple[PromptDocument, ...]
     withheld: tuple[PromptDocument, ...] = ()
     calls: list[tuple[int, Answer]] = field(default_factory=list)
+    shown: bool = False
     texts: dict[int, str] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
@@ -104,6 +106,27 @@ class Ticket:
             self.image.release_pixels()
 
 
+def joined(first: str, second: str) -> str:
+    """Join two parts of one document whose ends may overlap by some words."""
+    head, tail = first.split(), second.split()
+    if not head or _contains(tail, head):
+        return second
+    if _contains(head, tail):
+        return first
+    for size in range(min(len(head), len(tail)), 0, -1):
+        if head[-size:] == tail[:size]:
+            return " ".join(head + tail[size:])
+    for size in range(min(len(head), len(tail)), 0, -1):
+        if tail[-size:] == head[:size]:
+            return " ".join(tail + head[size:])
+    return f"{first} {second}"
+
+
+def _contains(words: Sequence[str], part: Sequence[str]) -> bool:
+    size = len(part)
+    return any(words[i : i + size] == part for i in range(len(words) - size + 1))
+
+
 class TicketRegistry:
     """Bounded, locked map from ticket id to `Ticket`.
 
@@ -140,13 +163,29 @@ class TicketRegistry:
         withheld: Sequence[PromptDocument] = (),
     ) -> Ticket:
         """Register the evidence of one query and return its ticket."""
+        ticket = self.draw(question, documents, image, withheld)
+        self.hold(ticket)
+        return ticket
+
+    def draw(
+        self,
+        question: str,
+        documents: Sequence[PromptDocument],
+        image: QueryImage | None,
+        withheld: Sequence[PromptDocument] = (),
+    ) -> Ticket:
+        """Return a ticket for the evidence of one query; it can be redeemed once it is held."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         ticket_id = base64.urlsafe_b64encode(nonce + self._seal(nonce)).decode()
-        ticket = Ticket(ticket_id, image, question, tuple(documents), tuple(withheld))
+        return Ticket(ticket_id, image, question, tuple(documents), tuple(withheld))
+
+    def hold(self, ticket: Ticket) -> None:
+        """Hold a ticket, also one that was evicted, as the newest."""
+        ticket.used, ticket.shown = time.monotonic(), True
         with self._lock:
-            self._tickets[ticket_id] = ticket
+            self._tickets[ticket.ticket_id] = ticket
+            self._tickets.move_to_end(ticket.ticket_id)
             self._evict()
-        return ticket
 
     def _evict(self) -> None:
         """Bring what is held within the bounds, least recently used first; the newest stays."""

@@ -16,9 +16,8 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall, Kind, Turn, TurnRegistry
 from mrrag_llamaindex.integration.tickets.host_prompts import readable
-from mrrag_llamaindex.integration.tickets.joining import joined
 from mrrag_llamaindex.integration.tickets.markers import find_segments, find_tickets, strip
-from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry
+from mrrag_llamaindex.integration.tickets.registry import Ticket, TicketRegistry, joined
 
 MissingContext = Literal["error", "warn", "ignore"]
 
@@ -27,6 +26,9 @@ UNATTRIBUTED = "unattributed context"
 texts, of another retriever for example, are documents of their own, numbered from the second."""
 
 _BREAK = "\n\n"
+_CITED = re.compile(r"Source \d+:")
+_ANSWERED = re.compile(r"(Sub question|Question|Query): .*\n(Response|Answer): ")
+"""How stock engines begin what they write anew: numbered sources, and answers of other engines."""
 _BLANK_LINE = re.compile(r"\n\s*\n")
 """What a host puts between documents."""
 
@@ -46,7 +48,8 @@ class Resolved:
     follow_up : str
         For "condense", the question that is handed on as it is; empty if the model rephrases it.
     left_out_turns : int
-        Turns of the conversation that are not known to be about this image; the prompt lacks them.
+        Turns and other messages of the conversation that are not known to be about this image; the
+        prompt lacks them.
     conversation : tuple of Turn
         All of it.
     """
@@ -78,6 +81,11 @@ def resolve(
         return Resolved(PromptRequest(call.text), None, (), "condense", call.question)
     tickets = find_tickets("\n".join(call.contexts), registry)
     image = tickets[0].image if tickets else call.image
+    if tickets and call.image is not None and call.image != image:
+        raise EvidenceError(
+            "the message holds another image than its documents were retrieved for, which could "
+            "mix two patients: retrieve for the image that you send, or do not send one"
+        )
     if not tickets and image is None:
         _missing(call, on_missing_context)
     history = turns.about(call.history, image)
@@ -89,7 +97,7 @@ def resolve(
         after_question=strip(call.after_question),
         history=tuple((strip(turn.question), strip(turn.answer)) for turn in history),
     )
-    left_out = len(call.history) - len(history)
+    left_out = len(call.history) - len(history) + call.left_over
     return Resolved(request, image, tuple(tickets), call.kind, "", left_out, call.history)
 
 
@@ -108,15 +116,28 @@ def _case(call: HostCall) -> str:
     """Say which way led here, and what to do there."""
     if call.missing:
         return call.missing
-    if any(text.strip() for text in call.contexts):
+    context = next((text.strip() for text in call.contexts if text.strip()), "")
+    if _CITED.match(context):
+        return (
+            "what arrived was written anew by a stock CitationQueryEngine, which knows neither "
+            "pairs nor scores: take index.as_citation_engine(llm=llm)"
+        )
+    if _ANSWERED.match(context):
+        return (
+            "what arrived are answers to other questions, and an answer is no evidence. What is to "
+            "join the answers of sub-questions, of steps, or of an engine inside a retriever needs "
+            "another LLM: give it to response_synthesizer"
+        )
+    if context:
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "
-            "known. Build the engine from the index (index.as_query_engine(llm=llm), "
-            "as_chat_engine, as_citation_engine), or say which LLM the nodes are for: "
-            "index.as_retriever(llm=llm), or MRRAGPostprocessor(index, llm=llm) as the last "
-            "postprocessor. Engines that write nodes anew (stock citations) and the second level "
-            "of tree_summarize lose tickets; a reranker, a judge, or what is to join the answers "
-            "of sub-questions, steps and routed engines needs another LLM"
+            "known. If another retriever brought them, put MRRAGPostprocessor(index) last in "
+            "node_postprocessors, or build the engine from the index "
+            "(index.as_query_engine(llm=llm)). If they are this index's, something between wrote "
+            "nodes anew, or your own code packed their text: retrieve with "
+            "index.as_retriever(stamped=True). The second level of tree_summarize holds no "
+            'document, so take response_mode="compact"; and a reranker, a judge, or what is to '
+            "join the answers of routed engines needs another LLM"
         )
     if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))
@@ -133,7 +154,8 @@ def _case(call: HostCall) -> str:
         )
     return (
         "finished text arrived, with neither documents nor an image, as agents, simple chat "
-        "engines and direct calls send it. Let an agent have index.as_query_engine(llm=llm) as a "
+        "engines, memories that summarise or extract facts, and direct calls send it. Give such a "
+        "memory another LLM; let an agent have index.as_query_engine(llm=llm) as a "
         'tool and give the agent itself another LLM; take chat_mode="context"; or send the image '
         "in the message, as an ImageBlock"
     )

@@ -15,17 +15,18 @@ from mrrag_llamaindex.integration.tickets.nodes import (
     scored_node,
     ticket_of,
 )
-from mrrag_llamaindex.integration.tickets.registry import TICKETS, TicketRegistry
+from mrrag_llamaindex.integration.tickets.registry import TICKETS
 
 
 def stamp(
     nodes: Sequence[NodeWithScore],
     question: str,
     image: QueryImage | None,
-    registry: TicketRegistry = TICKETS,
+    *,
     withheld: Sequence[NodeWithScore] = (),
+    elsewhere: bool = False,
 ) -> list[NodeWithScore]:
-    """Issue one ticket for all nodes of a query and return copies that carry it.
+    """Draw one ticket for all nodes of a query and return copies that carry it.
 
     Parameters
     ----------
@@ -34,9 +35,11 @@ def stamp(
         documents of their own, without a score.
     question : str
     image : QueryImage or None
-    registry : TicketRegistry
     withheld : sequence of NodeWithScore
         Documents of the query that are not shown; answers name them as dropped.
+    elsewhere : bool
+        Whether the markers also stand in what an application's own code reads; else only engines
+        and synthesizers of `MRRAGLLaVA` see them.
 
     Notes
     -----
@@ -54,9 +57,10 @@ def stamp(
         for copy in copies
     ]
     unread = [PromptDocument(item.node.node_id, "", item.score) for item in withheld]
-    ticket = registry.issue(question, documents, image, unread)
+    ticket = TICKETS.draw(question, documents, image, unread)
     for ordinal, copy in enumerate(copies):
         copy._ticket, copy._ordinal = ticket, ordinal  # type: ignore[attr-defined]
+        copy._elsewhere = elsewhere  # type: ignore[attr-defined]
     return [
         NodeWithScore(node=copy, score=item.score) for copy, item in zip(copies, nodes, strict=True)
     ]

@@ -1,40 +1,51 @@
 """Read a template and the variables that a host fills it with, in any language and wording.
 
 LlamaIndex's synthesizers and chat engines call ``predict``, ``stream`` and their asynchronous twins
-with a template, and with the question, the context and an earlier answer as variables. Each value
-is put between marks before the template is filled; where it stands among the template's own words
-is then known, whatever the words are.
+with a template, and with the question, the context and an earlier answer as variables. Where each
+value stands among the template's own words is known, whatever the words are; see `written_out`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
 from typing_extensions import Self
 
-from mrrag_llamaindex.integration.tickets.host_call import HostCall, Kind, turns_of_text
-from mrrag_llamaindex.integration.tickets.host_prompts import (
+from mrrag_llamaindex.integration.tickets.conversation import (
+    INSTRUCTING,
     conversation_of,
+    image_of,
     last_user,
     message_text,
+    recalled_by_memory,
+    require_readable,
+)
+from mrrag_llamaindex.integration.tickets.host_call import (
+    HostCall,
+    Kind,
+    left_over_of_text,
+    turns_of_text,
+)
+from mrrag_llamaindex.integration.tickets.host_prompts import (
     readable,
+    refuse_json,
     stock_system_templates,
     stock_user_templates,
 )
 from mrrag_llamaindex.integration.tickets.markers import strip
-
-_CONTEXT = ("context_str", "context_msg", "context_messages")
-_NAMES = {
-    "query_str": "question",
-    "existing_answer": "answer",
-    **dict.fromkeys(_CONTEXT, "context"),
-}
-"""What the host's variables hold."""
+from mrrag_llamaindex.integration.tickets.written_out import (
+    CONTEXT,
+    NAMES,
+    Row,
+    contexts_of,
+    marked_text,
+    questions_of,
+    rows_of,
+)
 
 
 class CleanText(str):
@@ -87,12 +98,8 @@ def without_marked_blocks(message: ChatMessage) -> ChatMessage:
     return message.model_copy(update={"blocks": blocks})
 
 
-Piece = tuple[str, str]
-"""A name ("" for the template's own words) and the text that stands there."""
-
-
 def read_template(
-    variables: Mapping[str, Any], fill: Callable[..., Sequence[ChatMessage]]
+    variables: Mapping[str, Any], fill: Callable[..., Sequence[ChatMessage]], template: Any = None
 ) -> HostCall | None:
     """Take a filled template apart.
 
@@ -102,85 +109,103 @@ def read_template(
         All that the template is filled with, from `without_markers`.
     fill : callable
         Takes variables by keyword and returns the template's messages.
+    template : BasePromptTemplate, optional
+        For errors that say where in it something is wrong.
 
     Returns
     -------
     HostCall or None
         None where neither a question nor a follow-up is among the variables: it is no template of
         a question, and its text has to be read as it is.
+
+    Raises
+    ------
+    InputError
+        If the template leaves out question or context, or changes what they say.
     """
     names = frozenset(variables)
     if {"question", "chat_history"} <= names:
         text = "\n".join(message_text(message) for message in fill(**variables))
-        turns = turns_of_text(str(variables["chat_history"]))
+        history = str(variables["chat_history"])
         question = str(variables["question"]).strip()
-        return HostCall("condense", question, history=turns, variables=names, text=text)
+        return HostCall(
+            "condense",
+            question,
+            history=turns_of_text(history),
+            variables=names,
+            text=text,
+            left_over=left_over_of_text(history),
+        )
     if "query_str" not in names:
         return None
-    key = secrets.token_hex(8)
-    messages = fill(**{name: _mark(name, value, key) for name, value in variables.items()})
-    pieces = [_pieces(message_text(message), key) for message in messages]
+    messages, rows = rows_of(variables, fill, template)
     last = last_user(messages)
-    kind, before, question, after = _read_user(pieces[last])
-    instructions, contexts = [], _contexts(pieces[last])
+    require_readable(messages, last)
+    refuse_json(["".join(own for name, own in row if not name) for row in rows])
+    own = _messages_of_the_template(messages, rows, last)
+    kind, before, question, after = _read_user(rows[last])
+    recalled = recalled_by_memory(messages, [bool(contexts_of(row)) for row in rows])
+    instructions, contexts = [], contexts_of(rows[last])
     for position, message in enumerate(messages):
-        if message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
-            instructions.append(_own_words(pieces[position]))
-            contexts += _contexts(pieces[position])
+        if message.role in INSTRUCTING and position not in recalled:
+            instructions.append(_own_words(rows[position]))
+            contexts += contexts_of(rows[position])
+        elif position in own:
+            instructions.append(_words(rows[position]).strip())
+            contexts += contexts_of(rows[position])
     refine = "existing_answer" in names or "context_msg" in names
-    texts = ["".join(_written(piece) for piece in row) for row in pieces]
+    spoken = [place for place in range(last) if place not in own]
+    texts = ["".join(map(_written, rows[place])) for place in spoken]
+    earlier = conversation_of([messages[place] for place in spoken], texts)
     return HostCall(
-        "refine" if refine else "answer" if names & set(_CONTEXT) else kind,
+        "refine" if refine else "answer" if names & set(CONTEXT) else kind,
         (question or str(variables["query_str"])).strip(),
-        tuple(contexts) or tuple(_marked(variables[n]) for n in _CONTEXT if n in names),
+        tuple(contexts) or tuple(marked_text(variables[n]) for n in CONTEXT if n in names),
         "\n".join(text for text in instructions if text),
         before,
         after,
-        conversation_of(messages[:last], texts[:last])[0],
+        earlier.turns,
+        image_of(messages[last]),
         variables=names,
+        left_over=earlier.left_over + len(recalled),
     )
 
 
-def _marked(value: Any) -> str:
-    return str(getattr(value, "marked", value))
+def _messages_of_the_template(
+    messages: Sequence[ChatMessage], rows: Sequence[Row], last: int
+) -> set[int]:
+    """Return which earlier messages are the template's own, and not of the conversation.
+
+    They hold what the last message and the instructions lack: the context or the question. In
+    others the words ``{query_str}`` or ``{context_str}`` are what a person wrote.
+    """
+    places = [p for p, message in enumerate(messages) if message.role in INSTRUCTING or p == last]
+    own: set[int] = set()
+    for holds in (contexts_of, questions_of):
+        if not any(holds(rows[place]) for place in places):
+            own |= {place for place in range(last) if holds(rows[place])}
+    return own
 
 
-def _mark(name: str, value: Any, key: str) -> Any:
-    """Put a value between marks, under the name of what it holds."""
-    if name not in _NAMES or not isinstance(value, (CleanText, CleanMessages)):
-        return value
-    text = f"<{key}:{name}>{value.marked}</{key}>"
-    if isinstance(value, CleanMessages):
-        return [ChatMessage(role=MessageRole.USER, content=text)]
-    return text
-
-
-def _pieces(text: str, key: str) -> list[Piece]:
-    parts = re.split(rf"<{key}:(\w+)>(.*?)</{key}>", text, flags=re.DOTALL)
-    words = [("", part) for part in parts[::3]]
-    values = list(zip(parts[1::3], parts[2::3], strict=True))
-    return [piece for pair in zip(words, [*values, ("", "")], strict=True) for piece in pair]
-
-
-def _written(piece: Piece) -> str:
+def _written(piece: tuple[str, str]) -> str:
     """Return a piece as a conversation holds it: a person may write ``{query_str}`` too."""
     name, text = piece
     return f"{{{name}}}" if name else text
 
 
-def _outline(pieces: Sequence[Piece]) -> str:
+def _outline(pieces: Row) -> str:
     """Return the own words with the names of what is held between them."""
-    return "".join(f"{{{_NAMES[name]}}}" if name else own for name, own in pieces).strip()
+    return "".join(f"{{{NAMES[name]}}}" if name else own for name, own in pieces).strip()
 
 
 @functools.cache
 def _stock_outline(template: str) -> str:
-    for name, held in _NAMES.items():
+    for name, held in NAMES.items():
         template = template.replace(f"{{{name}}}", f"{{{held}}}")
     return " ".join(template.split())
 
 
-def _read_user(pieces: Sequence[Piece]) -> tuple[Kind, str, str, str]:
+def _read_user(pieces: Row) -> tuple[Kind, str, str, str]:
     """Return kind, the application's words before the question, the question, and those after."""
     places = [place for place, (name, _) in enumerate(pieces) if name == "query_str"]
     if not places:
@@ -193,7 +218,7 @@ def _read_user(pieces: Sequence[Piece]) -> tuple[Kind, str, str, str]:
     return "plain", before, question, after
 
 
-def _own_words(pieces: Sequence[Piece]) -> str:
+def _own_words(pieces: Row) -> str:
     """Return what the application itself says in a system message."""
     text = _outline(pieces)
     for _, template in stock_system_templates():
@@ -204,11 +229,7 @@ def _own_words(pieces: Sequence[Piece]) -> str:
     return _words(pieces).strip()
 
 
-def _contexts(pieces: Sequence[Piece]) -> list[str]:
-    return [text for name, text in pieces if name in _CONTEXT]
-
-
-def _words(pieces: Sequence[Piece]) -> str:
+def _words(pieces: Row) -> str:
     """Return a template's own words, without the labels of what is left out."""
     text = ""
     for place, (name, own) in enumerate(pieces):
@@ -217,6 +238,6 @@ def _words(pieces: Sequence[Piece]) -> str:
             text += own
         elif not name:
             head, line_break, label = own.rpartition("\n")
-            labelled = following in (*_CONTEXT, "existing_answer")
+            labelled = following in (*CONTEXT, "existing_answer")
             text += head + line_break if labelled and label.rstrip().endswith(":") else own
     return text if readable(text) else ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.learning.fusion.examples import QueryVectors
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.learning.mining.support import SupportRule, supporting_documents
@@ -75,7 +76,7 @@ def of_records(
             f"question:{item.question_id}"
             if item.patient_id is None
             else f"patient:{item.patient_id}",
-            fuse(item.terms_array(), _weights_of(weights, item.query_array())),
+            fuse(item.terms_array(), _weights_of(weights, item.query_vectors())),
             supporting_documents(item, rule),
             depth,
         )
@@ -98,7 +99,7 @@ def of_questions(
     ]
 
 
-def _weights_of(weights: AnyWeights, query: NDArray[np.float32] | None) -> FusionWeights:
+def _weights_of(weights: AnyWeights, query: QueryVectors | None) -> FusionWeights:
     if isinstance(weights, FusionWeights):
         return weights
     if query is None:
@@ -106,7 +107,7 @@ def _weights_of(weights: AnyWeights, query: NDArray[np.float32] | None) -> Fusio
             "the weights depend on the question, and these records do not hold the questions' "
             "vectors: mine the records again"
         )
-    return weights.weights_for(*np.split(query, 2))
+    return weights.weights_for(*query)
 
 
 def _scored(

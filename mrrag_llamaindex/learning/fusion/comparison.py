@@ -13,18 +13,22 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.gated_training import GateSettings, LearnedGate, train_gate
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.recall_table import CHANCE, RecallTable
-from mrrag_llamaindex.learning.fusion.training import FusionSettings, LearnedFusion, train_fusion
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
+from mrrag_llamaindex.learning.fusion.training import (
+    FusionSettings,
+    LearnedFusion,
+    equal_weights,
+    train_fusion,
+)
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
-SIMPLE = {
-    "image_text": FusionWeights(1, 0, 0),
-    "image_image": FusionWeights(0, 1, 0),
-    "text_text": FusionWeights(0, 0, 1),
-    "equal": FusionWeights(1, 1, 1),
-}
-"""What learned weights are compared with, by name."""
+
+def simple_weights(terms: tuple[str, ...]) -> dict[str, FusionWeights]:
+    """Return what learned weights are compared with, by name: each term alone, and ``equal``."""
+    alone = {name: FusionWeights(**{**dict.fromkeys(ALL_TERMS, 0.0), name: 1.0}) for name in terms}
+    return {**alone, "equal": equal_weights(terms)}
+
 
 _VALIDATION = 0.25
 
@@ -36,15 +40,16 @@ class FusionComparison:
     Attributes
     ----------
     learned : LearnedFusion
-        The paper's three weights.
+        The weights of `terms`.
     four_terms : LearnedFusion or None
-        With the fourth; None if the candidates lack that similarity.
+        Of the paper's three with the fourth; None if the candidates lack that similarity, or have
+        raw ones as well, which are learned with it.
     gated : LearnedGate or None
         Weights for each question; None if not asked for.
     hits : dict of ndarray
         By name, for each held-out question whether the first-ranked candidate is right:
-        ``chance`` (the share of right candidates), the three terms alone, ``equal``, ``learned``,
-        and ``four_terms`` and ``gated`` where there are any.
+        ``chance`` (the share of right candidates), the terms alone, ``equal``, ``learned``, and
+        ``four_terms`` and ``gated`` where there are any.
     patients : tuple of str
         Patients of the held-out questions.
     shares : dict
@@ -54,6 +59,8 @@ class FusionComparison:
         decide nothing.
     seed : int
         Of the bootstrap.
+    terms : tuple of str
+        `TERMS`, or `ALL_TERMS` for towers that keep raw features.
     """
 
     learned: LearnedFusion
@@ -63,6 +70,7 @@ class FusionComparison:
     patients: tuple[str, ...]
     shares: dict[str, float]
     seed: int = 0
+    terms: tuple[str, ...] = TERMS
 
     @property
     def table(self) -> RecallTable:
@@ -71,11 +79,12 @@ class FusionComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``mrrag train-fusion --json`` prints."""
-        weights = dict(zip(TERMS, self.learned.weights.as_array().tolist(), strict=True))
+        values = self.learned.weights.as_array(self.terms).tolist()
+        weights = dict(zip(self.terms, values, strict=True))
         data = {"weights": weights, "shares": self.shares, **self.table.as_dict()}
         if self.four_terms is not None:
-            values = self.four_terms.weights.as_array(ALL_TERMS).tolist()
-            data["four_terms"]["weights"] = dict(zip(ALL_TERMS, values, strict=True))
+            values = self.four_terms.weights.as_array(HEAD_TERMS).tolist()
+            data["four_terms"]["weights"] = dict(zip(HEAD_TERMS, values, strict=True))
         if self.gated is not None:
             data["gated"]["epoch"] = self.gated.epoch
         return data
@@ -88,14 +97,15 @@ def learn_and_compare(
     seed: int = 0,
     settings: FusionSettings | None = None,
     gate: GateSettings | None = None,
-    gate_terms: tuple[str, ...] = TERMS,
+    terms: tuple[str, ...] | None = None,
+    gate_terms: tuple[str, ...] | None = None,
 ) -> FusionComparison:
     """Split by patient, learn and validate on one part, measure on the other.
 
     Parameters
     ----------
     questions
-        The fourth term is tried if all of them have it.
+        The fourth term is tried if all of them have it and no raw ones.
     held_out
         Share of the patients to measure on; a quarter of the others validates.
     seed
@@ -104,14 +114,16 @@ def learn_and_compare(
         Default: `FusionSettings()`.
     gate
         If given, weights for each question are learned and measured, too.
+    terms
+        Whose weights are learned: by default all six where the questions have them, else `TERMS`.
     gate_terms
-        `TERMS`: the gate corrects the three weights; `ALL_TERMS`: the four.
+        Whose weights the gate corrects: by default those of `terms`; `HEAD_TERMS`: the four.
 
     Raises
     ------
     InputError
         If there are fewer than three patients, no example on either side of the validation, or a
-        gate or four terms are asked of questions without vectors or without the fourth term.
+        gate or terms are asked of questions without vectors or without these terms.
     """
     rest, measured = split_by_patient([item.patient_id for item in questions], held_out, seed)
     examples = [item.example for item in (questions[place] for place in rest) if item.example]
@@ -119,16 +131,20 @@ def learn_and_compare(
         raise InputError("no question of the training patients teaches anything")
     places = split_by_patient([item.patient_id for item in examples], _VALIDATION, seed)
     fit, check = ([examples[place] for place in part] for part in places)
-    learned = train_fusion(fit, check, settings)
-    weights_by_name: dict[str, AnyWeights] = {**SIMPLE, "learned": learned.weights}
+    width = min(item.terms.shape[1] for item in questions)
+    terms = terms or (ALL_TERMS if width == len(ALL_TERMS) else TERMS)
+    gate_terms = gate_terms or terms
+    for wanted in (terms, gate_terms):
+        if len(wanted) > width:
+            raise InputError(f"these questions lack the similarities {', '.join(wanted[width:])}")
+    learned = train_fusion(fit, check, settings, terms=terms)
+    weights_by_name: dict[str, AnyWeights] = {**simple_weights(terms), "learned": learned.weights}
     four, gated = None, None
-    if all(item.terms.shape[1] == len(ALL_TERMS) for item in questions):
-        four = train_fusion(fit, check, settings, terms=ALL_TERMS)
+    if width == len(HEAD_TERMS):
+        four = train_fusion(fit, check, settings, terms=HEAD_TERMS)
         weights_by_name["four_terms"] = four.weights
-    elif gate_terms == ALL_TERMS:
-        raise InputError("these questions lack the fourth similarity, text to image")
     if gate is not None:
-        base = learned if gate_terms == TERMS or four is None else four
+        base = learned if gate_terms == terms or four is None else four
         gated = train_gate(fit, check, base, gate, terms=gate_terms)
         weights_by_name["gated"] = gated.weights
     kept = [questions[place] for place in measured]
@@ -136,16 +152,17 @@ def learn_and_compare(
     for name, weights in weights_by_name.items():
         hits[name] = np.array([item.hit(weights) for item in kept])
     patients = tuple(item.patient_id for item in kept)
-    return FusionComparison(
-        learned, four, gated, hits, patients, _shares(learned.weights, kept), seed
-    )
+    shares = _shares(learned.weights, terms, kept)
+    return FusionComparison(learned, four, gated, hits, patients, shares, seed, terms)
 
 
-def _shares(weights: FusionWeights, questions: Sequence[FusionQuestion]) -> dict[str, float]:
-    spread = np.mean([item.terms[:, : len(TERMS)].std(axis=0) for item in questions], axis=0)
-    sizes = np.abs(weights.as_array()) * spread
+def _shares(
+    weights: FusionWeights, terms: tuple[str, ...], questions: Sequence[FusionQuestion]
+) -> dict[str, float]:
+    spread = np.mean([item.terms[:, : len(terms)].std(axis=0) for item in questions], axis=0)
+    sizes = np.abs(weights.as_array(terms)) * spread
     total = float(sizes.sum()) or 1.0
-    return dict(zip(TERMS, (sizes / total).tolist(), strict=True))
+    return dict(zip(terms, (sizes / total).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -183,9 +200,10 @@ class PooledComparison:
         """
         if not comparisons or len({tuple(one.hits) for one in comparisons}) > 1:
             raise InputError("comparisons can be pooled if there are some, of the same weights")
-        learned = np.array([one.learned.weights.as_array() for one in comparisons])
+        terms = comparisons[0].terms
+        learned = np.array([one.learned.weights.as_array(terms) for one in comparisons])
         fours = [
-            one.four_terms.weights.as_array(ALL_TERMS) for one in comparisons if one.four_terms
+            one.four_terms.weights.as_array(HEAD_TERMS) for one in comparisons if one.four_terms
         ]
         hits = {
             name: np.concatenate([one.hits[name] for one in comparisons])
@@ -195,10 +213,10 @@ class PooledComparison:
             f"{draw}:{patient}" for draw, one in enumerate(comparisons) for patient in one.patients
         ]
         return cls(
-            dict(zip(TERMS, learned.mean(axis=0).tolist(), strict=True)),
-            dict(zip(TERMS, learned.std(axis=0).tolist(), strict=True)),
-            {name: float(np.mean([one.shares[name] for one in comparisons])) for name in TERMS},
-            dict(zip(ALL_TERMS, np.mean(fours, axis=0).tolist(), strict=True)) if fours else None,
+            dict(zip(terms, learned.mean(axis=0).tolist(), strict=True)),
+            dict(zip(terms, learned.std(axis=0).tolist(), strict=True)),
+            {name: float(np.mean([one.shares[name] for one in comparisons])) for name in terms},
+            dict(zip(HEAD_TERMS, np.mean(fours, axis=0).tolist(), strict=True)) if fours else None,
             RecallTable.of(hits, patients, seed),
         )
 

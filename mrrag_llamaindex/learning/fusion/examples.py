@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+QueryVectors: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""q_i and q_t."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,23 +26,23 @@ class FusionExample:
     ----------
     patient_id : str
     positive : ndarray
-        Shape (t,), or (p, t) for p right candidates; t = 3 in the order of `TERMS`, or 4 in that
-        of `ALL_TERMS`.
+        Shape (t,), or (p, t) for p right candidates; t = 3 in the order of `TERMS`, 4 in that of
+        `HEAD_TERMS`, or 6 in that of `ALL_TERMS`.
     negatives : ndarray
         Shape (m, t), m at least 1.
-    query : ndarray or None
-        Shape (2n,): q_i, then q_t, for weights that depend on the question; None if not known.
+    query : tuple of two ndarray, or None
+        q_i and q_t, for weights that depend on the question; None if not known.
     """
 
     patient_id: str
     positive: Array
     negatives: Array
-    query: NDArray[np.float32] | None = None
+    query: QueryVectors | None = None
 
     def __post_init__(self) -> None:
         shapes = self.positive.shape, self.negatives.shape
         width = shapes[0][-1] if shapes[0] else 0
-        known = width in (len(TERMS), len(ALL_TERMS)) and len(shapes[0]) in (1, 2)
+        known = width in map(len, (TERMS, HEAD_TERMS, ALL_TERMS)) and len(shapes[0]) in (1, 2)
         if not known or shapes[1] != (len(self.negatives), width) or not self.positive.size:
             raise InputError(f"a training example has shapes {shapes}; expected (3,) and (m, 3)")
         if not len(self.negatives):

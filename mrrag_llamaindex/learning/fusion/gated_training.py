@@ -103,7 +103,7 @@ def train_gate(
     settings
         Default: `GateSettings()`.
     terms
-        The weights that are moved: `TERMS` or `ALL_TERMS`.
+        The weights that are moved: `TERMS`, `HEAD_TERMS` or `ALL_TERMS`.
 
     Raises
     ------
@@ -150,10 +150,10 @@ def train_gate(
 
 
 def _tensors(examples: Sequence[FusionExample], terms: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """Return terms (n, c, t), which are right and which are real (n, c), and questions (n, 2n)."""
+    """Return terms (n, c, t), which are right and which are real (n, c), and questions (n, l)."""
     import torch
 
-    queries = [item.query for item in examples if item.query is not None]
+    queries = [np.concatenate(item.query) for item in examples if item.query is not None]
     if len(queries) < len(examples) or len({query.shape for query in queries}) > 1:
         raise InputError(
             "weights for each question are learned from the questions' vectors, and these "

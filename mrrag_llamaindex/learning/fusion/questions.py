@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.examples import FusionExample, QueryVectors
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.learning.mining.support import supporting_documents
 from mrrag_llamaindex.mcr.score import fuse
@@ -22,20 +22,21 @@ class FusionQuestion:
     ----------
     patient_id : str
     terms : ndarray
-        Shape (n, 3) in the order of `TERMS`, or (n, 4) in that of `ALL_TERMS`.
+        Shape (n, 3) in the order of `TERMS`, (n, 4) in that of `HEAD_TERMS`, or (n, 6) in that of
+        `ALL_TERMS`.
     right : ndarray of bool
         Shape (n,).
     example : FusionExample or None
         None if there is nothing to learn from; the question is measured on nevertheless.
-    query : ndarray or None
-        Shape (2n,): q_i, then q_t, for weights that depend on the question; None if not known.
+    query : tuple of two ndarray, or None
+        q_i and q_t, for weights that depend on the question; None if not known.
     """
 
     patient_id: str
     terms: NDArray[np.float64]
     right: NDArray[np.bool_]
     example: FusionExample | None
-    query: NDArray[np.float32] | None = None
+    query: QueryVectors | None = None
 
     @classmethod
     def of_record(cls, record: TrainingRecord) -> FusionQuestion:
@@ -48,7 +49,7 @@ class FusionQuestion:
         """
         patient = record.patient_id
         name = f"question:{record.question_id}" if patient is None else f"patient:{patient}"
-        terms, query = record.terms_array(), record.query_array()
+        terms, query = record.terms_array(), record.query_vectors()
         right = np.arange(len(terms)) == record.positive
         if record.unaided is not None:
             right |= supporting_documents(record)
@@ -62,6 +63,5 @@ class FusionQuestion:
 
     def hit(self, weights: AnyWeights) -> float:
         """Return the share of the first-ranked candidates that are right (1 or 0 unless tied)."""
-        halves = (None, None) if self.query is None else np.split(self.query, 2)
-        scores = fuse(self.terms, weights.weights_for(*halves))
+        scores = fuse(self.terms, weights.weights_for(*(self.query or (None, None))))
         return float(self.right[scores == scores.max()].mean())

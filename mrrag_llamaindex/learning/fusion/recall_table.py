@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.mcr.weights import TERMS
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
     difference_interval,
@@ -50,7 +50,7 @@ class RecallTable:
     ) -> RecallTable:
         """Summarise hits (by name, one for each question) of questions of `patients`."""
         recall = {name: float(values.mean()) for name, values in hits.items()}
-        best = max(TERMS, key=lambda name: recall[name])
+        best = max((name for name in ALL_TERMS if name in recall), key=lambda name: recall[name])
         pairs = [("learned", best), ("learned", "equal")]
         pairs += [(name, "learned") for name in ("four_terms", "gated") if name in hits]
         # One patient tells nothing of others: then a share may be anything.

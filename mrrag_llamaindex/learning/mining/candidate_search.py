@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
 from mrrag_llamaindex.mcr.score import fuse
-from mrrag_llamaindex.mcr.weights import TERMS, FusionWeights
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, Hit
 from mrrag_llamaindex.store.protocol import PairStore
 
@@ -34,9 +34,10 @@ def find_candidates(
     weights = settings.weights.weights_for(q_image, q_text)
     rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
     if settings.pool == "each_term":
-        share = math.ceil(count / (1 + len(TERMS)))
-        for row in np.eye(len(TERMS)).tolist():
-            single = FusionWeights(*row)
+        terms = TERMS if store.schema.blocks.terms == HEAD_TERMS else ALL_TERMS
+        share = math.ceil(count / (1 + len(terms)))
+        for name in terms:
+            single = FusionWeights(**{**dict.fromkeys(ALL_TERMS, 0.0), name: 1.0})
             rankings.append(_allowed(store, q_image, q_text, single, share, exclude))
     candidates: dict[str, Hit] = {}
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
@@ -59,10 +60,11 @@ def _allowed(
 ) -> list[Hit]:
     """Return the best-scored pairs that have a report, and are not the image itself."""
     exclude = store.with_views(exclude)
+    same_image = SAME_IMAGE * store.schema.blocks.scale("image_image")
     while True:
         hits = store.query(q_image, q_text, weights, count, exclude)
         unfit = {
-            hit.pair_id for hit in hits if not hit.report.strip() or hit.image_image >= SAME_IMAGE
+            hit.pair_id for hit in hits if not hit.report.strip() or hit.image_image >= same_image
         }
         if not unfit:
             return hits

@@ -162,6 +162,7 @@ def mine_question(
         patient_id=item.patient_id,
         terms=tuple((row[0], row[1], row[2]) for row in terms),
         terms_text_image=tuple(row[3] for row in terms),
+        terms_raw=tuple((row[4], row[5]) for row in terms) if len(terms[0]) > 4 else None,
         pair_ids=tuple(hit.pair_id for hit, _ in readable),
         confidence=tuple(values),
         positive=positive,

@@ -64,6 +64,8 @@ class TrainingRecord:
         n rows <q_i, d_t>, <q_i, d_i>, <q_t, d_t>, in the order of `weights.TERMS`.
     terms_text_image : tuple of float
         n values <q_t, d_i>, the fourth similarity.
+    terms_raw : tuple of (float, float), or None
+        n rows of the fifth and sixth, by the encoders' own features; None where towers have none.
     pair_ids : tuple of str
     confidence : tuple of float
         n values: how confidently the generator gives the gold answer with that document alone,
@@ -76,7 +78,7 @@ class TrainingRecord:
     unaided : float or None
         The same confidence with no document at all; None where it was not asked for.
     query_image, query_text : tuple of float, or None
-        q_i and q_t, for weights that depend on the question; None in files of earlier versions.
+        q_i and q_t, for weights that depend on the question; None in files of early versions.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class TrainingRecord:
     unaided: float | None = None
     query_image: tuple[float, ...] | None = None
     query_text: tuple[float, ...] | None = None
+    terms_raw: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pair_ids)
@@ -104,10 +107,13 @@ class TrainingRecord:
                 f"question {self.question_id!r}: candidates, terms and confidences differ in "
                 "number, or there are none"
             )
-        numbers = [value for row in self.terms for value in row]
+        raw = self.terms_raw
+        if raw is not None and (len(raw) != count or any(len(row) != 2 for row in raw)):
+            raise InputError(f"question {self.question_id!r}: its raw similarities are not {count}")
+        numbers = [value for row in (*self.terms, *(raw or ())) for value in row]
         halves = self.query_image or (), self.query_text or ()
-        if len(halves[0]) != len(halves[1]):
-            raise InputError(f"question {self.question_id!r}: its two vectors differ in length")
+        if bool(halves[0]) != bool(halves[1]):
+            raise InputError(f"question {self.question_id!r}: one of its two vectors is missing")
         numbers += [*self.terms_text_image, *self.confidence, self.unaided or 0.0]
         numbers += [*halves[0], *halves[1]]
         if not all(map(_finite, numbers)):
@@ -131,14 +137,15 @@ class TrainingRecord:
         return bool(self.negatives) and self.helps
 
     def terms_array(self) -> NDArray[np.float64]:
-        """Return the similarities, shape (n, 4), float64: those of `terms`, then the fourth."""
-        return np.column_stack([np.array(self.terms), np.array(self.terms_text_image)])
+        """Return the similarities, shape (n, 4) or, with raw ones, (n, 6), float64."""
+        columns = [np.array(self.terms), np.array(self.terms_text_image)]
+        return np.column_stack([*columns, *([] if self.terms_raw is None else [self.terms_raw])])
 
-    def query_array(self) -> NDArray[np.float32] | None:
-        """Return q_i, then q_t, shape (2n,), float32; None where the file has none."""
+    def query_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return q_i and q_t, float32; None where the file has none."""
         if self.query_image is None or self.query_text is None:
             return None
-        return np.array([*self.query_image, *self.query_text], dtype=np.float32)
+        return np.array(self.query_image, np.float32), np.array(self.query_text, np.float32)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ KINDS = ("image", "text")
 
 
 def info_nce(
-    image: Tensor, text: Tensor, temperature: Tensor | float, alike: Tensor | None = None
+    image: Tensor,
+    text: Tensor,
+    temperature: Tensor | float,
+    alike: Tensor | None = None,
+    *,
+    right: Tensor | None = None,
 ) -> Tensor:
     """Mean of the image-to-report and the report-to-image InfoNCE (Radford et al., 2021, Fig. 3).
 
@@ -26,6 +31,9 @@ def info_nce(
     alike : Tensor, shape (m, m), bool, optional
         Pairs whose reports say the same; they are not negatives of each other. The diagonal is
         not read.
+    right : Tensor, shape (m, m), bool, optional
+        Instead of the diagonal, what is right for each row: the probability of all of these
+        together is what rises (MIL-NCE, Miech et al., 2020, Eq. 1). Symmetric.
 
     Returns
     -------
@@ -35,6 +43,10 @@ def info_nce(
     if alike is not None:
         own = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
         logits = logits.masked_fill(alike & ~own, float("-inf"))
+    if right is not None:
+        kept = logits.masked_fill(~right, float("-inf"))
+        losses = [(logits.logsumexp(way) - kept.logsumexp(way)).mean() for way in (1, 0)]
+        return (losses[0] + losses[1]) / 2
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

@@ -37,6 +37,7 @@ class Loop:
     ) -> None:
         self.encoder, self.split, self.reports, self.settings = encoder, split, reports, settings
         self.processes = processes
+        self.patience = settings.patience
         self.learned = encoder.log_temperature if settings.temperature is None else None
         if self.learned is None and settings.temperature is None:
             raise ValueError("these encoders have no temperature to learn; give one")
@@ -116,7 +117,7 @@ class Loop:
 
     def _finished(self) -> bool:
         recalls = [entry["validation_recall"] for entry in self.history]
-        return len(recalls) - 1 - int(np.argmax(recalls or [0])) >= self.settings.patience
+        return len(recalls) - 1 - int(np.argmax(recalls or [0])) >= self.patience
 
     def _load(self, batch: Tensor) -> tuple[list[Any], list[Any]]:
         own = batch[self.processes.place(len(batch))]
@@ -141,7 +142,10 @@ class Loop:
                 return self.encoder.encode(kind, part)
 
         def loss(image: Tensor, text: Tensor) -> Tensor:
-            return info_nce(image, text, self.temperature(), alike.to(image.device))
+            value = info_nce(image, text, self.temperature(), alike.to(image.device))
+            with seeded(mixed_seed(self.settings.seed, epoch, number, len(KINDS))):
+                more = self.encoder.further_loss(batch, image, text, self.temperature())
+            return value if more is None else value + more
 
         self.optimizer.zero_grad()
         gather = self.processes.gather if self.processes.count > 1 else None
@@ -191,6 +195,7 @@ def train(
     *,
     processes: Processes | None = None,
     progress: Callable[[Progress], None] | None = None,
+    keep_last: bool = False,
 ) -> dict[str, Any]:
     """Train until validation recall (`mean_recall`) has stopped rising; the best is kept.
 
@@ -213,6 +218,9 @@ def train(
         Several devices; by default this process alone.
     progress : callable, optional
         Called after each epoch.
+    keep_last : bool
+        Keep the weights of the last epoch, and run all of ``max_epochs``: for a training whose
+        length is known, on patients that include those of the validation.
 
     Returns
     -------
@@ -235,10 +243,12 @@ def train(
             )
     loop = Loop(encoder, split, reports, settings, processes or Processes())
     at = loop.restore(state.read()) if state else (0, 0)
+    loop.patience = settings.max_epochs if keep_last else settings.patience
     at = loop.run(at, state, progress)
     if state and loop.processes.main:
         state.write(loop.as_dict(*at))
-    encoder.module.load_state_dict(loop.best)
+    if not keep_last:
+        encoder.module.load_state_dict(loop.best)
     encoder.module.eval()
     return {
         "epochs": len(loop.history),

@@ -1,4 +1,4 @@
-"""What the training loop trains: two heads on features, or whole towers."""
+"""What the training loop trains, and one kind of it: whole towers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mrrag_llamaindex.learning.towers.contrastive import KINDS
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
 from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
 
 class PairEncoder(Protocol):
@@ -41,6 +40,12 @@ class PairEncoder(Protocol):
         """Vectors, shape (rows, n), of any length, with a graph where gradients are on."""
         ...
 
+    def further_loss(
+        self, rows: Tensor, image: Tensor, text: Tensor, temperature: Tensor | float
+    ) -> Tensor | None:
+        """Return what is added to the InfoNCE of a batch, given its vectors; None: nothing."""
+        ...
+
 
 def encode_all(
     encoder: PairEncoder, rows: Sequence[int], chunk_size: int, autocast: Any = None
@@ -57,41 +62,6 @@ def encode_all(
                     parts.append(encoder.encode(kind, inputs).float())
             vectors.append(torch.cat(parts))
     return vectors[0], vectors[1]
-
-
-class HeadsEncoder:
-    """Two projection heads on cached features.
-
-    Parameters
-    ----------
-    image, text : ProjectionHead
-    features : tuple of Tensor
-        Of the images, shape (m, d_i), and of the reports, shape (m, d_t), float32.
-
-    Attributes
-    ----------
-    log_temperature : None
-        The temperature is not learned with heads.
-    """
-
-    log_temperature: nn.Parameter | None = None
-
-    def __init__(
-        self, image: ProjectionHead, text: ProjectionHead, features: tuple[Tensor, Tensor]
-    ) -> None:
-        self.image, self.text = image, text
-        self.module: nn.Module = nn.ModuleDict({"image": image, "text": text})
-        self._features = {"image": features[0], "text": features[1]}
-
-    def load(self, kind: str, rows: Sequence[int]) -> Tensor:
-        """See `PairEncoder.load`."""
-        return self._features[kind][torch.as_tensor(rows)]
-
-    def encode(self, kind: str, inputs: Tensor) -> Tensor:
-        """See `PairEncoder.encode`."""
-        head = self.image if kind == "image" else self.text
-        vectors: Tensor = head(inputs.to(next(head.parameters()).device))
-        return vectors
 
 
 class TowerEncoder:
@@ -137,6 +107,11 @@ class TowerEncoder:
         vectors = network.text_features(*(batch[key].to(device) for key in _TEXT_INPUTS)).float()
         texts = windows[-1].text + 1
         return self.tower.texts.combine(nn.functional.normalize(vectors, dim=-1), windows, texts)
+
+    def further_loss(
+        self, rows: Tensor, image: Tensor, text: Tensor, temperature: Tensor | float
+    ) -> None:
+        """See `PairEncoder.further_loss`: nothing is added."""
 
 
 @contextmanager

@@ -142,8 +142,8 @@ class TrainingRun:
     checkpoint_seconds : float
         See `TrainingState`.
     repeats : int
-        Trainings with the seeds from the settings' on, each with its own split. The towers are
-        those of the first; the others show how far the result depends on the seed.
+        Trainings with the seeds from the settings' on. Heads are kept all, as an ensemble; of
+        whole towers, each with a split of its own, those of best validation recall are.
     on_features : callable, optional
         Takes ``"image"`` or ``"text"`` and the number of features that are ready.
     on_epoch : callable, optional

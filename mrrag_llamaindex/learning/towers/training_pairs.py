@@ -33,6 +33,8 @@ class TrainingPairs:
     image_keys, text_keys : tuple of str
         SHA-256 of each image and report.
     skipped : tuple of Skipped
+    questions : tuple of str
+        What may be asked about each pair, ``""`` for nothing; empty where no column was named.
     """
 
     images: tuple[ImageSource, ...]
@@ -42,15 +44,17 @@ class TrainingPairs:
     image_keys: tuple[str, ...]
     text_keys: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    questions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Count the pairs."""
         return len(self.reports)
 
     def digest(self) -> str:
-        """SHA-256 over images, reports and patients in their order."""
+        """SHA-256 over images, reports, patients and questions in their order."""
         keys = map(" ".join, zip(self.image_keys, self.text_keys, strict=True))
-        return text_digest("\n".join([*keys, *self.patients]))
+        questions = [text_digest(one) for one in self.questions]
+        return text_digest("\n".join([*keys, *self.patients, *questions]))
 
     def texts(self, rows: Sequence[int]) -> list[str]:
         """Return the reports of some pairs."""
@@ -111,6 +115,7 @@ def training_pairs(
     rows: Iterable[Pair | Skipped],
     *,
     one_patient_each: bool = False,
+    question_column: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TrainingPairs:
     """Check rows of a table for training; every image is decoded once.
@@ -124,14 +129,17 @@ def training_pairs(
     one_patient_each : bool
         Where no pair names its patient: count each as a patient of its own. Two films of one
         patient can then stand in two parts of the split, and recall is too good.
+    question_column : str, optional
+        Metadata that holds what may be asked about a pair: a history, an indication. Pairs may
+        lack it.
     progress : callable, optional
         Takes the number of rows read.
 
     Raises
     ------
     InputError
-        If no row can be used, two rows share an id, or a pair names no patient (or does, with
-        ``one_patient_each``).
+        If no row can be used, two rows share an id, a pair names no patient (or does, with
+        ``one_patient_each``), or none has the question column.
     """
     kept: list[tuple[Pair, str]] = []
     skipped: list[Skipped] = []
@@ -168,7 +176,19 @@ def training_pairs(
         image_keys=tuple(key for _, key in kept),
         text_keys=tuple(map(text_digest, texts)),
         skipped=tuple(skipped),
+        questions=_questions(pairs, question_column),
     )
+
+
+def _questions(pairs: Sequence[Pair], column: str | None) -> tuple[str, ...]:
+    if column is None:
+        return ()
+    questions = tuple(str(pair.metadata.get(column, "")).strip() for pair in pairs)
+    if not any(questions):
+        raise InputError(
+            f"no pair has anything in the question column {column!r}: name another column"
+        )
+    return questions
 
 
 def _checked(item: Pair | Skipped) -> str | ImageError:

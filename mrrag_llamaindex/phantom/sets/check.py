@@ -14,8 +14,8 @@ import numpy as np
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.learning.fusion.comparison import SIMPLE
-from mrrag_llamaindex.mcr.score import fuse
+from mrrag_llamaindex.learning.fusion.comparison import simple_weights
+from mrrag_llamaindex.mcr.score import TERMS, fuse
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.sets.support_labels import corpus_terms
 from mrrag_llamaindex.phantom.sets.trials import answered_right, draw_trials
@@ -95,7 +95,7 @@ def check_towers(seed: int, count: int, patients: int = 500) -> list[Figure]:
     ]
     answerable = [question for question in questions if question[0].any()]
     figures = []
-    for field, weights in SIMPLE.items():
+    for field, weights in simple_weights(TERMS).items():
         name = field.replace("_", "-")
         top5, first = [], []
         for matches, supports, terms in answerable:

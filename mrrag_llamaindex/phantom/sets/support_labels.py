@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.learning.fusion.examples import FusionExample
+from mrrag_llamaindex.learning.fusion.examples import FusionExample, QueryVectors
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
-from mrrag_llamaindex.mcr.score import ALL_TERMS, similarity_terms
+from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.score import similarity_terms
 from mrrag_llamaindex.phantom.corpus import PhantomCorpus, Regime, make_corpus
 from mrrag_llamaindex.phantom.studies import PhantomQuery
 from mrrag_llamaindex.towers.protocol import DualTower
 
 _EACH_TERM = 32
 
-QuestionTerms = tuple["PhantomQuery", NDArray[np.float64], NDArray[np.float32]]
+QuestionTerms = tuple["PhantomQuery", NDArray[np.float64], QueryVectors]
 """A question; its four similarities to every study, shape (studies, 4); ``[q_i ; q_t]``."""
 
 
@@ -52,20 +53,21 @@ def label_corpus(corpus: PhantomCorpus, towers: DualTower) -> list[FusionQuestio
 
 def corpus_terms(corpus: PhantomCorpus, towers: DualTower) -> Iterator[QuestionTerms]:
     """Embed a corpus and its questions, and yield each question with its similarities."""
+    blocks = Blocks.of(towers)
     images = towers.embed_images([study.image for study in corpus.studies])
     reports = towers.embed_texts([study.report for study in corpus.studies])
     query_images = towers.embed_images([query.study.image for query in corpus.queries])
     query_texts = towers.embed_texts([query.question for query in corpus.queries])
     for query, image, text in zip(corpus.queries, query_images, query_texts, strict=True):
-        terms = similarity_terms(image, text, images, reports, terms=ALL_TERMS)
-        yield query, terms, np.concatenate([image, text])
+        terms = similarity_terms(image, text, images, reports, terms=blocks.terms, blocks=blocks)
+        yield query, terms, (image, text)
 
 
 def _example(
     patient_id: str,
     terms: NDArray[np.float64],
     right: NDArray[np.bool_],
-    query: NDArray[np.float32],
+    query: QueryVectors,
 ) -> FusionExample | None:
     """Return what a question teaches: among the best of every term, all that support the answer.
 

@@ -110,7 +110,7 @@ class ChromaPairStore(PairStore):
         if sample is not None and len(sample) and len(sample[0]) != self.schema.length:
             raise StoreError(
                 f"{self.name} holds vectors of length {len(sample[0])}, but says that its towers "
-                f"give 2 x {self.dimension}: something else has written it; ingest again"
+                f"give {self.schema.length}: something else has written it; ingest again"
             )
 
     def _count(self) -> int:

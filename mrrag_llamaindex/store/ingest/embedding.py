@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import ImageError, InputError, TowerError
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.schema import unit_problem
+from mrrag_llamaindex.store.schema import KINDS, blocks_problem
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +32,8 @@ class EmbeddedPairs:
     Parameters
     ----------
     image_vectors, text_vectors
-        Shape (m, n), float32: unit rows; zero rows where the pair lacks that half or failed.
+        Shape (m, n), float32: unit rows (with raw blocks longer); zero rows where the pair lacks
+        that half or failed.
     problems
         Place (0-based) to reason, for each pair that could not be embedded.
     """
@@ -54,17 +57,19 @@ def embed_pairs(
     reading
         Window and frame of the images.
     """
-    images = np.zeros((len(pairs), towers.dimension), dtype=np.float32)
-    texts = np.zeros_like(images)
+    blocks = Blocks.of(towers)
+    images = np.zeros((len(pairs), blocks.image), dtype=np.float32)
+    texts = np.zeros((len(pairs), blocks.text), dtype=np.float32)
     problems: dict[int, str] = {}
+    of_image, of_text = (partial(blocks_problem, blocks, kind) for kind in KINDS)
     for group in _loaded(pairs, problems, reading or ReadingOptions()):
-        _embed(towers.embed_images, group, images, problems)
+        _embed(towers.embed_images, group, images, problems, of_image)
     reports = [
         (place, pair.report)
         for place, pair in enumerate(pairs)
         if pair.report is not None and place not in problems
     ]
-    _embed(towers.embed_texts, reports, texts, problems)
+    _embed(towers.embed_texts, reports, texts, problems, of_text)
     return EmbeddedPairs(images, texts, dict(sorted(problems.items())))
 
 
@@ -95,6 +100,7 @@ def _embed(
     items: Sequence[tuple[int, Any]],
     vectors: NDArray[np.float32],
     problems: dict[int, str],
+    problem_of: Callable[[NDArray[np.float32]], str],
 ) -> None:
     """Write the vectors of the items into the rows of `vectors`, and what failed into `problems`.
 
@@ -109,11 +115,13 @@ def _embed(
             problems[items[0][0]] = str(error)
         else:
             for item in items:
-                _embed(embed, [item], vectors, problems)
+                _embed(embed, [item], vectors, problems, problem_of)
         return
     for (place, _), row in zip(items, rows, strict=True):
-        problem = unit_problem(np.asarray(row))
-        if problem:
+        vector = np.asarray(row, dtype=np.float32)
+        if vector.shape != vectors.shape[1:]:
+            problems[place] = f"its vector has shape {vector.shape}, not {vectors.shape[1:]}"
+        elif problem := problem_of(vector):
             problems[place] = f"its vector {problem}"
         else:
-            vectors[place] = row
+            vectors[place] = vector

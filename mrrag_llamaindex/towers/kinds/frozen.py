@@ -17,12 +17,14 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
 from mrrag_llamaindex.towers.base import check_images, check_texts, unit_rows
 from mrrag_llamaindex.towers.folders import reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
-from mrrag_llamaindex.towers.projection_head import FittedHeads, ProjectionHead
+from mrrag_llamaindex.towers.projection_head import FittedHeads, empty_head
+from mrrag_llamaindex.towers.raw_projection import RawProjection
 
 TOWER_FILE = "tower.json"
 HEADS_FILE = "heads.safetensors"
@@ -33,9 +35,10 @@ class FrozenTower:
 
     The encoders may be of any origin, see `ImageBackbone` and `TextBackbone`; for those of
     transformers there are ready adapters. Features can be cached, so that training the heads
-    (`learning.towers.recipes.train_heads`) takes seconds on a CPU. A long text is read in
+    (`learning.towers.heads.recipe.train_heads`) takes seconds on a CPU. A long text is read in
     windows whose features are averaged before the head, so that embedding agrees with what the
-    heads were fitted on.
+    heads were fitted on. Beside the common space it may keep the encoders' own features
+    (`mrrag_llamaindex.mcr.blocks`): vectors are then ``[head ; raw]``, each of unit length.
 
     Parameters
     ----------
@@ -83,8 +86,19 @@ class FrozenTower:
         self.text_token_limit = text_backbone.text_token_limit
         self.long_text = text_backbone.long_text
         self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
-        self._heads.eval().requires_grad_(False)
         self._head_settings = {"image_head": heads.image.settings, "text_head": heads.text.settings}
+        self.blocks = Blocks(self.dimension)
+        if heads.raw is not None:
+            image, text = heads.raw
+            self._heads.update({"raw_image": image, "raw_text": text})
+            scales = {} if heads.scales is None else {"scales": heads.scales}
+            self.blocks = Blocks(self.dimension, image.length, text.length, **scales)
+            self._head_settings["raw"] = {
+                "image": image.settings,
+                "text": text.settings,
+                "scales": list(self.blocks.scales),
+            }
+        self._heads.eval().requires_grad_(False)
         self._references = {
             "image_backbone": image_backbone.reference(),
             "text_backbone": text_backbone.reference(),
@@ -103,7 +117,8 @@ class FrozenTower:
     def identity(self) -> str:
         """``"frozen@<16 hex digits>"`` of heads, encoders and settings, not of their places."""
         references = [{**one, "source": ""} for one in self._references.values()]
-        return make_identity(self.name, references, weights_digest(self._heads))
+        parts = [*references, self._head_settings["raw"]] if self.blocks.raw_image else references
+        return make_identity(self.name, parts, weights_digest(self._heads))
 
     def embed_images(
         self, images: Sequence[Image.Image], batch_size: int = 32
@@ -143,7 +158,7 @@ class FrozenTower:
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
         data = {
             "kind": self.name,
-            "format": 1,
+            "format": 2 if self.blocks.raw_image else 1,
             **self._head_settings,
             "record": self.record,
             **references,
@@ -181,22 +196,30 @@ class FrozenTower:
         where = Path(folder).resolve()
         with reading("a tower", str(folder)):
             data = json.loads((where / TOWER_FILE).read_text(encoding="utf-8"))
-            heads = FittedHeads(
-                ProjectionHead(**data["image_head"]),
-                ProjectionHead(**data["text_head"]),
-                data["record"],
-            )
-            tensors = load_file(where / HEADS_FILE)
-            nn.ModuleDict({"image": heads.image, "text": heads.text}).load_state_dict(tensors)
+            image_head, text_head = (empty_head(data[key]) for key in ("image_head", "text_head"))
+            modules: dict[str, nn.Module] = {"image": image_head, "text": text_head}
+            raw, scales = None, None
+            if "raw" in data:
+                raw = RawProjection(**data["raw"]["image"]), RawProjection(**data["raw"]["text"])
+                scales = tuple(data["raw"]["scales"])
+                modules.update(raw_image=raw[0], raw_text=raw[1])
+            heads = FittedHeads(image_head, text_head, data["record"], raw, scales)
+            nn.ModuleDict(modules).load_state_dict(load_file(where / HEADS_FILE))
             references = {key: data[key] for key in ("image_backbone", "text_backbone")}
         given = (image_backbone, text_backbone)
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)
 
     def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
+        names = [kind, f"raw_{kind}"] if self.blocks.raw_image else [kind]
         with torch.inference_mode():
-            return unit_rows(self._heads[kind](features.to(self.device)).float(), kind)
+            there = features.to(self.device)
+            parts = [unit_rows(self._heads[name](there).float(), kind) for name in names]
+        return np.concatenate(parts, axis=1)
 
     def settings(self) -> dict[str, Any]:
         """Describe what the tower is made of, as plain JSON."""
-        return {**self._references, "image_head": self._head_settings["image_head"]}
+        settings = {**self._references, "image_head": self._head_settings["image_head"]}
+        if self.blocks.raw_image:
+            settings["raw"] = self._head_settings["raw"]
+        return settings

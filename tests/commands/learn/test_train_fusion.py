@@ -68,7 +68,7 @@ def test_mined_records_become_weights_of_their_towers(mrrag, tmp_path):
     arguments = ("--data", "phantom", "--model", "phantom", "--limit", "20", "--device", "cpu")
     result = mrrag("mine", *arguments, "--out", mined)
     assert result.code == 0, result.err
-    result = mrrag("train-fusion", mined, "--out", tmp_path / "w.json", "--json")
+    result = mrrag("train-fusion", mined, "--out", tmp_path / "w.json", "--force", "--json")
     assert result.code == 0, result.err
     learned = json.loads(result.out)
     assert learned.keys() >= KEYS
@@ -80,6 +80,18 @@ def test_mined_records_become_weights_of_their_towers(mrrag, tmp_path):
     header = json.loads(mined.read_text().splitlines()[0])
     assert saved["towers_identity"] == header["towers_identity"]
     assert learned["gated"]["verdict"] in ("more than noise", "not more than noise")
+
+
+def test_weights_that_other_patients_do_not_prefer_are_not_saved(mrrag, records, tmp_path):
+    out = tmp_path / "w.json"
+    result = mrrag("train-fusion", records, "--out", out, "--gated", "--json")
+    found = json.loads(result.out)["recall_at_1"]
+    assert json.loads(result.out)["gated"]["recall_at_1"] <= found["equal"]
+    assert (result.code, out.exists()) == (2, False)
+    assert "not saved" in result.err
+    assert "--force" in result.err
+    assert mrrag("train-fusion", records, "--out", out, "--gated", "--force").code == 0
+    assert out.exists()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +106,7 @@ def test_mined_records_become_weights_of_their_towers(mrrag, tmp_path):
 )
 def test_what_is_saved_is_what_was_asked_for(mrrag, records, tmp_path, options, kind, terms):
     out = tmp_path / "w.json"
-    result = mrrag("train-fusion", records, "--out", out, "--json", *options)
+    result = mrrag("train-fusion", records, "--out", out, "--force", "--json", *options)
     assert result.code == 0, result.err
     found = json.loads(result.out)
     saved = load_weights(out, towers_identity="toy@1")

@@ -12,13 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from mrrag_llamaindex.learning.towers.training_pairs import split_pairs, training_pairs
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.store.ingest.pair_table import read_pairs
+from mrrag_llamaindex.store.learned_files import weights_of
+from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.towers.loading import load_towers
 
 
@@ -113,7 +117,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_pat
 
 
 def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments, table, tmp_path):
-    assert mrrag(*arguments, "--out", tmp_path, "--epochs", 1).code == 0
+    options = ("--epochs", 1, "--repeats", 1, "--no-final-fit")
+    assert mrrag(*arguments, "--out", tmp_path, *options).code == 0
     pairs = training_pairs(read_pairs(table))
     train = split_pairs(pairs.patients, 0.15, 0.15, 0).train.tolist()
     known: dict[str, Any] = {}
@@ -129,9 +134,9 @@ def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments,
     assert not torch.allclose(everyone, wanted, atol=1e-5)
 
 
-def test_repeats_show_the_seeds_and_keep_the_first(mrrag, arguments, tmp_path):
+def test_repeats_show_the_seeds_and_are_kept_together(mrrag, arguments, tmp_path):
     one, three = tmp_path / "one", tmp_path / "three"
-    assert mrrag(*arguments, "--out", one, "--epochs", 5).code == 0
+    assert mrrag(*arguments, "--out", one, "--epochs", 5, "--repeats", 1).code == 0
     result = mrrag(*arguments, "--out", three, "--epochs", 5, "--repeats", 3)
     assert result.code == 0, result.err
     assert "seed 2" in result.out
@@ -139,7 +144,10 @@ def test_repeats_show_the_seeds_and_keep_the_first(mrrag, arguments, tmp_path):
     single = json.loads((one / "results.json").read_text())
     assert [entry["seed"] for entry in results["seeds"]] == [0, 1, 2]
     assert results["seeds"][0] == single["seeds"][0]
-    assert results["towers_identity"] == single["towers_identity"]
+    assert single["ensemble"] is None
+    assert results["ensemble"]["image_to_report"].keys() == values_of(single)
+    alone, together = load_towers(str(one)), load_towers(str(three))
+    assert (alone.blocks.head, together.blocks.head) == (128, 384)
     values = [e["test"]["image_to_report"]["recall@10"]["value"] for e in results["seeds"]]
     told = results["over_seeds"]["image_to_report"]["recall@10"]
     assert told["mean"] == pytest.approx(sum(values) / 3)
@@ -147,12 +155,73 @@ def test_repeats_show_the_seeds_and_keep_the_first(mrrag, arguments, tmp_path):
     assert single["over_seeds"]["image_to_report"]["recall@10"]["sd"] is None
 
 
+def values_of(results: dict[str, Any]) -> Any:
+    return results["seeds"][0]["test"]["image_to_report"].keys()
+
+
+def test_final_fit_has_seen_everybody_and_the_figures_come_from_before(mrrag, arguments, tmp_path):
+    held, final = tmp_path / "held", tmp_path / "final"
+    options = ("--epochs", 8, "--repeats", 1)
+    assert mrrag(*arguments, "--out", held, *options, "--no-final-fit").code == 0
+    assert mrrag(*arguments, "--out", final, *options).code == 0
+    first, second = (json.loads((one / "results.json").read_text()) for one in (held, final))
+    assert first["towers_identity"] != second["towers_identity"]
+    assert first["seeds"] == second["seeds"]
+    assert (first["worth"], first["scales"]) == (second["worth"], second["scales"])
+    mean = load_towers(str(final))._heads["image"].mean
+    assert not torch.allclose(mean, load_towers(str(held))._heads["image"].mean, atol=1e-6)
+
+
+def test_questions_teach_and_an_unknown_column_is_refused(mrrag, arguments, table, tmp_path):
+    rows = list(csv.DictReader(table.open(newline="")))
+    assert rows[0].keys() >= {"pair_id", "report"}
+    asked = table.parent / "asked.csv"
+    with asked.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "history"])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            writer.writerow({**row, "history": row["report"][:40] if number % 3 else ""})
+    command, _, *rest = arguments
+    options = ("--epochs", 3, "--repeats", 1, "--json")
+    plain = mrrag(command, asked, *rest, "--out", tmp_path / "a", *options)
+    taught = mrrag(
+        command, asked, *rest, "--out", tmp_path / "b", *options, "--question-column", "history"
+    )
+    assert (plain.code, taught.code) == (0, 0), taught.err
+    losses = [json.loads(one.out)["seeds"][0]["train_loss"] for one in (plain, taught)]
+    assert losses[1] > losses[0]
+    missing = mrrag(*arguments, "--out", tmp_path / "c", "--question-column", "hystory")
+    assert missing.code == 2
+    assert "'hystory'" in missing.err
+
+
+def test_towers_with_raw_features_are_ingested_and_asked_with_six_terms(
+    mrrag, arguments, table, tmp_path
+):
+    assert mrrag(*arguments, "--out", tmp_path / "t", "--epochs", 3, "--repeats", 2).code == 0
+    towers = load_towers(str(tmp_path / "t"))
+    assert towers.blocks.head == 256
+    assert towers.blocks.length <= 1024
+    result = mrrag("ingest", table, "--store", tmp_path / "s", "--towers", tmp_path / "t")
+    assert result.code == 0, result.err
+    store = PairStore.open(tmp_path / "s")
+    assert store.schema.blocks == towers.blocks
+    assert weights_of(store).as_array(ALL_TERMS).tolist() == [1.0] * 6
+    vector = next(iter(store.get(store.pair_ids()[:1]).values())).vector
+    image, text = store.schema.blocks.split(vector)
+    hits = store.query(image, text, weights_of(store), k=3)
+    assert hits[0].pair_id == store.pair_ids()[0]
+    cosines = np.divide(list(hits[0].terms.values()), towers.blocks.scales).tolist()
+    assert [cosines[1], cosines[2], *cosines[4:]] == pytest.approx([1.0] * 4, abs=1e-4)
+
+
 def test_without_a_test_part_only_validation_is_told(mrrag, arguments, tmp_path):
     result = mrrag(*arguments, "--out", tmp_path, "--epochs", 2, "--test", 0, "--json")
     assert result.code == 0, result.err
     results = json.loads(result.out)
     assert results["over_seeds"] is None
-    (entry,) = results["seeds"]
+    assert results["ensemble"] is None
+    entry = results["seeds"][0]
     assert entry["test"] is None
     assert entry["train_pairs"] + entry["validation_pairs"] == 200
 

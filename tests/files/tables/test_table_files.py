@@ -131,6 +131,8 @@ def test_rows_between_two_stray_quotes_are_not_one_patients_report(tmp_path) -> 
         ('"x": 1e999', "infinite"),
         ('"report": "another"', "two fields named 'report'"),
         ('"x": nonsense', "not valid JSON"),
+        ('"a\\u0000b": "x"', "character 0"),
+        ('"x": "a\\u0000b"', "character 0"),
     ],
 )
 def test_a_bad_json_row_costs_itself_alone(tmp_path, name, field, said) -> None:
@@ -153,6 +155,7 @@ def test_a_bad_json_row_costs_itself_alone(tmp_path, name, field, said) -> None:
         ("pairs.json", '{\n "pair_id": [1]}', "array of objects"),
         ("pairs.json", json.dumps(ROWS)[:-1], "cut off"),
         ("pairs.csv", b"PK\x03\x04rest", "Excel workbook"),
+        ("pairs.csv", "pair_id,image,report,x\0\n1,a.png,r,y\n", "header that holds a character 0"),
         ("pairs.tsv", HEADER + "1,a,b\n", "separated by commas"),
         ("pairs.parquet", "x", r"\.xlsx files, not '\.parquet'"),
     ],
@@ -284,6 +287,12 @@ def test_excel_keeps_leading_zeros_and_names_what_it_cannot_read(tmp_path) -> No
     )
     assert (items[1].pair_id, items[1].patient_id, items[1].metadata) == ("2", None, {"age": 61.5})
     assert "error of Excel's in the column 'report'" in reasons(items)[3]
+
+    sheet["H4"] = "a note beside the table"
+    book.save(tmp_path / "note.xlsx")
+    noted = list(read_pairs(tmp_path / "note.xlsx"))
+    assert noted[0] == Pair(str(tmp_path / "a.png"), *("Clear.", "p1", "007"), noted[0].metadata)
+    assert "8 cells, but the header has 6" in reasons(noted)[2]
 
     sheet.merge_cells("D3:D4")
     book.save(tmp_path / "merged.xlsx")

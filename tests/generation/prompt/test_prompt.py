@@ -109,6 +109,15 @@ def test_empty_question_is_refused(builder):
         builder.build(PromptRequest("  ", documents(0.1)))
 
 
+@pytest.mark.parametrize("field", ["question", "instructions", "before_question", "history"])
+def test_halves_of_characters_are_refused_wherever_they_stand(builder, field):
+    texts = {"question": QUESTION, field: "a\ud800"}
+    if field == "history":
+        texts[field] = [("a\udfff", "yes")]
+    with pytest.raises(PromptError, match="not valid Unicode"):
+        builder.build(PromptRequest(**texts))
+
+
 def test_question_that_does_not_fit_is_refused(builder):
     with pytest.raises(PromptError, match="without any document"):
         builder.build(PromptRequest("why " * 3000))

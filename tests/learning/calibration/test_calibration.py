@@ -208,6 +208,10 @@ def test_digest_depends_on_the_numbers_alone():
     assert len({weights_digest(item) for item in (EQUAL, gate, moved)}) == 3
 
 
+ABSTENTION = {"threshold": 0.5, "error_rate": 0.1, "confidence": 0.9, "answered": 5, "errors": 1,
+              "questions": 9}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -219,6 +223,13 @@ def test_digest_depends_on_the_numbers_alone():
         {"method": "spline"},
         {"abstention": {"threshold": 2}},
         {"more": 1},
+        {"curve": [["0.0", 0.5], [1.0, 0.9]]},
+        {"curve": [[0.0, False], [1.0, True]]},
+        {"weights": None},
+        {"about": []},
+        {"about": {"a": math.nan}},
+        {"abstention": ABSTENTION | {"answered": 5.5}},
+        {"abstention": ABSTENTION | {"errors": True}},
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(change):

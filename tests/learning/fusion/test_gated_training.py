@@ -14,7 +14,7 @@ from mrrag_llamaindex.learning.fusion.examples import FusionExample
 from mrrag_llamaindex.learning.fusion.gated_training import GateSettings, train_gate
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import infonce, train_fusion
-from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.mcr.weights import HEAD_TERMS
 
 N = 6
 
@@ -30,9 +30,9 @@ def drawn(count, signals, seed=0, width=3):
         halves = rng.normal(size=(2, N))
         halves[1, :2] = 0.0
         halves[1, kind] = 3.0
-        query = (halves / np.linalg.norm(halves, axis=1, keepdims=True)).ravel()
+        image, text = (halves / np.linalg.norm(halves, axis=1, keepdims=True)).astype(np.float32)
         name = f"p{number}"
-        made = FusionExample(name, terms[0], terms[1:], query.astype(np.float32))
+        made = FusionExample(name, terms[0], terms[1:], (image, text))
         found.append(FusionQuestion(name, terms, np.arange(10) == 0, made, made.query))
     return found
 
@@ -40,13 +40,10 @@ def drawn(count, signals, seed=0, width=3):
 @pytest.mark.parametrize(("signals", "terms"), [((1, 2), 3), ((0, 3), 4)])
 def test_gate_gives_each_kind_of_question_its_own_term(signals, terms):
     asked = drawn(400, signals, width=terms)
-    made = learn_and_compare(asked, gate=GateSettings(), gate_terms=ALL_TERMS[:terms])
+    made = learn_and_compare(asked, gate=GateSettings(), gate_terms=HEAD_TERMS[:terms])
     for kind in (0, 1):
-        mine = [item for item in asked if item.query[N + kind] > 0.5]
-        rows = [
-            made.gated.weights.weights_for(*np.split(item.query, 2)).as_array(ALL_TERMS)
-            for item in mine
-        ]
+        mine = [item for item in asked if item.query[1][kind] > 0.5]
+        rows = [made.gated.weights.weights_for(*item.query).as_array(HEAD_TERMS) for item in mine]
         weights = np.mean(rows, axis=0)
         assert weights[signals[kind]] > 1.5 * weights[signals[1 - kind]]
     found = made.as_dict()["gated"]
@@ -69,9 +66,7 @@ def test_gate_is_never_worse_on_validation_and_its_loss_is_that_of_its_weights()
     assert made.base_loss == pytest.approx(base.loss)
     assert made.loss < made.base_loss
     alone = [
-        infonce(
-            made.weights.weights_for(*np.split(item.query, 2)).as_array(), [item], base.temperature
-        )[0]
+        infonce(made.weights.weights_for(*item.query).as_array(), [item], base.temperature)[0]
         for item in examples[90:]
     ]
     assert made.loss == pytest.approx(np.mean(alone), rel=1e-5)
@@ -90,7 +85,7 @@ def test_decay_keeps_the_correction_small():
 
     def correction(decay: float) -> float:
         made = train_gate(examples[:90], examples[90:], base, GateSettings(weight_decay=decay))
-        rows = [made.weights.weights_for(*np.split(item.query, 2)) for item in examples]
+        rows = [made.weights.weights_for(*item.query) for item in examples]
         moved = [row.as_array() - base.weights.as_array() for row in rows]
         return float(np.abs(moved).mean())
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -76,8 +77,8 @@ def test_vectors_of_the_question_are_read_back_and_may_be_absent(tmp_path):
     path.write_bytes(write(path, known) + json.dumps(before).encode() + b"\n")
     found = read_training_set(path).records
     assert found == (known, record("old"))
-    assert found[0].query_array().tolist() == pytest.approx([0.6, 0.8, 1.0, 0.0])
-    assert found[1].query_array() is None
+    assert np.concatenate(found[0].query_vectors()) == pytest.approx([0.6, 0.8, 1.0, 0.0])
+    assert found[1].query_vectors() is None
 
 
 def test_only_records_that_teach_something_are_usable(tmp_path):
@@ -192,7 +193,9 @@ def test_broken_line_is_named_without_its_contents(tmp_path):
         {"negatives": (0, 1)},
         {"negatives": (3,)},
         {"query_image": (1.0, 0.0)},
-        {"query_image": (1.0, 0.0), "query_text": (1.0,)},
+        {"terms_raw": ((0.0, 0.0),) * 2},
+        {"terms_raw": ((0.0,),) * 3},
+        {"terms_raw": ((0.0, float("nan")),) * 3},
         {"query_image": (1.0, float("nan")), "query_text": (1.0, 0.0)},
     ],
 )

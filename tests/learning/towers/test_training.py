@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mrrag_llamaindex.errors import InputError, TowerError
 from mrrag_llamaindex.learning.towers.contrastive import backward_in_chunks, info_nce
+from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures, HeadsEncoder
 from mrrag_llamaindex.learning.towers.loop import train
-from mrrag_llamaindex.learning.towers.pair_encoders import HeadsEncoder, TowerEncoder, encode_all
+from mrrag_llamaindex.learning.towers.pair_encoders import TowerEncoder, encode_all
 from mrrag_llamaindex.learning.towers.recall import mean_recall, pair_ranks
 from mrrag_llamaindex.learning.towers.same_reports import SameReports
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_heads
@@ -42,7 +43,8 @@ def heads(data: tuple[Tensor, Tensor] | None = None) -> HeadsEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         made = [ProjectionHead(part.shape[1], 6, dropout=0.2) for part in (image, text)]
-    return HeadsEncoder(made[0], made[1], (image, text))
+    held = HeadFeatures(image, text, None, torch.arange(len(image)))
+    return HeadsEncoder(made[0], made[1], held)
 
 
 SPLIT = split_pairs([f"p{number // 2}" for number in range(PAIRS)], 0.2, 0.1)

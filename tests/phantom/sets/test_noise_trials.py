@@ -79,6 +79,8 @@ def test_too_small_a_corpus_is_said(corpus):
 class Towers:
     """Unit vectors that depend on what is embedded, without a network."""
 
+    dimension = 16
+
     def embed_images(self, images, batch_size=32):
         return self._unit([np.asarray(image).astype(float)[::48, ::48, 0] for image in images])
 

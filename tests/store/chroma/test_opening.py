@@ -150,7 +150,7 @@ def test_collections_that_are_no_pair_stores_are_refused(tmp_path, towers) -> No
     for name, said in [
         ("plain", "not a pair store"),
         ("cosine", "space 'cosine'"),
-        ("wide", "length 20.*2 x 8"),
+        ("wide", "length 20.*give 16"),
         ("newer", "version 99"),
         ("torn", "damaged metadata"),
     ]:

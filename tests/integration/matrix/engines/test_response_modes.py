@@ -139,14 +139,14 @@ async def test_generation_says_that_it_reads_no_documents(hospital, llm, checks,
 
 @of_modes
 def test_synthesize_alone_from_stamped_nodes(hospital, llm, checks, mode):
-    nodes = hospital.index.as_retriever(llm=llm).retrieve(checks.bundle())
+    nodes = hospital.index.as_retriever().retrieve(checks.bundle())
     synthesizer = get_response_synthesizer(llm=llm, response_mode=mode)
     checks.answered(synthesizer.synthesize(QUESTION, nodes=nodes))
 
 
 @of_modes
 def test_synthesize_alone_from_plain_nodes_says_what_is_missing(hospital, llm, checks, mode):
-    nodes = hospital.index.as_retriever().retrieve(checks.bundle())
+    nodes = hospital.index.as_retriever(stamped=False).retrieve(checks.bundle())
     synthesizer = get_response_synthesizer(llm=llm, response_mode=mode)
     with pytest.raises(EvidenceError, match="without a ticket"):
         synthesizer.synthesize(QUESTION, nodes=nodes)

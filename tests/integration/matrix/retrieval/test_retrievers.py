@@ -89,7 +89,7 @@ def test_recursive_retriever_over_our_engine_reads_its_answer(hospital, llm, oth
     response = run(other, retriever, checks.bundle())
     assert str(response) == "yes"
     assert MARKER not in other.prompts[-1]
-    with pytest.raises(EvidenceError, match="join the answers"):
+    with pytest.raises(EvidenceError, match="answers to other questions"):
         run(llm, retriever, checks.bundle())
 
 

@@ -1,0 +1,1 @@
+"""Heads on frozen encoders: features, training, scales, and what it was worth."""
