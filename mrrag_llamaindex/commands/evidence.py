@@ -81,6 +81,7 @@ def ask(
             f"{defaults.VOTE_DOCUMENTS}.",
         ),
     ] = None,
+    one_per: options.OnePer = "study",
     answer_column: Annotated[
         str | None,
         typer.Option(help="vote: column of the pairs with their answers; default: answer, label."),
@@ -152,6 +153,7 @@ def ask(
     )
     retrieval: dict[str, Any] = {
         "exclude": Exclusion(patient_ids=frozenset(exclude_patient or ())),
+        "one_per": one_per,
         "minimum_probability": minimum_probability,
         "abstain": abstain,
     }

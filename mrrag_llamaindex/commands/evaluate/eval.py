@@ -48,6 +48,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Most questions (per seed), drawn by the seed.")
     ] = None,
     documents: Annotated[int | None, typer.Option(min=1, help="K, reports in the prompt.")] = None,
+    one_per: options.OnePer = "study",
     validation: Annotated[
         float,
         typer.Option(
@@ -175,6 +176,7 @@ def evaluate(
     elif model is not None:
         raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
     with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+        data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:
             fit, tune, *tests = data_sets
             parts = division.Parts(tuple(tests), fit, tune)

@@ -7,24 +7,27 @@ other folds. Images that are nearly the same count as one, and are never in two 
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.evaluation.data.readers.vqa_rad import statement
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.towers.loop import train
-from mrrag_llamaindex.learning.towers.pair_encoders import HeadsEncoder
-from mrrag_llamaindex.learning.towers.same_reports import SameReports
-from mrrag_llamaindex.learning.towers.settings import for_heads
-from mrrag_llamaindex.learning.towers.training_pairs import split_pairs
+from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures
+from mrrag_llamaindex.learning.towers.heads.recipe import HeadShape, fit_ensemble
+from mrrag_llamaindex.learning.towers.settings import TrainingRun, for_heads
+from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
-from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from mrrag_llamaindex.towers.projection_head import Head
 
 Vectors = NDArray[np.float32]
 
@@ -34,7 +37,6 @@ NEAR_DUPLICATE = 0.95
 FOLDS = 5
 
 _AT_ONCE = 32
-_DIMENSION = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,38 +170,45 @@ class HeadVectors:
 
 
 def heads_of_fold(features: Features, fold: int, seed: int) -> HeadVectors:
-    """Fit two heads on the training pairs of all other folds, and embed everything with them.
+    """Fit heads on the training pairs of all other folds, and embed everything with them.
 
-    The recipe is that of ``mrrag train-towers``: symmetric InfoNCE, stopped on recall of images
-    held out among those that are fitted on.
+    The recipe is that of ``mrrag train-towers`` with questions: an ensemble of linear heads,
+    stopped on images held out among those that are fitted on, and fitted on all of these at last.
     """
     count = features.training
-    of_pair = features.image_of[:count]
-    places = np.flatnonzero(features.folds(seed)[of_pair] != fold)
-    owners = [str(group) for group in features.groups[of_pair[places]]]
-    inputs = (
-        torch.from_numpy(features.images[of_pair[places]]),
+    places = np.flatnonzero(features.folds(seed)[features.image_of[:count]] != fold)
+    image_of = features.image_of[places]
+    asked = [features.questions[n] for n in places.tolist()]
+    owners = features.groups[image_of]
+    pairs = TrainingPairs(
+        images=tuple(item.image for item in asked),
+        reports=tuple(statement(item) for item in asked),
+        patients=tuple(map(str, owners.tolist())),
+        pair_ids=tuple(item.question_id for item in asked),
+        image_keys=tuple(map(str, image_of.tolist())),
+        text_keys=tuple(map(str, places.tolist())),
+        skipped=(),
+        questions=tuple(item.question for item in asked),
+    )
+    inputs = HeadFeatures(
+        torch.from_numpy(features.images[image_of]),
         torch.from_numpy(features.statements[places]),
+        torch.from_numpy(features.queries[places]),
+        torch.from_numpy(owners),
     )
     settings = replace(for_heads(), validation=0.2, test=0.0, seed=seed)
-    split = split_pairs(owners, settings.validation, 0.0, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        image, text = (ProjectionHead(part.shape[1], _DIMENSION, None, 0.5) for part in inputs)
-    image.standardise(inputs[0][split.train])
-    text.standardise(inputs[1][split.train])
-    reports = SameReports([statement(features.questions[n]) for n in places.tolist()])
-    train(HeadsEncoder(image, text, inputs), split, reports, settings)
-    image.eval()
-    text.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        run = TrainingRun(Path(folder), checkpoint_seconds=math.inf, repeats=defaults.ENSEMBLE)
+        shape = HeadShape(hidden=None, raw=0)  # the raw terms are computed on their own
+        heads, _ = fit_ensemble(pairs, inputs, settings, run, shape)
     return HeadVectors(
-        _projected(image, features.images),
-        _projected(text, features.queries),
-        _projected(text, features.statements),
+        _projected(heads.image, features.images),
+        _projected(heads.text, features.queries),
+        _projected(heads.text, features.statements),
     )
 
 
-def _projected(head: ProjectionHead, features: Vectors) -> Vectors:
+def _projected(head: Head, features: Vectors) -> Vectors:
     with torch.inference_mode():
         projected: Tensor = head(torch.from_numpy(features))
     return unit(projected.numpy())

@@ -45,6 +45,8 @@ class VoteGate:
     base : VoteSetting
     steps : int
         Of training; 0: the gates are off.
+    networks : dict of int to module
+        By fold.
     """
 
     base: VoteSetting

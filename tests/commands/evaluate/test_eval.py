@@ -13,12 +13,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.eval import evaluate
 from mrrag_llamaindex.evaluation.methods.registry import METHODS
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import keep_profile
+from mrrag_llamaindex.learning.towers.settings import for_heads
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.sets import evaluation_set
@@ -454,6 +456,9 @@ def test_vqa_rad_by_vote_needs_no_model_and_no_network(monkeypatch, tmp_path):
     """On the shipped cases, with their vectors; one epoch of heads is enough to see the table."""
     monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
     monkeypatch.setattr("mrrag_llamaindex.evaluation.votes.gate.STEPS", 3)
+    monkeypatch.setattr(defaults, "ENSEMBLE", 1)
+    short = replace(for_heads(), max_epochs=1)
+    monkeypatch.setattr("mrrag_llamaindex.evaluation.votes.features.for_heads", lambda: short)
     result = run("--data", "vqa-rad", "--json", "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)

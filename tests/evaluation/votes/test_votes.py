@@ -279,18 +279,20 @@ class TestTables:
     def test_heads_of_a_fold_do_not_know_its_answers(self, monkeypatch):
         data = made_features()
         seen = []
-        original = making.train
+        original = making.fit_ensemble
 
-        def spy(encoder, split, reports, settings):
-            seen.append(len(split.train) + len(split.validation))
-            return original(encoder, split, reports, replace(settings, max_epochs=1))
+        def spy(pairs, inputs, settings, run, shape):
+            seen.append(pairs)
+            short = replace(settings, max_epochs=1)
+            return original(pairs, inputs, short, replace(run, repeats=1), shape)
 
-        monkeypatch.setattr(making, "train", spy)
+        monkeypatch.setattr(making, "fit_ensemble", spy)
         folds = data.folds(0)
         for fold in range(making.FOLDS):
             made = making.heads_of_fold(data, fold, 0)
-            pairs = folds[data.image_of[: data.training]] != fold
-            assert seen[-1] == pairs.sum()
+            own = folds[data.image_of[: data.training]] == fold
+            expected = {q.question_id for q, o in zip(data.questions, own, strict=False) if not o}
+            assert set(seen[-1].pair_ids) == expected
             assert made.images.shape == (30, 128)
             assert np.linalg.norm(made.queries, axis=1) == pytest.approx(1, abs=1e-5)
         assert folds[0] == folds[1]
