@@ -70,6 +70,34 @@ class LlavaEngine(PromptReader):
         # A sliding window counts padding, which stands behind a shared prefix.
         self.shares_prefix = loaded.family.shares_prefix and self.planner.sliding_window is None
 
+    def with_limits(
+        self,
+        *,
+        max_documents: int | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+    ) -> LlavaEngine:
+        """Return an engine over the same loaded model with other limits; both take turns.
+
+        Parameters
+        ----------
+        max_documents, max_new_tokens, batch_size : int, optional
+            Default: this engine's.
+
+        Raises
+        ------
+        ModelError
+            As the class.
+        """
+        engine = LlavaEngine(
+            self.loaded,
+            max_documents=max_documents or self.prompts.max_documents,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+            batch_size=batch_size or self.batch_size,
+        )
+        engine.runner = self.runner
+        return engine
+
     def generate(
         self,
         requests: Sequence[PromptRequest],

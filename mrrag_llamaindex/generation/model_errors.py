@@ -14,7 +14,8 @@ from mrrag_llamaindex.errors import ModelError, MRRAGError
 def person_readable() -> Iterator[None]:
     """Turn what torch and transformers raise into a `ModelError`.
 
-    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex.
+    A `ValueError` or `TypeError` inside an LLM call becomes "Empty Response" in LlamaIndex, and a
+    `RuntimeError` advice about event loops.
     """
     try:
         yield
@@ -25,7 +26,7 @@ def person_readable() -> Iterator[None]:
             "the device ran out of memory while answering; use fewer documents, a smaller "
             "batch_size, or a smaller dtype"
         ) from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ModelError(
             f"generation failed inside the model ({type(error).__name__}); the cause is chained"
         ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,6 +38,7 @@ from mrrag_llamaindex.integration.structured_output import (
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
 from mrrag_llamaindex.integration.tickets.observers import as_sent, unobserved
 from mrrag_llamaindex.integration.tickets.readers import TicketReader
+from mrrag_llamaindex.integration.tickets.resolve import role_of
 from mrrag_llamaindex.integration.tickets.templates import read_template, without_markers
 from mrrag_llamaindex.integration.trace import answer_facts
 
@@ -80,9 +82,15 @@ class HostMessages(list[ChatMessage]):
     ----------
     call : HostCall or None
         None for a template that holds no question.
+    variables : frozenset of str
+        Of the template.
+    purpose : str
+        See `HostCall`.
     """
 
     call: HostCall | None = None
+    variables: frozenset[str] = frozenset()
+    purpose: str = ""
 
 
 def _bound(prompt: BasePromptTemplate) -> dict[str, Any]:
@@ -170,7 +178,11 @@ class EntryPoints(TicketReader, CustomLLM):
         fill = partial(super()._get_messages, prompt)
         variables = without_markers({**_bound(prompt), **prompt_args})
         messages = HostMessages(fill(**variables))
-        messages.call = read_template(variables, fill, prompt)
+        messages.variables = frozenset(variables)
+        messages.purpose = str(getattr(prompt.metadata.get("prompt_type"), "value", ""))
+        if not role_of(messages.purpose, variables):
+            call = read_template(variables, fill, prompt)
+            messages.call = None if call is None else replace(call, purpose=messages.purpose)
         return messages
 
     # Not abstract: what implements an abstract method is wrapped in spans, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,10 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
             show_progress=show_progress,
             transformations=[],
         )
+
+    def __deepcopy__(self, _: object) -> MRRAGIndex:
+        """Return an index over the same store and towers."""
+        return copy(self)
 
     @classmethod
     def from_pairs(

@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata
-from llama_index.core.bridge.pydantic import PrivateAttr
 
 from mrrag_llamaindex.errors import EvidenceError, ModelError
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
+from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
-from mrrag_llamaindex.integration.entry_points import Reply, as_messages
-from mrrag_llamaindex.integration.generator_settings import GeneratorSettings
+from mrrag_llamaindex.integration.entry_points import HostMessages, Reply, as_messages
+from mrrag_llamaindex.integration.generator.loaded import LoadedGenerator
 from mrrag_llamaindex.integration.inputs.options import token_limit
 from mrrag_llamaindex.integration.query_image import current_query_image
 from mrrag_llamaindex.integration.tickets.host_call import TURNS, HostCall
@@ -39,7 +39,7 @@ _CALLS = itertools.count()
 _SAFETY_TOKENS = 64  # the host counts with another tokenizer than the model's
 
 
-class MRRAGLLaVA(GeneratorSettings):
+class MRRAGLLaVA(LoadedGenerator):
     """LLaVA-Med that reads the query image, the scored documents and the question.
 
     It works inside unmodified LlamaIndex engines. Image and scores reach it through a ticket
@@ -61,7 +61,8 @@ class MRRAGLLaVA(GeneratorSettings):
         of responses). Costs one more pass over the tokens of the question, with a row for each
         document; the answer itself does not change.
     engine : LlavaEngine, optional
-        A generator that is loaded already; the fields that say how to load one are not used then.
+        A generator that is loaded already. The fields that say how to load one are not used then,
+        and limits that are not given are the engine's.
 
     Raises
     ------
@@ -72,13 +73,14 @@ class MRRAGLLaVA(GeneratorSettings):
     Notes
     -----
     Whatever a call raises on purpose is an `MRRAGError`, which LlamaIndex passes on unchanged.
+
+    Copies share the loaded model and may have other limits and another policy
+    (``llm.model_copy(update={"max_documents": 3})``, or by assignment). What is pickled, or written
+    by ``to_dict``, are the settings: the model is loaded anew where they are read.
     """
 
-    _engine: LlavaEngine = PrivateAttr()
-
     def __init__(self, *, engine: LlavaEngine | None = None, **data: Any) -> None:
-        super().__init__(**data)
-        self._engine = engine or self._load()
+        super().__init__(engine=engine, **data)
         if self.explain:
             require_explainable(self._engine)
         if not self._engine.loaded.family.sees_images:
@@ -91,11 +93,6 @@ class MRRAGLLaVA(GeneratorSettings):
     def class_name(cls) -> str:
         """Return the stable name of the class, for serialisation."""
         return "MRRAGLLaVA"
-
-    @property
-    def engine(self) -> LlavaEngine:
-        """The loaded generator."""
-        return self._engine
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -127,7 +124,7 @@ class MRRAGLLaVA(GeneratorSettings):
         return [Reply.of(answer).completion() for answer in answers]
 
     def _resolve(self, messages: Sequence[ChatMessage]) -> Resolved:
-        call = getattr(messages, "call", None) or read_finished(messages, TICKETS)
+        call = getattr(messages, "call", None) or _finished(messages)
         resolved = resolve(call, TICKETS, self.on_missing_context)
         if not resolved.tickets and resolved.image is not None:
             _require_same_as_block(resolved.image)
@@ -162,12 +159,13 @@ class MRRAGLLaVA(GeneratorSettings):
         inputs = {
             place: self._inputs(call) for place, call in enumerate(calls) if not call.follow_up
         }
-        generated = self._engine.generate(
-            [request for request, _ in inputs.values()],
-            [image for _, image in inputs.values()],
-            policy=self.policy,
-            max_new_tokens=limit,
-        )
+        with person_readable():  # a policy of one's own, for example
+            generated = self._engine.generate(
+                [request for request, _ in inputs.values()],
+                [image for _, image in inputs.values()],
+                policy=self.policy,
+                max_new_tokens=limit,
+            )
         answers = {
             place: self._record(calls[place], answer, *inputs[place], limit)
             for place, answer in zip(inputs, generated, strict=True)
@@ -183,7 +181,8 @@ class MRRAGLLaVA(GeneratorSettings):
         if call.follow_up:
             return iter([Reply(call.follow_up, call.follow_up, {})])
         request, image = self._inputs(call)
-        stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
+        with person_readable():
+            stream = self._engine.stream(request, image, policy=self.policy, max_new_tokens=limit)
         return self._replies(call, stream, request, image, limit)
 
     def _replies(
@@ -240,6 +239,14 @@ class MRRAGLLaVA(GeneratorSettings):
         if call.kind != "condense":
             TURNS.record(request.question, answer.text, call.image, call.conversation)
         return answer
+
+
+def _finished(messages: Sequence[ChatMessage]) -> HostCall:
+    """Read messages that no template of a question was filled for."""
+    call = read_finished(messages, TICKETS)
+    if not isinstance(messages, HostMessages):
+        return call
+    return replace(call, variables=messages.variables, purpose=messages.purpose)
 
 
 def _require_same_as_block(image: QueryImage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -13,6 +13,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
+from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
@@ -164,6 +165,17 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     def class_name(cls) -> str:
         """Return the stable name of the class, for serialisation."""
         return "MRRAGPostprocessor"
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy over the same store and towers."""
+        return self.model_copy()
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be pickled: LlamaIndex would leave the store out with a line in its log."""
+        raise InputError(
+            "MRRAGPostprocessor holds an open store and its towers, and cannot be sent to another "
+            "process: make it there"
+        )
 
     def _selection(self) -> Selection:
         """Build it anew each time: the fields may be assigned to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
@@ -153,6 +155,10 @@ class MRRAGRetriever(BaseRetriever):
         self._restriction = store_filter(filters, node_ids, doc_ids)
         self.image = image
         super().__init__(callback_manager=callback_manager)
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Return a copy over the same store and towers."""
+        return copy(self)
 
     @property
     def weights(self) -> AnyWeights:

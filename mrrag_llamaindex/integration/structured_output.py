@@ -7,9 +7,9 @@ import types
 from collections.abc import AsyncGenerator, Generator, Mapping
 from enum import Enum
 from functools import partialmethod
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
-from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter, ValidationError
+from llama_index.core.bridge.pydantic import BaseModel, ValidationError
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts.base import BasePromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
@@ -17,6 +17,7 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from mrrag_llamaindex.errors import InputError, ModelError
+from mrrag_llamaindex.integration.inputs.fields import validated
 
 _NUMBERS = {
     "p_yes": lambda facts: facts["p_yes"],
@@ -74,12 +75,8 @@ def require_fillable(output_cls: type[BaseModel]) -> None:
 
 
 def _require_taken(output_cls: type[BaseModel], name: str, value: Any) -> None:
-    field = output_cls.model_fields[name]
-    kind: Any = field.annotation
     try:
-        for one in field.metadata:
-            kind = Annotated[kind, one]
-        TypeAdapter(kind).validate_python(value)
+        validated(output_cls.model_fields[name], value)
     except ValidationError as error:
         raise InputError(
             f"{output_cls.__name__}.{name} does not take what an answer gives, for example "

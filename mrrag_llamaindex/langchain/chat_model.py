@@ -26,7 +26,8 @@ from mrrag_llamaindex.integration.other_hosts.calls import (
 )
 from mrrag_llamaindex.integration.tickets.host_call import HostCall
 from mrrag_llamaindex.integration.tickets.markers import strip
-from mrrag_llamaindex.langchain.messages import rows_of, without_visible_markers
+from mrrag_llamaindex.langchain.messages import require_words, rows_of, without_visible_markers
+from mrrag_llamaindex.langchain.processes import StaysInProcess
 from mrrag_llamaindex.langchain.structured import verdict_parser
 
 _HOST_FIELDS = frozenset(BaseChatModel.model_fields) - {"cache", "profile"}
@@ -35,9 +36,10 @@ _NO_EVIDENCE = (
     "neither documents with their image and scores nor an image arrived. In a chain, put documents "
     "into the prompt with create_stuff_documents_chain or evidence_prompt of "
     "mrrag_llamaindex.langchain; a formatter of your own needs a retriever with stamped=True. To "
-    "rephrase follow-up questions, in create_history_aware_retriever, give it llm.as_condenser(). "
-    "For other tasks (agents, judges, query rewriting) take another model. To ask about an image "
-    "alone, send it in the message"
+    "rephrase follow-up questions, in create_history_aware_retriever or as condense_question_llm, "
+    "give it llm.as_condenser(). For other tasks (agents, judges, rewriting queries, extracting, "
+    "summaries, the step of map_reduce that joins answers) take another model. To ask about an "
+    "image alone, send it in the message"
 )
 _TOOLS = (
     "a tool was called in this conversation, and neither documents with their image and scores nor "
@@ -46,7 +48,7 @@ _TOOLS = (
 )
 
 
-class ChatMRRAG(BaseChatModel):
+class ChatMRRAG(StaysInProcess, BaseChatModel):
     """LLaVA-Med that reads the query image, the scored documents and the question of a chain.
 
     Documents of `MRRAGRetriever` or `MRRAGCompressor` bring image and scores through
@@ -150,6 +152,7 @@ class ChatMRRAG(BaseChatModel):
                 "max_new_tokens"
             )
         rows = rows_of(messages)
+        require_words(rows)
         if self.condenses:
             return follow_up_call(rows)
         tools = any(row.role == "tool" for row in rows)

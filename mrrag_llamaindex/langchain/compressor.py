@@ -22,6 +22,7 @@ from mrrag_llamaindex.integration.other_hosts.passages import (
 from mrrag_llamaindex.integration.postprocessor import MRRAGPostprocessor
 from mrrag_llamaindex.langchain.documents import document_of, passages_of, with_markers
 from mrrag_llamaindex.langchain.images import image_of_question
+from mrrag_llamaindex.langchain.processes import StaysInProcess
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
@@ -39,7 +40,7 @@ _OPTIONS = (
 )
 
 
-class MRRAGCompressor(BaseDocumentCompressor):
+class MRRAGCompressor(StaysInProcess, BaseDocumentCompressor):
     """Rank the documents of any retriever by MCR, and keep the best; for compression retrievers.
 
     Put it last: what comes after it changes what is shown, not what steers. A document belongs to

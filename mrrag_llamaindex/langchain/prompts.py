@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import BaseOutputParser, StrOutputParser
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
@@ -13,9 +14,15 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.integration.other_hosts.passages import common_evidence
+from mrrag_llamaindex.integration.tickets.markers import strip
+from mrrag_llamaindex.integration.tickets.written_out import (
+    Whole,
+    changes_documents,
+    tells_documents,
+)
 from mrrag_llamaindex.langchain.documents import passages_of, with_markers, without_markers
 from mrrag_llamaindex.langchain.images import image_of_question
-from mrrag_llamaindex.langchain.messages import without_visible_markers
+from mrrag_llamaindex.langchain.messages import recalled, with_labels, without_visible_markers
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelLike
@@ -75,7 +82,8 @@ def evidence_prompt(
     Raises
     ------
     InputError
-        If the prompt has no variable of this name.
+        If the prompt has no variable of this name. When it is filled: if it leaves documents out,
+        cuts them or changes their letters.
 
     Examples
     --------
@@ -89,27 +97,49 @@ def evidence_prompt(
         )
     one = document_prompt or PromptTemplate.from_template("{page_content}")
 
-    def variables(inputs: dict[str, Any]) -> dict[str, Any]:
+    def variables(inputs: dict[str, Any]) -> tuple[dict[str, Any], str]:
         missing = sorted({*prompt.input_variables} - {*inputs, *prompt.partial_variables})
         if missing:
             raise InputError(f"the prompt needs {missing[0]!r}, and the chain's inputs lack it")
         documents = _under_one_ticket(inputs[document_variable_name], inputs, one)
-        text = document_separator.join(item.page_content for item in documents)
         known = {*prompt.input_variables, *prompt.optional_variables}
         own = {name: value for name, value in inputs.items() if name in known}
-        return {**own, document_variable_name: text}
+        # Functions among them are called once: the prompt is filled more than once.
+        held = {k: v() if callable(v) else v for k, v in prompt.partial_variables.items()}
+        text = document_separator.join(item.page_content for item in documents)
+        return {**held, **own}, text
+
+    def ways(values: dict[str, Any], text: str) -> list[dict[str, Any]]:
+        kinds = Whole.of(strip(text), text), strip(text), text
+        return [{**values, document_variable_name: kind} for kind in kinds]
+
+    def made(values: dict[str, Any], text: str, filled: Sequence[PromptValue]) -> PromptValue:
+        whole, plain, marked = (value.to_messages() for value in filled)
+        for messages in (whole, with_labels(marked)):
+            if tells_documents(_texts(messages), _texts(plain), text):
+                history = {id(item) for value in values.values() for item in _listed(value)}
+                known = recalled(messages, history)
+                return ChatPromptValue(messages=without_visible_markers(known))
+        raise changes_documents(document_variable_name, prompt)
 
     def fill(inputs: dict[str, Any]) -> PromptValue:
-        return _visible(prompt.format_prompt(**variables(inputs)))
+        values, text = variables(inputs)
+        return made(values, text, [prompt.format_prompt(**way) for way in ways(values, text)])
 
     async def afill(inputs: dict[str, Any]) -> PromptValue:
-        return _visible(await prompt.aformat_prompt(**variables(inputs)))
+        values, text = variables(inputs)
+        filled = [await prompt.aformat_prompt(**way) for way in ways(values, text)]
+        return made(values, text, filled)
 
     return RunnableLambda(fill, afill, name="evidence_prompt")
 
 
-def _visible(value: PromptValue) -> PromptValue:
-    return ChatPromptValue(messages=without_visible_markers(value.to_messages()))
+def _texts(messages: Sequence[BaseMessage]) -> list[str]:
+    return [str(message.text) for message in messages]
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _under_one_ticket(

@@ -18,6 +18,7 @@ from mrrag_llamaindex.integration.other_hosts.passages import retrieve
 from mrrag_llamaindex.langchain.documents import document_of, with_markers
 from mrrag_llamaindex.langchain.filters import filter_of_mapping
 from mrrag_llamaindex.langchain.images import image_of_question
+from mrrag_llamaindex.langchain.processes import StaysInProcess
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _HOST_FIELDS = ("name", "tags", "metadata")
 
 
-class MRRAGRetriever(BaseRetriever):
+class MRRAGRetriever(StaysInProcess, BaseRetriever):
     """Retrieve pairs by the fused score of image-text, image-image and text-text similarity.
 
     The question's image is given with it (`for_inputs`, or ``invoke(question, image=...)``), bound

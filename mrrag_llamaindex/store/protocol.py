@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,18 @@ class PairStore(Backend):
         self.name = name
         self.schema = schema
         self.folder = folder
+
+    def __deepcopy__(self, _: Any) -> PairStore:
+        """Return the store itself: what holds it is copied, and the pairs are not."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a store is open in one process."""
+        raise StoreError(
+            f"store {self.name} is open in this process, and cannot be sent to another one with "
+            "what holds it (an index, an engine, a retriever, a postprocessor): open it there, "
+            "MRRAGIndex.from_store(...)"
+        )
 
     @classmethod
     def create(cls, where: Where, schema: StoreSchema, *, collection: str = "pairs") -> PairStore:

@@ -7,7 +7,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnablePassthrough
 
 from mrrag_llamaindex import query_image
@@ -143,3 +143,46 @@ def test_what_is_no_image_of_ours_is_refused(chat, image):
 def test_an_open_image_is_an_image(hospital, retriever, image):
     documents = retriever.invoke(QUESTION, image=load_image(image))
     assert tuple(d.id for d in documents) == hospital.evidence("patient-07", QUESTION)
+
+
+PARTS = [
+    {"type": "file", "base64": "AAAA", "mime_type": "application/pdf"},
+    {"type": "audio", "base64": "AAAA"},
+    {"type": "text-plain", "text": "secret"},
+    {"type": "non_standard", "value": {}},
+    {"type": "tool_use", "id": "1"},
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part["type"])
+def test_parts_that_are_not_read_are_refused_or_leave_with_their_turn(chat, image, part):
+    text, film = {"type": "text", "text": QUESTION}, blocks(image)[0]
+    with pytest.raises(InputError, match=f"the question holds a part of type '{part['type']}'"):
+        chat.invoke([HumanMessage([text, film, part])])
+    with pytest.raises(InputError, match=f"a system message holds a part of type '{part['type']}'"):
+        chat.invoke([SystemMessage([text, part]), HumanMessage([text, film])])
+    for before in (
+        [HumanMessage([text, film, part]), AIMessage("yes")],
+        [HumanMessage([text, film]), AIMessage([{"type": "text", "text": "yes"}, part])],
+    ):
+        message = chat.invoke([*before, HumanMessage([text, film])])
+        assert message.response_metadata["mrrag"]["left_out_turns"] == 2
+
+
+def test_images_of_system_messages_and_answers_are_not_the_questions(hospital, chat, image):
+    text, film = {"type": "text", "text": QUESTION}, blocks(image)[0]
+    other = blocks(hospital.images[TWO])[0]
+    with pytest.raises(InputError, match="a system message holds a part of type 'image_url'"):
+        chat.invoke([SystemMessage([text, other]), HumanMessage([text, film])])
+    answer = AIMessage([{"type": "text", "text": "yes"}, other])
+    message = chat.invoke([HumanMessage([text, film]), answer, HumanMessage([text, film])])
+    assert message.response_metadata["mrrag"]["left_out_turns"] == 2
+
+
+def test_nothing_stands_behind_the_question(chat, image):
+    question = HumanMessage([{"type": "text", "text": QUESTION}, blocks(image)[0]])
+    with pytest.raises(InputError, match="behind the question"):
+        chat.invoke([question, AIMessage("The answer is")])
+    called = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "1"}])
+    with pytest.raises(EvidenceError, match="a tool was called"):
+        chat.invoke([question, called, ToolMessage("42", tool_call_id="1")])

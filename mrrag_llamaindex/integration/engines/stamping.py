@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from typing_extensions import Self
 
 from mrrag_llamaindex.errors import EvidenceError, PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
@@ -76,6 +77,10 @@ class TicketPostprocessor(BaseNodePostprocessor):
         self._image = image
         self._reader = reader
         self._room = room
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy for the same model."""
+        return self.model_copy()
 
     @classmethod
     def class_name(cls) -> str:

@@ -48,6 +48,19 @@ class Facts(dict[str, Any]):
         ranking.document_id, ranking.evidence = document_id, evidence
         return ranking
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same document, retrieved for the same image.
+
+        Hosts compare documents to leave out what was found twice. How one was ranked is no part of
+        what it is: another question ranks it otherwise.
+        """
+        if not isinstance(other, Facts) or not (self.document_id and other.document_id):
+            return super().__eq__(other)
+        images = [one.evidence and one.evidence.image for one in (self, other)]
+        return self.document_id == other.document_id and images[0] == images[1]
+
+    __hash__ = None
+
     def __copy__(self) -> Facts:
         return Facts.of(self, self.document_id, self.evidence)
 

@@ -55,6 +55,8 @@ class HostCall:
         That a person sent in a message.
     variables : frozenset of str
         Of the template that the host filled; empty where only finished text arrived.
+    purpose : str
+        What LlamaIndex says the template is for (its ``prompt_type``); empty where it says nothing.
     text : str
         For "condense", the whole prompt.
     missing : str
@@ -72,6 +74,7 @@ class HostCall:
     history: tuple[Turn, ...] = ()
     image: QueryImage | None = None
     variables: frozenset[str] = frozenset()
+    purpose: str = ""
     text: str = field(default="", repr=False)
     missing: str = ""
     left_over: int = 0

@@ -103,19 +103,32 @@ def labels_inside(text: str) -> str:
     It was written for this document, and would be a text without one otherwise. What stands before
     one document alone is a heading of all of them, and stays.
     """
-    return _LABEL.sub(r"\2\1", text) if len(_LABEL.findall(text)) > 1 else text
+    labels = [match[1] for match in _LABEL.finditer(text)]
+    if len(labels) < 2:
+        return text
+    # The first one's line may begin with a heading, which the second label does not have.
+    usual = re.sub(r"\d+", r"\\d+", re.escape(labels[1]))
+
+    def moved(match: re.Match[str]) -> str:
+        own = re.search(rf"(?:{usual})\Z", match[1])
+        start = own.start() if own else 0
+        return match[1][:start] + match[2] + match[1][start:]
+
+    return _LABEL.sub(moved, text)
 
 
-def holds_whole_documents(text: str, marked: str) -> bool:
+def holds_whole_documents(text: str, marked: str, foreign: str = "") -> bool:
     """Whether ``text``, made of the marked documents of ``marked``, has each of them whole or not.
 
     A document that something has cut or turned round has other markers than before, or in another
-    order, as have markers whose letters were changed.
+    order, as have markers whose letters were changed. What looks like a marker in ``foreign``, text
+    of a person for example, does not count.
     """
-    before, after = _by_document(marked), _by_document(text)
+    before, after, others = _by_document(marked), _by_document(text), _by_document(foreign)
     return all(
         name in before and marks == before[name] * (len(marks) // len(before[name]))
         for name, marks in after.items()
+        if name not in others
     )
 
 

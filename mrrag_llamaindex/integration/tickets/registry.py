@@ -50,6 +50,8 @@ class Ticket:
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
+    words : tuple of str
+        The application's own words of the first call, of hosts that send finished text alone.
     used : float
         When it was last issued or redeemed, by the monotonic clock.
     """
@@ -62,6 +64,7 @@ class Ticket:
     calls: list[tuple[int, Answer]] = field(default_factory=list)
     shown: bool = False
     texts: dict[int, str] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
 

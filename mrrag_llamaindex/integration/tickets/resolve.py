@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -112,10 +112,53 @@ def _missing(call: HostCall, policy: MissingContext) -> None:
         warnings.warn(message, stacklevel=1)
 
 
+_ROLES = {
+    **dict.fromkeys(("choice_select", "rankgpt_rerank"), "reranker"),
+    **dict.fromkeys(
+        ("tree_select", "tree_select_multiple", "single_select", "multi_select"), "selector"
+    ),
+    **dict.fromkeys(("decompose", "sub_question"), "question generator"),
+    **dict.fromkeys(
+        ("keyword_extract", "query_keyword_extract", "knowledge_triplet_extract", "schema_extract"),
+        "extractor",
+    ),
+    **dict.fromkeys(("insert", "summary"), "summarizer, or writer of hypothetical documents,"),
+    **dict.fromkeys(
+        (
+            "text_to_sql",
+            "text_to_graph_query",
+            "table_context",
+            "pandas",
+            "json_path",
+            "vector_store_query",
+            "sql_response_synthesis",
+            "sql_response_synthesis_v2",
+        ),
+        "engine that asks a database",
+    ),
+}
+"""Who sends the prompts of LlamaIndex that hold no question about an image, by their purpose."""
+
+
+def role_of(purpose: str, variables: Collection[str]) -> str:
+    """Return who sends a template of that purpose; empty where it may ask about an image."""
+    if purpose == "summary" and "query_str" in variables:
+        return ""  # tree_summarize
+    return _ROLES.get(purpose, "")
+
+
 def _case(call: HostCall) -> str:
     """Say which way led here, and what to do there."""
     if call.missing:
         return call.missing
+    role = role_of(call.purpose, call.variables)
+    if role:
+        article = "an" if role[0] in "aeiou" else "a"
+        return (
+            f"a prompt of {article} {role} arrived. This model answers questions about an image: "
+            f"give the {role} another LLM"
+        )
+    joins = call.purpose == "summary"
     context = next((text.strip() for text in call.contexts if text.strip()), "")
     if _CITED.match(context):
         return (
@@ -128,6 +171,14 @@ def _case(call: HostCall) -> str:
             "join the answers of sub-questions, of steps, or of an engine inside a retriever needs "
             "another LLM: give it to response_synthesizer"
         )
+    if context and joins:
+        return (
+            "texts without a ticket arrived to be summarised. At the second level of "
+            "tree_summarize, which more text than one call holds leads to, take "
+            'response_mode="compact"; what is to join the answers of routed engines needs another '
+            "LLM, given to summarizer; and documents of another retriever need "
+            "MRRAGPostprocessor(index) last in node_postprocessors"
+        )
     if context:
         return (
             "documents arrived without a ticket, so neither the query image nor their scores are "
@@ -135,9 +186,8 @@ def _case(call: HostCall) -> str:
             "node_postprocessors, or build the engine from the index "
             "(index.as_query_engine(llm=llm)). If they are this index's, something between wrote "
             "nodes anew, or your own code packed their text: retrieve with "
-            "index.as_retriever(stamped=True). The second level of tree_summarize holds no "
-            'document, so take response_mode="compact"; and a reranker, a judge, or what is to '
-            "join the answers of routed engines needs another LLM"
+            "index.as_retriever(stamped=True). Pickled and stored nodes keep no ticket: retrieve "
+            "anew. And a judge or a reranker that reads documents needs another LLM"
         )
     if call.variables - {"query_str"}:
         names = ", ".join(sorted(call.variables))

@@ -52,7 +52,8 @@ def stamp(
         PromptDocument(
             copy.node_id,
             strip(copy.get_content(metadata_mode=MetadataMode.LLM)),
-            copy.metadata[METADATA_KEY].get("score"),
+            # Whatever was pickled may have been scored for another question.
+            None if copy._travelled else copy.metadata[METADATA_KEY].get("score"),  # type: ignore[attr-defined]
         )
         for copy in copies
     ]

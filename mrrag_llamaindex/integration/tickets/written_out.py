@@ -101,7 +101,9 @@ def rows_of(
         marked = filled(**{name: value.join(ends) for name, value in values.items()})
         if _texts(marked) != _texts(placed):
             rows = [_with_context(row, ends) for row in marked]
-            whole = holds_whole_documents("".join(_texts(rows)), "".join(values.values()))
+            others = "".join(text for row in rows for text in questions_of(row))
+            text, value = "".join(_texts(rows)), "".join(values.values())
+            whole = holds_whole_documents(text, value, others)
             if not (whole and any(map(contexts_of, rows)) and plain == _words(rows)):
                 if plain != _words(filled(**{**variables, "query_str": tokens["query_str"]})):
                     raise changes_question("query_str", template)
@@ -179,14 +181,29 @@ def questions_of(row: Row) -> list[str]:
     return [text for name, text in row if name == "query_str"]
 
 
+def tells_documents(texts: Sequence[str], plain: Sequence[str], marked: str) -> bool:
+    """Whether the documents of ``marked`` are known in what a template made of them.
+
+    Parameters
+    ----------
+    texts, plain : sequence of str
+        The template's messages, with markers and filled without them.
+    marked : str
+        The documents, with their markers.
+    """
+    text, others = "\n".join(texts), "\n".join(plain)
+    same = [strip(one).split() for one in texts] == [strip(one).split() for one in plain]
+    return same and text != others and holds_whole_documents(text, marked, others)
+
+
 def changes_documents(name: str, template: Any = None) -> InputError:
     """Return the error for a template in which the words of documents are lost."""
     return InputError(
-        f"the template shortens {{{name}}}, or changes its words{_where(name, template)}, so it is "
-        "not known which documents the model would read: each of them is raised by its score, and "
-        "answers name them. Write all of it into the template; choose documents with "
-        "similarity_top_k or a filter of the retriever, and change their words before, in a "
-        "postprocessor for example"
+        f"the template does not write out {{{name}}} whole, or changes its letters"
+        f"{_where(name, template)}, so it is not known which documents the model would read: each "
+        "of them is raised by its score, and answers name them. Write all of it into the template; "
+        "choose documents with similarity_top_k or a filter of the retriever, and change their "
+        "words before, in a postprocessor or compressor"
     )
 
 
@@ -205,7 +222,9 @@ def _where(name: str, template: Any) -> str:
     if name in (getattr(template, "function_mappings", None) or {}):
         return f" (function_mappings[{name!r}])"
     get = getattr(template, "get_template", None)
-    text = str(get() if get else getattr(template, "template", ""))
+    parts = [getattr(message, "prompt", None) for message in getattr(template, "messages", ())]
+    texts = [getattr(part, "template", "") for part in (template, *parts)]
+    text = str(get()) if get else "\n".join(map(str, texts))
     word = rf"\b{re.escape(name)}\b"
     pattern = rf"\{{\{{[^{{}}\n]*{word}[^{{}}\n]*\}}\}}|\{{%[^{{}}\n]*{word}[^{{}}\n]*%\}}"
     found = list(dict.fromkeys(re.findall(pattern, text)))

@@ -11,6 +11,7 @@ from llama_index.core.bridge.pydantic import (
     Field,
     PlainSerializer,
     TypeAdapter,
+    ValidationError,
     model_validator,
 )
 
@@ -20,6 +21,7 @@ from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.integration.entry_points import EntryPoints
+from mrrag_llamaindex.integration.inputs.fields import validated
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.tickets.resolve import MissingContext
 from mrrag_llamaindex.steering.ifa import IFA
@@ -84,6 +86,24 @@ _WITHOUT_EFFECT = {
 """Fields of every LLM that this one has no use for."""
 
 
+LIMITS = ("max_documents", "max_new_tokens", "batch_size")
+"""Fields that may change while a model stays loaded."""
+
+_LOADED = (
+    "model",
+    "device",
+    "dtype",
+    "device_map",
+    "quantization",
+    "vision_tower",
+    "allow_pickle",
+    "steering_backend",
+    "prefix_cache",
+    "profile",
+)
+"""Fields that say what is loaded and how."""
+
+
 class GeneratorSettings(EntryPoints):
     """Fields of an LLM over `LlavaEngine`, and the engine that they describe."""
 
@@ -142,10 +162,39 @@ class GeneratorSettings(EntryPoints):
         default="error", description="What to do when no evidence reaches a call."
     )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "policy" and not (value is None or isinstance(value, SteeringPolicy)):
-            raise ModelError(_no_policy(value))
-        super().__setattr__(name, value)
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value of a field as it may be assigned to a model that is loaded.
+
+        Raises
+        ------
+        ModelError
+            If the field does not take it, or says how a model is loaded.
+        """
+        if name in _WITHOUT_EFFECT and value is not None:
+            raise ModelError(f"MRRAGLLaVA cannot honour {name}: {_WITHOUT_EFFECT[name]}")
+        if name not in GeneratorSettings.__annotations__:
+            return value  # LlamaIndex's own
+        try:
+            if name == "policy":
+                return policy_from_dict(value)
+            value = validated(GeneratorSettings.model_fields[name], value)
+        except ValidationError as error:
+            raise ModelError(f"{name} is {value!r}: {error.errors()[0]['msg']}") from None
+        if name in _LOADED and value != getattr(self, name):
+            raise ModelError(
+                f"{name} says what is loaded, and a model is loaded already: make another one, "
+                f"MRRAGLLaVA({name}=...)"
+            )
+        return value
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that are not at their defaults, without what belongs to a process."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name not in ("callback_manager", *_WITHOUT_EFFECT)
+            and getattr(self, name) != field.get_default(call_default_factory=True)
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +202,9 @@ class GeneratorSettings(EntryPoints):
         """Take ``ifa=`` for ``policy=``, and refuse what is no field, or would have no effect."""
         if not isinstance(data, Mapping):
             return data
+        data = dict(data)
+        if data.get("class_name") == cls.class_name():
+            del data["class_name"]  # as it is written
         for name, value in data.items():
             if name in _WITHOUT_EFFECT and value is not None:
                 raise ModelError(f"MRRAGLLaVA cannot honour {name}: {_WITHOUT_EFFECT[name]}")

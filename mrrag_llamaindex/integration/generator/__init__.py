@@ -1,0 +1,1 @@
+"""A generator as LlamaIndex holds it: its settings, and the model that they describe."""
