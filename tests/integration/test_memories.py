@@ -15,8 +15,10 @@ from llama_index.core.memory import (
     ChatSummaryMemoryBuffer,
     FactExtractionMemoryBlock,
     Memory,
+    SimpleComposableMemory,
     StaticMemoryBlock,
 )
+from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.storage.chat_store import SimpleChatStore
 
 from mrrag_llamaindex import answer_trace, query_image
@@ -63,6 +65,12 @@ MEMORIES = {
     ),
     "facts": in_blocks(FactExtractionMemoryBlock(llm=Summarist(), facts=[SECRET])),
     "messages": in_blocks(Earlier(name="earlier")),
+    "several": lambda: SimpleComposableMemory.from_defaults(
+        primary_memory=ChatMemoryBuffer.from_defaults(),
+        secondary_memory_sources=[
+            ChatMemoryBuffer.from_defaults(chat_history=[ChatMessage(role="user", content=SECRET)])
+        ],
+    ),
 }
 
 
@@ -109,6 +117,24 @@ def test_a_summary_in_finished_messages_is_left_out(talker, hospital):
     recalled = ChatMessage(role="system", content=f"<memory>\n{SECRET}\n</memory>\nBe brief.")
     talker.chat([recalled, asked])
     assert talker.engine.requests[-1].instructions == "Be brief."
+
+
+def test_memories_of_several_parts_in_finished_messages(talker, hospital):
+    asked = ChatMessage(role="user", content=QUESTIONS[0])
+    asked.blocks.append(ImageBlock(path=hospital.images["patient-25"]))
+    memory = MEMORIES["several"]()
+    memory.put(ChatMessage(role="system", content="Be brief."))
+    facts = talker.chat([*memory.get(), asked]).additional_kwargs["mrrag"]
+    request = talker.engine.requests[-1]
+    assert (request.instructions, facts["left_out_turns"]) == ("Be brief.", 1)
+
+
+@pytest.mark.parametrize("mode", ["context", "condense_plus_context"])
+def test_templates_that_a_chat_engine_cannot_fill_are_refused(hospital, llm, mode):
+    name = {"context": "context_template", "condense_plus_context": "context_prompt"}[mode]
+    rich = RichPromptTemplate("{{ context_str }}")
+    with pytest.raises(InputError, match=f"{name} is a RichPromptTemplate"):
+        hospital.index.as_chat_engine(mode, llm=llm, **{name: rich})
 
 
 def test_a_follow_up_is_not_rephrased_from_a_summary(hospital, talker):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
+from llama_index.core.llms import ChatMessage
 from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.prompts import (
     ChatPromptTemplate,
+    LangchainPromptTemplate,
     PromptTemplate,
     RichPromptTemplate,
     SelectorPromptTemplate,
@@ -102,6 +106,48 @@ def test_documents_are_read_as_the_template_writes_them(registry, context, name)
     assert made.documents[1].text == second
     assert made.question == QUESTION
     assert "[[" not in shown(made)
+
+
+def test_a_heading_on_the_line_of_the_first_document_is_none_of_its_words(registry, context):
+    template = PromptTemplate(
+        "Befunde: {context_str}\n{query_str}",
+        function_mappings=REWRITTEN["by a function"][0].function_mappings,
+    )
+    made = asked(template, registry, context)
+    assert made.documents[0].text.startswith("* Report:")
+    assert "Befunde" not in str(made.documents)
+
+
+class Selector:
+    """Of LangChain's prompts, as LlamaIndex holds them."""
+
+    def __init__(self, default_prompt, conditionals=()):
+        self.default_prompt, self.conditionals = default_prompt, list(conditionals)
+
+
+def test_a_template_of_langchain_is_read_with_what_it_holds_already(hospital, llm, monkeypatch):
+    """LlamaIndex's bridge imports packages of LangChain that are no more; its parts stand in."""
+    prompts = pytest.importorskip("langchain_core.prompts")
+    for name, parts in {
+        "llama_index.core.bridge.langchain": {"ConditionalPromptSelector": Selector},
+        "llama_index.llms.langchain": {"LangChainLLM": type("LangChainLLM", (), {})},
+        "llama_index.llms.langchain.utils": {
+            "from_lc_messages": lambda messages: [
+                ChatMessage(role="user", content=message.content) for message in messages
+            ]
+        },
+    }.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**parts))
+    template = LangchainPromptTemplate(
+        prompts.PromptTemplate.from_template("Befunde: {context_str}\nFrage: {query_str}")
+    )
+    patient = "patient-32"
+    engine = hospital.index.as_query_engine(
+        llm, text_qa_template=template, image=hospital.images[patient], similarity_top_k=3
+    )
+    (answer,) = answer_trace(engine.query(QUESTION).source_nodes)
+    assert answer.document_ids == hospital.evidence(patient, QUESTION)[:3]
+    assert answer.steering.applied
 
 
 def test_documents_that_a_template_turns_round_or_drops_keep_their_scores(registry, context):

@@ -22,7 +22,11 @@ from llama_index.core.settings import Settings
 
 from mrrag_llamaindex.integration.engines.citations import MRRAGCitationQueryEngine
 from mrrag_llamaindex.integration.engines.condensing import MRRAGCondensePlusContextChatEngine
-from mrrag_llamaindex.integration.engines.memories import require_memory, require_prefix
+from mrrag_llamaindex.integration.engines.conversations import (
+    require_memory,
+    require_prefix,
+    require_templates,
+)
 from mrrag_llamaindex.integration.engines.stamping import TicketPostprocessor, reader_of
 from mrrag_llamaindex.integration.inputs.answering import (
     require_answerable,
@@ -175,8 +179,8 @@ class IndexEngines(BaseIndex[IndexDict]):
         Raises
         ------
         InputError
-            If an option is none of them, or a memory or ``prefix_messages`` cannot be used; see
-            `require_memory` and `require_prefix`.
+            If an option is none of them, or a memory, a template or ``prefix_messages`` cannot be
+            used; see `require_memory`, `require_templates` and `require_prefix`.
         """
         llm = self._llm(llm, options, "as_chat_engine")
         require_postprocessors(options.get("node_postprocessors"), "as_chat_engine")
@@ -185,6 +189,7 @@ class IndexEngines(BaseIndex[IndexDict]):
         engine = self._chat_engine(ChatMode(chat_mode), llm, options)
         if reads_tickets(llm):
             require_prefix(options.get("prefix_messages"))
+            require_templates(options)
             require_memory(engine._memory)  # type: ignore[attr-defined]
         return engine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from mrrag_llamaindex.integration.tickets.host_call import Turn
 INSTRUCTING = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
 _ANSWERING = frozenset({MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL})
 _TOOL = frozenset({MessageRole.TOOL, MessageRole.FUNCTION})
-_MEMORY = re.compile(r"\A\s*<memory>.*?</memory>\s*", re.DOTALL)
 
 
 def message_text(message: ChatMessage) -> str:
@@ -130,8 +130,18 @@ def recalled_by_memory(messages: Sequence[ChatMessage], holds_context: Sequence[
 
 
 def without_memory(text: str) -> str:
-    """Return a message without what the memory blocks of LlamaIndex's ``Memory`` write into it."""
-    return _MEMORY.sub("", text, count=1)
+    """Return a message without what LlamaIndex's memories of several parts write into it."""
+    return _recalled().sub("", text, count=1)
+
+
+@functools.cache
+def _recalled() -> re.Pattern[str]:
+    from llama_index.core.memory import simple_composable_memory as composed
+
+    intro = re.escape(composed.DEFAULT_INTRO_HISTORY_MESSAGE)
+    outro = re.escape(composed.DEFAULT_OUTRO_HISTORY_MESSAGE)
+    blocks = r"\A\s*<memory>.*?</memory>\s*"
+    return re.compile(rf"{blocks}|\s*{intro}.*?{outro}\s*", re.DOTALL)
 
 
 class Conversation(NamedTuple):

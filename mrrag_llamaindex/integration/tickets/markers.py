@@ -103,7 +103,18 @@ def labels_inside(text: str) -> str:
     It was written for this document, and would be a text without one otherwise. What stands before
     one document alone is a heading of all of them, and stays.
     """
-    return _LABEL.sub(r"\2\1", text) if len(_LABEL.findall(text)) > 1 else text
+    labels = [match[1] for match in _LABEL.finditer(text)]
+    if len(labels) < 2:
+        return text
+    # The first one's line may begin with a heading, which the second label does not have.
+    usual = re.sub(r"\d+", r"\\d+", re.escape(labels[1]))
+
+    def moved(match: re.Match[str]) -> str:
+        own = re.search(rf"(?:{usual})\Z", match[1])
+        start = own.start() if own else 0
+        return match[1][:start] + match[2] + match[1][start:]
+
+    return _LABEL.sub(moved, text)
 
 
 def holds_whole_documents(text: str, marked: str, foreign: str = "") -> bool:

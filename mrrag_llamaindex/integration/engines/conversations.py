@@ -1,11 +1,12 @@
-"""What a chat engine remembers: which memories and messages it may be given."""
+"""What a chat engine may be given: memories, messages before the conversation, templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.prompts import PromptTemplate
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.integration.tickets.readers import reads_tickets
@@ -61,3 +62,33 @@ def require_prefix(messages: Sequence[ChatMessage] | None) -> None:
             f"prefix_messages holds a message of role {messages[0].role.value!r}, and it cannot be "
             "told which image it is about: take system_prompt="
         )
+
+
+def require_templates(options: Mapping[str, Any]) -> None:
+    """Refuse a template of the context that LlamaIndex's chat engines cannot fill.
+
+    Parameters
+    ----------
+    options : mapping
+        Of the chat engine.
+
+    Raises
+    ------
+    InputError
+        If it is one of messages, or a rich one.
+    """
+    for name in _CONTEXT_TEMPLATES:
+        template = options.get(name)
+        if not (template is None or isinstance(template, (str, PromptTemplate))):
+            raise InputError(
+                f"{name} is a {type(template).__name__}, and LlamaIndex's chat engines make a part "
+                "of the system message of it: give a PromptTemplate, or text with {context_str}"
+            )
+
+
+_CONTEXT_TEMPLATES = (
+    "context_template",
+    "context_refine_template",
+    "context_prompt",
+    "context_refine_prompt",
+)
