@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.mining.mining import MiningReport
+    from mrrag_llamaindex.learning.mining.settings import Pool
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
     from mrrag_llamaindex.store.pair import Skipped
@@ -26,6 +27,7 @@ _PHANTOM_QUESTIONS = 200
 
 
 def mine(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option(help="File of training records (.jsonl); made or resumed.")],
     questions: Annotated[
         Path | None,
@@ -44,8 +46,9 @@ def mine(
         Path | None, typer.Option(help="Fusion weights that retrieve the candidates (JSON).")
     ] = None,
     candidates: Annotated[
-        int, typer.Option(min=2, help="Documents tried per question.")
-    ] = defaults.CANDIDATES,
+        int | None,
+        typer.Option(min=2, help="Documents tried per question; default 15, with --labels 60."),
+    ] = None,
     negatives: Annotated[
         int, typer.Option(min=1, help="Most negatives per question.")
     ] = defaults.NEGATIVES,
@@ -53,8 +56,27 @@ def mine(
         float, typer.Option(min=0, help="Least distance of a negative from the positive.")
     ] = 0.05,
     pool: Annotated[
-        str, typer.Option(metavar="fused|each_term", help="What retrieves the candidates.")
-    ] = "fused",
+        str,
+        typer.Option(
+            metavar="mixed|each_term|fused",
+            help="What retrieves the candidates; mixed: also pairs drawn at random.",
+        ),
+    ] = "mixed",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,...",
+            help="In place of a table of questions and a model: columns of the stored pairs; a "
+            "pair of another patient with the same value is right.",
+        ),
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            help="With --labels: what is asked; {label} and the pair's columns stand by name. "
+            "Default: What is the {label}?"
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Most questions, drawn by the seed.")
     ] = None,
@@ -76,12 +98,31 @@ def mine(
     """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
+    from mrrag_llamaindex.learning.mining.labels import (
+        CANDIDATES,
+        QUESTION,
+        LabelQuestions,
+        mine_labels,
+    )
     from mrrag_llamaindex.learning.mining.mining import mine as mine_into
     from mrrag_llamaindex.learning.mining.settings import MiningSettings
-    from mrrag_llamaindex.mcr.weights import FusionWeights
-    from mrrag_llamaindex.mcr.weights_file import load_weights
     from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 
+    if question is not None and labels is None:
+        raise InputError("--question is asked with --labels only")
+    if labels is not None:
+        _check_labels(ctx)
+        pairs, towers = _opened(store or "", device)
+        fusion = _weights(pairs, weights)
+        asked = LabelQuestions(
+            tuple(name.strip() for name in labels.split(",")),
+            question or QUESTION,
+            MiningSettings(fusion, candidates or CANDIDATES, cast("Pool", pool), seed=seed),
+        )
+        with progress_bar("pairs asked about") as advance:
+            report = mine_labels(pairs, towers, asked, out, advance)
+        _end(report, report.skipped, out, as_json=as_json, fail=fail_on_skipped)
+        return
     training: list[GoldQuestion] = []
     rejected: list[Skipped] = []
     if data is not None:
@@ -101,13 +142,11 @@ def mine(
             else:
                 rejected.append(item)
         pairs, towers = _opened(store, device)
-    fusion: AnyWeights = FusionWeights()
-    if weights is not None:
-        fusion = load_weights(weights, towers_identity=towers.identity)
+    fusion = _weights(pairs, weights)
     settings = MiningSettings(
         weights=fusion,
-        candidates=candidates,
-        pool=pool,  # type: ignore[arg-type]  # checked there
+        candidates=candidates or defaults.CANDIDATES,
+        pool=cast("Pool", pool),  # checked there
         negatives=negatives,
         margin=margin,
         questions=limit,
@@ -117,7 +156,12 @@ def mine(
     confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
     with progress_bar("questions mined") as advance:
         report = mine_into(training, pairs, towers, confidence, out, settings, advance)
-    skipped = (*rejected, *report.skipped)
+    _end(report, (*rejected, *report.skipped), out, as_json=as_json, fail=fail_on_skipped)
+
+
+def _end(
+    report: MiningReport, skipped: tuple[Skipped, ...], out: Path, *, as_json: bool, fail: bool
+) -> None:
     if as_json:
         rows = console.skipped_rows(skipped, "question_id")
         console.print_json({**asdict(report), "skipped": rows, "out": str(out)})
@@ -127,7 +171,33 @@ def mine(
         raise InputError(
             f"none of the {len(skipped)} questions could be used; the first: {skipped[0]}"
         )
-    console.end_with_skipped(len(skipped), as_json=as_json, fail=fail_on_skipped)
+    console.end_with_skipped(len(skipped), as_json=as_json, fail=fail)
+
+
+_WITH_LABELS = {
+    *("out", "store", "labels", "question", "weights", "candidates", "pool", "seed"),
+    *("device", "fail_on_skipped", "as_json"),
+}
+
+
+def _check_labels(ctx: typer.Context) -> None:
+    """Refuse what has no meaning where labels take the place of questions and a model."""
+    for name in ctx.params:
+        if name not in _WITH_LABELS and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE"):
+            raise InputError(
+                f"{name.replace('_', '-')} has no meaning with --labels, which asks no model: "
+                "leave it out"
+            )
+    if ctx.params.get("store") is None:
+        raise InputError("--labels are those of the pairs in a store: name it with --store")
+
+
+def _weights(store: PairStore, path: Path | None) -> AnyWeights:
+    from mrrag_llamaindex.mcr.weights_file import load_weights
+
+    if path is None:
+        return store.schema.blocks.equal_weights()
+    return load_weights(path, towers_identity=store.towers_identity)
 
 
 def _opened(store: str, device: str) -> tuple[PairStore, DualTower]:

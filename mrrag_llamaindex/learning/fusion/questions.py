@@ -54,11 +54,8 @@ class FusionQuestion:
         if record.unaided is not None:
             right |= supporting_documents(record)
         negatives = terms[list(record.negatives)]
-        example = (
-            FusionExample(name, terms[record.positive], negatives, query)
-            if len(negatives)
-            else None
-        )
+        positives = terms[list(record.positives or [record.positive])]
+        example = FusionExample(name, positives, negatives, query) if len(negatives) else None
         return cls(name, terms, right, example, query)
 
     def hit(self, weights: AnyWeights) -> float:

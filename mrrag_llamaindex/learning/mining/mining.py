@@ -18,22 +18,23 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
 from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.mining.candidate_search import find_candidates
-from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
+from mrrag_llamaindex.learning.mining.candidate_search import drawn_ids, find_candidates
+from mrrag_llamaindex.learning.mining.records import (
+    DIGITS,
+    TRAINING_FILE,
+    TrainingHeader,
+    TrainingRecord,
+    rounded,
+    terms_of,
+)
 from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Skipped
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.store.protocol import PairStore
     from mrrag_llamaindex.towers.protocol import DualTower
-
-DIGITS = 6
-"""Decimals that are kept: what differs by less is rounding of the device, and counts as equal."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def mine(
     header = TrainingHeader(
         towers.identity, confidence.identity, settings.seed, settings.negatives, about
     )
+    pair_ids = store.pair_ids() if settings.pool == "mixed" else []
     started = time.perf_counter()
     skipped: list[Skipped] = []
     with LineLog(out, TRAINING_FILE, header) as log:
@@ -119,7 +121,7 @@ def mine(
         for number, item in enumerate(drawn, start=1):
             if item.question_id not in known:
                 try:
-                    log.append([mine_question(item, store, towers, confidence, settings)])
+                    log.append([mine_question(item, store, towers, confidence, settings, pair_ids)])
                 except (ImageError, InputError, PromptError, TowerError) as error:
                     skipped.append(Skipped(number, item.question_id, str(error)))
             if progress is not None:
@@ -135,8 +137,11 @@ def mine_question(
     towers: DualTower,
     confidence: AnswerConfidence,
     settings: MiningSettings,
+    pair_ids: Sequence[str] = (),
 ) -> TrainingRecord:
     """Retrieve the candidates of one question, ask with each, and label them.
+
+    `pair_ids` are those of the store, to draw some candidates from.
 
     Raises
     ------
@@ -146,7 +151,8 @@ def mine_question(
     image = load_image(item.image, what="query image")
     q_image = towers.embed_images([image])[0]
     q_text = towers.embed_texts([item.question])[0]
-    hits = find_candidates(store, q_image, q_text, settings, item.exclusion())
+    others = drawn_ids(pair_ids, settings, item.question_id)
+    hits = find_candidates(store, q_image, q_text, settings, item.exclusion(), others)
     reports = [None, *(hit.report for hit in hits)]
     unaided, *rated = confidence.rate(image, item.question, item.answer, reports)
     readable = [(hit, value) for hit, value in zip(hits, rated, strict=True) if value is not None]
@@ -156,22 +162,15 @@ def mine_question(
     if not all(map(math.isfinite, [*values, unaided])):
         raise InputError("the model's confidence is not a finite number")
     positive, negatives = label(values, settings.negatives, settings.margin)
-    terms = [tuple(round(value, DIGITS) for value in hit.terms.values()) for hit, _ in readable]
     return TrainingRecord(
         question_id=item.question_id,
         patient_id=item.patient_id,
-        terms=tuple((row[0], row[1], row[2]) for row in terms),
-        terms_text_image=tuple(row[3] for row in terms),
-        terms_raw=tuple((row[4], row[5]) for row in terms) if len(terms[0]) > 4 else None,
+        **terms_of([hit for hit, _ in readable]),
         pair_ids=tuple(hit.pair_id for hit, _ in readable),
         confidence=tuple(values),
         positive=positive,
         negatives=negatives,
         unaided=round(unaided, DIGITS),
-        query_image=_rounded(q_image),
-        query_text=_rounded(q_text),
+        query_image=rounded(q_image),
+        query_text=rounded(q_text),
     )
-
-
-def _rounded(vector: NDArray[np.float32]) -> tuple[float, ...]:
-    return tuple(round(value, DIGITS) for value in vector.tolist())

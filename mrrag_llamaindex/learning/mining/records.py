@@ -7,15 +7,20 @@ Every further line is one question. A `LineLog` in `TRAINING_FILE` writes such a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.line_format import LineFormat, PathLike
+from mrrag_llamaindex.store.hits import Hit
+
+DIGITS: Final = 6
+"""Decimals that are kept: what differs by less is rounding of the device, and counts as equal."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class TrainingRecord:
         Empty where no candidate is: then there is nothing to learn from.
     unaided : float or None
         The same confidence with no document at all; None where it was not asked for.
+    positives : tuple of int, or None
+        Indices of all right candidates, where labels tell them; the positive is one of them.
     query_image, query_text : tuple of float, or None
         q_i and q_t, for weights that depend on the question; None in files of early versions.
 
@@ -98,6 +105,7 @@ class TrainingRecord:
     query_image: tuple[float, ...] | None = None
     query_text: tuple[float, ...] | None = None
     terms_raw: tuple[tuple[float, float], ...] | None = None
+    positives: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pair_ids)
@@ -118,7 +126,10 @@ class TrainingRecord:
         numbers += [*halves[0], *halves[1]]
         if not all(map(_finite, numbers)):
             raise InputError(f"question {self.question_id!r}: a number is missing or not finite")
-        places = [self.positive, *self.negatives]
+        right = (self.positive,) if self.positives is None else self.positives
+        if self.positive not in right:
+            raise InputError(f"question {self.question_id!r}: its positive is not among all")
+        places = [*right, *self.negatives]
         inside = all(_index(place, count) for place in places)
         if not inside or len(set(places)) != len(places):
             raise InputError(
@@ -146,6 +157,21 @@ class TrainingRecord:
         if self.query_image is None or self.query_text is None:
             return None
         return np.array(self.query_image, np.float32), np.array(self.query_text, np.float32)
+
+
+def terms_of(hits: Sequence[Hit]) -> dict[str, Any]:
+    """Return the fields of a record that hold the similarities of its candidates."""
+    rows = [tuple(round(value, DIGITS) for value in hit.terms.values()) for hit in hits]
+    return {
+        "terms": tuple((row[0], row[1], row[2]) for row in rows),
+        "terms_text_image": tuple(row[3] for row in rows),
+        "terms_raw": tuple((row[4], row[5]) for row in rows) if len(rows[0]) > 4 else None,
+    }
+
+
+def rounded(vector: NDArray[np.float32]) -> tuple[float, ...]:
+    """Return a vector as a record keeps it."""
+    return tuple(round(value, DIGITS) for value in vector.tolist())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
+
+Pool = Literal["mixed", "each_term", "fused"]
+"""What retrieves the candidates of a question, see `MiningSettings`."""
 
 MARGIN = 0.05
 """How far a negative stays below the positive. The paper takes the m least confident whatever they
@@ -64,11 +67,12 @@ class MiningSettings:
         Weights that retrieve the candidates.
     candidates : int
         Documents tried per question, at least 2.
-    pool : {"fused", "each_term"}
-        What retrieves them: the fused score alone, as in the paper, or that and each of its three
-        terms in turn. Among pairs that were all chosen for a high sum, one term is high where
-        another is low, so the weights learned from them may describe that choice and not the
-        corpus.
+    pool : {"mixed", "each_term", "fused"}
+        What retrieves them: the fused score alone, as in the paper; that and each of its terms in
+        turn; or these for two thirds, and a third drawn by the seed. Among pairs that were all
+        chosen for a high sum, one term is high where another is low, so the weights learned from
+        them may describe that choice and not the corpus; and where all of them help, there is
+        nothing to learn from.
     negatives : int
         m, the most negatives of one question.
     margin : float
@@ -86,15 +90,17 @@ class MiningSettings:
 
     weights: AnyWeights = field(default_factory=FusionWeights)
     candidates: int = defaults.CANDIDATES
-    pool: Literal["fused", "each_term"] = "fused"
+    pool: Pool = "mixed"
     negatives: int = defaults.NEGATIVES
     margin: float = MARGIN
     questions: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pool not in ("fused", "each_term"):
-            raise ValueError(f'pool is {self.pool!r}; it must be "fused" or "each_term"')
+        if self.pool not in get_args(Pool):
+            raise ValueError(
+                f"pool is {self.pool!r}; it must be one of {', '.join(get_args(Pool))}"
+            )
         least = {"candidates": 2, "negatives": 1, "margin": 0, "questions": 1, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)

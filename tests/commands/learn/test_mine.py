@@ -156,3 +156,32 @@ def test_phantom_brings_its_own_questions(tmp_path):
 )
 def test_estimate_counts_only_what_this_run_did(numbers, expected):
     assert time_left(*numbers) == expected
+
+
+def test_labels_make_records_without_a_model(corpus, table, tmp_path, mrrag):
+    with corpus.table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    asked = corpus.folder / "labelled.csv"
+    with asked.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, [*rows[0], "edema"])
+        writer.writeheader()
+        writer.writerows({**row, "edema": str("edema" in row["report"])} for row in rows)
+    store, out = tmp_path / "s", tmp_path / "d.jsonl"
+    assert mrrag("ingest", asked, "--store", store, "--towers", "phantom").code == 0
+    options = ("--store", store, "--out", out)
+    for wrong, word in (
+        (("--labels", "nothing"), "'nothing'"),
+        (("--labels", "edema", "--model", "phantom"), "model has no meaning"),
+        (("--labels", "edema", table), "questions has no meaning"),
+        (("--labels", "edema", "--data", "phantom"), "data has no meaning"),
+        (("--question", "Why?"), "--labels only"),
+    ):
+        result = mrrag("mine", *options, *wrong)
+        assert (result.code, word in result.err) == (2, True), result.err
+    out.unlink(missing_ok=True)
+    result = mrrag("mine", *options, "--labels", "edema", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["mined"] == len(rows)
+    found = read_training_set(out)
+    assert found.header.model == "labels"
+    assert found.header.settings["template"] == "What is the {label}?"

@@ -318,7 +318,7 @@ def test_a_mined_record_is_measured_by_all_that_supports_and_learned_from_its_la
     )
     found = FusionQuestion.of_record(item)
     assert found.right.tolist() == [False, True, True, False]
-    assert found.example.positive.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert found.example.positives.tolist() == [[2.0, 0.0, 0.0, 0.0]]
     assert found.example.negatives.tolist() == [[0.0, 0.0, 0.0, 0.0]]
     # The model is wrong even with the best document: it is the positive all the same.
     wrong = replace(item, confidence=(0.1, 0.2, 0.3, 0.1), unaided=0.25)

@@ -81,7 +81,7 @@ def test_a_whole_record_by_hand(run):
 
 def test_records_of_a_question_need_no_second_look_at_the_store(run, monkeypatch):
     monkeypatch.setattr(PairStore, "get", lambda *_: pytest.fail("the hits hold all four"))
-    _, found, _ = run(candidates=4)
+    _, found, _ = run(candidates=4, pool="fused")
     assert found.records[0].terms_text_image == pytest.approx([0.6, 0.8, 0.96, 1.0], abs=1e-6)
 
 
