@@ -166,7 +166,7 @@ class OpenClipTower(TorchTower):
                 projections = dict(network.named_parameters())
                 for name, tensor in placed(layout.projection_places, tensors).items():
                     projections[name].copy_(tensor)
-        images = ImagePreparation.square(image_config.image_size, stored.mean, stored.std)
+        images = ImagePreparation.square(layout.image_config["image_size"], stored.mean, stored.std)
         return cls(network, images, texts, source=absolute_source(source), device=device)
 
     def settings(self) -> dict[str, Any]:
