@@ -20,11 +20,24 @@ def demo(
     ] = Path("mrrag-demo"),
     seed: Annotated[
         int,
-        typer.Option(min=0, help="Seed of the studies; 1 is one in which steering shows."),
+        typer.Option(
+            min=0,
+            help="Seed of the studies; 1 is one in which steering shows. real: which question.",
+        ),
     ] = 1,
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Ask about a real image (VQA-RAD), answered by vote."),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the whole path on synthetic studies with the small shipped model, offline."""
+    if real:
+        from mrrag_llamaindex.commands import voting
+        from mrrag_llamaindex.evaluation.votes.demo import run_real_demo
+
+        voting.print_real_demo(run_real_demo(out, seed=seed, say=console.say_progress), as_json)
+        return
     from mrrag_llamaindex.phantom.demo import run_demo
 
     result = run_demo(out, seed=seed, say=console.say_progress)
@@ -68,6 +81,7 @@ def ask(
             f"{defaults.VOTE_DOCUMENTS}.",
         ),
     ] = None,
+    one_per: options.OnePer = "study",
     answer_column: Annotated[
         str | None,
         typer.Option(help="vote: column of the pairs with their answers; default: answer, label."),
@@ -139,6 +153,7 @@ def ask(
     )
     retrieval: dict[str, Any] = {
         "exclude": Exclusion(patient_ids=frozenset(exclude_patient or ())),
+        "one_per": one_per,
         "minimum_probability": minimum_probability,
         "abstain": abstain,
     }

@@ -90,6 +90,10 @@ AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read .bin files, which are pickles."),
 ]
+OnePer = Annotated[
+    Literal["patient", "study", "none"],
+    typer.Option(help="What takes one place at most among the documents."),
+]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')
 ]

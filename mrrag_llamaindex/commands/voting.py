@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.boundary import plain
 from mrrag_llamaindex.commands.options import NOTICE
@@ -11,9 +13,11 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.evaluation.votes.demo import RealDemo
     from mrrag_llamaindex.integration.answers.vote import VoteResult
 
 _SHARES_SHOWN = 5
+_CASES_SHOWN = 8
 
 
 def check_options(by: str, of_model: dict[str, Any], of_vote: dict[str, Any]) -> None:
@@ -26,8 +30,26 @@ def check_options(by: str, of_model: dict[str, Any], of_vote: dict[str, Any]) ->
             raise InputError(f"{name} cannot be given here: {why}")
 
 
-def print_vote(result: VoteResult, *, as_json: bool = False) -> None:
-    """Print what was voted, and every pair that voted."""
+def print_real_demo(demo: RealDemo, as_json: bool) -> None:
+    """Print the question with its truth, the vote, and where things are."""
+    from mrrag_llamaindex.evaluation.votes.demo import ORIGIN, VECTORS_NOTE
+
+    if as_json:
+        console.print_json(demo.as_dict())
+        return
+    screen = console.screen()
+    screen.print(Text(demo.result.question, "bold"), end="")
+    screen.print(f"  ({ORIGIN}; the truth is {demo.truth})", soft_wrap=True)
+    print_vote(demo.result, most=_CASES_SHOWN)
+    screen.print(f"{'picture':<13}{demo.picture or demo.no_picture}", soft_wrap=True)
+    screen.print(
+        f"{'store':<13}{demo.store} ({demo.pairs} pairs of {demo.images} images)", soft_wrap=True
+    )
+    screen.print(VECTORS_NOTE, soft_wrap=True)
+
+
+def print_vote(result: VoteResult, *, as_json: bool = False, most: int | None = None) -> None:
+    """Print what was voted, and every pair that voted, or the first ``most`` of them."""
     if as_json:
         console.print_json(result.as_dict())
         return
@@ -50,7 +72,7 @@ def print_vote(result: VoteResult, *, as_json: bool = False) -> None:
     for name in ("weight", "score", *terms):
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("answer", overflow="fold")
-    for row in sources:
+    for row in sources[:most]:
         numbers = [f"{row[name]:.3f}" for name in ("weight", "score", *terms)]
         table.add_row(plain(row["pair_id"]), *numbers, plain(row["answer"]))
     screen.print(table)

@@ -56,7 +56,9 @@ def read_header(path: Path) -> list[TensorEntry]:
         raise ValueError("the header is not JSON, or names a tensor twice") from None
     if not isinstance(header, dict):
         raise ValueError("the header is not an object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("the header's metadata are not texts by name")
     spans = []
     entries = []
     for key, value in header.items():

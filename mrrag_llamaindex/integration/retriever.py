@@ -35,7 +35,7 @@ from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node
 from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.hits import Exclusion, one_per_case
+from mrrag_llamaindex.store.hits import ONE_PER, Exclusion, OnePer, one_per_case
 from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
 
@@ -70,9 +70,11 @@ class MRRAGRetriever(BaseRetriever):
         The second gives each question its own; ``metadata["mrrag"]["weights"]`` of every node says
         which were used.
     similarity_top_k : int
-        Documents returned; with ``minimum_probability`` their maximum number. Each is another
-        case: of several views of one study the best stands for all, and its
-        ``metadata["mrrag"]["views"]`` names the others.
+        Documents returned; with ``minimum_probability`` their maximum number.
+    one_per : {"study", "patient", "none"}
+        What takes one place at most. Of several views of one study, or of all that is stored of a
+        patient, the best stands for all, and its ``metadata["mrrag"]["views"]`` names the others;
+        further pairs are fetched, so that as many documents are returned. See `one_per_case`.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -118,6 +120,7 @@ class MRRAGRetriever(BaseRetriever):
         weights: AnyWeights | None = None,
         *,
         similarity_top_k: int = defaults.MAX_DOCUMENTS,
+        one_per: OnePer = "study",
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
@@ -142,6 +145,8 @@ class MRRAGRetriever(BaseRetriever):
         self.candidates = max(require_count("candidates", candidates), similarity_top_k)
         if not isinstance(exclude, (Exclusion, type(None))):
             raise InputError(f"exclude is a {type(exclude).__name__}; give Exclusion(...)")
+        require_one_of("one_per", one_per, ONE_PER)
+        self.one_per = one_per
         require_one_of("on_missing_image", on_missing_image, ("error", "ignore"))
         require_one_of("stamped", stamped, (None, True, False))
         self.exclude = exclude or Exclusion()
@@ -210,11 +215,11 @@ class MRRAGRetriever(BaseRetriever):
     def _cases(
         self, texts: Sequence[str], image: QueryImage | None
     ) -> tuple[list[tuple[Hit, tuple[str, ...]]], FusionWeights]:
-        """Search for enough hits of different cases, each with the ids of its other views."""
+        """Search for enough hits of different cases, each with the ids of the case's others."""
         count = self.candidates
         while True:
             hits, weights = self._search(texts, image, count)
-            cases = one_per_case(hits)
+            cases = one_per_case(hits, self.one_per)
             if len(cases) >= self.similarity_top_k or len(hits) < count:
                 return cases, weights
             count *= 2

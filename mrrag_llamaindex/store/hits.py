@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,25 +144,54 @@ class Hit(PairRecord):
         return {name: value for name, value in values if value is not None}
 
 
-def one_per_case(hits: Iterable[Hit]) -> list[tuple[Hit, tuple[str, ...]]]:
-    """Return the hits without further views of a case, each with the ids of those left out.
+OnePer: TypeAlias = Literal["patient", "study", "none"]
+"""What takes one place among the documents at most, see `one_per_case`."""
 
-    Several images of one study share its report: shown once, it is one case of evidence and not
-    several. Hits of one study whose reports differ all stay.
+ONE_PER: Final[tuple[OnePer, ...]] = get_args(OnePer)
+"""Its values."""
+
+
+def one_per_case(
+    hits: Iterable[Hit], one_per: OnePer = "study"
+) -> list[tuple[Hit, tuple[str, ...]]]:
+    """Return the hits without further ones of a case, each with the ids of those left out.
 
     Parameters
     ----------
     hits
-        Best first: the best view of a case stands for it.
+        Best first: the best of a case stands for it.
+    one_per
+        ``"study"``: several images of one study share its report, and are shown once; hits of one
+        study whose reports differ all stay. ``"patient"``: one for each patient, whatever the
+        others say; where the patient is not known, as for ``"study"``. ``"none"``: all stay.
     """
-    views: dict[tuple[object, str], tuple[Hit, list[str]]] = {}
+    cases: dict[object, tuple[Hit, list[str]]] = {}
     for place, hit in enumerate(hits):
-        key = (place if hit.case is None else hit.case, hit.report)
-        if key in views:
-            views[key][1].append(hit.pair_id)
+        key: object = case_key(one_per, hit.patient_id, hit.study_id, hit.report) or place
+        if key in cases:
+            cases[key][1].append(hit.pair_id)
         else:
-            views[key] = (hit, [])
-    return [(hit, tuple(others)) for hit, others in views.values()]
+            cases[key] = (hit, [])
+    return [(hit, tuple(others)) for hit, others in cases.values()]
+
+
+def case_key(
+    one_per: OnePer, patient: str | None, study: str | None, report: str
+) -> tuple[object, ...] | None:
+    """Return what is equal for pairs that share one place; None: this pair shares it with none.
+
+    Examples
+    --------
+    >>> case_key("patient", "anna", "s1", "Clear.") == case_key("patient", "anna", "s2", "Hazy.")
+    True
+    >>> case_key("study", "anna", "s1", "Clear.") == case_key("study", "anna", "s1", "Hazy.")
+    False
+    """
+    if one_per == "patient" and patient is not None:
+        return (patient,)
+    if one_per != "none" and study is not None:
+        return (patient, study, report)
+    return None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import mrrag_llamaindex
-from tests.campaign import dicom, images, kills, learned, prompts, questions, tables
+from tests.campaign import (
+    checkpoints,
+    dicom,
+    disk_full,
+    images,
+    kills,
+    learned,
+    prompts,
+    questions,
+    tables,
+)
 from tests.campaign.tally import FORK, Part, Tally, warm_up
 
 PARTS: dict[str, tuple[Callable[[float, int], Tally] | Part, float]] = {
@@ -26,8 +36,10 @@ PARTS: dict[str, tuple[Callable[[float, int], Tally] | Part, float]] = {
     "dicom": (dicom.PART, 1.0),
     "tables": (tables.PART, 1.0),
     "questions": (questions.PART, 1.0),
+    "checkpoints": (checkpoints.PART, 1.0),
     "prompts": (prompts.PART, 0.75),
     "learned": (learned.PART, 0.5),
+    "disk full": (disk_full.run, 0.25),
 }
 """Each with its share of the budget, as two run at a time."""
 

@@ -72,6 +72,15 @@ def test_excluded_patient_is_no_source(mrrag, corpus):
     assert first not in [source["pair_id"] for source in answer["sources"]]
 
 
+def test_one_document_of_each_patient(mrrag, corpus):
+    result = ask(mrrag, corpus, "--json", "--one-per", "patient")
+    assert result.code == 0, result.err
+    patients = [row["pair_id"].rsplit("-", 1)[0] for row in json.loads(result.out)["sources"]]
+    assert len(set(patients)) == len(patients) == 6
+    refused = ask(mrrag, corpus, "--one-per", "image")
+    assert refused.code == 2
+
+
 def test_no_ifa_steers_nothing(mrrag, corpus):
     answer = json.loads(ask(mrrag, corpus, "--json", "--no-ifa").out)
     assert not answer["steering"]["applied"]

@@ -26,6 +26,17 @@ def evaluate(
     images: options.ImageFolder = None,
     model: options.ModelOfData = None,
     towers: options.TowersOfData = None,
+    image_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="vqa-rad by vote: folder or hub id of a frozen image encoder; default "
+            f"{defaults.IMAGE_ENCODER}."
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(help=f"vqa-rad by vote: of a text encoder; default {defaults.TEXT_ENCODER}."),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights (JSON); without it they are learned.")
     ] = None,
@@ -37,6 +48,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Most questions (per seed), drawn by the seed.")
     ] = None,
     documents: Annotated[int | None, typer.Option(min=1, help="K, reports in the prompt.")] = None,
+    one_per: options.OnePer = "study",
     validation: Annotated[
         float,
         typer.Option(
@@ -82,9 +94,14 @@ def evaluate(
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Run the ablation and its baselines on one set of questions, tuned on other patients."""
+    """Run the ablation and its baselines on one set of questions, tuned on other patients.
+
+    With --data vqa-rad and neither --model nor --methods, no model is asked: the retrieved pairs
+    answer by vote, ranked by every single term, by equal, learned and gated weights.
+    """
     from mrrag_llamaindex.commands.evaluate import data as sources
     from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
+    from mrrag_llamaindex.commands.evaluate.votes import vote_study
     from mrrag_llamaindex.evaluation.data import parts as division
     from mrrag_llamaindex.evaluation.methods.learning import learn
     from mrrag_llamaindex.evaluation.run.harness import Harness
@@ -99,6 +116,28 @@ def evaluate(
             raise InputError("--rescore reads the answers of a run; leave data and models out")
         rescore(data, rescored, methods, scoring=scoring, seed=seed, out=out, as_json=as_json)
         return
+    by_vote = data == "vqa-rad" and not any((methods, model, towers, predictions, report_file))
+    if by_vote:
+        given = (weights, questions, documents, facts, name)
+        if any(item is not None for item in given):
+            raise InputError(
+                "--data vqa-rad without --model or --methods answers by vote, and takes --root, "
+                "--question-file, --images, --image-encoder, --text-encoder, --out and --seed"
+            )
+        vote_study(
+            root,
+            question_file=question_file,
+            images=images,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            out=out,
+            seed=seed,
+            device=device,
+            as_json=as_json,
+        )
+        return
+    if image_encoder or text_encoder:
+        raise InputError("--image-encoder and --text-encoder belong to --data vqa-rad by vote")
     wanted = chosen_methods(methods)
     others = _named(predictions or [], name or [], wanted)
     # Read first: what is wrong with the data is said before a model is loaded.
@@ -137,6 +176,7 @@ def evaluate(
     elif model is not None:
         raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
     with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+        data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:
             fit, tune, *tests = data_sets
             parts = division.Parts(tuple(tests), fit, tune)

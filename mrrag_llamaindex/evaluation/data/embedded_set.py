@@ -21,6 +21,7 @@ from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.store.hits import OnePer, case_key
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 Vectors = NDArray[np.float32]
@@ -60,6 +61,8 @@ class EmbeddedSet:
         How the vectors are divided; None for one space.
     answers : tuple of str or None
         What each pair itself answered; empty where no pair holds an answer.
+    one_per : {"study", "patient", "none"}
+        What takes one place among the documents at most, see `one_per_case`.
     """
 
     name: str
@@ -76,6 +79,7 @@ class EmbeddedSet:
     left_out: tuple[LeftOut, ...] = ()
     towers_blocks: Blocks | None = None
     answers: tuple[str | None, ...] = ()
+    one_per: OnePer = "study"
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -136,8 +140,8 @@ class EmbeddedSet:
         Returns
         -------
         list of PromptDocument
-            With their scores. Equal scores stand in the order of the pairs. Of several views of one
-            study, which share its report, the best stands for all.
+            With their scores. Equal scores stand in the order of the pairs. One of each case, as
+            `one_per` says.
         """
         scores = self.documents @ np.asarray(query, dtype=np.float32)
         scores[self.own(row)] = -np.inf
@@ -148,10 +152,13 @@ class EmbeddedSet:
         for place in np.argsort(-scores, kind="stable").tolist():
             if len(documents) == k or not np.isfinite(scores[place]):
                 break
-            case = self._case(place)
-            if case is not None and (case, self.reports[place]) in cases:
-                continue  # a further view, as `one_per_case` leaves it out
-            cases.add((case, self.reports[place]))
+            case = case_key(
+                self.one_per, self.patients[place], self.studies[place], self.reports[place]
+            )
+            if case in cases:
+                continue  # a further one of a case, as `one_per_case` leaves it out
+            if case is not None:
+                cases.add(case)
             score = float(scores[place])
             documents.append(PromptDocument(self.pair_ids[place], self.reports[place], score))
         return documents

@@ -159,6 +159,8 @@ class Harness:
             "towers": self._towers,
             "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
             "max_new_tokens": self.settings.max_new_tokens,
+            # Named where it is not the default alone: files of earlier runs go on.
+            **({} if data.one_per == "study" else {"one_per": data.one_per}),
             **method.settings(),
         }
         if self.folder is None:

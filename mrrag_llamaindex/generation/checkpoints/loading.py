@@ -120,9 +120,10 @@ def load_model(
         ),
     )
     check_quantized(network, quantization)
-    reader = reader_for(checkpoint.family, processor)
-    profile = profile_for(checkpoint, tokenizer, processor, reader)
-    critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
+    with readable(model):  # a processor may load well and fail on its first image
+        reader = reader_for(checkpoint.family, processor)
+        profile = profile_for(checkpoint, tokenizer, processor, reader)
+        critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
     return LoadedModel(
         network,
         tokenizer,

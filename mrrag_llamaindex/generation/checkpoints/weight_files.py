@@ -17,6 +17,9 @@ from mrrag_llamaindex.files.safetensors_header import read_header
 from mrrag_llamaindex.generation.checkpoints.stored_tensors import StoredTensor, unpickled
 
 _KINDS: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
+_LONGEST_NAME: Final = 100
+"""Characters; the longest that is published has 40."""
+
 _DTYPES: Final = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -153,8 +156,11 @@ def _survey(folder: Path, stem: str, suffix: str) -> WeightFiles:
         names = sorted(set(index.values()))
         for name in names:
             # An index is data from elsewhere: it may not lead out of its folder.
-            if Path(name).name != name or "\\" in name or not name.endswith(f".{suffix}"):
-                fault = f"{path.name} names {name!r}, which is not a weight file of this folder"
+            plain = Path(name).name == name and len(name) <= _LONGEST_NAME and name.isprintable()
+            if not plain or "\\" in name or not name.endswith(f".{suffix}"):
+                fault = (
+                    f"{path.name} names {name[:80]!r}, which is not a weight file of this folder"
+                )
                 return WeightFiles(problems=(fault,))
     present = [name for name in names if (folder / name).is_file()]
     pickled = suffix == "bin"

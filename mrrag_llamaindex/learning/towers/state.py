@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -104,10 +104,39 @@ class TrainingState:
         started = self._clock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         owned = {**state, "belongs_to": self._belongs_to}
-        write_atomically(self.path, lambda part: torch.save(owned, part), private=True)
+        write_atomically(self.path, lambda part: _save(owned, part), private=True)
         self._written = self._clock()
         self._spent += self._written - started
         elapsed = self._written - self._started
         if self._on_costly and elapsed > COSTLY_AFTER and self._spent > COSTLY_SHARE * elapsed:
             self._on_costly(self._spent / elapsed)
             self._on_costly = None
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        kept = _KeepsError(file)
+        try:
+            torch.save(state, kept)  # type: ignore[arg-type]  # all that it needs of one
+        except RuntimeError:
+            if kept.error is not None:
+                raise kept.error from None
+            raise
+
+
+class _KeepsError:
+    """A file that remembers why it could not be written: torch says a `RuntimeError` of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

@@ -161,11 +161,10 @@ def asks_yes_or_no(question: str) -> bool:
 def voters(question: str, answers: Sequence[str | None]) -> list[int]:
     """Return the places of the answers that count.
 
-    To a question that asks for yes or no only a yes or a no is an answer, if there is any; to
-    every other question, whatever was answered.
+    To a question that asks for yes or no only a yes or a no is an answer; to every other question
+    neither is. Where no pair has an answer of the right kind, every answer counts.
     """
     known = [place for place, answer in enumerate(answers) if answer is not None]
-    if asks_yes_or_no(question):
-        closed = [place for place in known if normal_answer(str(answers[place])) in YES_NO]
-        return closed or known
-    return known
+    closed = asks_yes_or_no(question)
+    fitting = [place for place in known if (normal_answer(str(answers[place])) in YES_NO) is closed]
+    return fitting or known

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import TowerError
+from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.towers.backbones.base import TransformersBackbone
 from mrrag_llamaindex.towers.folders import absolute_source, model_folder, read_model, reading
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
@@ -100,7 +101,8 @@ class TransformersImageBackbone(TransformersBackbone):
 
     def save(self, folder: Path) -> None:
         """Write model and processor into ``folder``."""
-        self.model.save_pretrained(folder)
+        with system_errors():
+            self.model.save_pretrained(folder)
         self.images.save(folder)
 
     def _pool(self, output: Any, _: dict[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.towers.backbones.base import TransformersBackbone
 from mrrag_llamaindex.towers.folders import (
     absolute_source,
@@ -115,7 +116,8 @@ class TransformersTextBackbone(TransformersBackbone):
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer into ``folder``."""
-        self.model.save_pretrained(folder)
+        with system_errors():
+            self.model.save_pretrained(folder)
         self.texts.save(folder)
 
     def _pool(self, output: Any, inputs: dict[str, Tensor]) -> Tensor:

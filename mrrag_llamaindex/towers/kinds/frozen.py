@@ -17,6 +17,7 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
@@ -155,7 +156,8 @@ class FrozenTower:
         backbones = (self.image_backbone, self.text_backbone)
         references = write_backbones(target, backbones, self._references, copy_backbones)
         state = self._heads.state_dict()
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
+        with system_errors():
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, target / HEADS_FILE)
         data = {
             "kind": self.name,
             "format": 2 if self.blocks.raw_image else 1,

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.towers.base import TorchTower
 from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
 from mrrag_llamaindex.towers.identity import config_facts
@@ -170,7 +171,8 @@ class ResNetBertTower(TorchTower):
         (target / TOWER_FILE).unlink(missing_ok=True)
         state = self.network.state_dict()
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        save_file(tensors, target / WEIGHTS_FILE)
+        with system_errors():
+            save_file(tensors, target / WEIGHTS_FILE)
         self.texts.save(target)
         self.images.save(target)
         data = {"kind": self.name, "format": 1, **self.settings()}

@@ -13,12 +13,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.eval import evaluate
 from mrrag_llamaindex.evaluation.methods.registry import METHODS
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import keep_profile
+from mrrag_llamaindex.learning.towers.settings import for_heads
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.findings import FINDINGS
 from mrrag_llamaindex.phantom.sets import evaluation_set
@@ -448,3 +450,42 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message):
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_vqa_rad_by_vote_needs_no_model_and_no_network(monkeypatch, tmp_path):
+    """On the shipped cases, with their vectors; one epoch of heads is enough to see the table."""
+    monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
+    monkeypatch.setattr("mrrag_llamaindex.evaluation.votes.gate.STEPS", 3)
+    monkeypatch.setattr(defaults, "ENSEMBLE", 1)
+    short = replace(for_heads(), max_epochs=1)
+    monkeypatch.setattr("mrrag_llamaindex.evaluation.votes.features.for_heads", lambda: short)
+    result = run("--data", "vqa-rad", "--json", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [row["name"] for row in told["rows"]] == [
+        *("image_text", "image_image", "text_text", "text_image", "raw_image", "raw_text"),
+        *("equal", "learned", "gated"),
+    ]
+    assert told["closed"] > 50
+    assert told["opened"] > 50
+    for row in told["rows"]:
+        low, high = row["closed"]["ci"]
+        assert low <= row["closed"]["value"] <= high
+    pairs = {(item["name"], item["minus"]) for item in told["differences"]}
+    assert {("learned", "equal"), ("learned", told["best_single"])} <= pairs
+    assert any("computed beforehand" in note for note in told["notes"])
+    assert "| learned |" in (tmp_path / "votes.md").read_text()
+    assert json.loads((tmp_path / "votes.json").read_text()) == told
+
+
+def test_vqa_rad_by_vote_refuses_what_it_does_not_read():
+    for more, message in (
+        (("--questions", 5), "answers by vote"),
+        (("--text-encoder", "x"), "needs --root"),
+    ):
+        result = run("--data", "vqa-rad", *more)
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    result = phantom("--image-encoder", "x")
+    assert result.exit_code == 2
+    assert "belong to --data vqa-rad" in " ".join(result.stderr.split())

@@ -10,6 +10,7 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.readers import read_data
+from mrrag_llamaindex.evaluation.data.readers.vqa_rad import read_all_questions
 
 _spec = importlib.util.spec_from_file_location(
     "layout_files", Path(__file__).with_name("layout_files.py")
@@ -248,6 +249,63 @@ def test_vqa_rad(tmp_path):
         "missing image": 1,
         "duplicate id": 1,
     }
+
+
+def rad_row(number, image, answer, **more):
+    return {"qid": number, "image_name": image, "question": "Q?", "answer": answer, **more}
+
+
+def test_vqa_rad_takes_its_pairs_from_the_training_questions(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"not opened here")
+    training = [
+        rad_row(1, "a.jpg", "yes"),
+        rad_row(2, "b.jpg", "Left lung", answer_type="OPEN"),
+        rad_row(3, "c.jpg", "no"),
+        rad_row(4, "b.jpg", 2, answer_type="OPEN"),
+    ]
+    test = [rad_row(1, "a.jpg", "no"), rad_row(9, "b.jpg", "axial", answer_type="OPEN")]
+    (tmp_path / "trainset.json").write_text(json.dumps(training))
+    (tmp_path / "testset.json").write_text(json.dumps(test))
+    found = read_data("vqa-rad", tmp_path)
+    assert found.labels == {"1": "no"}
+    pairs = {pair.pair_id: pair for pair in found.pairs}
+    assert set(pairs) == {"train-1", "train-2", "train-4"}
+    assert pairs["train-2"].report == "Q? Left lung"
+    assert pairs["train-2"].metadata == {"answer": "Left lung"}
+    assert pairs["train-4"].metadata == {"answer": "2"}
+    # Its own image is kept from it by the patient's name.
+    excluded = found.questions[0].exclusion()
+    assert [name for name, pair in pairs.items() if pair.patient_id in excluded.patient_ids] == [
+        "train-1"
+    ]
+    assert kinds(found) == {"missing image": 1, "free-text answer": 1}
+    both = read_all_questions(tmp_path)
+    assert [item.question_id for item in both.training] == ["1", "2", "4"]
+    assert [item.question_id for item in both.test] == ["1", "9"]
+
+
+def test_vqa_rad_in_one_file_is_divided_by_its_marks(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"not opened here")
+    rows = [
+        rad_row(1, "a.jpg", "yes", phrase_type="freeform"),
+        rad_row(2, "b.jpg", "no", phrase_type="test_freeform"),
+        rad_row(3, "b.jpg", "no", phrase_type="test_para"),
+    ]
+    (tmp_path / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows))
+    found = read_data("vqa-rad", tmp_path)
+    assert set(found.labels) == {"2", "3"}
+    assert [pair.pair_id for pair in found.pairs] == ["train-1"]
+    both = read_all_questions(tmp_path)
+    assert [len(both.training), len(both.test)] == [1, 2]
+
+
+def test_vqa_rad_without_training_questions_says_what_it_looked_for(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"not opened here")
+    (tmp_path / "testset.json").write_text(json.dumps([rad_row(1, "a.jpg", "yes")]))
+    with pytest.raises(InputError, match=r"trainset\.json"):
+        read_all_questions(tmp_path)
 
 
 def test_own_tables(tmp_path):

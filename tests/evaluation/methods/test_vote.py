@@ -105,3 +105,18 @@ def test_without_a_model_weights_stay_equal_and_it_is_said():
     learned = learn(answered(), None, None, None, wanted=("vote",))
     assert learned.weights == FusionWeights()
     assert "equal" in learned.notes[0]
+
+
+def test_one_vote_of_each_patient():
+    """Of one patient with three yes and two others with a no, all alike: two to one."""
+    patients = ["a", "a", "a", "b", "c"]
+    data = hand_set(
+        [((score, 0), (0, 0)) for score in (0.9, 0.9, 0.9, 0.8, 0.8)],
+        [((1, 0), (0, 1))],
+        patients=patients,
+    )
+    data = replace(data, answers=("yes", "yes", "yes", "no", "no"))
+    voters = Voters(IMAGE, temperature=10.0)
+    assert voters.ballot(data, 0)[0].answer == "yes"
+    ballot, names = voters.ballot(replace(data, one_per="patient"), 0)
+    assert (ballot.answer, names) == ("no", ("p0", "p3", "p4"))

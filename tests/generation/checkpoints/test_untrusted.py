@@ -50,13 +50,29 @@ def test_weights_that_are_cut_off(folder, part) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.safetensors", "/etc/x.safetensors", "a\\b.safetensors"]
+    "name",
+    [
+        *("../outside.safetensors", "/etc/x.safetensors", "a\\b.safetensors"),
+        *("x" * 5000 + ".safetensors", "a\0b.safetensors", "\ud800.safetensors"),
+    ],
+    ids=["up", "absolute", "backslash", "long", "character 0", "half a character"],
 )
 def test_index_leads_nowhere_else(folder, name) -> None:
     (folder / WEIGHTS).rename(folder.parent / "outside.safetensors")
     index = {"weight_map": {"lm_head.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "not a weight file of this folder" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_mean": None}, {"image_mean": {}}, {"rescale_factor": "x"}]
+)
+def test_a_processor_that_fails_on_its_first_image(folder, change) -> None:
+    path = folder / "processor_config.json"
+    config = json.loads(path.read_text())
+    config["image_processor"].update(change)
+    path.write_text(json.dumps(config))
+    assert "could not be loaded" in refused(folder)
 
 
 @pytest.mark.parametrize("allow_pickle", [False, True])

@@ -103,9 +103,11 @@ def test_questions_that_ask_for_yes_or_no(question, closed):
     assert asks_yes_or_no(question) is closed
 
 
-def test_only_yes_and_no_answer_a_closed_question():
+def test_an_answer_counts_where_it_is_of_the_kind_that_is_asked_for():
     answers = ["left lung", "Yes", None, "no"]
     assert voters("Is there a mass?", answers) == [1, 3]
-    assert voters("Where is the mass?", answers) == [0, 1, 3]
+    assert voters("Where is the mass?", answers) == [0]
+    assert voters("Is it left or right?", answers) == [0]
     assert voters("Is there a mass?", ["left", None]) == [0]
+    assert voters("Where is the mass?", ["yes", None]) == [0]
     assert voters("Is there a mass?", [None]) == []

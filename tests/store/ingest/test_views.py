@@ -105,3 +105,21 @@ def test_views_with_one_report_are_one_case_led_by_the_best(store) -> None:
         ("p3", ()),
         ("p4", ()),
     ]
+
+
+def test_one_per_patient_and_one_per_nothing(store) -> None:
+    """p0, p1 and p2 are of anna (p2 with another report), p3 of bert, p4 of nobody known."""
+    known = best(store)
+    patients = {hit.pair_id: hit.patient_id for hit in known}
+    cases = one_per_case(known, "patient")
+    shown = [hit.pair_id for hit, _ in cases]
+    named = [patients[name] for name in shown if patients[name] is not None]
+    assert len(set(named)) == len(named)
+    assert {patients[name] for name in shown} == set(patients.values())
+    for hit, others in cases:
+        assert all(patients[name] == hit.patient_id for name in others)
+    left = {name for hit, others in cases for name in (hit.pair_id, *others)}
+    assert left == set(patients)
+    assert [(hit.pair_id, views) for hit, views in one_per_case(known, "none")] == [
+        (f"p{n}", ()) for n in range(5)
+    ]

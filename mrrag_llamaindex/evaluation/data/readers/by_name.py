@@ -56,9 +56,10 @@ ROWS = (
     DataSetRow(
         "vqa-rad",
         vqa_rad.read_vqa_rad,
-        "VQA-RAD, Lau et al., 2018; it has no reports",
-        f"`{vqa_rad.QUESTIONS[0]}`",
-        "none; a table of pairs with `--report-file`",
+        "VQA-RAD, Lau et al., 2018",
+        f"`{vqa_rad.QUESTIONS[0]}` or `{vqa_rad.QUESTIONS[1]}`",
+        f"it has none: its training questions (`{vqa_rad.TRAINING[0]}`) with their answers, or a "
+        "table of pairs with `--report-file`",
         f"`{vqa_rad.IMAGES[0]}`",
     ),
     DataSetRow(

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.generation.checkpoints.families import family_of
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import (
     OriginalCheckpoint,
@@ -178,7 +179,8 @@ def _write_weights(
         for name in names:
             value = tensors[name].read()
             values[name] = value.to(kind) if kind and value.is_floating_point() else value
-        save_file(values, folder / file, metadata={"format": "pt"})
+        with system_errors():
+            save_file(values, folder / file, metadata={"format": "pt"})
         done += sum(sizes[name] for name in names)
         if progress is not None:
             progress(done, sum(sizes.values()))

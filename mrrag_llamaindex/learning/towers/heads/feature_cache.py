@@ -13,6 +13,7 @@ from torch import Tensor
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.digests import json_digest, text_digest
+from mrrag_llamaindex.files.writing import system_errors
 
 
 class FeatureCache:
@@ -96,9 +97,10 @@ def _write(path: Path, keys: list[str], features: Tensor) -> None:
     from safetensors.torch import save_file
 
     metadata = {"keys": json.dumps(keys)}
-    write_atomically(
-        path, lambda part: save_file({"features": features}, part, metadata), private=True
-    )
+    with system_errors():
+        write_atomically(
+            path, lambda part: save_file({"features": features}, part, metadata), private=True
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

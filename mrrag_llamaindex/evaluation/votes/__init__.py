@@ -1,0 +1,1 @@
+"""What retrieval is worth on real questions: votes of retrieved pairs, by term and by weights."""

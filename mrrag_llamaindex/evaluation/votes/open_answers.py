@@ -1,0 +1,83 @@
+"""Votes on open questions: the answer of the largest share, by exact match and by token F1."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrrag_llamaindex.evaluation.votes.choice import (
+    COUNTS,
+    TEMPERATURES,
+    VoteSetting,
+    best_pairs,
+    scores,
+)
+from mrrag_llamaindex.evaluation.votes.tables import LEAST, VoteTable
+from mrrag_llamaindex.learning.voting.vote import normal_answer
+
+
+def open_votes(table: VoteTable, setting: VoteSetting) -> list[str]:
+    """Return the answer to each question; empty where no pair may vote."""
+    places, found = best_pairs(scores(table, setting.weights), setting.k)
+    return _winners(table, places, found, setting.temperature)
+
+
+def _winners(
+    table: VoteTable, places: NDArray[np.intp], found: NDArray[np.float32], temperature: float
+) -> list[str]:
+    answers = []
+    for own, values in zip(places, found, strict=True):
+        may = values > LEAST / 2
+        if not may.any():
+            answers.append("")
+            continue
+        weight = np.exp((values[may] - values[0]).astype(np.float64) / temperature)
+        codes = table.codes[own[may]]
+        kinds, inverse = np.unique(codes, return_inverse=True)
+        share = np.bincount(inverse, weights=weight)
+        # Of equal shares, the answer of the better pair.
+        first = [int(np.flatnonzero(codes == kind)[0]) for kind in kinds]
+        winner = max(range(len(kinds)), key=lambda n: (share[n], -first[n]))
+        answers.append(table.answers[int(own[may][first[winner]])])
+    return answers
+
+
+def choose_open(table: VoteTable, weights: tuple[float, ...]) -> VoteSetting:
+    """Choose number of pairs and temperature for given weights by token F1 on training questions.
+
+    Exact matches are few, and F1 counts them, too.
+    """
+    places, found = best_pairs(scores(table, weights), max(COUNTS))
+    best, most = VoteSetting(weights, COUNTS[0], TEMPERATURES[0]), -1.0
+    for k in COUNTS:
+        for temperature in TEMPERATURES:
+            answers = _winners(table, places[:, :k], found[:, :k], temperature)
+            pairs = zip(answers, table.golds, strict=True)
+            value = float(np.mean([token_f1(answer, gold) for answer, gold in pairs]))
+            if value > most + 1e-12:
+                best, most = VoteSetting(weights, k, temperature), value
+    return best
+
+
+def exact_match(answer: str, gold: str) -> bool:
+    """Whether two answers say the same, see `normal_answer`."""
+    return normal_answer(answer) == normal_answer(gold)
+
+
+def token_f1(answer: str, gold: str) -> float:
+    """Return the F1 of words in common, as it is usual for open questions.
+
+    Examples
+    --------
+    >>> round(token_f1("the right lung", "right upper lung"), 3)
+    0.8
+    """
+    ours, theirs = (Counter(re.findall(r"\w+", normal_answer(text))) for text in (answer, gold))
+    common = sum((ours & theirs).values())
+    if not common:
+        return 0.0
+    precision, recall = common / sum(ours.values()), common / sum(theirs.values())
+    return 2 * precision * recall / (precision + recall)
