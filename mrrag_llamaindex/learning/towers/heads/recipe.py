@@ -13,7 +13,7 @@ from torch import Tensor
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures, HeadsEncoder
-from mrrag_llamaindex.learning.towers.heads.feature_cache import FeatureCache
+from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
 from mrrag_llamaindex.learning.towers.heads.scales import term_scales
 from mrrag_llamaindex.learning.towers.heads.worth import worth_of_heads
 from mrrag_llamaindex.learning.towers.loop import train
