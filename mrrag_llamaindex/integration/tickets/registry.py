@@ -54,8 +54,8 @@ class Ticket:
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
-    words : tuple of str
-        The application's own words of the first call, of hosts that send finished text alone.
+    words : str
+        What the first call says beside the documents, of hosts that send finished text alone.
     used : float
         When it was last issued or redeemed, by the monotonic clock.
     """
@@ -70,7 +70,7 @@ class Ticket:
     packed_for: object = None
     beside: dict[str, str] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    words: str = ""
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
 
