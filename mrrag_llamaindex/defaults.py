@@ -85,6 +85,10 @@ MAX_REPORT_CHARACTERS = 50_000
 """A longer report is refused at ingest: no single report is that long, so it is most likely
 several patients' reports in one field."""
 
+MAX_QUESTION_CHARACTERS = 50_000
+"""A longer question is refused before it is read: no window holds it, and to find that out by
+counting the tokens of megabytes takes minutes."""
+
 MIN_IMAGE_SIDE = 16
 """Pixels. A smaller image is a placeholder, not a study."""
 
