@@ -41,6 +41,10 @@ at 100,000 pairs takes in proportion to it, and indexes of some stores end at 2,
 ENSEMBLE = 3
 """Heads that are trained and kept side by side: their mean finds 1 to 3 points more than one."""
 
+PRIORS = (0.25, 0.5, 1.0, 2.0, float("inf"))
+"""Priors that are tried when fusion weights are learned, the narrowest first: standard deviations
+of a weight around equal ones. The validation patients choose."""
+
 VOTE_DOCUMENTS = 15
 """Pairs whose own answers are counted by a vote: as many as are fetched for a generator, which
 reads the best of them alone."""
@@ -80,6 +84,10 @@ INGEST_BATCH = 32
 MAX_REPORT_CHARACTERS = 50_000
 """A longer report is refused at ingest: no single report is that long, so it is most likely
 several patients' reports in one field."""
+
+MAX_QUESTION_CHARACTERS = 50_000
+"""A longer question is refused before it is read: no window holds it, and to find that out by
+counting the tokens of megabytes takes minutes."""
 
 MIN_IMAGE_SIDE = 16
 """Pixels. A smaller image is a placeholder, not a study."""

@@ -292,7 +292,19 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     -------
     ndarray of float32, shape (n,), or None
         With raw blocks longer, each block of unit length.
+
+    Raises
+    ------
+    InputError
+        If a text is longer than `defaults.MAX_QUESTION_CHARACTERS`, or if the texts point in
+        opposite directions.
     """
+    longest = max(map(len, texts), default=0)
+    if longest > defaults.MAX_QUESTION_CHARACTERS:
+        raise InputError(
+            f"the question has {longest:,} characters, more than any question has (limit "
+            f"{defaults.MAX_QUESTION_CHARACTERS:,}); shorten it"
+        )
     texts = [text for text in texts if text.strip()]
     if not texts:
         return None

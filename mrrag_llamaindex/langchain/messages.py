@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def require_words(rows: Sequence[Message]) -> None:
         If it asks for JSON, or for a score of the answer.
     """
     text = "\n".join(row.text for row in rows)
-    if "conforms to the JSON schema below" in text:
+    if re.search(r"conforms to the (JSON )?schema\b", text):
         raise InputError(
             "the prompt asks for JSON of a schema, and this model answers in words: take "
             "llm.with_structured_output(...) for a schema with one verdict"

@@ -108,5 +108,7 @@ def main() -> int:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = scratch
+        # Whatever the parts leave behind goes with it.
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["TMPDIR"] = scratch
+        tempfile.tempdir = scratch
         sys.exit(main())

@@ -83,19 +83,21 @@ def check(value: tuple[str, int, str], folder: Path) -> None:
     patient = f"patient-{number:02d}"
     nodes = getattr(crossings, way)(patient, question)
     answers = answer_trace(nodes)
-    if len(answers) != 1:
-        raise WrongValueError(f"{way}: {len(answers)} answers to one question")
+    if not answers:
+        raise WrongValueError(f"{way}: an answer from no evidence")
     ticket = nodes[0].node._ticket
     if ticket.question != question:
         raise WrongValueError(f"{way}: another question was answered")
     if ticket.image.content != Path(crossings.image(patient)).read_bytes():
         raise WrongValueError(f"{way}: another image was asked about")
     expected = crossings.hospital.evidence(patient, question)
-    read = answers[0].document_ids
-    if read != tuple(name for name in expected if name in read) or not read:
-        raise WrongValueError(f"{way}: other documents were read than were found")
-    if not answers[0].steering.applied:
-        raise WrongValueError(f"{way}: not steered")
+    # Beside a long question the host reads the documents in several calls.
+    for answer in answers:
+        read = answer.document_ids
+        if not read or read != tuple(name for name in expected if name in read):
+            raise WrongValueError(f"{way}: other documents were read than were found")
+        if not answer.steering.applied:
+            raise WrongValueError(f"{way}: not steered")
 
 
 def run_crossings(seconds: float, seed: int) -> Tally:

@@ -125,12 +125,10 @@ class Part:
         until = time.monotonic() + seconds
         place = first
         try:
-            while (left := until - time.monotonic()) > 0:
-                if not ours.poll(min(left, MOST_SECONDS)):
-                    if left < MOST_SECONDS:
-                        break  # the time is over, and nothing is known of the last input
+            while time.monotonic() < until:
+                if not ours.poll(MOST_SECONDS):  # also the last one, beyond the budget
+                    self._count(tally, number, place, "tracebacks", "it takes for ever")
                     place += 1
-                    self._count(tally, number, place - 1, "tracebacks", "it takes for ever")
                     break
                 place, outcome, what = ours.recv()
                 self._count(tally, number, place, outcome, what)

@@ -160,6 +160,8 @@ def test_postprocessor_after_our_retriever_issues_one_new_ticket(hospital, llm, 
     nodes = [*retriever.retrieve(bundle), *retriever.retrieve(other)[:2]]
     engine = hospital.index.as_query_engine(llm=llm)
     with pytest.raises(EvidenceError, match="evidence of 2 questions"):
+        engine.synthesize(QueryBundle(QUESTION), nodes)
+    with pytest.raises(EvidenceError, match="another image"):
         engine.synthesize(bundle, nodes)
     with pytest.raises(EvidenceError, match="different images"):
         rescored(hospital, image, nodes)

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from mrrag_llamaindex import answer_trace, query_image
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.integration.tickets.markers import mark
 from tests.integration.test_templates import (
     QUESTION,
@@ -173,6 +174,18 @@ def test_half_a_document_is_no_document(registry, ticket):
     text = mark("Above.\n\nBelow.", ticket.ticket_id, 0)
     with pytest.raises(InputError, match="context_str"):
         asked(rich("{{ context_str.split('\\n\\n')[0] }}"), registry, text)
+
+
+def test_documents_that_a_host_cut_are_read_as_the_template_writes_them(registry):
+    words = [f"nodule{n}" for n in range(120)]
+    ticket = registry.issue(QUESTION, [PromptDocument("d0", " ".join(words), 1.0)], None)
+    marked = mark(" ".join(words), ticket.ticket_id, 0).split(" ")
+    # From the middle of one stretch between markers to the middle of another.
+    begin, end = marked.index("nodule30"), marked.index("nodule90")
+    text = " ".join(marked[begin:end])
+    renamed = rich("{{ context_str | replace('nodule', 'lesion') }}")
+    (document,) = asked(renamed, registry, text).documents
+    assert document.text.split() == [f"lesion{n}" for n in range(30, 90)]
 
 
 def test_functions_that_harm_documents_or_question_are_refused_by_name(registry, context):

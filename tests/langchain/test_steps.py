@@ -8,7 +8,9 @@ import pytest
 from langchain_classic.chains import ConversationalRetrievalChain, RetrievalQA
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.prompts import PromptTemplate
+from pydantic import BaseModel
 
 from mrrag_llamaindex import MRRAGLLaVA
 from mrrag_llamaindex.errors import EvidenceError, InputError
@@ -72,13 +74,28 @@ def test_calls_for_each_document_stand_for_themselves_and_joining_them_has_no_ev
     assert read(model) == [(one,) for one in hospital.evidence(PATIENT, QUESTION)[:3]]
 
 
+def test_calls_with_words_of_their_own_about_each_document_stand_for_themselves(
+    hospital, model, stamped
+):
+    ask = PromptTemplate.from_template("Say yes or no to no. {title}: {context}\n{question}")
+    for document in stamped.invoke(QUESTION):
+        inputs = {"title": f"nodule {document.id}", "context": document.page_content}
+        model.invoke(ask.invoke({**inputs, "question": QUESTION}))
+    assert read(model) == [(one,) for one in hospital.evidence(PATIENT, QUESTION)[:3]]
+
+
+class Verdict(BaseModel):
+    present: bool
+
+
 def test_scores_in_words_and_json_are_refused(model, stamped):
     chain = RetrievalQA.from_chain_type(model, chain_type="map_rerank", retriever=stamped)
     with pytest.raises(InputError, match="map_rerank"):
         chain.invoke({"query": QUESTION})
-    schema = "The output should be JSON that conforms to the JSON schema below."
-    with pytest.raises(InputError, match="with_structured_output"):
-        model.invoke([SystemMessage(schema), HumanMessage(QUESTION)])
+    for parser in (PydanticOutputParser, JsonOutputParser):
+        schema = parser(pydantic_object=Verdict).get_format_instructions()
+        with pytest.raises(InputError, match="with_structured_output"):
+            model.invoke([SystemMessage(schema), HumanMessage(QUESTION)])
 
 
 def test_a_conversational_chain_searches_with_the_follow_up_question(hospital, model, stamped):

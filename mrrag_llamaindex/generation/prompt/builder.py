@@ -75,11 +75,16 @@ class PromptBuilder:
         Raises
         ------
         PromptError
-            If the question is empty, if a text is no valid Unicode, if the prompt does not fit even
-            without documents, or if documents were given and none of them fits.
+            If the question is empty or endless, if a text is no valid Unicode, if the prompt does
+            not fit even without documents, or if documents were given and none of them fits.
         """
         if not request.question.strip():
             raise PromptError("the question is empty; ask something about the image")
+        if len(request.question) > defaults.MAX_QUESTION_CHARACTERS:
+            raise PromptError(
+                f"the question has {len(request.question):,} characters, more than any question "
+                f"has (limit {defaults.MAX_QUESTION_CHARACTERS:,}); shorten it"
+            )
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         kept = [document for document in request.documents if document.text.strip()]
         dropped = [document for document in request.documents if not document.text.strip()]

@@ -78,21 +78,30 @@ def question_call(messages: Sequence[Message], missing: str) -> HostCall:
 def _as_step(call: HostCall, ticket: Ticket) -> HostCall:
     """Return a call as the step of a chain that shows one document after another, if it is one.
 
-    A step that refines an earlier answer says other words than the first call of its question, and
-    shows documents that no call has shown. It reads all documents so far: the last one alone would
-    be the least relevant, and an answer is no evidence. Calls that say the same about each document
-    stand for themselves.
+    A step that refines an earlier answer repeats it, and shows documents that no call has shown. It
+    reads all documents so far: the last one alone would be the least relevant, and an answer is no
+    evidence. Calls that ask about each document without an earlier answer stand for themselves.
     """
-    words = (call.instructions, call.before_question, call.question, call.after_question)
-    segments = [part for context in call.contexts for part in find_segments(context, ticket)]
+    said = [call.instructions, call.before_question, call.question, call.after_question]
+    words = "\n".join([*said, *(turn.answer for turn in call.history)])
     if not ticket.texts:
         ticket.words = words
-    if words == ticket.words or any(part.ordinal in ticket.texts for part in segments):
+        return call
+    parts = [part for context in call.contexts for part in find_segments(context, ticket)]
+    if any(part.ordinal in ticket.texts for part in parts) or not _repeats_answer(ticket, words):
         return call
     asked = ticket.question.strip()
     if call.question != asked and any(turn.question == asked for turn in call.history):
         call = replace(call, question=asked, before_question=call.question, history=())
     return replace(call, kind="refine")
+
+
+def _repeats_answer(ticket: Ticket, words: str) -> bool:
+    """Whether the last answer is said once more than the first call said it, which had none."""
+    if not ticket.calls:
+        return False
+    answer = re.compile(rf"(?<!\w){re.escape(ticket.calls[-1][1].text.strip())}(?!\w)")
+    return len(answer.findall(words)) > len(answer.findall(ticket.words))
 
 
 def follow_up_call(messages: Sequence[Message]) -> HostCall:

@@ -139,6 +139,23 @@ def _by_document(text: str) -> dict[tuple[str, str], list[str]]:
     return marks
 
 
+def with_marked_ends(text: str) -> str:
+    """Return context with markers at its very ends, where a host cut it within a document.
+
+    The words at the ends are known by comparing them with the document's: not if they are changed.
+    """
+    marks = list(_MARKER.finditer(text))
+    if not marks:
+        return text
+    first, last = marks[0], marks[-1]
+    head, tail = text[: first.start()].split(), text[last.end() :].split()
+    if first[2] != "b" and 0 < len(head) <= defaults.CONTINUATION_WORDS:
+        text = f"[[mrrag:{first[1]}:c{first[3]}.0]] {text}"
+    if last[2] != "e" and 0 < len(tail) <= defaults.CONTINUATION_WORDS:
+        text = f"{text}[[mrrag:{last[1]}:c{last[3]}.999999]]"
+    return text
+
+
 def marked_range(text: str, ends: tuple[str, str]) -> tuple[int, int] | None:
     """Return the range from the first marker in ``text`` to the last, None if there is none.
 

@@ -19,8 +19,9 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextN
 
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.query_image import current_query_image, read_query_image
 from mrrag_llamaindex.integration.tickets.markers import mark, strip
-from mrrag_llamaindex.integration.tickets.readers import shows_markers
+from mrrag_llamaindex.integration.tickets.readers import Reading, reading
 from mrrag_llamaindex.integration.tickets.registry import TICKETS, Ticket
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 
@@ -64,8 +65,12 @@ def _scored_class(base: type[BaseNode]) -> type[BaseNode]:
             content = str(without_scores(self).get_content(metadata_mode=metadata_mode))
             if metadata_mode != MetadataMode.LLM or self._ticket is None:
                 return content
-            if not shows_markers(self._elsewhere):
+            reader = reading(self._elsewhere)
+            if not reader.shown:
                 return content
+            if reader.packed:
+                _require_same_image(self._ticket, reader)
+                _note_others(self._ticket, reader)
             TICKETS.hold(self._ticket)
             return mark(strip(content), self._ticket.ticket_id, self._ordinal)
 
@@ -201,6 +206,33 @@ def other_image() -> EvidenceError:
         "these documents were retrieved for another image than the question is about, "
         "which could mix two patients: retrieve them anew"
     )
+
+
+def _require_same_image(ticket: Ticket, reader: Reading) -> None:
+    """Raise `EvidenceError` if documents are packed for a question about another image.
+
+    An application may keep nodes, by the words of their question for example.
+    """
+    try:
+        asked = current_query_image()
+    except EvidenceError:
+        asked = None  # not known, and what is packed says itself what it is about
+    query = reader.query
+    if query is not None and query.image_path and ticket.packed_for is not query:
+        asked = read_query_image(query, "ignore", ticket.image, asked)
+    if asked is not None and asked != ticket.image:
+        raise other_image()
+    ticket.packed_for = query  # its image is not read again for each document
+
+
+def _note_others(ticket: Ticket, reader: Reading) -> None:
+    """Note which documents of other retrievers are packed beside a ticket's own.
+
+    Their text alone reaches the LLM; what is known here lets each be one document, with its id.
+    """
+    others = [item.node for item in reader.nodes if ticket_of(item.node) is None]
+    texts = {one.get_content(metadata_mode=MetadataMode.LLM).strip(): one.node_id for one in others}
+    ticket.beside = texts
 
 
 def ticket_of(node: BaseNode) -> Ticket | None:

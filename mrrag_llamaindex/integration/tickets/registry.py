@@ -47,11 +47,15 @@ class Ticket:
         One per LLM call made with this evidence, with its number in order of completion.
     shown : bool
         Whether its markers have been put into a text.
+    packed_for : object
+        The question that a prompt was last packed for, if it was found to be about the same image.
+    beside : dict of str to str
+        Ids of other retrievers' documents that were packed into one prompt with these, by text.
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
-    words : tuple of str
-        The application's own words of the first call, of hosts that send finished text alone.
+    words : str
+        What the first call says beside the documents, of hosts that send finished text alone.
     used : float
         When it was last issued or redeemed, by the monotonic clock.
     """
@@ -63,8 +67,10 @@ class Ticket:
     withheld: tuple[PromptDocument, ...] = ()
     calls: list[tuple[int, Answer]] = field(default_factory=list)
     shown: bool = False
+    packed_for: object = None
+    beside: dict[str, str] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    words: str = ""
     used: float = field(default_factory=time.monotonic)
     _text_memory: int = field(init=False)
 

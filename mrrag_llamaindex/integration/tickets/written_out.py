@@ -25,6 +25,7 @@ from mrrag_llamaindex.integration.tickets.markers import (
     labels_inside,
     marked_range,
     strip,
+    with_marked_ends,
 )
 
 CONTEXT = ("context_str", "context_msg", "context_messages")
@@ -97,7 +98,7 @@ def rows_of(
     names = [name for name in CONTEXT if marked_text(variables.get(name, "")).strip()]
     if names and not (any(map(contexts_of, placed)) and plain == _words(placed)):
         ends = f"[[{key}(]]", f"[[{key})]]"
-        values = {name: marked_text(variables[name]) for name in names}
+        values = {name: with_marked_ends(marked_text(variables[name])) for name in names}
         marked = filled(**{name: value.join(ends) for name, value in values.items()})
         if _texts(marked) != _texts(placed):
             rows = [_with_context(row, ends) for row in marked]

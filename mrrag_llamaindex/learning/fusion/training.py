@@ -18,12 +18,14 @@ gives the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.examples import FusionExample, PaddedExamples
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
@@ -49,10 +51,11 @@ class FusionSettings:
     patience : int
         Passes without a lower validation loss before training stops. The loss, because recall on
         a few dozen questions moves in steps of a question and is at its best by luck.
-    prior : float
+    prior : float or None
         Standard deviation of a normal prior of each weight around its start, the equal weights:
         ``|w - w_0|^2 / (2 prior^2 n)`` is added to the mean loss of n examples. A few dozen
-        examples leave the weights near equal; hundreds outweigh it. ``inf`` for none.
+        examples leave the weights near equal; hundreds outweigh it. ``inf`` for none. By default
+        the one of `defaults.PRIORS` whose weights have the least validation loss.
     """
 
     temperature: float = 0.07
@@ -60,10 +63,11 @@ class FusionSettings:
     learning_rate: float = 1e-2
     epochs: int = 1000
     patience: int = 200
-    prior: float = 1.0
+    prior: float | None = None
 
     def __post_init__(self) -> None:
-        positive = all(one > 0 for one in (self.temperature, self.learning_rate, self.prior))
+        prior = 1.0 if self.prior is None else self.prior
+        positive = all(one > 0 for one in (self.temperature, self.learning_rate, prior))
         if not positive or min(self.epochs, self.patience) < 1:
             raise ValueError(
                 "temperature, learning rate, epochs, patience and prior must be positive"
@@ -84,6 +88,8 @@ class LearnedFusion:
         On the validation examples; nothing had a lower one.
     validation_recall : float
         How often a positive was strictly first of a validation example.
+    prior : float
+        See `FusionSettings`.
     """
 
     weights: FusionWeights
@@ -91,6 +97,7 @@ class LearnedFusion:
     epoch: int
     loss: float
     validation_recall: float
+    prior: float = math.inf
 
 
 def equal_weights(terms: tuple[str, ...]) -> FusionWeights:
@@ -136,8 +143,20 @@ def train_fusion(
     if not training or not validation:
         raise InputError("the fusion needs examples to learn from and examples to validate on")
     batch, check = PaddedExamples.of(training, terms), PaddedExamples.of(validation, terms)
+    priors = defaults.PRIORS if settings.prior is None else (settings.prior,)
+    learned = [_trained(batch, check, settings, terms, prior) for prior in priors]
+    return min(learned, key=lambda one: one.loss)  # of equal ones the narrowest
+
+
+def _trained(
+    batch: PaddedExamples,
+    check: PaddedExamples,
+    settings: FusionSettings,
+    terms: tuple[str, ...],
+    prior: float,
+) -> LearnedFusion:
     weights, tau = equal_weights(terms).as_array(terms), settings.temperature
-    start, pull = weights.copy(), 1 / (settings.prior**2 * len(training))
+    start, pull = weights.copy(), 1 / (prior**2 * len(batch.terms))
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     best: tuple[float, Array, int] | None = None
     for epoch in range(settings.epochs + 1):
@@ -160,7 +179,7 @@ def train_fusion(
         scale = float(np.sqrt(start @ start) / np.linalg.norm(weights))
         weights, tau = weights * scale, tau * scale
     named = dict(zip(terms, weights.tolist(), strict=True))
-    return LearnedFusion(FusionWeights(**named), tau, epoch, loss, recall)
+    return LearnedFusion(FusionWeights(**named), tau, epoch, loss, recall, prior)
 
 
 def _infonce(weights: Array, batch: PaddedExamples, temperature: float) -> tuple[float, Array]:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5.0
 """To a server's first sign of life."""
 
-READ_SECONDS: Final = 20.0
-"""A server may take to answer, and then to send the whole answer."""
+READ_SECONDS: Final = 15.0
+"""A server may take to answer, and then to send the whole answer. With the start of a command, a
+server that hangs is named within half a minute."""
 
 WRITE_SECONDS: Final = 120.0
 """The same where it writes: it builds its index meanwhile."""

@@ -104,9 +104,12 @@ def test_empty_document_is_dropped_and_named(builder):
     assert [document.document_id for document in prompt.dropped] == ["empty"]
 
 
-def test_empty_question_is_refused(builder):
-    with pytest.raises(PromptError, match="question is empty"):
-        builder.build(PromptRequest("  ", documents(0.1)))
+@pytest.mark.parametrize(
+    ("question", "said"), [("  ", "question is empty"), ("x " * 30_000, "60,000 characters")]
+)
+def test_empty_and_endless_questions_are_refused(builder, question, said):
+    with pytest.raises(PromptError, match=said):
+        builder.build(PromptRequest(question, documents(0.1)))
 
 
 @pytest.mark.parametrize("field", ["question", "instructions", "before_question", "history"])

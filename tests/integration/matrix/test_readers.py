@@ -7,6 +7,7 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextC
 from llama_index.core.postprocessor import LLMRerank, PIINodePostprocessor
 from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
+from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import MetadataMode
 from llama_index.core.tools import RetrieverTool
 
@@ -187,3 +188,42 @@ def test_our_class_is_known_behind_a_schema(llm):
     assert reads_tickets(llm.as_structured_llm(Finding))
     assert not reads_tickets(OtherLLM())
     assert not reads_tickets(None)
+
+
+class Kept(BaseRetriever):
+    """A retriever of an app that keeps nodes by the words of their question."""
+
+    def __init__(self, retriever):
+        super().__init__()
+        self.retriever, self.known = retriever, {}
+
+    def _retrieve(self, query_bundle):
+        words = query_bundle.query_str
+        if words not in self.known:
+            self.known[words] = self.retriever.retrieve(query_bundle)
+        return self.known[words]
+
+
+@query_ways
+async def test_nodes_kept_from_another_patient_are_refused(hospital, llm, checks, way):
+    retriever = Kept(hospital.index.as_retriever())
+    engine = RetrieverQueryEngine.from_args(retriever, llm=llm)
+    checks.answered(await ask(engine, checks.bundle(), way))
+    checks.answered(await ask(engine, checks.bundle(), way))
+    with pytest.raises(EvidenceError, match="another image"):
+        await ask(engine, checks.bundle(patient="patient-08"), way)
+    with (
+        pytest.raises(EvidenceError, match="another image"),
+        query_image(hospital.images["patient-08"]),
+    ):
+        await ask(engine, QUESTION, way)
+    with query_image(hospital.images[PATIENT]):
+        checks.answered(await ask(engine, QUESTION, way))
+
+
+def test_chat_over_nodes_kept_from_another_patient_is_refused(hospital, llm, checks):
+    chat = ContextChatEngine.from_defaults(retriever=Kept(hospital.index.as_retriever()), llm=llm)
+    with query_image(hospital.images[PATIENT]):
+        checks.answered(chat.chat(QUESTION))
+    with query_image(hospital.images["patient-08"]), pytest.raises(EvidenceError, match="another"):
+        chat.chat(QUESTION)

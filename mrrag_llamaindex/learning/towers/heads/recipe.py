@@ -13,7 +13,6 @@ from torch import Tensor
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures, HeadsEncoder
-from mrrag_llamaindex.learning.towers.heads.feature_cache import FeatureCache
 from mrrag_llamaindex.learning.towers.heads.scales import term_scales
 from mrrag_llamaindex.learning.towers.heads.worth import worth_of_heads
 from mrrag_llamaindex.learning.towers.loop import train
@@ -23,6 +22,7 @@ from mrrag_llamaindex.learning.towers.same_reports import SameReports
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, TrainingRun
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
 from mrrag_llamaindex.learning.towers.training_pairs import Split, TrainingPairs, split_pairs
+from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 from mrrag_llamaindex.towers.projection_head import FittedHeads, HeadEnsemble, ProjectionHead
