@@ -15,6 +15,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY, ticket_of
+from mrrag_llamaindex.integration.tickets.readers import inner_llm, reads_tickets
 from mrrag_llamaindex.integration.trace import answer_facts, answer_trace, note_influence
 
 
@@ -35,6 +36,11 @@ class MRRAGSynthesizer(BaseSynthesizer):
         Stream; `answer_trace` gives the metadata of a stream once it has been read.
     callback_manager : CallbackManager, optional
         LlamaIndex's; LlamaIndex sets it on ``llm``, too. Default: that of ``Settings``.
+
+    Raises
+    ------
+    InputError
+        At construction, if ``llm`` is another LLM, or answers in a schema and is to stream.
     """
 
     def __init__(
@@ -44,6 +50,16 @@ class MRRAGSynthesizer(BaseSynthesizer):
         streaming: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        if not reads_tickets(llm):
+            raise InputError(
+                f"MRRAGSynthesizer answers by MRRAGLLaVA, and llm is a {type(llm).__name__}: give "
+                "MRRAGLLaVA(...), or another LLM to a synthesizer of LlamaIndex"
+            )
+        if streaming and inner_llm(llm) is not llm:
+            raise InputError(
+                "the LLM answers in a schema, and LlamaIndex parses one whole answer: leave "
+                "streaming=True out, or give the plain LLM"
+            )
         super().__init__(llm=llm, streaming=streaming, callback_manager=callback_manager)
 
     def _get_prompts(self) -> dict[str, Any]:

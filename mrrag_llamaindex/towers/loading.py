@@ -9,6 +9,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.json_files import read_json
 from mrrag_llamaindex.towers.folders import WAYS_ON, absolute_source, model_folder
+from mrrag_llamaindex.towers.open_clip.names import CONFIG, is_open_clip
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
@@ -21,8 +22,8 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
     ----------
     source : str
         ``"phantom"``; a folder with ``tower.json`` (written by `ResNetBertTower.save` or
-        `FrozenTower.save`); a folder with the ``config.json`` of a transformers dual encoder; or
-        the hub id of either.
+        `FrozenTower.save`); a folder with the ``config.json`` of a transformers dual encoder, or
+        with ``open_clip_config.json`` and its weights (BiomedCLIP); or the hub id of any of these.
     device : str
         A torch device, or ``"auto"`` for CUDA where present.
 
@@ -50,13 +51,18 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
     folder = model_folder(source)
     if (folder / "tower.json").is_file():
         tower = _load_own(folder, device)
+    elif is_open_clip(folder):
+        from mrrag_llamaindex.towers.kinds.open_clip import OpenClipTower
+
+        tower = OpenClipTower.load(str(folder), device=device)
     elif (folder / "config.json").is_file():
         from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
 
         tower = HFDualTower.load(str(folder), device=device)
     else:
         raise TowerError(
-            f"towers {source!r}: the folder holds neither tower.json nor config.json; {WAYS_ON}"
+            f"towers {source!r}: the folder holds neither tower.json nor config.json nor "
+            f"{CONFIG}; {WAYS_ON}"
         )
     tower.source = absolute_source(source)
     return tower

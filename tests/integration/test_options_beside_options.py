@@ -97,7 +97,23 @@ def test_citations_refuse_what_they_would_drop(hospital, llm):
 def test_two_llms_for_one_answer_are_refused(hospital, llm, make):
     for one, other in ((llm, MockLLM()), (MockLLM(), llm)):
         with pytest.raises(InputError, match="another LLM"):
-            getattr(hospital.index, make)(one, response_synthesizer=MRRAGSynthesizer(llm=other))
+            getattr(hospital.index, make)(one, response_synthesizer=Refine(llm=other))
+
+
+@pytest.mark.parametrize("other", [MockLLM(), "default", None])
+def test_the_strict_synthesizer_takes_our_llm_alone(other):
+    with pytest.raises(InputError, match="answers by MRRAGLLaVA"):
+        MRRAGSynthesizer(llm=other)
+
+
+def test_the_strict_synthesizer_does_not_stream_a_schema(hospital, llm, image):
+    structured = llm.as_structured_llm(Finding)
+    with pytest.raises(InputError, match="one whole answer"):
+        MRRAGSynthesizer(llm=structured, streaming=True)
+    engine = hospital.index.as_query_engine(response_synthesizer=MRRAGSynthesizer(llm=structured))
+    response = engine.query(QueryBundle(QUESTION, image_path=str(image)))
+    (answer,) = answer_trace(response)
+    assert response.response == Finding(present=answer.p_yes >= answer.p_no)
 
 
 @pytest.mark.parametrize(

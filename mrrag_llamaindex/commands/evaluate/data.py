@@ -10,9 +10,15 @@ from pathlib import Path
 
 from mrrag_llamaindex.commands.progress import Advance, progress_bar
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.data.data_set import UNREADABLE, EvaluationSet, Problem
+from mrrag_llamaindex.evaluation.data.data_set import (
+    UNREAD_TEXT,
+    UNREADABLE,
+    EvaluationSet,
+    Problem,
+)
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.data.finding_table import read_findings
+from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.data.readers import read_data
 from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
 from mrrag_llamaindex.phantom.sets import evaluation_set as phantom
@@ -32,8 +38,11 @@ class OwnCopy:
     images: Path | None
     facts: Path | None
 
-    def read(self, rule: str = "leading") -> EvaluationSet:
-        """Read it; ``rule`` says how gold answers become labels."""
+    def read(self, rule: str = "leading", *, answers_only: bool = False) -> EvaluationSet:
+        """Read it; ``rule`` says how gold answers become labels.
+
+        With ``answers_only`` neither images nor pairs are needed.
+        """
         data = read_data(
             self.data,
             self.root,
@@ -41,6 +50,7 @@ class OwnCopy:
             reports=self.report_file,
             images=self.images,
             rule=rule,
+            answers_only=answers_only,
         )
         if self.facts is None:
             return data
@@ -49,6 +59,13 @@ class OwnCopy:
                 f"{self.data} brings no reports: name a table of pairs with --report-file"
             )
         return replace(data, facts=read_findings(self.facts, {p.pair_id for p in data.pairs}))
+
+
+def check_root(data: str, root: Path | None) -> Path:
+    """Return the folder of a copy; raises `InputError` unless it is named."""
+    if root is None:
+        raise InputError(f"--data {data} needs --root, the folder of your copy")
+    return root
 
 
 def check_copy(data: str, root: Path | None, towers: str | None) -> Path:
@@ -91,11 +108,27 @@ def _show_from(advance: Advance, before: int, total: int, done: int, _: int) -> 
 
 
 def unreadable(sets: Sequence[EmbeddedSet]) -> list[Problem]:
-    """Return what the towers could not read."""
+    """Return what the towers could not read: left out, or found by its image alone."""
     return [
-        Problem(UNREADABLE, f"{data.name} {item.identifier!r}", item.reason)
+        Problem(kind, f"{data.name} {item.identifier!r}", item.reason)
         for data in sets
-        for item in data.left_out
+        for kind, items in ((UNREADABLE, data.left_out), (UNREAD_TEXT, data.unread))
+        for item in items
+    ]
+
+
+def neither_yes_nor_no(sets: Sequence[EvaluationSet], rule: str) -> list[str]:
+    """Say how many gold answers the published rule labels that begin with neither yes nor no."""
+    if rule != "cares":
+        return []
+    golds = [item.answer for data in sets for item in data.questions]
+    count = sum(leading(answer) == "other" for answer in golds)
+    if not count:
+        return []
+    return [
+        f"cares reads {count} of {len(golds)} gold answers that begin with neither yes nor no, and "
+        "calls each a yes unless its first sentence has a no or a not: what is asked there may "
+        "have no such answer"
     ]
 
 

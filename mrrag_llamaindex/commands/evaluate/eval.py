@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.commands import options
+from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods, row_named
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.commands.evaluate.data import OwnCopy
 
 
 def evaluate(
@@ -116,6 +119,22 @@ def evaluate(
             raise InputError("--rescore reads the answers of a run; leave data and models out")
         rescore(data, rescored, methods, scoring=scoring, seed=seed, out=out, as_json=as_json)
         return
+    if predictions and data != defaults.PHANTOM and not any((methods, model, towers, weights)):
+        if facts or report_file or images:
+            raise InputError(
+                "--predictions without --methods, --model or --towers are scored alone: leave "
+                "--facts, --report-file and --images out"
+            )
+        _score_predictions(
+            sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
+            _named(predictions, name or [], ()),
+            questions,
+            scoring=scoring,
+            seed=seed,
+            out=out,
+            as_json=as_json,
+        )
+        return
     by_vote = data == "vqa-rad" and not any((methods, model, towers, predictions, report_file))
     if by_vote:
         given = (weights, questions, documents, facts, name)
@@ -207,7 +226,44 @@ def evaluate(
     for label, path in others:
         answers[label], strangers = read_predictions_file(path, scored, label)
         problems += strangers
-    run = replace(run, notes=(*run.notes, layers, *sources.unread_references(sets)))
+    cares = sources.neither_yes_nor_no(sets, scoring)
+    for line in cares:
+        console.say("note", line)
+    notes = (*run.notes, layers, *cares, *sources.unread_references(sets))
+    run = replace(run, notes=notes)
+    report(
+        scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
+    )
+
+
+def _score_predictions(
+    copy: OwnCopy,
+    others: list[tuple[str, Path]],
+    count: int | None,
+    *,
+    scoring: str,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Score other models' answers alone: no image, pair, tower or model is needed."""
+    from mrrag_llamaindex.commands.evaluate import data as sources
+    from mrrag_llamaindex.commands.evaluate.eval_report import report
+    from mrrag_llamaindex.evaluation.data.parts import drawn_questions
+    from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
+    from mrrag_llamaindex.evaluation.run.records import Evaluation
+
+    scored = drawn_questions(copy.read(scoring, answers_only=True), count, seed)
+    problems = list(scored.problems)
+    answers = {}
+    for label, path in others:
+        answers[label], strangers = read_predictions_file(path, scored, label)
+        problems += strangers
+    cares = sources.neither_yes_nor_no([scored], scoring)
+    for line in cares:
+        console.say("note", line)
+    notes = ("only answers were scored: no model was asked, and every question counts", *cares)
+    run = Evaluation(answers, {}, (), notes, ())
     report(
         scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
     )

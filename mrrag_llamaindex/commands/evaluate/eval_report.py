@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.evaluation.data.data_set import Problem
 from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
+from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
 from mrrag_llamaindex.evaluation.report import notes, table_formats
@@ -45,6 +47,8 @@ def report(
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = build_table(data, runs, rule=scoring, seed=seed, baseline=baseline)
     comparisons = notes.steps(runs, scoring, seed)
+    if scoring == "cares":
+        run = replace(run, notes=(*run.notes, *_read_as_yes(runs)))
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
         *notes.lines(run, comparisons),
@@ -58,6 +62,19 @@ def report(
         console.print_json(value)
     else:
         _print(table, run, sentences, problems, out)
+
+
+def _read_as_yes(runs: Mapping[str, Sequence[Prediction]]) -> list[str]:
+    """Say how many answers of each method the published rule reads that say neither."""
+    notes_of = []
+    for name, predictions in runs.items():
+        count = sum(leading(item.text) == "other" for item in predictions)
+        if count:
+            notes_of.append(
+                f"cares reads {count} of {len(predictions)} answers of {name} that begin with "
+                "neither yes nor no"
+            )
+    return notes_of
 
 
 def _write(

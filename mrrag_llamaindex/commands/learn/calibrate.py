@@ -60,6 +60,9 @@ def calibrate(
     ] = 400,
     held_out: options.HeldOut = 0.5,
     seed: options.SplitSeed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a curve not shown to beat the base rate.")
+    ] = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -89,8 +92,19 @@ def calibrate(
         load_weights(weights, towers_identity=identity)  # learned on other towers: refused
     about = {"source": source, "depth": depth}
     report = fit_calibration(
-        scored, towers_identity=identity, weights=fusion, settings=settings, about=about
+        scored,
+        towers_identity=identity,
+        weights=fusion,
+        settings=settings,
+        about=about,
+        force=force,
     )
+    if report.gain_ci[0] <= 0:
+        console.say(
+            "note",
+            "the curve's Brier score is not shown to be better than the base rate's: minus it "
+            f"{report.gain:+.4f} [{report.gain_ci[0]:+.4f}, {report.gain_ci[1]:+.4f}]",
+        )
     if out is not None:
         with writing(out):
             report.calibration.save(out)
@@ -138,6 +152,13 @@ def _print(report: CalibrationReport) -> None:
             low, high = measured.ci[name]
             cells.append(f"{getattr(measured, name):.3f} [{low:.3f}, {high:.3f}]")
         print(f"  {title:<28} {cells[0]:<24} {cells[1]}")
+    print("what was promised, and what happened:")
+    for one in report.reliability:
+        ends = "" if one.ci is None else f" [{one.ci[0]:.3f}, {one.ci[1]:.3f}]"
+        print(
+            f"  {one.low:.3f} to {one.high:.3f}: promised {one.promised:.3f}, happened "
+            f"{one.happened:.3f}{ends} of {one.documents}"
+        )
     rule = report.calibration.abstention
     if rule is None or report.coverage_ci is None:
         print("no threshold: abstaining is not possible with this calibration")

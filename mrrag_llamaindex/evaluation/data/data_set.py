@@ -15,6 +15,13 @@ from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Pair, Skipped
 
 MISSING_IMAGE = "missing image"
+"""Of a question, which cannot be asked without."""
+
+PAIR_IMAGE = "missing image of a pair"
+"""The pair stays as a report."""
+
+NO_ANSWER = "no answer, a yes under cares"
+UNREAD_TEXT = "text that the towers cannot read"
 DUPLICATE_ID = "duplicate id"
 NEITHER = "label neither yes nor no"
 FREE_TEXT = "free-text answer"
@@ -124,6 +131,7 @@ def labelled(
     *,
     rule: str = "leading",
     file: str = "questions",
+    images_needed: bool = True,
     facts: Mapping[str, Mapping[str, bool]] | None = None,
     references: Mapping[str, tuple[str, ...]] | None = None,
 ) -> EvaluationSet:
@@ -144,6 +152,8 @@ def labelled(
         has several words. ``cares``: the published rule, which gives every row a label.
     file
         How problems name the table that the questions come from.
+    images_needed
+        False: a question whose image is not there is kept, since only answers are scored.
     facts
         By pair id: findings that the report states. None: none are known.
     references
@@ -166,7 +176,9 @@ def labelled(
         if label == "other":
             kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
             all_problems.append(Problem(kind, where, "the answer begins with neither yes nor no"))
-        elif isinstance(item.image, (str, Path)) and not is_file(Path(item.image)):
+        elif (
+            images_needed and isinstance(item.image, (str, Path)) and not is_file(Path(item.image))
+        ):
             all_problems.append(
                 Problem(MISSING_IMAGE, where, "its image is not where it should be")
             )

@@ -61,6 +61,8 @@ class EmbeddedSet:
         How the vectors are divided; None for one space.
     answers : tuple of str or None
         What each pair itself answered; empty where no pair holds an answer.
+    unread : tuple of LeftOut
+        Questions whose text the towers cannot read, and why; they are asked all the same.
     one_per : {"study", "patient", "none"}
         What takes one place among the documents at most, see `one_per_case`.
     """
@@ -79,6 +81,7 @@ class EmbeddedSet:
     left_out: tuple[LeftOut, ...] = ()
     towers_blocks: Blocks | None = None
     answers: tuple[str | None, ...] = ()
+    unread: tuple[LeftOut, ...] = ()
     one_per: OnePer = "study"
 
     def __len__(self) -> int:

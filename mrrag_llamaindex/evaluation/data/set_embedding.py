@@ -65,8 +65,9 @@ def embed_set(
     if data.pairs and not pairs:
         raise InputError(f"{data.name}: no pair with a report can be used as a document")
     labelled = [item for item in data.questions if item.question_id in data.labels]
+    unread: list[LeftOut] = []
     usable, q_images, q_texts = _embed_questions(
-        labelled, towers, left_out, lambda done: advance(len(data.pairs) + done)
+        labelled, towers, left_out, unread, lambda done: advance(len(data.pairs) + done)
     )
     if not usable:
         raise InputError(
@@ -88,6 +89,7 @@ def embed_set(
         left_out=tuple(left_out),
         towers_blocks=blocks,
         answers=_answers(pairs),
+        unread=tuple(unread),
     )
 
 
@@ -105,25 +107,33 @@ def _embed_questions(
     questions: Sequence[GoldQuestion],
     towers: DualTower,
     left_out: list[LeftOut],
+    unread: list[LeftOut],
     advance: Callable[[int], None],
 ) -> tuple[list[GoldQuestion], Vectors, Vectors]:
-    """Embed texts, and every image once, however many questions are asked about it."""
+    """Embed texts, and every image once, however many questions are asked about it.
+
+    A question in words that the towers do not know is asked all the same: what is retrieved for it
+    is found by its image alone (a vector of zeros adds nothing to any score).
+    """
     images = {image_key(item): Pair(item.image, None, "query") for item in questions}
     texts = {item.question: Pair(None, item.question, "query") for item in questions}
     image_vectors, no_image = _embedded(images, towers, "image", advance)
     text_vectors, no_text = _embedded(texts, towers, "text")
     usable = []
     for item in questions:
-        reason = no_image.get(image_key(item)) or no_text.get(item.question)
-        if reason is None:
-            usable.append(item)
-        else:
+        reason = no_image.get(image_key(item))
+        if reason is not None:
             left_out.append(LeftOut(item.question_id, reason))
+            continue
+        usable.append(item)
+        if item.question in no_text:
+            unread.append(LeftOut(item.question_id, no_text[item.question]))
+    blocks = Blocks.of(towers)
     if not usable:
-        blocks = Blocks.of(towers)
         return [], np.zeros((0, blocks.image), np.float32), np.zeros((0, blocks.text), np.float32)
     q_images = np.array([image_vectors[image_key(item)] for item in usable])
-    q_texts = np.array([text_vectors[item.question] for item in usable])
+    nothing = np.zeros(blocks.text, np.float32)
+    q_texts = np.array([text_vectors.get(item.question, nothing) for item in usable])
     return usable, q_images, q_texts
 
 

@@ -70,6 +70,7 @@ def _scored_class(base: type[BaseNode]) -> type[BaseNode]:
                 return content
             if reader.packed:
                 _require_same_image(self._ticket, reader)
+                _note_others(self._ticket, reader)
             TICKETS.hold(self._ticket)
             return mark(strip(content), self._ticket.ticket_id, self._ordinal)
 
@@ -222,6 +223,16 @@ def _require_same_image(ticket: Ticket, reader: Reading) -> None:
     if asked is not None and asked != ticket.image:
         raise other_image()
     ticket.packed_for = query  # its image is not read again for each document
+
+
+def _note_others(ticket: Ticket, reader: Reading) -> None:
+    """Note which documents of other retrievers are packed beside a ticket's own.
+
+    Their text alone reaches the LLM; what is known here lets each be one document, with its id.
+    """
+    others = [item.node for item in reader.nodes if ticket_of(item.node) is None]
+    texts = {one.get_content(metadata_mode=MetadataMode.LLM).strip(): one.node_id for one in others}
+    ticket.beside = texts
 
 
 def ticket_of(node: BaseNode) -> Ticket | None:

@@ -8,6 +8,7 @@ over no name; the caller's frame has it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.response_synthesizers.context_only import ContextOnly
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
 _PACKERS = (BaseSynthesizer, BaseQueryEngine, BaseChatEngine)
 _LLM_NAMES = ("_llm", "llm", "_multi_modal_llm")
@@ -49,11 +50,14 @@ class Reading(NamedTuple):
         Whether a prompt is packed from it.
     query : QueryBundle or None
         The question that it is packed for, where that is known.
+    nodes : sequence of NodeWithScore
+        All that are packed, those of other retrievers too, where they are known.
     """
 
     shown: bool
     packed: bool = False
     query: QueryBundle | None = None
+    nodes: Sequence[NodeWithScore] = ()
 
 
 def reading(elsewhere: bool) -> Reading:
@@ -76,7 +80,8 @@ def reading(elsewhere: bool) -> Reading:
         if llms:
             known = (frame.f_locals.get(name) for name in ("query", "query_bundle"))
             query = next((one for one in known if isinstance(one, QueryBundle)), None)
-            return Reading(all(map(reads_tickets, llms)), True, query)
+            nodes = frame.f_locals.get("nodes") or ()
+            return Reading(all(map(reads_tickets, llms)), True, query, nodes)
     return Reading(elsewhere and not _module(frame).startswith("llama_index."))
 
 

@@ -49,6 +49,8 @@ class Ticket:
         Whether its markers have been put into a text.
     packed_for : object
         The question that a prompt was last packed for, if it was found to be about the same image.
+    beside : dict of str to str
+        Ids of other retrievers' documents that were packed into one prompt with these, by text.
     texts : dict of int to str
         Text of each document as LLM calls have seen it so far, by ordinal: refine steps build
         on it. It is the host's text, which a postprocessor may have masked.
@@ -66,6 +68,7 @@ class Ticket:
     calls: list[tuple[int, Answer]] = field(default_factory=list)
     shown: bool = False
     packed_for: object = None
+    beside: dict[str, str] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     words: str = ""
     used: float = field(default_factory=time.monotonic)

@@ -25,6 +25,9 @@ UNATTRIBUTED = "unattributed context"
 """Id of context text that a host added to our documents; it is read, and never steered to. Several
 texts, of another retriever for example, are documents of their own, numbered from the second."""
 
+UNSCORED = "unscored"
+"""Added to the id of another retriever's document where one of ours has the same."""
+
 _BREAK = "\n\n"
 _CITED = re.compile(r"Source \d+:")
 _ANSWERED = re.compile(r"(Sub question|Question|Query): .*\n(Response|Answer): ")
@@ -235,11 +238,29 @@ def _documents(tickets: Sequence[Ticket], call: HostCall) -> tuple[PromptDocumen
                 document, text=joined(known.text, document.text), score=_higher(known, document)
             )
     order = sorted(documents.values(), key=_descending) if len(tickets) > 1 else documents.values()
-    rest = [text for context in added for text in _BLANK_LINE.split(strip(context))]
+    added = [strip(context) for context in added]
+    others = _others(tickets, added, documents)
+    rest = [text for context in added for text in _BLANK_LINE.split(context)]
     extra = [text for text in map(readable, rest) if text]
     names = [UNATTRIBUTED, *(f"{UNATTRIBUTED} {n}" for n in range(2, len(extra) + 1))]
     unread = (one for ticket in tickets for one in ticket.withheld)
-    return (*order, *map(PromptDocument, names, extra), *unread)
+    return (*order, *others, *map(PromptDocument, names, extra), *unread)
+
+
+def _others(
+    tickets: Sequence[Ticket], contexts: list[str], known: Collection[str]
+) -> list[PromptDocument]:
+    """Take the documents of other retrievers out of ``contexts``: without a score, by their ids."""
+    beside = {text: name for ticket in tickets for text, name in ticket.beside.items() if text}
+    found: dict[str, PromptDocument] = {}
+    for text, name in sorted(beside.items(), key=lambda item: len(item[0]), reverse=True):
+        for place, context in enumerate(contexts):
+            before, middle, after = context.partition(text)
+            if middle:
+                contexts[place] = before + _BREAK + after
+                name = f"{name} ({UNSCORED})" if name in known else name
+                found[text] = PromptDocument(name, text)
+    return [found[text] for text in beside if text in found]
 
 
 def _higher(first: PromptDocument, second: PromptDocument) -> float | None:

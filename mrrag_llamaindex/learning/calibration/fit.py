@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.calibration.data import ScoredQuestion
-from mrrag_llamaindex.learning.calibration.quality import Quality, measure
+from mrrag_llamaindex.learning.calibration.quality import (
+    Quality,
+    ReliabilityBin,
+    brier_gain,
+    measure,
+    reliability,
+)
 from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
 from mrrag_llamaindex.mcr.calibration import Calibration, Method, check_rates, weights_digest
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
+from mrrag_llamaindex.statistics.bootstrap import Interval
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
 Curve = tuple[tuple[float, float], ...]
@@ -25,21 +32,75 @@ _SAYS_NOTHING = (
 )
 
 
-def isotonic_curve(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
-    """Return the knots of the rising curve of least squares.
+LEAST_IN_BLOCK = 10
+"""Documents in the first and the last block of an isotonic curve, at least: what a handful of them
+did says little, and the best-ranked documents of every question would get its probability."""
 
-    Where only supporting documents are left the curve would reach 1, which no finite number of
-    them shows: both ends stay within 1 / (n + 2), Laplace's rule of succession.
+
+def isotonic_curve(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
+    """Return the knots of the rising curve of least squares, with ends that are shown.
+
+    The curve's first and last block may hold a few documents, and reach 0 or 1, which no number of
+    documents shows. Blocks at the ends are pooled until they hold `LEAST_IN_BLOCK`, and take the
+    share that Laplace's rule of succession gives them: (k + 1) / (m + 2) for k of m.
     """
     from sklearn.isotonic import IsotonicRegression
 
-    least = 1 / (len(scores) + 2)
-    model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-    model.fit(scores, right.astype(np.float64))
-    curve = tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
-    if curve[0][1] == curve[-1][1]:
+    fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, right.astype(np.float64))
+    values = fitted.predict(scores)
+    blocks = [
+        _Block(float(own.min()), float(own.max()), len(own), int(right[values == value].sum()))
+        for value in np.unique(values)
+        for own in (scores[values == value],)
+    ]
+    blocks = _pooled(_pooled(blocks)[::-1])[::-1]
+    if len(blocks) < 2:
         raise InputError(_SAYS_NOTHING)
-    return curve
+    shares = [block.share for block in blocks]
+    # What is drawn towards one half at an end stays on its side of its neighbour.
+    shares[0] = min(blocks[0].succession, shares[1])
+    shares[-1] = max(blocks[-1].succession, shares[-2])
+    if shares[0] >= shares[-1]:
+        raise InputError(_SAYS_NOTHING)
+    knots = [
+        (score, share)
+        for block, share in zip(blocks, shares, strict=True)
+        for score in dict.fromkeys((block.low, block.high))
+    ]
+    return tuple(knots)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Documents of neighbouring scores to which the curve gives one probability."""
+
+    low: float
+    high: float
+    documents: int
+    right: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.documents
+
+    @property
+    def succession(self) -> float:
+        return (self.right + 1) / (self.documents + 2)
+
+    def with_next(self, other: _Block) -> _Block:
+        return _Block(
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.documents + other.documents,
+            self.right + other.right,
+        )
+
+
+def _pooled(blocks: list[_Block]) -> list[_Block]:
+    """Pool the first blocks until there are enough documents in them."""
+    while len(blocks) > 1 and blocks[0].documents < LEAST_IN_BLOCK:
+        blocks = [blocks[0].with_next(blocks[1]), *blocks[2:]]
+    return blocks
 
 
 def platt_curve(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Curve:
@@ -116,6 +177,12 @@ class CalibrationReport:
     calibration : Calibration
     quality, base_rate : Quality
         Of the curve, and of one probability for all: the share in the fitting part.
+    gain : float
+        Brier score of the base rate minus that of the curve.
+    gain_ci : (float, float)
+        Its 95% interval, by bootstrap over the same patients.
+    reliability : tuple of ReliabilityBin
+        What was promised and what happened, held out.
     documents, questions, patients : int
         Held out.
     coverage_ci : (float, float) or None
@@ -127,6 +194,9 @@ class CalibrationReport:
     calibration: Calibration
     quality: Quality
     base_rate: Quality
+    gain: float
+    gain_ci: Interval
+    reliability: tuple[ReliabilityBin, ...]
     documents: int
     questions: int
     patients: int
@@ -145,6 +215,8 @@ class CalibrationReport:
             "weights": self.calibration.weights,
             "quality": asdict(self.quality),
             "base_rate": asdict(self.base_rate),
+            "gain": {"value": self.gain, "ci": list(self.gain_ci)},
+            "reliability": [asdict(item) for item in self.reliability],
             "abstention": threshold,
             "why_no_threshold": self.why_not or None,
             "n": {
@@ -162,6 +234,7 @@ def fit_calibration(
     weights: AnyWeights,
     settings: CalibrationSettings | None = None,
     about: dict[str, Any] | None = None,
+    force: bool = False,
 ) -> CalibrationReport:
     """Fit the curve on one part of the patients; measure it and find a threshold on the other.
 
@@ -174,12 +247,16 @@ def fit_calibration(
     settings : CalibrationSettings, optional
     about : dict, optional
         What else the file should say of where it comes from; plain JSON values.
+    force : bool
+        Return a curve that is not shown to be better than the base rate, too.
 
     Raises
     ------
     InputError
         If there are fewer than four patients, all documents of the fitting part support or none
-        does, or a higher score does not go with support.
+        does, a higher score does not go with support, or the curve's Brier score on the patients
+        held out is not shown to be better than that of one probability for all (95% interval of
+        the difference).
     """
     settings = settings or CalibrationSettings()
     names = [item.patient_id for item in questions]
@@ -206,6 +283,15 @@ def fit_calibration(
     share = np.full_like(probability, right.mean())
     quality = measure(probability, held_right, patients, seed=settings.seed)
     base_rate = measure(share, held_right, patients, seed=settings.seed)
+    gain, gain_ci = brier_gain(probability, share, held_right, patients, seed=settings.seed)
+    if gain_ci[0] <= 0 and not force:
+        raise InputError(
+            f"the calibration is not shown to be better than one probability for all: on "
+            f"{len(held_right)} documents of other patients its Brier score is "
+            f"{quality.brier:.4f}, that of the base rate {base_rate.brier:.4f}, a gain of "
+            f"{gain:+.4f} [{gain_ci[0]:+.4f}, {gain_ci[1]:+.4f}]. Take more questions, method "
+            "platt, or weights that rank better; force=True (--force) writes it all the same"
+        )
     abstention, ci, why_not = held_out_threshold(
         calibration,
         fit,
@@ -225,6 +311,9 @@ def fit_calibration(
         replace(calibration, abstention=abstention, about=facts),
         quality,
         base_rate,
+        gain,
+        gain_ci,
+        reliability(probability, held_right, patients, seed=settings.seed),
         len(held_right),
         len(held_out),
         len({item.patient_id for item in held_out}),

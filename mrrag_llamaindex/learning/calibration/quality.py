@@ -9,12 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.statistics.bootstrap import Interval, interval, resampled_sums
+from mrrag_llamaindex.statistics.bootstrap import (
+    Interval,
+    interval,
+    resampled_means,
+    resampled_sums,
+    share_interval,
+)
 
 Array = NDArray[np.float64]
 
 BINS = 10
 """Bins of the expected calibration error, of equal width, as in Guo et al. (ICML 2017)."""
+
+RELIABILITY_BINS = 5
+"""Bins in which promise and outcome are shown: few, so that each has an interval worth reading."""
 
 _SMALLEST = 1e-15
 
@@ -80,6 +89,88 @@ def measure(
             raise InputError("probabilities are measured on the questions of two patients at least")
         ci[name] = ends
     return Quality(brier, log_loss, ece, ci)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Documents of like probability: what was promised, and what happened.
+
+    Attributes
+    ----------
+    low, high : float
+        Lowest and highest probability among them.
+    promised, happened : float
+        Mean probability, and share.
+    ci : (float, float) or None
+        95% interval of the share, by bootstrap over patients; None with a single patient.
+    documents : int
+    """
+
+    low: float
+    high: float
+    promised: float
+    happened: float
+    ci: Interval | None
+    documents: int
+
+
+def reliability(
+    probability: Array, happened: NDArray[np.bool_], patients: Sequence[str], *, seed: int = 0
+) -> tuple[ReliabilityBin, ...]:
+    """Return up to `RELIABILITY_BINS` bins of about as many documents each, by probability.
+
+    Documents of one probability are in one bin.
+
+    Parameters
+    ----------
+    probability, happened, patients, seed
+        As for `measure`.
+    """
+    edges = np.unique(np.quantile(probability, np.linspace(0, 1, RELIABILITY_BINS + 1)[1:-1]))
+    number = np.searchsorted(edges, probability, side="right")
+    bins = []
+    for value in np.unique(number):
+        own = np.flatnonzero(number == value)
+        truth = happened[own].astype(np.float64)
+        names = [patients[place] for place in own.tolist()]
+        ends = share_interval(resampled_means(truth, names, seed), names)
+        held = probability[own]
+        bins.append(
+            ReliabilityBin(
+                low=float(held.min()),
+                high=float(held.max()),
+                promised=float(held.mean()),
+                happened=float(truth.mean()),
+                ci=ends,
+                documents=len(own),
+            )
+        )
+    return tuple(bins)
+
+
+def brier_gain(
+    probability: Array,
+    base: Array,
+    happened: NDArray[np.bool_],
+    patients: Sequence[str],
+    *,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """Return the Brier score of ``base`` minus that of ``probability``, and its 95% interval.
+
+    Both are measured on the same bootstrap samples of patients.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two patients.
+    """
+    truth = happened.astype(np.float64)
+    values = (base - truth) ** 2 - (probability - truth) ** 2
+    ends = interval(resampled_means(values, patients, seed), patients)
+    if ends is None:
+        raise InputError("probabilities are measured on the questions of two patients at least")
+    return float(values.mean()), ends
 
 
 def _means(sums: Array) -> Array:

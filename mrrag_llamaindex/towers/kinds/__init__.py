@@ -1,1 +1,1 @@
-"""Kinds of towers: ResNet and BERT, heads on frozen encoders, dual encoders of transformers."""
+"""Kinds of towers: ResNet and BERT, heads on frozen encoders, dual encoders of others."""

@@ -168,7 +168,8 @@ def test_a_copy_runs_to_a_table(copies, tmp_path, data):
     assert told["n"] == 8
     assert told["problems"] == {
         "duplicate id": 1,
-        "missing image": 2,  # the question's, and that of its own pair
+        "missing image": 1,
+        "missing image of a pair": 1,  # that question's own
         "free-text answer": 1,
         "label neither yes nor no": 1,
     }
@@ -418,7 +419,8 @@ def test_an_image_that_cannot_be_read_is_listed_and_not_scored(copies):
     assert {"'4'", "'study-44'"} <= {
         item.split(":")[0].split()[-1] for item in told["problem_list"]
     }
-    assert told["left_out"] == []
+    # It is in the table and counts as wrong: the phantom cannot read it either.
+    assert {item["identifier"] for item in told["left_out"]} == {"90"}
 
 
 def test_people_are_told_all_of_it():
@@ -489,3 +491,52 @@ def test_vqa_rad_by_vote_refuses_what_it_does_not_read():
     result = phantom("--image-encoder", "x")
     assert result.exit_code == 2
     assert "belong to --data vqa-rad" in " ".join(result.stderr.split())
+
+
+def test_answers_of_another_model_are_scored_without_images_towers_or_model(
+    copies, tmp_path, monkeypatch
+):
+    root = copies("iu-xray", layout_files.question_row("iu-xray", 46, 90, "The lungs are hazy."))
+    shutil.rmtree(root / layout_files.FOLDERS["iu-xray"])
+    monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
+    monkeypatch.setattr("mrrag_llamaindex.towers.loading.load_towers", None)
+    answers = tmp_path / "flamingo.csv"
+    with answers.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        numbers = [*range(12), 90]
+        writer.writerows([["question_id", "text"], *((n, "Hard to tell.") for n in numbers)])
+    given = (
+        *("--data", "iu-xray", "--root", root, "--json"),
+        *("--predictions", answers, "--name", "med-flamingo"),
+    )
+    strict = run(*given)
+    assert strict.exit_code == 0, strict.stderr
+    told = json.loads(strict.stdout)
+    assert told["n"] == 12  # all of them: nothing is tuned
+    assert told["rows"][0]["invalid_rate"] == 1
+    assert told["problems"] == {"free-text answer": 1, "unknown id": 1}
+    published = run(*given, "--scoring", "cares")
+    told = json.loads(published.stdout)
+    assert told["n"] == 13
+    assert told["rows"][0]["invalid_rate"] == 0
+    assert "reads 1 of 13 gold answers" in " ".join(published.stderr.split())
+    assert any("13 of 13 answers of med-flamingo" in note for note in told["notes"])
+    refused = run(*given, "--facts", answers)
+    assert refused.exit_code == 2
+    assert "scored alone" in " ".join(refused.stderr.split())
+
+
+def test_questions_in_words_that_the_towers_do_not_know_are_asked(copies):
+    more = layout_files.question_row("iu-xray", 47, 90, "No.", question="?!")
+    root = copies("iu-xray", more)
+    layout_files.draw(root, "iu-xray", [47])
+    result = run(
+        "--data", "iu-xray", "--root", root, "--towers", "phantom", "--model", "phantom",
+        "--methods", "naive-rag,mcr", "--validation", 0, "--json", "--max-new-tokens", 3,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["n"] == 13
+    assert told["problems"]["text that the towers cannot read"] == 1
+    # It is in the table and counts as wrong: the phantom cannot read it either.
+    assert {item["identifier"] for item in told["left_out"]} == {"90"}

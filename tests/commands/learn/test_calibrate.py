@@ -85,6 +85,45 @@ def test_table_states_the_rate_and_what_is_answered(records):
     assert result.exit_code == 0, result.stderr
     for words in ("Brier score", "base rate", "at most 10%", "confidence 95%", "answered: "):
         assert words in result.stdout
+    assert result.stdout.count("promised") >= 3  # a line for each bin, with its interval
+    told = json.loads(run(records, "--json").stdout)
+    bins = told["reliability"]
+    assert sum(item["documents"] for item in bins) == 640
+    assert [item["promised"] for item in bins] == sorted(item["promised"] for item in bins)
+    assert all(item["ci"][0] <= item["happened"] <= item["ci"][1] for item in bins)
+    assert told["gain"]["ci"][0] > 0
+
+
+def test_a_curve_no_better_than_the_base_rate_is_written_by_force_alone(tmp_path):
+    """Support has nothing to do with the score."""
+    path = tmp_path / "d.jsonl"
+    rng = np.random.default_rng(0)
+    header = TrainingHeader("towers@1", "model@1", 0, 4, {"weights": FusionWeights().as_dict()})
+    with LineLog(path, TRAINING_FILE, header) as writer:
+        for number in range(24):
+            confidence = np.where(rng.random(8) < 0.5, 0.9, 0.2).tolist()
+            record = TrainingRecord(
+                question_id=f"q{number}",
+                patient_id=f"p{number}",
+                terms=tuple(tuple(row) for row in rng.uniform(-0.3, 1, (8, 3)).tolist()),
+                terms_text_image=(0.0,) * 8,
+                pair_ids=tuple(f"d{n}" for n in range(8)),
+                confidence=tuple(confidence),
+                positive=int(np.argmax(confidence)),
+                negatives=(),
+                unaided=0.5,
+            )
+            writer.append([record])
+    out = tmp_path / "c.json"
+    refused = run(path, "--out", out)
+    assert refused.exit_code == 2
+    assert "not shown to be better than one probability for all" in " ".join(refused.stderr.split())
+    assert not out.exists()
+    forced = run(path, "--out", out, "--force", "--json")
+    assert forced.exit_code == 0, forced.stderr
+    assert "not shown to be better" in " ".join(forced.stderr.split())
+    assert json.loads(forced.stdout)["gain"]["ci"][0] <= 0
+    assert out.exists()
 
 
 def test_unreachable_rate_is_a_note_and_the_curve_is_still_written(records, tmp_path):

@@ -119,7 +119,8 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path, data):
     assert found.labels == {"1": "yes"}
     assert kinds(found) == {
         "duplicate id": 2,
-        "missing image": 2,
+        "missing image": 1,
+        "missing image of a pair": 1,
         "free-text answer": 2,
         "label neither yes nor no": 3,
         "patient unknown": 2,
@@ -323,7 +324,8 @@ def test_own_tables(tmp_path):
     assert [pair.pair_id for pair in found.pairs] == ["x", "y"]
     assert kinds(found) == {
         "duplicate id": 2,
-        "missing image": 2,
+        "missing image": 1,
+        "missing image of a pair": 1,
         "label neither yes nor no": 1,
         "patient unknown": 1,
         "empty report": 1,
@@ -342,3 +344,67 @@ def test_digest_changes_with_what_answers_depend_on_and_not_with_the_place(tmp_p
         digests.append(read_data(data, root).digest)
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+@THREE
+def test_the_layout_of_mmed_rag(tmp_path, data):
+    """Questions in data/test/vqa, reports in a folder of the speciality."""
+    files.draw(tmp_path, data, [1, 2])
+    files.write(tmp_path, data, [files.question_row(data, 1, 1, "Yes")], [])
+    name = files.FILES[data]
+    vqa = tmp_path / "data/test/vqa"
+    vqa.mkdir()
+    (tmp_path / f"data/test/{name}_test.jsonl").rename(vqa / f"{name}_test.jsonl")
+    (tmp_path / f"data/training/retriever/{name}_train.json").unlink()
+    folder = {"fairvlmed": "ophthalmology"}.get(data, "radiology")
+    reports = tmp_path / "data/training/retriever" / folder / "some_train_9.json"
+    reports.parent.mkdir()
+    row = files.report_row(data, 2, image_root="/home/author/data")
+    reports.write_text(json.dumps([row]))
+    found = read_data(data, tmp_path)
+    assert (found.labels, [pair.pair_id for pair in found.pairs]) == ({"1": "yes"}, ["study-2"])
+    (vqa / f"{name}_test.jsonl").rename(vqa / f"{name}_questions.jsonl")
+    assert read_data(data, tmp_path).labels == {"1": "yes"}
+    (reports.parent / "other_train.json").write_text("[]")
+    with pytest.raises(InputError, match=r"several files.*other_train\.json, some_train_9\.json"):
+        read_data(data, tmp_path)
+
+
+@THREE
+def test_answers_alone_need_neither_images_nor_reports(tmp_path, data):
+    rows = [files.question_row(data, 1, 1, "Yes"), files.question_row(data, 2, 2, "No")]
+    files.write(tmp_path, data, rows, [])
+    name = files.FILES[data]
+    (tmp_path / f"data/training/retriever/{name}_train.json").unlink()
+    with pytest.raises(InputError):
+        read_data(data, tmp_path)
+    found = read_data(data, tmp_path, answers_only=True)
+    assert found.labels == {"1": "yes", "2": "no"}
+    assert (found.pairs, found.problems) == ((), ())
+
+
+def test_answers_alone_of_other_layouts(tmp_path):
+    (tmp_path / "testset.json").write_text(json.dumps([rad_row(1, "gone.jpg", "yes")]))
+    assert read_data("vqa-rad", tmp_path, answers_only=True).labels == {"1": "yes"}
+    (tmp_path / "questions.csv").write_text(
+        "question_id,image,question,answer,patient_id\n1,gone.png,Q?,no,p1\n"
+    )
+    assert read_data("table", tmp_path, answers_only=True).labels == {"1": "no"}
+
+
+def test_every_row_counts_under_the_published_rule(tmp_path):
+    """None is left out: a free text, an empty answer, one that is no text, an id that is taken."""
+    data = "iu-xray"
+    files.draw(tmp_path, data, [1, 2])
+    answers = ["Yes", "The report does not specify.", "", None, "It is normal."]
+    rows = [files.question_row(data, 1, n, text) for n, text in enumerate(answers)]
+    rows.append(files.question_row(data, 1, 0, "No"))
+    files.write(tmp_path, data, rows, [files.report_row(data, 2)])
+    found = read_data(data, tmp_path, rule="cares")
+    assert found.labels == {
+        **{"0": "yes", "1": "no", "2": "yes", "3": "yes", "4": "yes"},
+        "0#2": "no",
+    }
+    assert kinds(found) == {"no answer, a yes under cares": 2}
+    strict = read_data(data, tmp_path)
+    assert strict.labels == {"0": "yes"}

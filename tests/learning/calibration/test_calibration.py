@@ -10,8 +10,12 @@ import pytest
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.calibration.data import ScoredQuestion, of_records
-from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
-from mrrag_llamaindex.learning.calibration.quality import measure
+from mrrag_llamaindex.learning.calibration.fit import (
+    CalibrationSettings,
+    fit_calibration,
+    isotonic_curve,
+)
+from mrrag_llamaindex.learning.calibration.quality import brier_gain, measure, reliability
 from mrrag_llamaindex.learning.calibration.threshold import held_out_threshold
 from mrrag_llamaindex.learning.mining.records import TrainingRecord
 from mrrag_llamaindex.learning.mining.support import supporting_documents
@@ -53,10 +57,84 @@ def fitted(questions, **settings):
 
 
 def test_isotonic_pools_the_violators():
-    """Shares 0, 1, 0, 1 by score pool to 0, 1/2, 1/2, 1; 8 documents bound the ends by 1/10."""
-    made = fitted(alike(4, [4, 3, 2, 1], [1, 0, 1, 0])).calibration
-    expected = [0.1, 0.1, 0.3, 0.5, 0.5, 0.7, 0.9, 0.9]
+    """Shares 0, 1, 0, 1 by score pool to 0, 1/2, 1/2, 1; 20 documents bound the ends by 1/22."""
+    made = fitted(alike(40, [4, 3, 2, 1], [1, 0, 1, 0])).calibration
+    low, high = 1 / 22, 21 / 22
+    expected = [low, low, (low + 0.5) / 2, 0.5, 0.5, (high + 0.5) / 2, high, high]
     assert made.probability([0, 1, 1.5, 2, 3, 3.5, 4, 9]) == pytest.approx(expected)
+
+
+def test_a_few_documents_at_an_end_promise_nothing():
+    """One right document above all others, as if it could never be wrong: pooled with the next.
+
+    Score 3: 30 of 40 support; 2: 20 of 40; 1: 10 of 40; and 5 once, at 4.
+    """
+    shares = [(3, 30), (2, 20), (1, 10)]
+    scores = np.concatenate([[5.0] * 4, *([float(score)] * 40 for score, _ in shares)])
+    right = np.concatenate([[True] * 4, *(np.arange(40) < count for _, count in shares)])
+    curve = isotonic_curve(scores, right)
+    top = (34 + 1) / (44 + 2)
+    assert curve[-1] == (5.0, pytest.approx(top))
+    assert dict(curve)[3.0] == pytest.approx(top)
+    assert dict(curve)[2.0] == pytest.approx(0.5)
+    assert dict(curve)[1.0] == pytest.approx(11 / 42)
+    # Ten of them are enough to stand alone, and still promise what ten can show.
+    many = isotonic_curve(np.concatenate([[5.0] * 6, scores]), np.concatenate([[True] * 6, right]))
+    assert many[-1] == (5.0, pytest.approx(11 / 12))
+    assert dict(many)[3.0] == pytest.approx(0.75)
+
+
+def test_ends_stay_on_their_side_of_their_neighbours():
+    """Ten with nine right are drawn to 10/12, below the .88 of their neighbours: kept at .88."""
+    scores = np.concatenate([np.full(10, 3.0), np.full(100, 2.0), np.full(50, 1.0)])
+    right = np.concatenate([np.arange(10) < 9, np.arange(100) < 88, np.arange(50) < 10])
+    values = [share for _, share in isotonic_curve(scores, right)]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(0.88)
+
+
+def test_a_curve_of_one_block_is_refused():
+    with pytest.raises(InputError, match="says nothing"):
+        isotonic_curve(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
+
+
+def test_a_curve_no_better_than_the_base_rate_is_refused():
+    """The scores of those held out say the opposite of what was fitted."""
+    asked = split(([1, 0], [1, 0]), ([1, 0], [0, 1]), 80)
+    for method in ("isotonic", "platt"):
+        with pytest.raises(InputError, match=r"not shown to be better.*0\.25"):
+            fitted(asked, method=method)
+        found = fit_calibration(
+            asked,
+            towers_identity="towers@1",
+            weights=EQUAL,
+            settings=CalibrationSettings(method=method),
+            force=True,
+        )
+        assert found.gain < 0
+        assert found.gain_ci[0] < 1e-9 + found.gain
+
+
+def test_reliability_by_hand():
+    """Two promises, .2 to four documents of which one happened, .8 to four of which all did."""
+    promised = np.array([0.2] * 4 + [0.8] * 4)
+    happened = np.array([True, False, False, False, True, True, True, True])
+    low, high = reliability(promised, happened, list("abcdefgh"))
+    assert (low.low, low.high, low.documents) == (0.2, 0.2, 4)
+    assert (low.promised, low.happened) == (pytest.approx(0.2), 0.25)
+    assert low.ci[0] <= 0.25 <= low.ci[1]
+    assert (high.promised, high.happened) == (pytest.approx(0.8), 1.0)
+    assert high.ci[0] < 0.6  # four patients do not show that it always happens
+    assert high.ci[1] == 1.0
+
+
+def test_the_gain_is_measured_on_the_same_documents():
+    happened = np.array([True, False, True, True])
+    names = list("abcd")
+    gain, ends = brier_gain(np.array([0.9, 0.1, 0.9, 0.9]), np.full(4, 0.75), happened, names)
+    base = measure(np.full(4, 0.75), happened, names).brier
+    assert gain == pytest.approx(base - 0.01)
+    assert ends[0] <= gain <= ends[1]
 
 
 def test_platt_meets_the_smoothed_shares_of_two_scores():
@@ -88,7 +166,8 @@ def test_numpy_evaluation_is_that_of_scikit_learn():
     least = 1 / (len(scores) + 2)
     model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
     model.fit(scores, right)
-    grid = np.linspace(-4, 4, 500)
+    inner = [score for score, _ in made.curve[2:-2]]
+    grid = np.linspace(inner[0], inner[-1], 500)  # between the ends, which are pooled
     assert made.probability(grid) == pytest.approx(model.predict(grid), abs=1e-9)
 
 
@@ -141,16 +220,18 @@ def split(fit, held, count: int = 8) -> list[ScoredQuestion]:
 
 
 def test_quality_is_that_of_the_patients_held_out():
-    """Fitted: .9 and .1, a base rate of 1/2. Held out: .9 twice, one of them wrong, and .1."""
-    found = fitted(split(([1, 0], [1, 0]), ([1, 1, 0], [1, 0, 0])))
-    assert found.quality.brier == pytest.approx((0.01 + 0.81 + 0.01) / 3)
+    """Fitted: 11/12 and 1/12, a base rate of 1/2. Held out: 11/12 thrice, one wrong, and 1/12."""
+    found = fitted(split(([1, 0], [1, 0]), ([1, 1, 1, 0], [1, 1, 0, 0]), 20))
+    assert found.quality.brier == pytest.approx((3 * 1 + 121) / 144 / 4)
     assert found.base_rate.brier == pytest.approx(0.25)
-    assert (found.documents, found.questions, found.patients) == (12, 4, 4)
+    assert (found.documents, found.questions, found.patients) == (40, 10, 10)
 
 
 def test_a_tie_of_a_wrong_best_document_is_an_error_of_the_threshold():
     held = ([1, 1, 0], [1, 0, 0])
-    assert fitted(split(([1, 0], [1, 0]), held, 160)).calibration.abstention is None
+    asked = split(([1, 0], [1, 0]), held, 160)
+    forced = fit_calibration(asked, towers_identity="towers@1", weights=EQUAL, force=True)
+    assert forced.calibration.abstention is None
     right = ([1, 1, 0], [1, 1, 0])
     assert fitted(split(([1, 0], [1, 0]), right, 160)).calibration.abstention is not None
 

@@ -85,6 +85,7 @@ def read_data(
     reports: PathLike | None = None,
     images: PathLike | None = None,
     rule: str = "leading",
+    answers_only: bool = False,
 ) -> EvaluationSet:
     """Read a data set from its folder.
 
@@ -98,6 +99,8 @@ def read_data(
         Question file, file of pairs, image folder, where they do not lie at their usual place.
     rule
         ``leading`` or ``cares``: how gold answers become labels.
+    answers_only
+        Only answers are to be scored: neither images nor pairs are needed.
 
     Raises
     ------
@@ -106,7 +109,14 @@ def read_data(
     """
     for row in ROWS:
         if row.name == name:
-            return row.read(root, questions=questions, reports=reports, images=images, rule=rule)
+            return row.read(
+                root,
+                questions=questions,
+                reports=reports,
+                images=images,
+                rule=rule,
+                answers_only=answers_only,
+            )
     raise InputError(f"there is no data set {name!r}; there are: {', '.join(DATA_SETS)}")
 
 

@@ -38,14 +38,28 @@ def question_file(root: Path, given: PathLike | None, names: Sequence[str]) -> P
 def find_file(root: Path, names: Sequence[str], what: str, option: str) -> Path:
     """Return the first of the files that exists.
 
+    Parameters
+    ----------
+    root : pathlib.Path
+    names : sequence of str
+        Below it; a ``*`` stands for anything.
+    what, option : str
+        For errors: what is looked for, and the option that names another file.
+
     Raises
     ------
     InputError
-        If none does; it lists the names, and the option that names another file.
+        If none does, or several fit one of the names: which one is meant is not ours to choose.
     """
     for name in names:
-        if (root / name).is_file():
-            return root / name
+        found = sorted(path for path in root.glob(name) if path.is_file())
+        if len(found) > 1:
+            several = ", ".join(path.name for path in found)
+            raise InputError(
+                f"several files below {root.name!r} fit {name}: {several}. Name yours with {option}"
+            )
+        if found:
+            return found[0]
     raise InputError(
         f"no {what} below {root.name!r}; looked for {', '.join(names)}. Name yours with {option}"
     )
@@ -57,6 +71,8 @@ def unique_rows(
     parse: Callable[[dict[str, Any], str, str], T | Problem],
     problems: list[Problem],
     known: Container[str] = (),
+    *,
+    number_duplicates: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any], T]]:
     """Yield what the rows of a file hold, each with an id of its own; others become problems.
 
@@ -70,6 +86,8 @@ def unique_rows(
         Gets one for each row that is left out, in the order of the file.
     known : container of str
         Ids that an earlier file has taken.
+    number_duplicates : bool
+        Keep a row whose id is taken, under a name of its own (``7#2``), instead of leaving it out.
 
     Yields
     ------
@@ -89,6 +107,8 @@ def unique_rows(
             name = identifier(row.get(id_field))
             if name is None:
                 raise InputError(f"it has no {id_field}")
+            if number_duplicates:
+                name = _unused(name, seen)
             named = row_name(source.name, number, name)
             item = parse(row, name, named)
         except InputError as error:
@@ -100,6 +120,14 @@ def unique_rows(
         else:
             seen.add(str(name))
             yield where, row, item
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    number, unused = 1, name
+    while unused in taken:
+        number += 1
+        unused = f"{name}#{number}"
+    return unused
 
 
 def rows_of(source: Path) -> Iterator[dict[str, Any] | str]:

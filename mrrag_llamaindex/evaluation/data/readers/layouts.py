@@ -30,7 +30,8 @@ class Layout:
     pattern : re.Pattern
         Finds the image's own part in a path; groups ``patient`` and ``study``.
     questions, reports : tuple of str
-        Files looked for below the root, in this order.
+        Files looked for below the root, in this order; a ``*`` stands for anything. RULE has its
+        questions in ``data/test``, MMed-RAG in ``data/test/vqa``.
     images : tuple of str
         Folders looked into below the root, in this order.
     shape : str
@@ -58,10 +59,17 @@ IU_XRAY = Layout(
     "iu-xray",
     # One number stands for one examination of one patient.
     re.compile(_START + r"(?P<study>CXR(?P<patient>\d+)_IM-[\d-]+)/\d+\.png$"),
-    ("data/test/iuxray_test.jsonl", "data/test/radiology/iuxray_test.jsonl", "iuxray_test.jsonl"),
+    (
+        "data/test/iuxray_test.jsonl",
+        "data/test/vqa/iuxray_test.jsonl",
+        "data/test/vqa/iu*.jsonl",
+        "data/test/radiology/iuxray_test.jsonl",
+        "iuxray_test.jsonl",
+    ),
     (
         "data/training/retriever/iuxray_train.json",
         "data/training/retriever/radiology/radiology_train.json",
+        "data/training/retriever/radiology/*train*.json",
         "iuxray_train.json",
     ),
     ("iu_xray/images", "images", "."),
@@ -71,10 +79,17 @@ IU_XRAY = Layout(
 MIMIC_CXR = Layout(
     "mimic-cxr",
     re.compile(_START + r"p\d{2}/p(?P<patient>\d+)/s(?P<study>\d+)/[^/]+\.jpg$"),
-    ("data/test/mimic_test.jsonl", "data/test/radiology/mimic_test.jsonl", "mimic_test.jsonl"),
+    (
+        "data/test/mimic_test.jsonl",
+        "data/test/vqa/mimic_test.jsonl",
+        "data/test/vqa/mimic*.jsonl",
+        "data/test/radiology/mimic_test.jsonl",
+        "mimic_test.jsonl",
+    ),
     (
         "data/training/retriever/mimic_train.json",
         "data/training/retriever/radiology/radiology_train.json",
+        "data/training/retriever/radiology/*train*.json",
         "mimic_train.json",
     ),
     ("files", "mimic_cxr/images", "mimic-cxr-jpg/files", "images", "."),
@@ -86,12 +101,15 @@ FAIRVLMED = Layout(
     re.compile(_START + r"slo_fundus_(?P<patient>(?P<study>\d+))\.jpg$"),
     (
         "data/test/harvard_test.jsonl",
+        "data/test/vqa/harvard_test.jsonl",
+        "data/test/vqa/harvard*.jsonl",
         "data/test/ophthalmology/harvard_test.jsonl",
         "harvard_test.jsonl",
     ),
     (
         "data/training/retriever/harvard_train.json",
         "data/training/retriever/ophthalmology/harvard_train_7000.json",
+        "data/training/retriever/ophthalmology/*train*.json",
         "harvard_train.json",
     ),
     ("images", "Test", "Training", "Validation", "."),

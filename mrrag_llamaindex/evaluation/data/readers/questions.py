@@ -10,6 +10,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
     MISSING_IMAGE,
     NEITHER,
+    NO_ANSWER,
     NO_OWNER,
     REFERENCES,
     UNREADABLE,
@@ -30,6 +31,9 @@ from mrrag_llamaindex.evaluation.data.readers.layouts import Layout
 from mrrag_llamaindex.evaluation.data.readers.reports import Reports, read_reports
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
+_NOTHING = "(none)"
+"""In place of an answer that is not there: as nothing, no word of it is a no."""
+
 _SPELLINGS = ("reference_reports", "reference_report")
 
 
@@ -41,6 +45,7 @@ def read_layout(
     reports: PathLike | Sequence[PathLike] | None = None,
     images: PathLike | None = None,
     rule: str = "leading",
+    answers_only: bool = False,
 ) -> EvaluationSet:
     """Read one of the three data sets.
 
@@ -52,7 +57,11 @@ def read_layout(
     questions, reports, images
         Where they lie if not there. Several report files are read one after the other.
     rule
-        How gold answers become labels, see `data_set.labelled`.
+        How gold answers become labels, see `data_set.labelled`. Under ``cares`` every row counts,
+        as in published figures: one without an answer is a yes, and one whose id is taken is kept
+        under another name.
+    answers_only
+        Only answers are to be scored: neither images nor the file of reports are looked for.
 
     Raises
     ------
@@ -62,7 +71,9 @@ def read_layout(
     """
     folder = check_root(root)
     source = question_file(folder, questions, layout.questions)
-    if reports is None:
+    if answers_only:
+        files = []
+    elif reports is None:
         files = [find_file(folder, layout.reports, "file of reports", REPORT_FILE)]
     elif isinstance(reports, Sequence) and not isinstance(reports, str):
         files = [Path(item) for item in reports]
@@ -70,16 +81,25 @@ def read_layout(
         files = [Path(reports)]
     image_files = Images.below(folder, images, layout.images)
     evidence = read_reports(layout, files, image_files)
-    if not evidence.pairs:
+    if files and not evidence.pairs:
         raise InputError(f"{layout.name}: no pair of {files[0].name} can be retrieved from")
 
     def parse(row: dict[str, Any], name: str, where: str) -> GoldQuestion | Problem:
-        return _question(layout, row, name, evidence, image_files, where)
+        answered = row
+        if published and not (isinstance(row.get("answer"), str) and row["answer"].strip()):
+            problems.append(Problem(NO_ANSWER, where, "counted, as in published figures"))
+            answered = {**row, "answer": _NOTHING}
+        item = _question(layout, answered, name, evidence, image_files, where)
+        if answers_only and isinstance(item, Problem) and item.kind == MISSING_IMAGE:
+            return _question(layout, answered, name, evidence, None, where)
+        return item
 
+    published = rule == "cares"
     problems = list(evidence.problems)
     references: dict[str, tuple[str, ...]] = {}
     kept: list[GoldQuestion] = []
-    for where, row, item in unique_rows(source, "question_id", parse, problems):
+    rows = unique_rows(source, "question_id", parse, problems, number_duplicates=published)
+    for where, row, item in rows:
         kept.append(item)
         if texts := _references(row, where, problems):
             references[item.question_id] = texts
@@ -90,14 +110,21 @@ def read_layout(
         problems,
         rule=rule,
         file=source.name,
+        images_needed=not answers_only,
         facts=evidence.facts,
         references=references,
     )
 
 
 def _question(
-    layout: Layout, row: dict[str, Any], name: str, evidence: Reports, images: Images, where: str
+    layout: Layout,
+    row: dict[str, Any],
+    name: str,
+    evidence: Reports,
+    images: Images | None,
+    where: str,
 ) -> GoldQuestion | Problem:
+    """Return a row's question; without ``images`` its image is a name that nobody opens."""
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str):
         return Problem(UNREADABLE, where, "it has no question")
@@ -107,7 +134,7 @@ def _question(
     owner = layout.owner(row.get("image"))
     if owner is None:
         return Problem(NO_OWNER, where, f"its image is not of the form {layout.shape}")
-    image = images.find(owner.image)
+    image = owner.image if images is None else images.find(owner.image)
     if image is None:
         return Problem(MISSING_IMAGE, where, "its image is not where it should be")
     return GoldQuestion(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrrag_llamaindex.evaluation.data.data_set import EMPTY_REPORT, MISSING_IMAGE, NO_OWNER, Problem
+from mrrag_llamaindex.evaluation.data.data_set import EMPTY_REPORT, NO_OWNER, PAIR_IMAGE, Problem
 from mrrag_llamaindex.evaluation.data.readers.files import Images, unique_rows
 from mrrag_llamaindex.evaluation.data.readers.layouts import Layout, Owner
 from mrrag_llamaindex.store.pair import STUDY_KEY, Pair
@@ -66,7 +66,7 @@ def read_reports(layout: Layout, files: Sequence[Path], images: Images) -> Repor
             reports.pairs[pair.pair_id] = pair
             if pair.image is None:
                 name = f"{where} ({pair.pair_id!r})"
-                reports.problems.append(Problem(MISSING_IMAGE, name, "kept as a report alone"))
+                reports.problems.append(Problem(PAIR_IMAGE, name, "kept as a report alone"))
             if row.get("glaucoma") in ("yes", "no"):
                 reports.facts[pair.pair_id] = {"glaucoma": row["glaucoma"] == "yes"}
     return reports

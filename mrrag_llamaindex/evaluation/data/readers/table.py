@@ -8,8 +8,8 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
     DUPLICATE_ID,
     EMPTY_REPORT,
-    MISSING_IMAGE,
     NO_OWNER,
+    PAIR_IMAGE,
     EvaluationSet,
     Problem,
     labelled,
@@ -36,12 +36,13 @@ def read_table(
     reports: PathLike | None = None,
     images: PathLike | None = None,
     rule: str = "leading",
+    answers_only: bool = False,
 ) -> EvaluationSet:
     """Read ``questions.csv`` and ``pairs.csv`` (or ``.jsonl``) of a folder.
 
     Parameters
     ----------
-    root, questions, reports, images, rule
+    root, questions, reports, images, rule, answers_only
         See `questions.read_layout`; the columns are those of `read_questions` and `read_pairs`.
 
     Raises
@@ -51,7 +52,10 @@ def read_table(
     """
     folder = check_root(root)
     source = question_file(folder, questions, QUESTIONS)
-    table = Path(reports) if reports else find_file(folder, PAIRS, "table of pairs", REPORT_FILE)
+    table = None
+    if not answers_only:
+        given = Path(reports) if reports else None
+        table = given or find_file(folder, PAIRS, "table of pairs", REPORT_FILE)
     pairs, problems = read_evidence(table, images)
     kept: list[GoldQuestion] = []
     # A pair can be kept from its own question only by a name that both tables give.
@@ -60,7 +64,7 @@ def read_table(
     for item in read_questions(source, images=images):
         if isinstance(item, Skipped):
             problems.append(Problem.of_skipped(item, source.name))
-        elif not (
+        elif not answers_only and not (
             item.pair_id or (item.patient_id and with_patient) or (item.study_id and with_study)
         ):
             name = f"{source.name} {item.question_id!r}"
@@ -68,7 +72,15 @@ def read_table(
             problems.append(Problem(NO_OWNER, name, reason))
         else:
             kept.append(item)
-    return labelled(folder.resolve().name, kept, pairs, problems, rule=rule, file=source.name)
+    return labelled(
+        folder.resolve().name,
+        kept,
+        pairs,
+        problems,
+        rule=rule,
+        file=source.name,
+        images_needed=not answers_only,
+    )
 
 
 def read_evidence(
@@ -96,7 +108,7 @@ def read_evidence(
         elif item.report is None:
             problems.append(Problem(EMPTY_REPORT, name, "there is nothing to retrieve"))
         elif isinstance(item.image, str) and not Path(item.image).is_file():
-            problems.append(Problem(MISSING_IMAGE, name, "kept as a report alone"))
+            problems.append(Problem(PAIR_IMAGE, name, "kept as a report alone"))
             pairs[item.pair_id] = Pair(
                 None, item.report, item.pair_id, item.patient_id, item.metadata
             )

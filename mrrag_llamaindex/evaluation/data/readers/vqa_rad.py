@@ -67,6 +67,7 @@ def read_vqa_rad(
     reports: PathLike | None = None,
     images: PathLike | None = None,
     rule: str = "leading",
+    answers_only: bool = False,
 ) -> EvaluationSet:
     """Read VQA-RAD: ``qid``, ``image_name``, ``question``, ``answer``, ``answer_type``.
 
@@ -75,7 +76,7 @@ def read_vqa_rad(
 
     Parameters
     ----------
-    root, questions, images, rule
+    root, questions, images, rule, answers_only
         See `questions.read_layout`. In the public file, rows whose ``phrase_type`` begins with
         ``test`` are asked and the others are pairs.
     reports
@@ -89,10 +90,10 @@ def read_vqa_rad(
     """
     folder = check_root(root)
     source = question_file(folder, questions, QUESTIONS)
-    image_files = Images.below(folder, images, IMAGES)
+    image_files = None if answers_only else Images.below(folder, images, IMAGES)
     pairs, problems = read_evidence(reports)
     training_file = next((folder / name for name in TRAINING if (folder / name).is_file()), None)
-    if reports is None and training_file is not None and training_file != source:
+    if image_files and reports is None and training_file and training_file != source:
         known, missing = _read(training_file, image_files)
         pairs, problems = [pair_of(item) for item in known], missing
     marked: set[str] = set()
@@ -108,9 +109,21 @@ def read_vqa_rad(
     kept = [item for _, _, item in unique_rows(source, "qid", parse, problems)]
     if marked and reports is None:
         every, _ = _read(source, image_files)
-        pairs = [pair_of(item) for item in every if item.question_id not in marked]
+        pairs = (
+            []
+            if answers_only
+            else [pair_of(item) for item in every if item.question_id not in marked]
+        )
         kept = [item for item in kept if item.question_id in marked]
-    return labelled("vqa-rad", kept, pairs, problems, rule=rule, file=source.name)
+    return labelled(
+        "vqa-rad",
+        kept,
+        pairs,
+        problems,
+        rule=rule,
+        file=source.name,
+        images_needed=not answers_only,
+    )
 
 
 def read_all_questions(
@@ -164,7 +177,7 @@ def pair_of(question: GoldQuestion) -> Pair:
     )
 
 
-def _read(source: Path, images: Images) -> tuple[list[GoldQuestion], list[Problem]]:
+def _read(source: Path, images: Images | None) -> tuple[list[GoldQuestion], list[Problem]]:
     problems: list[Problem] = []
 
     def parse(row: dict[str, Any], name: str, where: str) -> GoldQuestion | Problem:
@@ -191,7 +204,9 @@ def _is_test(row: dict[str, Any]) -> bool:
     return str(row.get("phrase_type", "")).strip().lower().startswith("test")
 
 
-def _question(row: dict[str, Any], name: str, images: Images, where: str) -> GoldQuestion | Problem:
+def _question(
+    row: dict[str, Any], name: str, images: Images | None, where: str
+) -> GoldQuestion | Problem:
     question, answer, image_name = (row.get(key) for key in ("question", "answer", "image_name"))
     if isinstance(answer, int) and not isinstance(answer, bool) and row.get("answer_type"):
         answer = str(answer)  # "how many?"
@@ -200,7 +215,8 @@ def _question(row: dict[str, Any], name: str, images: Images, where: str) -> Gol
     # A name only: a path could lead out of the folder.
     if not isinstance(image_name, str) or Path(image_name).name != image_name.strip():
         return Problem(MISSING_IMAGE, where, "it names no image")
-    image = images.find(image_name.strip())
+    named = image_name.strip()
+    image = named if images is None else images.find(named)
     if image is None:
         return Problem(MISSING_IMAGE, where, "its image is not where it should be")
     own = Path(image_name.strip()).stem

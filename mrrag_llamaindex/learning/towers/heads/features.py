@@ -11,9 +11,9 @@ from torch import Tensor
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures
-from mrrag_llamaindex.learning.towers.heads.feature_cache import FeatureCache
 from mrrag_llamaindex.learning.towers.settings import TrainingRun
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
+from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 
 

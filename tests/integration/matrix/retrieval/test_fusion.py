@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.retrievers import (
     QueryFusionRetriever,
 )
 from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
+from llama_index.core.schema import NodeWithScore, TextNode
 
 from mrrag_llamaindex import MRRAGPostprocessor, answer_trace, query_image
 from mrrag_llamaindex.errors import EvidenceError, InputError
@@ -106,6 +108,29 @@ def test_fusion_with_another_retriever_reads_its_reports_unscored(
     assert not any(answer.lambdas[name] for name in answer.document_ids[2:])
     assert answer.steering.applied
     checks.image([item for item in response.source_nodes if item.node.node_id in ours])
+
+
+@pytest.mark.parametrize("mode", ["compact", "tree_summarize", "simple_summarize"])
+def test_reports_of_another_retriever_are_documents_of_their_own(hospital, llm, checks, mode):
+    """Whole, under their ids, without a score; also where one of ours has the same id."""
+    ours = hospital.evidence(PATIENT, QUESTION)[:2]
+    others = {
+        "x1": "There is a nodule.\n\nNo edema.\n\nThere is a fracture.",
+        "x2": "There is a nodule.",
+        ours[0]: "No fracture.",
+    }
+
+    nodes = hospital.index.as_retriever(similarity_top_k=2).retrieve(checks.bundle())
+    foreign = [TextNode(id_=name, text=text) for name, text in others.items()]
+    mixed = [*nodes[:1], *(NodeWithScore(node=node, score=9.0) for node in foreign), *nodes[1:]]
+    synthesizer = get_response_synthesizer(llm=llm, response_mode=mode)
+    response = synthesizer.synthesize(checks.bundle(), mixed)
+    (answer,) = answer_trace(response)
+    assert answer.document_ids == (*ours, "x1", "x2", f"{ours[0]} (unscored)")
+    assert [answer.lambdas[name] for name in answer.document_ids] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    request = checks.model.requests[-1]
+    assert [document.text for document in request.documents[2:]] == list(others.values())
+    assert [document.score for document in request.documents[2:]] == [None] * 3
 
 
 @modes

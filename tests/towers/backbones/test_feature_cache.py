@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.learning.towers.heads.feature_cache import FeatureCache
+from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
 
 REFERENCE = {"sha256": "1", "source": "here", "pooling": "mean"}
 KEYS = ["k0", "k1", "k2", "k1", "k4"]
