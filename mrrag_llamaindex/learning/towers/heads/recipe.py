@@ -22,7 +22,7 @@ from mrrag_llamaindex.learning.towers.same_reports import SameReports
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, TrainingRun
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
 from mrrag_llamaindex.learning.towers.training_pairs import Split, TrainingPairs, split_pairs
-from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
+from mrrag_llamaindex.towers.backbones.feature_cache import FEATURES_FOLDER, FeatureCache
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.kinds.frozen import FrozenTower
 from mrrag_llamaindex.towers.projection_head import FittedHeads, HeadEnsemble, ProjectionHead
@@ -293,7 +293,7 @@ def features_of(
         compute: Callable[[list[int]], Tensor],
     ) -> Tensor:
         progress = run.on_features and partial(run.on_features, kind)
-        found = FeatureCache(run.work_folder / "features", kind, backbone.reference()).features(
+        found = FeatureCache(run.out / FEATURES_FOLDER, kind, backbone.reference()).features(
             keys, compute, progress=progress
         )
         finite = torch.isfinite(found).all(dim=1)
