@@ -93,3 +93,35 @@ class DualTower(Protocol):
             If the encoder returns a vector that is zero or not finite.
         """
         ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """Towers that may know vectors of inputs which they have seen, without those inputs."""
+
+    def remembered(self, kind: str, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Vectors of those inputs that are known.
+
+        Parameters
+        ----------
+        kind : {"image", "text"}
+        keys : sequence of str
+            SHA-256 of each input: of an image as `mrrag_llamaindex.images.load.image_digest`
+            gives it, read with no options; of a text in UTF-8.
+
+        Returns
+        -------
+        dict
+            By key, unit rows as `embed_images` and `embed_texts` give them.
+
+        Raises
+        ------
+        TowerError
+            If what is known cannot be read.
+        """
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether anything is known, so that digests are worth taking."""
+        ...

@@ -64,9 +64,10 @@ def summary(tallies: list[Tally]) -> str:
     lines = ["".join((f"{'part':12}", *(f"{name:>12}" for name in columns), f"{'seconds':>9}"))]
     for tally in tallies:
         numbers = "".join(f"{getattr(tally, name):12,}" for name in columns)
-        lines.append(f"{tally.part:12}{numbers}{tally.seconds:9.0f}  {tally.remark}".rstrip())
+        lines.append(f"{tally.part:12}{numbers}{tally.seconds:9.0f}")
     sums = "".join(f"{sum(getattr(one, name) for one in tallies):12,}" for name in columns)
     lines.append(f"{'in all':12}{sums}")
+    lines += [f"{tally.part}: {tally.remark}" for tally in tallies if tally.remark]
     for tally in tallies:
         lines += [f"{tally.part}: {note}" for note in tally.notes[:NOTES]]
         if len(tally.notes) > NOTES:

@@ -185,7 +185,9 @@ def _same(pair: Pair | None, row: dict[str, str], folder: Path) -> None:
 
 def _under_another_header(pairs: dict[str, Pair], table: dict[str, Any]) -> None:
     """Columns keep their names; what is named twice, or has no name that can be, is refused."""
-    names = [name.strip() for name in table["names"]]
+    names = table["names"]
+    if table["kind"] not in (".json", ".jsonl"):  # whose names are what they are
+        names = [name.strip() for name in names]
     if not pairs:
         return
     # A workbook cannot hold it.

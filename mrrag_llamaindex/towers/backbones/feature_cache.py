@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.digests import json_digest, text_digest
 from mrrag_llamaindex.files.writing import system_errors
+
+FEATURES_FOLDER: Final = Path("training", "features")
+"""Of all caches, in the folder of the towers that are trained."""
 
 
 class FeatureCache:
@@ -40,7 +44,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, kind: str, reference: dict[str, Any]) -> None:
-        self.folder = folder / f"{kind}-{json_digest({**reference, 'source': ''}, 16)}"
+        self.folder = _folder(folder, kind, reference)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Tensor] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -93,6 +97,43 @@ class FeatureCache:
         return torch.stack([self._known[key] for key in keys])
 
 
+class KnownFeatures:
+    """What a `FeatureCache` has kept, looked up without reading all of it.
+
+    Parameters
+    ----------
+    folder, kind, reference
+        As for `FeatureCache`; nothing is made.
+
+    Raises
+    ------
+    TowerError
+        If a file in it cannot be read.
+    """
+
+    def __init__(self, folder: Path, kind: str, reference: dict[str, Any]) -> None:
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in sorted(_folder(folder, kind, reference).glob("*.safetensors")):
+            self._places.update({key: (path, row) for row, key in enumerate(_keys(path))})
+        self._open: tuple[Path, dict[str, Tensor]] | None = None
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether the features of an input are known."""
+        return key in self._places
+
+    def __getitem__(self, key: str) -> Tensor:
+        """Return the features of an input, shape (d,), float32."""
+        path, _ = self._places[key]
+        # Inputs come in much the same order again, so that the next one is in this file, too.
+        if self._open is None or self._open[0] != path:
+            self._open = path, _read(path)
+        return self._open[1][key]
+
+
+def _folder(folder: Path, kind: str, reference: dict[str, Any]) -> Path:
+    return folder / f"{kind}-{json_digest({**reference, 'source': ''}, 16)}"
+
+
 def _write(path: Path, keys: list[str], features: Tensor) -> None:
     from safetensors.torch import save_file
 
@@ -104,12 +145,26 @@ def _write(path: Path, keys: list[str], features: Tensor) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        keys = json.loads(file.metadata()["keys"])
+        return dict(zip(keys, file.get_tensor("features"), strict=True))
+
+
+def _keys(path: Path) -> list[str]:
+    with _opened(path) as file:
+        keys: list[str] = json.loads(file.metadata()["keys"])
+        if len(keys) != file.get_slice("features").get_shape()[0]:
+            raise ValueError
+        return keys
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            keys = json.loads(file.metadata()["keys"])
-            return dict(zip(keys, file.get_tensor("features"), strict=True))
+            yield file
     # Damaged files raise errors of json, safetensors and the system alike.
     except Exception as error:
         raise TowerError(

@@ -19,6 +19,7 @@ from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.files.writing import system_errors
 from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.towers.backbones.feature_cache import FEATURES_FOLDER, KnownFeatures
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
 from mrrag_llamaindex.towers.base import check_images, check_texts, unit_rows
@@ -100,6 +101,7 @@ class FrozenTower:
                 "scales": list(self.blocks.scales),
             }
         self._heads.eval().requires_grad_(False)
+        self._known: dict[str, KnownFeatures] = {}
         self._references = {
             "image_backbone": image_backbone.reference(),
             "text_backbone": text_backbone.reference(),
@@ -132,6 +134,30 @@ class FrozenTower:
         """See `DualTower.embed_texts`."""
         check_texts(texts, batch_size)
         return self._embed("text", self.text_backbone.features(texts, batch_size))
+
+    @property
+    def remembers(self) -> bool:
+        """See `mrrag_llamaindex.towers.protocol.Remembers`."""
+        return self._features_folder() is not None
+
+    def remembered(self, kind: str, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """See `mrrag_llamaindex.towers.protocol.Remembers`.
+
+        From the features that training has cached in the towers' folder. They are those of the
+        same encoder: the cache's name comes from its reference.
+        """
+        folder = self._features_folder()
+        if folder is None:
+            return {}
+        if kind not in self._known:
+            reference = self._references[f"{kind}_backbone"]
+            self._known[kind] = KnownFeatures(folder, kind, reference)
+        known = self._known[kind]
+        features = {key: known[key] for key in dict.fromkeys(keys) if key in known}
+        finite = {key: one for key, one in features.items() if bool(torch.isfinite(one).all())}
+        if not finite:
+            return {}
+        return dict(zip(finite, self._embed(kind, torch.stack([*finite.values()])), strict=True))
 
     def save(self, folder: str | Path, copy_backbones: bool = False) -> None:
         """Write heads, settings and, if asked, the encoders into ``folder``.
@@ -211,6 +237,10 @@ class FrozenTower:
         given = (image_backbone, text_backbone)
         image, text = read_backbones(where, references, given)
         return cls(image, text, heads, source=str(where), device=device)
+
+    def _features_folder(self) -> Path | None:
+        folder = Path(self.source) / FEATURES_FOLDER
+        return folder if self.source and folder.is_dir() else None
 
     def _embed(self, kind: str, features: Tensor) -> NDArray[np.float32]:
         names = [kind, f"raw_{kind}"] if self.blocks.raw_image else [kind]

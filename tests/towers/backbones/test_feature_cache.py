@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrrag_llamaindex.errors import TowerError
-from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
+from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache, KnownFeatures
 
 REFERENCE = {"sha256": "1", "source": "here", "pooling": "mean"}
 KEYS = ["k0", "k1", "k2", "k1", "k4"]
@@ -77,3 +77,22 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(TowerError, match=path.name):
         FeatureCache(tmp_path, "image", REFERENCE)
+
+
+def test_known_features_are_found_one_by_one_and_nothing_is_made(tmp_path: Path) -> None:
+    FeatureCache(tmp_path, "image", REFERENCE).features(KEYS, Encoder(), batch_size=2)
+    known = KnownFeatures(tmp_path, "image", {**REFERENCE, "source": "moved"})
+    assert [known[key].tolist() for key in ("k4", "k0", "k1")] == [[4, 0.5], [0, 0.5], [1, 0.5]]
+    assert "k2" in known
+    assert "k3" not in known
+    assert "k2" not in KnownFeatures(tmp_path, "text", REFERENCE)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_damaged_file_of_known_features_is_named(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "image", REFERENCE)
+    cache.features(KEYS, Encoder())
+    (path,) = cache.folder.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(TowerError, match=path.name):
+        KnownFeatures(tmp_path, "image", REFERENCE)

@@ -13,7 +13,7 @@ from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures
 from mrrag_llamaindex.learning.towers.settings import TrainingRun
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
-from mrrag_llamaindex.towers.backbones.feature_cache import FeatureCache
+from mrrag_llamaindex.towers.backbones.feature_cache import FEATURES_FOLDER, FeatureCache
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 
 
@@ -32,7 +32,7 @@ def features_of(
         compute: Callable[[list[int]], Tensor],
     ) -> Tensor:
         progress = run.on_features and partial(run.on_features, kind)
-        found = FeatureCache(run.work_folder / "features", kind, backbone.reference()).features(
+        found = FeatureCache(run.out / FEATURES_FOLDER, kind, backbone.reference()).features(
             keys, compute, progress=progress
         )
         finite = torch.isfinite(found).all(dim=1)
