@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -63,3 +64,17 @@ def test_help_shows_an_example(mrrag, command):
     result = mrrag(command, "--help")
     assert result.code == 0
     assert f"Example: mrrag {command}" in result.out
+
+
+def test_a_real_question_is_answered_by_real_cases(mrrag, tmp_path):
+    told = mrrag("demo", "--real", "--out", tmp_path, "--json")
+    assert told.code == 0, told.err
+    answer = json.loads(told.out)
+    assert answer["by"] == "vote"
+    assert answer["synthetic"] is False
+    assert "VQA-RAD (CC0" in answer["origin"]
+    assert "computed beforehand" in answer["vectors"]
+    assert Path(answer["picture"]).stat().st_size > 10_000
+    shown = mrrag("demo", "--real", "--out", tmp_path)
+    for words in (answer["question"], "no model was asked", "computed beforehand", "not a medical"):
+        assert words in shown.out
