@@ -17,6 +17,7 @@ from mrrag_llamaindex.files.json_files import check_json_files, read_json
 from mrrag_llamaindex.generation.checkpoints.weight_files import WeightFiles, survey_weights
 from mrrag_llamaindex.towers.folders import WAYS_ON, read_tokenizer, reading
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
 from mrrag_llamaindex.towers.open_clip.names import WEIGHTS
 from mrrag_llamaindex.towers.open_clip.vit_bert import VitBertLayout
@@ -63,17 +64,28 @@ def draft_open_clip(folder: Path, source: str) -> Draft:
     """Draft towers in the layout of open_clip."""
     with reading("towers in the layout of open_clip", source):
         stored = OpenClipFolder.read(folder)
-        layout = VitBertLayout.of(stored)
         tokenizer = read_tokenizer(folder)
-    size = layout.image_config["image_size"]
+        kind = "open-clip"
+        if is_clip(stored):
+            config = ClipLayout.of(stored).config
+            kind = "clip"
+            size, dimension = config["vision_config"]["image_size"], config["projection_dim"]
+            tokens = config["text_config"]["max_position_embeddings"]
+        else:
+            layout = VitBertLayout.of(stored)
+            size, dimension = layout.image_config["image_size"], layout.dimension
+            tokens = layout.tokens
     return Draft(
-        "open-clip",
-        layout.dimension,
-        2 * layout.dimension,
+        kind,
+        dimension,
+        2 * dimension,
         (size, size),
-        min(layout.tokens, int(tokenizer.model_max_length)),
+        min(tokens, int(tokenizer.model_max_length)),
         "mean",
-        _counted(stored.shapes, {"image": ("visual.",), "text": ("text.",)}),
+        _counted(
+            stored.shapes,
+            {"image": ("visual.",), "text": ("text", "token_", "transformer.", "ln_final.")},
+        ),
         (folder / WEIGHTS).stat().st_size,
         (Check("tensors", "ok", "every stored tensor has its place in the model"),),
     )
