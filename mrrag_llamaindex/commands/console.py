@@ -26,6 +26,7 @@ from mrrag_llamaindex.commands.boundary import (
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
+    from mrrag_llamaindex.doctor.towers import TowersDiagnosis
     from mrrag_llamaindex.generation.answer import Influence
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
     from mrrag_llamaindex.integration.answers.ask import AskResult
@@ -259,6 +260,27 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         table.add_row(device.device, *cells, device.dtype, "yes" if device.fits else "no")
     console.print(table)
     line("", "cache: of all prompts with their answers; working: an estimate for their prefill")
+
+
+def print_towers(diagnosis: TowersDiagnosis) -> None:
+    """Print what towers are and need; the verdict comes last."""
+    from mrrag_llamaindex.doctor.verdict import gigabytes
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<13}{text}", soft_wrap=True)
+
+    console, draft = screen(), diagnosis.draft
+    line("towers", f"{diagnosis.towers} ({draft.kind}, {gigabytes(draft.stored_bytes)})")
+    parts = (f"{name} {count / 1e6:,.1f} M" for name, count in draft.parameters.items() if count)
+    line("parameters", ", ".join(parts))
+    line("space", f"{draft.dimension} dimensions; {draft.pair_numbers} numbers for each pair")
+    size = draft.image_size
+    line("images", f"{size[0]} x {size[1]} pixels" if size else "of a size that follows the image")
+    beyond = "read in windows" if draft.long_text == "mean" else "cut off"
+    line("texts", f"{draft.tokens} tokens at once, what is longer is {beyond}")
+    for check in draft.checks:
+        mark = {"ok": "ok", "note": "note", "problem": "PROBLEM"}[check.state]
+        line("", f"{mark:<8}{check.what}: {check.text}")
 
 
 def print_converted(checkpoint: ConvertedCheckpoint) -> None:

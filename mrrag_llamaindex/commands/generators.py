@@ -11,13 +11,20 @@ import typer
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.errors import InputError, ModelError, TowerError
 
 
 def doctor(
     model: Annotated[
-        str, typer.Argument(help='"phantom", a folder, or a hub id.')
-    ] = defaults.DEFAULT_MODEL,
+        str | None,
+        typer.Argument(
+            help='"phantom", a folder, or a hub id.', show_default=defaults.DEFAULT_MODEL
+        ),
+    ] = None,
+    towers: Annotated[
+        str | None,
+        typer.Option(help='Towers instead of a model: "phantom", a folder, or a hub id.'),
+    ] = None,
     device: options.Device = "auto",
     dtype: Annotated[
         str,
@@ -39,11 +46,16 @@ def doctor(
     allow_pickle: options.AllowPickle = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say whether a model can be loaded here, and the memory it needs; load nothing."""
+    """Say whether a model or towers can be loaded here, and the memory needed; load nothing."""
+    if towers is not None:
+        if model is not None:
+            raise InputError("the doctor looks at one thing at a time: a model, or --towers")
+        _towers(towers, device, as_json=as_json)
+        return
     from mrrag_llamaindex.doctor.examine import examine
 
     diagnosis = examine(
-        model,
+        model or defaults.DEFAULT_MODEL,
         device=device,
         dtype=dtype,
         device_map=device_map,
@@ -59,6 +71,20 @@ def doctor(
         console.print_diagnosis(diagnosis)
     if not diagnosis.loadable:
         raise ModelError(diagnosis.verdict)
+    if not as_json:
+        typer.echo(diagnosis.verdict)
+
+
+def _towers(source: str, device: str, *, as_json: bool) -> None:
+    from mrrag_llamaindex.doctor.towers import examine_towers
+
+    diagnosis = examine_towers(source, device)
+    if as_json:
+        console.print_json(diagnosis.as_dict())
+    else:
+        console.print_towers(diagnosis)
+    if not diagnosis.loadable:
+        raise TowerError(diagnosis.verdict)
     if not as_json:
         typer.echo(diagnosis.verdict)
 

@@ -14,6 +14,8 @@ from mrrag_llamaindex.towers.open_clip.names import CONFIG, is_open_clip
 if TYPE_CHECKING:
     from mrrag_llamaindex.towers.protocol import DualTower
 
+_PICKLES = (".tar", ".pt", ".pth", ".ckpt")
+
 
 def load_towers(source: str, device: str = "cpu") -> DualTower:
     """Load towers.
@@ -52,13 +54,20 @@ def load_towers(source: str, device: str = "cpu") -> DualTower:
     if (folder / "tower.json").is_file():
         tower = _load_own(folder, device)
     elif is_open_clip(folder):
-        from mrrag_llamaindex.towers.kinds.open_clip import OpenClipTower
+        from mrrag_llamaindex.towers.kinds.open_clip import load_open_clip
 
-        tower = OpenClipTower.load(str(folder), device=device)
+        tower = load_open_clip(str(folder), device=device)
     elif (folder / "config.json").is_file():
         from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
 
         tower = HFDualTower.load(str(folder), device=device)
+    elif own := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+        raise TowerError(
+            f"towers {source!r}: {own[0]} is a pickle of its authors' own program, without the "
+            "settings of its model, as CXR-CLIP and others publish it; save its two encoders there "
+            "with save_pretrained, and join them with mrrag train-towers (--image-backbone, "
+            "--text-backbone)"
+        )
     else:
         raise TowerError(
             f"towers {source!r}: the folder holds neither tower.json nor config.json nor "

@@ -12,6 +12,7 @@ from mrrag_llamaindex.doctor import machine
 from mrrag_llamaindex.doctor.machine import DeviceMemory
 from tests.doctor.sparse_checkpoint import write_original_7b, write_published_7b
 from tests.generation.checkpoints.llava_original.original_checkpoint import sentencepiece_model
+from tests.tiny import open_clip as biomed
 
 GB = 10**9
 
@@ -160,3 +161,17 @@ def test_default_model_without_network_names_the_two_ways_on(mrrag, monkeypatch,
 
 def test_help_shows_an_example(mrrag):
     assert "mrrag doctor path/to" in mrrag("doctor", "--help").out
+
+
+def test_towers_are_described_and_the_verdict_comes_last(mrrag, tmp_path, tokenizer):
+    biomed.write(tmp_path, tokenizer)
+    result = mrrag("doctor", "--towers", tmp_path, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "20 dimensions; 40 numbers for each pair" in result.out
+    assert "12 tokens at once" in result.out
+    assert "fit: they need" in result.out.splitlines()[-1]
+    found = json.loads(mrrag("doctor", "--towers", "phantom", "--json").out)
+    assert (found["dimension"], found["tokens"], found["loadable"]) == (64, 128, True)
+    both = mrrag("doctor", "phantom", "--towers", "phantom")
+    assert both.code == 2
+    assert "one thing at a time" in both.err

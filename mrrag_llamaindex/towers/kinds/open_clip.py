@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
 from mrrag_llamaindex.towers.folders import (
     absolute_source,
@@ -17,6 +18,8 @@ from mrrag_llamaindex.towers.folders import (
 )
 from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
+from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
 from mrrag_llamaindex.towers.open_clip.places import build, placed
 from mrrag_llamaindex.towers.open_clip.vit_bert import VitBertLayout
@@ -183,3 +186,54 @@ class OpenClipTower(TorchTower):
 
     def _text_features(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.network.text_features(inputs["input_ids"], inputs["attention_mask"])
+
+
+def load_open_clip(source: str, device: str = "cpu") -> TorchTower:
+    """Load a folder in the layout of open_clip by what it holds.
+
+    Returns
+    -------
+    TorchTower
+        `OpenClipTower`, or for OpenAI's CLIP, which transformers has as well, `HFDualTower`.
+
+    Raises
+    ------
+    TowerError
+        If it cannot be found, is incomplete, or has another layout.
+    """
+    folder = model_folder(source)
+    with reading("towers in the layout of open_clip", source):
+        stored = OpenClipFolder.read(folder)
+        if not is_clip(stored):
+            return OpenClipTower.load(source, device=device)
+        layout = ClipLayout.of(stored)
+        tokenizer = read_tokenizer(folder)
+        vocabulary = layout.config["text_config"]["vocab_size"]
+        # open_clip takes the features at the highest id, which in CLIP's vocabulary is the end.
+        if len(tokenizer) != vocabulary or tokenizer.eos_token_id != vocabulary - 1:
+            raise TowerError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder {vocabulary}, the "
+                "last of which must be the end of the text (eos_token)"
+            )
+        model = _clip(layout, tokenizer, stored)
+    size = layout.config["vision_config"]["image_size"]
+    images = ImagePreparation.square(size, stored.mean, stored.std)
+    return HFDualTower(
+        *(model, tokenizer, images.processor),
+        pad=True,
+        source=absolute_source(source),
+        device=device,
+    )
+
+
+def _clip(layout: ClipLayout, tokenizer: Any, stored: OpenClipFolder) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = {**layout.config["text_config"], **special}
+    config = CLIPConfig(**{**layout.config, "text_config": text})
+    return build(CLIPModel, config, placed(layout.places, stored.tensors()))

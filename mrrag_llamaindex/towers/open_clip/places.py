@@ -83,7 +83,7 @@ def placed(places: Iterable[Place], tensors: Mapping[str, Tensor]) -> dict[str, 
         tensor = tensors[place.stored].to(torch.float32)
         if place.transposed:
             tensor = tensor.T
-        parts = tensor.chunk(len(place.targets))
+        parts = tensor.chunk(len(place.targets)) if len(place.targets) > 1 else [tensor]
         ready.update({name: part.clone() for name, part in zip(place.targets, parts, strict=True)})
     return ready
 

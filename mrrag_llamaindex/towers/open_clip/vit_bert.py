@@ -97,8 +97,9 @@ class VitBertLayout:
         """
         if not is_vit_bert(stored):
             raise TowerError(
-                f"{CONFIG} describes other encoders than a ViT of timm with a BERT; such a model "
-                "is read in the layout of transformers (config.json and model.safetensors)"
+                f"{CONFIG} describes other encoders than a ViT of timm with a BERT, or OpenAI's "
+                "CLIP; such a model is read in the layout of transformers (config.json and "
+                "model.safetensors), in which many are published as well"
             )
         refuse_unknown("model_cfg", stored.model, {"embed_dim", "custom_text", "quick_gelu"})
         refuse_unknown("vision_cfg", stored.vision, _VISION)

@@ -145,6 +145,34 @@ def test_siglip_texts_are_padded_to_full_length_as_in_training(
     np.testing.assert_allclose(tower.embed_texts(["heart"])[0], expected, atol=1e-6)
 
 
+def test_medsiglip_keeps_448_pixels_and_reads_reports_in_windows_of_64_tokens(
+    tmp_path: Path, tokenizer_of: Callable[..., Any], films: list[Any]
+) -> None:
+    config = SiglipConfig(
+        text_config={**TEXT, "max_position_embeddings": 64},
+        vision_config={**SMALL, "image_size": 448, "patch_size": 64},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        SiglipModel(config).save_pretrained(tmp_path)
+    SiglipImageProcessorPil(size={"height": 448, "width": 448}).save_pretrained(tmp_path)
+    tokenizer = tokenizer_of()
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(tmp_path)
+    tower = load_towers(str(tmp_path))
+    assert isinstance(tower, HFDualTower)
+    assert tower.text_token_limit == 64
+    assert tower.images(films)["pixel_values"].shape == (len(films), 3, 448, 448)
+    words = ("shows left pleural effusion " * 25).split()  # 100 words, 62 in a window
+    report = " ".join(words)
+    windows = tower.texts.split([report])
+    assert [window.tokens for window in windows] == [62, 38]
+    assert tower.texts.batch(windows)["input_ids"].shape == (2, 64)
+    first, rest = tower.embed_texts([" ".join(words[:62]), " ".join(words[62:])])
+    expected = (62 * first + 38 * rest) / np.linalg.norm(62 * first + 38 * rest)
+    np.testing.assert_allclose(tower.embed_texts([report])[0], expected, atol=1e-5)
+
+
 def test_a_wide_film_is_padded_where_the_processor_would_cut_it(
     tmp_path: Path, tokenizer: Any
 ) -> None:
