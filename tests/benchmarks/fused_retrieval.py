@@ -1,6 +1,10 @@
 """Fused retrieval against an exact scan: recall@10 and time, on clustered dual-tower vectors.
 
     python tests/benchmarks/fused_retrieval.py --pairs 100000 --queries 200 --seed 0
+    python tests/benchmarks/fused_retrieval.py --pairs 100000 --queries 200 --seed 0 --raw 128
+
+With ``--raw`` the vectors of an image and a text end in so many numbers of the encoders' own spaces
+(`mcr.blocks`), and six weights are tried; a pair stays as long.
 
 For several fusion weights, each question is answered three ways in turn, in one process:
 
@@ -36,6 +40,7 @@ import numpy as np
 from chromadb.config import Settings
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
 from mrrag_llamaindex.store.chroma.store import index_configuration
 from mrrag_llamaindex.store.pair import Pair
@@ -56,6 +61,15 @@ WEIGHTS = [
     (1.0, 1.0, -0.5),
     (-1.0, 0.5, 2.0),
 ]
+SIX_WEIGHTS = [
+    (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    (0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+    (0.9, 0.05, 2.2, 0.1, 0.7, 1.1),
+    (1.0, -0.3, 1.0, 0.2, -0.4, 1.0),
+    (-1.0, 0.5, 2.0, -0.5, 1.0, -0.7),
+]
 
 
 class Synthetic:
@@ -67,18 +81,22 @@ class Synthetic:
         n.
     seed
         Fixes clusters, maps and gap.
+    raw
+        How many of the n are of the modality's own space.
     """
 
     clusters = 300
     latent = 64
 
-    def __init__(self, dimension: int, seed: int) -> None:
+    def __init__(self, dimension: int, seed: int, raw: int = 0) -> None:
+        dimension -= raw
         rng = np.random.default_rng(seed)
         self.centres = rng.standard_normal((self.clusters, self.latent))
         self.share = rng.permutation(1.0 / np.arange(1, self.clusters + 1))  # a few large ones
         self.share /= self.share.sum()
         self.shared_map = rng.standard_normal((self.latent, dimension)) / np.sqrt(self.latent)
         self.gap = 0.8 * rng.standard_normal((2, dimension))
+        self.raw_maps = rng.standard_normal((2, self.latent, raw)) / np.sqrt(self.latent)
 
     def draw(self, rows: int, seed: int) -> tuple[Vectors, Vectors]:
         """Return unit image and text vectors, each of shape (rows, n)."""
@@ -91,6 +109,11 @@ class Synthetic:
             half = own @ self.shared_map + self.gap[modality]
             half += 0.15 * rng.standard_normal(half.shape)
             half /= np.linalg.norm(half, axis=1, keepdims=True)
+            if raw := self.raw_maps.shape[2]:
+                further = own @ self.raw_maps[modality]
+                further += 0.15 * rng.standard_normal((rows, raw))
+                further /= np.linalg.norm(further, axis=1, keepdims=True)
+                half = np.concatenate([half, further], axis=1)
             halves.append(half.astype(np.float32))
         return halves[0], halves[1]
 
@@ -170,7 +193,7 @@ def measure(
     seconds: dict[str, list[float]] = {way: [] for way in ways}
 
     for q_image, q_text in zip(*questions, strict=True):
-        vector = fused_query(q_image, q_text, weights)
+        vector = fused_query(q_image, q_text, weights, store.schema.blocks)
         exact = matrix @ vector
         tenth = np.sort(exact)[-K] - 1e-6 * max(1.0, float(np.abs(exact).max()))
         runs: dict[str, Callable[[], list[int]]] = {
@@ -217,16 +240,20 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dimension", type=int, default=512, help="n of each tower")
+    parser.add_argument("--raw", type=int, default=0, help="of these, the encoder's own")
     parser.add_argument("--ef-search", type=int, default=HNSWSettings().ef_search)
     parser.add_argument("--depth", type=int, default=100, help="results of each union search")
     parser.add_argument("--no-union", action="store_true")
     options = parser.parse_args()
     hnsw = HNSWSettings(ef_search=options.ef_search)
-    source = Synthetic(options.dimension, options.seed)
+    source = Synthetic(options.dimension, options.seed, options.raw)
+    head = options.dimension - options.raw
+    blocks = Blocks(head, options.raw, options.raw)
     image, text = source.draw(options.pairs, options.seed + 1)
     questions = source.draw(options.queries, options.seed + 2)
     matrix = document_vector(image, text)
-    print(f"seed {options.seed}; {options.pairs:,} pairs of 2 x {options.dimension}; "
+    print(f"seed {options.seed}; {options.pairs:,} pairs of 2 x {options.dimension}, "
+          f"{options.raw} of each the encoder's own; "
           f"{options.queries} questions; {hnsw}")  # fmt: skip
     matched = float((image[:1000] * text[:1000]).sum(1).mean())
     other = float((image[:1000] @ text[1000:2000].T).mean())
@@ -237,25 +264,26 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         towers = {"towers_identity": "synthetic@0", "towers_source": ""}
         store = PairStore.create(
-            Path(folder) / "fused", StoreSchema(dimension=options.dimension, hnsw=hnsw, **towers)
+            Path(folder) / "fused",
+            StoreSchema(dimension=head, hnsw=hnsw, blocks=blocks, **towers),
         )
-        scan = PairStore.create("numpy", StoreSchema(dimension=options.dimension, **towers))
+        scan = PairStore.create("numpy", StoreSchema(dimension=head, blocks=blocks, **towers))
         start = time.perf_counter()
         fill(store, image, text)
         spent = time.perf_counter() - start
         print(f"written in {spent:.0f} s: {options.pairs / spent:.0f} pairs/s", flush=True)
         union = None
-        if not options.no_union:
+        if not options.no_union and not options.raw:  # three searches know three terms
             union = Union(Path(folder) / "union", image, text, hnsw)
         fill(scan, image, text)
         for vector in questions[0][:3]:  # load the indexes before anything is timed
             for place in (store, scan):
-                place.query(vector, vector, FusionWeights(), K)
+                place.query(vector, vector, blocks.equal_weights(), K)
         worst = 1.0
         print("| weights | recall@10 fused | union | fused ms | scan ms | union ms "
               "| fused/scan | fused/union |")  # fmt: skip
         print("|---|---|---|---|---|---|---|---|")
-        for values in WEIGHTS:
+        for values in SIX_WEIGHTS if options.raw else WEIGHTS:
             weights = FusionWeights(*values)
             out = measure(store, union, scan, matrix, questions, weights, options.depth)
             low, high = recall_interval(out.recall["fused"], rng)

@@ -263,7 +263,7 @@ class TestPairStore:
         assert len(store) == 0
 
     def test_pair_comes_back_as_it_went_in(self, store, units) -> None:
-        metadata = {"study_id": 7, "doc_id": "mine", "n": 3, "x": 0.5, "ok": True, "s": "é\x00\n"}
+        metadata = {"study_id": 7, "doc_id": "mine", "n": 3, "x": 0.5, "ok": True, "s": "é\x01\n"}
         pair = Pair("images/a.png", 'Line one.\n"Quoted" {braces} \ufffd', "p 1/ü", "007", metadata)
         image, text = units(2, seed=1)
         store.upsert([pair], image[None], text[None])

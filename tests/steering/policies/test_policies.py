@@ -229,7 +229,8 @@ def test_backends_agree_in_a_padded_batch_and_with_single_rows(load, toy, policy
         plan = plan_of(toy, toy.prompts, policy)
         found = toy.logits(load(backend), inputs, plan)
         plan.require_applied()
-        torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+        # Sums in another order, in float32: up to 1.03e-5 was seen, on a CPU with AVX2 only.
+        torch.testing.assert_close(found[real], expected[real], atol=2e-5, rtol=0)
     plain = toy.logits(load("rows"), inputs)
     assert (expected[:, -1] - plain[:, -1]).abs().max() > 1e-3
     for row, prompt in enumerate(toy.prompts[:1]):

@@ -64,7 +64,9 @@ class MemberTraining:
         owner = belongs_to(encoder, f"{self.pairs.digest()} {keep_last}", split, settings)
         path = self.run.work_folder / f"{name}.pt"
         state = TrainingState(path, owner, self.run.checkpoint_seconds, self.run.on_costly)
-        report = self.run.on_epoch and partial(self.run.on_epoch, settings.seed)
+        # A final fit has seen the validation patients: their recall would say nothing.
+        heard = None if keep_last else self.run.on_epoch
+        report = heard and partial(heard, settings.seed)
         return train(
             encoder, split, self.reports, settings, state, progress=report, keep_last=keep_last
         )
