@@ -195,6 +195,9 @@ def _backbone(
     folder: Path, part: str, reference: Mapping[str, Any]
 ) -> tuple[WeightFiles, list[Check]]:
     what, source = f"{part} encoder", str(reference.get("source", ""))
+    if reference.get("type") == "torchxrayvision":
+        text = f"{source}: read by torchxrayvision (extra xray), not looked into, not counted"
+        return WeightFiles(), [Check(what, "note", text)]
     if reference.get("type") != "transformers":
         text = f"of type {reference.get('type')!r}, which is not read here"
         return WeightFiles(), [Check(what, "problem", text)]

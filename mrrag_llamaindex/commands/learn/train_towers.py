@@ -32,7 +32,10 @@ def train_towers(
         typer.Option(help="Two heads on frozen encoders, or every weight of a ResNet and a BERT."),
     ] = "heads",
     image_backbone: Annotated[
-        str, typer.Option(help="Folder or hub id of the image encoder.")
+        str,
+        typer.Option(
+            help="Folder or hub id of the image encoder; heads: also xrv:NAME, extra xray."
+        ),
     ] = "microsoft/resnet-50",
     text_backbone: Annotated[
         str, typer.Option(help="Folder or hub id of the text encoder.")
@@ -177,12 +180,13 @@ def train_towers(
     )
     if regime == "heads":
         from mrrag_llamaindex.learning.towers.heads.recipe import HeadShape, train_heads
-        from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
+        from mrrag_llamaindex.towers.backbones.loading import load_image_backbone
         from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
 
         if _started_processes() > 1:
             raise InputError("heads are trained by one process; start it without accelerate")
-        image = TransformersImageBackbone.load(image_backbone, size=image_size).to(device)
+        image = load_image_backbone(image_backbone, image_size)
+        image.to(device)
         text = TransformersTextBackbone.load(text_backbone).to(device)
         shape = HeadShape(dimension or 128, _hidden(hidden), dropout, raw, final_fit)
         results = train_heads(

@@ -10,6 +10,7 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.backbones.image import TransformersImageBackbone
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
+from mrrag_llamaindex.towers.backbones.xray import XrayImageBackbone
 from mrrag_llamaindex.towers.folders import model_folder
 
 KEYS = ("image_backbone", "text_backbone")
@@ -82,6 +83,8 @@ def read_backbones(
     loaded: list[Any] = []
     for key, backbone, kind in zip(KEYS, given, kinds, strict=True):
         reference = references[key]
+        if backbone is None and key == KEYS[0] and reference.get("type") == "torchxrayvision":
+            backbone = XrayImageBackbone.restore(folder, reference)
         if backbone is None and reference.get("type") != "transformers":
             raise TowerError(
                 f"the {key.replace('_', ' ')} of this tower is of type {reference.get('type')!r}; "
