@@ -136,7 +136,11 @@ def learn_and_compare(
     gate_terms = gate_terms or terms
     for wanted in (terms, gate_terms):
         if len(wanted) > width:
-            raise InputError(f"these questions lack the similarities {', '.join(wanted[width:])}")
+            raise InputError(
+                f"these questions lack the similarities {', '.join(wanted[width:])}: learn "
+                f"{width} terms (--terms {width}), or mine again from a store whose towers "
+                "keep the encoders' own features"
+            )
     learned = train_fusion(fit, check, settings, terms=terms)
     weights_by_name: dict[str, AnyWeights] = {**simple_weights(terms), "learned": learned.weights}
     four, gated = None, None

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,8 @@ class LabelQuestions:
     ------
     ValueError
         If no label is named, or one twice.
+    InputError
+        If anything but plain names stands in the template's braces.
     """
 
     labels: tuple[str, ...]
@@ -72,6 +75,7 @@ class LabelQuestions:
     def __post_init__(self) -> None:
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels are {self.labels!r}; name one or several, each once")
+        check_template(self.template)
 
     def text(self, pair: StoredPair, label: str) -> str:
         """Return the question about one label of a pair.
@@ -84,11 +88,27 @@ class LabelQuestions:
         values = {**pair.metadata, "label": label.replace("_", " ")}
         try:
             text = self.template.format_map(values).strip()
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise InputError(f"the question's template does not fit: {error!r}") from None
+        except KeyError as error:
+            raise InputError(
+                f"the question names {error}, and the pair has nothing of that name"
+            ) from None
         if not text:
             raise InputError("the question's template gives an empty text")
         return text
+
+
+def check_template(template: str) -> None:
+    """Raise InputError unless all that stands in braces are plain names."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"the question {template!r} cannot be read: {error}") from None
+    for _, name, form, conversion in parts:
+        if name is not None and (form or conversion or not name.isidentifier()):
+            raise InputError(
+                f"the question {template!r} has {{{name}}}; names of columns stand in braces, "
+                "as they are, and {{ }} for braces themselves"
+            )
 
 
 def value_of(pair: Any, label: str) -> str | None:

@@ -100,6 +100,13 @@ def split_pairs(patients: Sequence[str], validation: float, test: float, seed: i
     """
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
         raise ValueError("the validation and test shares must be in [0, 1), together below 1")
+    needed, distinct = 1 + bool(validation) + bool(test), len(set(patients))
+    if distinct < needed:
+        raise InputError(
+            f"{distinct} patient{'' if distinct == 1 else 's'} cannot be split into {needed} parts,"
+            " no patient in two of them: add patients"
+            + (", or hold out none for the result (test=0, --test 0)" if test else "")
+        )
     rest = list(range(len(patients)))
     parts: dict[str, list[int]] = {"test": [], "validation": []}
     for part, share in (("test", test), ("validation", validation / (1 - test))):

@@ -311,3 +311,20 @@ def test_heads_are_trained_by_one_process(mrrag, arguments, tmp_path, monkeypatc
 
 def test_help_shows_an_example(mrrag):
     assert "mrrag train-towers pairs.csv" in mrrag("train-towers", "--help").out
+
+
+def test_other_options_in_the_same_folder_are_trained_or_refused_never_taken_from_before(
+    mrrag, arguments, tmp_path
+):
+    out = ("--out", tmp_path / "towers", "--epochs", 2, "--repeats", 1)
+    first = mrrag(*arguments, *out, "--json")
+    assert first.code == 0, first.err
+    wider = mrrag(*arguments, *out, "--hidden", 16, "--json")  # its final fit has its own state
+    assert wider.code == 0, wider.err
+    seen = [json.loads(run.out)["towers_identity"] for run in (first, wider)]
+    assert seen[0] != seen[1]
+    dropped = mrrag(*arguments, *out, "--dropout", 0.1)
+    assert dropped.code == 2
+    assert "of other pairs, settings or encoders" in dropped.err
+    again = mrrag(*arguments, *out, "--json")
+    assert json.loads(again.out)["towers_identity"] == seen[0]

@@ -210,7 +210,9 @@ def test_fourth_weight_earns_its_place_only_where_it_carries_the_signal():
     low, high = useless["minus_learned_ci"]
     assert low <= 0 <= high
     assert learn_and_compare(drawn(60, 0)).four_terms is None
-    with pytest.raises(InputError, match="lack the similarities text_image"):
+    with pytest.raises(
+        InputError, match=r"lack the similarities text_image: learn 3 terms \(--terms 3\)"
+    ):
         learn_and_compare(drawn(60, 0), gate_terms=HEAD_TERMS)
 
 

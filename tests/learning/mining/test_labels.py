@@ -103,6 +103,15 @@ def test_template_takes_the_columns_of_the_pair_and_names_what_is_missing(units,
     assert [(item.pair_id, "view" in item.reason) for item in report.skipped] == [("p5", True)]
 
 
+@pytest.mark.parametrize(
+    "template", ["{view what?", "{0}", "{}", "{view.upper}", "{view[0]}", "{view!r}"]
+)
+def test_template_of_anything_but_names_is_refused_before_a_file_is_begun(template):
+    with pytest.raises(InputError, match="the question '{"):
+        questions("finding", template=template)
+    assert questions("finding", template="{{a}} {label}").template == "{{a}} {label}"
+
+
 def test_labels_that_no_pair_has_are_refused(units, tmp_path):
     with pytest.raises(InputError, match="'findings'"):
         mine_labels(made(units), Towers(), questions("findings"), tmp_path / "d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.towers.training_pairs import split_pairs
 
 PATIENTS = [f"p{number % 40}" for number in range(100)]
@@ -41,3 +42,12 @@ def test_a_small_share_is_one_patient_at_least_and_none_is_none() -> None:
 def test_shares_out_of_range_are_refused(shares: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="shares"):
         split_pairs(PATIENTS, *shares)
+
+
+@pytest.mark.parametrize(("patients", "test", "way_on"), [(2, 0.1, "--test 0"), (1, 0.0, "add")])
+def test_too_few_patients_for_the_parts_are_counted_and_a_way_on_is_named(
+    patients: int, test: float, way_on: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^{patients} patients? cannot .*{way_on}"):
+        split_pairs([f"p{number % patients}" for number in range(6)], 0.2, test)
+    assert len(set(parts(split_pairs(["a", "b"], 0.2, 0.0))[0])) == 1

@@ -41,15 +41,15 @@ class MemberTraining:
     ) -> tuple[HeadsEncoder, dict[str, Any]]:
         """Return a member of best validation recall, and how it went."""
         encoder = self._empty(seed, hidden, split.train)
-        name = f"seed-{seed}" if hidden is None else f"seed-{seed}-hidden-{hidden}"
         settings = replace(self.settings, seed=seed)
-        return encoder, self._run(encoder, settings, split, name)
+        return encoder, self._run(encoder, settings, split, _state_name(seed, hidden))
 
     def final(self, seed: int, hidden: int | None, everyone: Split, epochs: int) -> HeadsEncoder:
         """Return a member trained on all pairs for a number of epochs."""
         encoder = self._empty(seed, hidden, everyone.train)
         settings = replace(self.settings, seed=seed, max_epochs=epochs)
-        self._run(encoder, settings, everyone, f"seed-{seed}-final", keep_last=True)
+        name = f"{_state_name(seed, hidden)}-final"
+        self._run(encoder, settings, everyone, name, keep_last=True)
         return encoder
 
     def _run(
@@ -61,7 +61,8 @@ class MemberTraining:
         *,
         keep_last: bool = False,
     ) -> dict[str, Any]:
-        owner = belongs_to(encoder, f"{self.pairs.digest()} {keep_last}", split, settings)
+        data = f"{self.pairs.digest()} {keep_last} {self.dropout}"
+        owner = belongs_to(encoder, data, split, settings)
         path = self.run.work_folder / f"{name}.pt"
         state = TrainingState(path, owner, self.run.checkpoint_seconds, self.run.on_costly)
         # A final fit has seen the validation patients: their recall would say nothing.
@@ -82,6 +83,10 @@ class MemberTraining:
         image.standardise(parts[0][rows])
         text.standardise(parts[1][rows])
         return HeadsEncoder(image, text, self.features)
+
+
+def _state_name(seed: int, hidden: int | None) -> str:
+    return f"seed-{seed}" if hidden is None else f"seed-{seed}-hidden-{hidden}"
 
 
 def choose_hidden(
