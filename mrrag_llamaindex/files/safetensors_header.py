@@ -59,6 +59,10 @@ def read_header(path: Path) -> list[TensorEntry]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("the header's metadata are not texts by name")
+    try:
+        "".join([*header, *metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:  # JSON may escape half a character, which no text can hold
+        raise ValueError("a name in the header holds half a character") from None
     spans = []
     entries = []
     for key, value in header.items():

@@ -16,6 +16,7 @@ Window: TypeAlias = tuple[float, float]
 
 
 _BAND = 2**20
+_LARGE = 1e300
 """Values mapped at once: 8 MiB in float64."""
 
 
@@ -136,8 +137,12 @@ def to_uint8(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[n
     if high == low:
         return levels
     top = 0
+    # Near the largest double, 255 times a value is beyond it; a power of two changes no digit.
+    smaller = 2.0**-64 if max(abs(low), abs(high)) > _LARGE else 1.0
+    low, high = low * smaller, high * smaller
     for band in bands(values):
-        scaled: npt.NDArray[np.float64] = np.subtract(band, low, dtype=np.float64)
+        scaled: npt.NDArray[np.float64] = np.multiply(band, smaller, dtype=np.float64)
+        scaled -= low
         # In this order the middle of a window is 127.5 exactly, whichever its width.
         scaled *= 255.0
         scaled /= high - low

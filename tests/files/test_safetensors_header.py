@@ -51,6 +51,8 @@ def test_what_the_library_writes_is_read(tmp_path) -> None:
         ({"x": tensor(), "__metadata__": {"a": 1}}, 8, "not texts"),
         ({"x": tensor(), "__metadata__": [["a", "b"]]}, 8, "not texts"),
         (b'{"__metadata__": {"a": NaN}}', 0, "not texts"),
+        ({"\ud800": tensor()}, 8, "half a character"),
+        ({"x": tensor(), "__metadata__": {"a": "\udfff"}}, 8, "half a character"),
         (b'{"x": 1, "x": 2}', 0, "not JSON"),
         (b"[" * 100_000, 0, "not JSON"),
         (b"\xff\xfe", 0, "not JSON"),

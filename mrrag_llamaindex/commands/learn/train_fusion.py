@@ -112,22 +112,36 @@ def train_fusion(
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         comparing["gate"] = None
     comparison = learn_and_compare(questions, seed=seed, **comparing)
+    refused = "" if out is None else _save(comparison, out, terms, bool(gated), identity, force)
     if as_json:
         console.print_json(comparison.as_dict())
     else:
         fusion_report.print_comparison(comparison)
-    if out is not None:
-        name, weights = _wanted(comparison, terms, bool(gated))
-        recall = comparison.table.recall
-        if recall[name] <= recall["equal"] and not force:
-            raise InputError(
-                f"not saved: on {comparison.table.n} questions of other patients these weights "
-                f"find a right pair first {recall[name]:.3f} of the time, equal ones "
-                f"{recall['equal']:.3f}. Use equal weights (leave the file out), mine more "
-                "questions, or save them all the same with --force"
-            )
-        with writing(out):
-            weights.save(out, towers_identity=identity)
+    if refused:
+        raise InputError(refused)
+
+
+def _save(
+    comparison: FusionComparison,
+    out: Path,
+    terms: int | None,
+    gated: bool,
+    identity: str,
+    force: bool,
+) -> str:
+    """Save the weights; return why not, ``""`` where they are saved."""
+    name, weights = _wanted(comparison, terms, gated)
+    recall = comparison.table.recall
+    if recall[name] <= recall["equal"] and not force:
+        return (
+            f"not saved: on {comparison.table.n} questions of other patients these weights find a "
+            f"right pair first {recall[name]:.3f} of the time, equal ones {recall['equal']:.3f}. "
+            "Use equal weights (leave the file out), mine more questions, or save them all the "
+            "same with --force"
+        )
+    with writing(out):
+        weights.save(out, towers_identity=identity)
+    return ""
 
 
 def _wanted(comparison: FusionComparison, terms: int | None, gated: bool) -> tuple[str, AnyWeights]:

@@ -198,7 +198,7 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(
 ):
     """There is no state to lose: the file is the old one or the new one, the end is the same."""
     out, worker = tmp_path / "w.json", tmp_path / "worker.py"
-    result = mrrag("train-fusion", records, "--out", out, "--json", option)
+    result = mrrag("train-fusion", records, "--out", out, "--force", "--json", option)
     assert result.code == 0, result.err
     expected = out.read_bytes()
     worker.write_text(
@@ -210,7 +210,7 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(
         "    except SystemExit as done:\n"
         "        assert not done.code\n"
     )
-    command = [sys.executable, worker, records, "--out", out, option]
+    command = [sys.executable, worker, records, "--out", out, "--force", option]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     delays = np.random.default_rng(0).uniform(0, 0.4, kills)
     for delay in delays:
@@ -221,6 +221,6 @@ def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         assert out.read_bytes() == expected
-    again = mrrag("train-fusion", records, "--out", out, "--json", option)
+    again = mrrag("train-fusion", records, "--out", out, "--force", "--json", option)
     assert again.out == result.out
     assert out.read_bytes() == expected

@@ -98,7 +98,7 @@ def is_original(config: Mapping[str, Any]) -> bool:
     kind = config.get("model_type")
     if kind == "llava":  # early LLaVA 1.5 files and today's transformers share this name
         return "mm_vision_tower" in config and "text_config" not in config
-    return kind in ORIGINAL_TYPES
+    return isinstance(kind, str) and kind in ORIGINAL_TYPES
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def test_a_sliding_window_limits_the_prompt(original: Any, absent: bool) -> None
         ({"model_type": "llava", "text_config": {}}, False),
         ({"model_type": "llava_next"}, False),
         ({"model_type": "llava_qwen"}, False),
+        ({"model_type": []}, False),
         ({}, False),
     ],
 )
