@@ -12,7 +12,7 @@ q_t is a question, never the query's own report, which would give the answer awa
 can only say how typical its favourite report is; "patient" adds age and sex, which are known
 before reading. Neither holds finding, view or modality.
 
-"learned" weights come from `train_fusion` (positives: all pairs with the query's finding; a
+"learned" weights come from `train_fusion` without a prior (positives: all pairs with the query's finding; a
 quarter of the patients decides when to stop) on the held-out scores of all other patients, the
 left-out patient's pairs removed; each of those scores
 was made by heads that did see the left-out patient's pairs, a leak into three numbers that is
@@ -29,6 +29,7 @@ leaves it out of "bal.", which shifts those intervals upwards.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ import torch
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.learning.fusion.examples import FusionExample
-from mrrag_llamaindex.learning.fusion.training import train_fusion
+from mrrag_llamaindex.learning.fusion.training import FusionSettings, train_fusion
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.statistics.patients import split_by_patient
 from mrrag_llamaindex.store.hits import Exclusion
@@ -168,7 +169,9 @@ class Study:
             owners = [example.patient_id for example in examples]
             fit, check = split_by_patient(owners, 0.25, self.seed)
             weights = train_fusion(
-                [examples[place] for place in fit], [examples[place] for place in check]
+                [examples[place] for place in fit],
+                [examples[place] for place in check],
+                FusionSettings(prior=math.inf),  # to choose one takes five times as long
             ).weights
             learned.append(weights.as_array())
             for row in np.flatnonzero(self.patients == patient):
