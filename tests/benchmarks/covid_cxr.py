@@ -13,8 +13,8 @@ can only say how typical its favourite report is; "patient" adds age and sex, wh
 before reading. Neither holds finding, view or modality.
 
 "learned" weights come from `train_fusion` without a prior (positives: all pairs with the query's
-finding; a quarter of the patients decides when to stop) on the held-out scores of all other patients, the
-left-out patient's pairs removed; each of those scores
+finding; a quarter of the patients decides when to stop) on the held-out scores of all other
+patients, the left-out patient's pairs removed; each of those scores
 was made by heads that did see the left-out patient's pairs, a leak into three numbers that is
 taken to be negligible. "no heads" compares the image encoder's own features (centred), to show
 what the heads add to image_image.
