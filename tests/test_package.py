@@ -80,6 +80,38 @@ def test_three_lines_need_no_extra():
     assert answer.stdout.strip() in ("yes", "no")
 
 
+WITHOUT_LEARN = """
+import sys
+sys.modules.update(dict.fromkeys(("scipy", "sklearn")))
+from mrrag_llamaindex.cli import main
+sys.argv = ["mrrag", *sys.argv[1:]]
+main()
+"""
+
+
+def run_without_learn(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_LEARN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_commands_that_learn_nothing_need_only_their_extra(tmp_path):
+    demo = run_without_learn("demo", "--out", tmp_path / "demo.png")
+    assert demo.returncode == 0, demo.stderr
+    assert "p(yes)" in demo.stdout
+    learning = run_without_learn("train-fusion", "--data", "phantom")
+    assert learning.returncode == 2
+    assert "mrrag-llamaindex[learn]" in learning.stderr
+
+
+def test_help_is_shown_before_torch_is_imported():
+    probe = (
+        "import sys; sys.argv = ['mrrag', '--help']; import mrrag_llamaindex.cli as cli, atexit; "
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
 def test_command_without_its_extra_says_what_to_install(monkeypatch):
     app = typer.Typer(cls=OneLineErrors)
     app.callback()(lambda: None)

@@ -37,10 +37,10 @@ from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel, load_mo
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
-from mrrag_llamaindex.learning.mining.gold_answer import polarity
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.mcr.vote import polarity
 from mrrag_llamaindex.phantom.corpus import make_corpus
 from mrrag_llamaindex.phantom.sets.questions import questions_of, store_of
 from mrrag_llamaindex.towers.loading import load_towers

@@ -14,7 +14,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.learning.layers.blocking import Example
-from mrrag_llamaindex.learning.mining.gold_answer import polarity
+from mrrag_llamaindex.mcr.vote import polarity
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 

@@ -11,8 +11,8 @@ from PIL.Image import Image
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut, Vectors
-from mrrag_llamaindex.learning.voting.vote import answer_of
 from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.vote import answer_of
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.ingest.embedding import embed_pairs
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.evaluation.methods.ranking import Fused
-from mrrag_llamaindex.learning.voting.vote import YES_NO, Ballot, Vote, normal_answer
 from mrrag_llamaindex.mcr.calibration import weights_digest
+from mrrag_llamaindex.mcr.vote import YES_NO, Ballot, Vote, normal_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

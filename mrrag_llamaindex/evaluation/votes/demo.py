@@ -18,8 +18,8 @@ from mrrag_llamaindex.evaluation.votes.shipped import (
 from mrrag_llamaindex.integration.answers.vote import VoteResult, ask_by_vote
 from mrrag_llamaindex.integration.answers.vote_picture import draw_vote
 from mrrag_llamaindex.integration.index import MRRAGIndex
-from mrrag_llamaindex.learning.voting.vote import asks_yes_or_no, normal_answer
 from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.mcr.vote import asks_yes_or_no, normal_answer
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 

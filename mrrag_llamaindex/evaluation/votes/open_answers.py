@@ -16,7 +16,7 @@ from mrrag_llamaindex.evaluation.votes.choice import (
     scores,
 )
 from mrrag_llamaindex.evaluation.votes.tables import LEAST, VoteTable
-from mrrag_llamaindex.learning.voting.vote import normal_answer
+from mrrag_llamaindex.mcr.vote import normal_answer
 
 
 def open_votes(table: VoteTable, setting: VoteSetting) -> list[str]:

@@ -14,12 +14,11 @@ from mrrag_llamaindex.evaluation.votes.features import (
     centred,
     heads_of_fold,
 )
-from mrrag_llamaindex.learning.voting.vote import YES_NO, asks_yes_or_no, normal_answer
+from mrrag_llamaindex.mcr.vote import YES_NO, asks_yes_or_no, normal_answer
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS
 
-SIX_TERMS = ("image_text", "image_image", "text_text", "text_image", "raw_image", "raw_text")
-"""Four between the fitted heads, and two between the encoders' own features."""
-
-RAW_TERMS = SIX_TERMS[4:]
+RAW_TERMS = ALL_TERMS[len(HEAD_TERMS) :]
+"""Those between the encoders' own features, which need no fitted heads."""
 
 LEAST = np.float32(-1e9)
 """Stands for the score of a pair that may not vote."""
@@ -61,6 +60,11 @@ class VoteTable:
     owners: tuple[str, ...]
     inputs: NDArray[np.float32]
     folds: NDArray[np.int64]
+
+    @property
+    def affirmed(self) -> NDArray[np.bool_]:
+        """Which gold answers of closed questions are a yes, shape (n,)."""
+        return np.array([gold.strip().lower().startswith("y") for gold in self.golds])
 
     @property
     def scales(self) -> NDArray[np.float64]:
@@ -168,7 +172,7 @@ def _table(
     images = centred(features.images, features.images[of_training])
     queries = centred(features.queries, features.queries[:count])
     statements = centred(features.statements, features.statements)
-    names = SIX_TERMS if fitted else RAW_TERMS
+    names = ALL_TERMS if fitted else RAW_TERMS
     values = np.empty((len(names), len(rows), len(pairs)), dtype=np.float32)
     values[-2] = images[image_of[rows]] @ images[image_of[pairs]].T
     values[-1] = queries[rows] @ statements[pairs].T

@@ -11,14 +11,14 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
-from mrrag_llamaindex.learning.voting.vote import (
+from mrrag_llamaindex.mcr.score import ALL_TERMS
+from mrrag_llamaindex.mcr.vote import (
     ANSWER_COLUMNS,
     Ballot,
     Vote,
     answer_of,
     voters,
 )
-from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore

@@ -19,11 +19,8 @@ from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest
-from mrrag_llamaindex.learning.mining.gold_answer import (
-    mean_log_probability,
-    polarity,
-    renormalised,
-)
+from mrrag_llamaindex.learning.mining.gold_answer import mean_log_probability, renormalised
+from mrrag_llamaindex.mcr.vote import polarity
 
 ROWS = 32
 """Prompts per forward pass, enough for one question: each adds a report and a question to the image

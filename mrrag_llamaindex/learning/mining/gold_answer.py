@@ -1,28 +1,10 @@
-"""Gold answers: whether one is a yes or a no, and how confident logits are in one."""
+"""Gold answers: how confident logits are in one."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
-
-_POLAR = re.compile(r"(yes)\b|(no)\s*(?:[^\w\s-]|-(?!\w)|$)", re.IGNORECASE)
-
-
-def polarity(answer: str) -> str | None:
-    """Return ``"yes"`` or ``"no"`` for an answer to a yes/no question, else None.
-
-    The first word decides. A "no" must be followed by punctuation or by nothing: "No acute
-    disease" is a finding, and "no-contrast CT" a scan, not an answer to a yes/no question.
-
-    Examples
-    --------
-    >>> polarity("Yes, on the left."), polarity("no"), polarity("No acute disease.")
-    ('yes', 'no', None)
-    """
-    match = _POLAR.match(answer.strip())
-    return (match[1] or match[2]).lower() if match else None
 
 
 def renormalised(logits: torch.Tensor, gold: Sequence[int], other: Sequence[int]) -> float:

@@ -19,9 +19,9 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.gold_answer import (
     mean_log_probability,
-    polarity,
     renormalised,
 )
+from mrrag_llamaindex.mcr.vote import polarity
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from tests.tiny.families import FAMILIES, write
 

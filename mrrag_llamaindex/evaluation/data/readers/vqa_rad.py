@@ -32,7 +32,7 @@ from mrrag_llamaindex.evaluation.data.readers.files import (
     unique_rows,
 )
 from mrrag_llamaindex.evaluation.data.readers.table import read_evidence
-from mrrag_llamaindex.learning.voting.vote import YES_NO, normal_answer
+from mrrag_llamaindex.mcr.vote import YES_NO, normal_answer
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 from mrrag_llamaindex.store.pair import Pair
 

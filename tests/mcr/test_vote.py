@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mrrag_llamaindex.learning.voting.vote import (
+from mrrag_llamaindex.mcr.vote import (
     Vote,
     answer_of,
     asks_yes_or_no,

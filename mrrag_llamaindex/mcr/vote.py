@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.learning.mining.gold_answer import polarity
 
 YES_NO = ("yes", "no")
 """The answers to a closed question."""
@@ -27,6 +26,7 @@ YES_NO = ("yes", "no")
 ANSWER_COLUMNS = ("answer", "label")
 """Metadata that holds a pair's own answer, unless another is named; the first that it has."""
 
+_POLAR = re.compile(r"(yes)\b|(no)\s*(?:[^\w\s-]|-(?!\w)|$)", re.IGNORECASE)
 _POLAR_QUESTION = re.compile(
     r"\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should|may|might)\b",
     re.IGNORECASE,
@@ -113,6 +113,21 @@ class Vote:
         # Of equal shares the answer of the better pair comes first: sorting is stable.
         ranked = dict(sorted(shares.items(), key=lambda item: -item[1]))
         return Ballot(written[next(iter(ranked))], ranked, tuple(weights.tolist()))
+
+
+def polarity(answer: str) -> str | None:
+    """Return ``"yes"`` or ``"no"`` for an answer to a yes/no question, else None.
+
+    The first word decides. A "no" must be followed by punctuation or by nothing: "No acute
+    disease" is a finding, and "no-contrast CT" a scan, not an answer to a yes/no question.
+
+    Examples
+    --------
+    >>> polarity("Yes, on the left."), polarity("no"), polarity("No acute disease.")
+    ('yes', 'no', None)
+    """
+    match = _POLAR.match(answer.strip())
+    return (match[1] or match[2]).lower() if match else None
 
 
 def normal_answer(answer: str) -> str:

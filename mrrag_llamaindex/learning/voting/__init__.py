@@ -1,1 +1,0 @@
-"""Answers without a generator: what the retrieved pairs themselves answered, by vote."""
