@@ -217,6 +217,10 @@ class Abstention:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
+        for name in ("threshold", "error_rate", "confidence"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise ValueError(f"{name} is {value!r}; it must be a number")
         check_rates(self.error_rate, self.confidence)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be between 0 and 1")

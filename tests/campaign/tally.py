@@ -164,6 +164,9 @@ class Part:
         def report(place: int, value: Any, folder: Path) -> None:
             nonlocal held
             outcome, what = self._outcome(value, folder)
+            if outcome in ("tracebacks", "wrong"):
+                # Where the package is installed otherwise, hypothesis draws other inputs.
+                what += f": {value!r:.500}"
             if (taken := _peak() - held) > MOST_BYTES:
                 outcome, what = "tracebacks", f"it takes {taken >> 20} MiB"
                 held += taken

@@ -311,6 +311,9 @@ ABSTENTION = {"threshold": 0.5, "error_rate": 0.1, "confidence": 0.9, "answered"
         {"about": {"a": math.nan}},
         {"abstention": ABSTENTION | {"answered": 5.5}},
         {"abstention": ABSTENTION | {"errors": True}},
+        {"abstention": ABSTENTION | {"threshold": True}},
+        {"abstention": ABSTENTION | {"threshold": "0.4"}},
+        {"abstention": ABSTENTION | {"error_rate": "0.1"}},
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(change):
