@@ -9,7 +9,7 @@ from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import store_errors
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.schema import StoreSchema
+from mrrag_llamaindex.store.schema import KINDS, StoreSchema
 
 _BATCH = 500
 
@@ -70,15 +70,13 @@ def verify_store(
 def _problem(pair: StoredPair, schema: StoreSchema) -> str:
     if pair.vector.shape != (schema.length,):
         return f"its vector has shape {pair.vector.shape}"
-    image, text = schema.blocks.split(pair.vector)
-    if pair.missing == "image":
-        problem = "is not zero, but it lacks the image" if image.any() else ""
-    else:
-        problem = schema.problem("image", image)
-    if problem:
-        return f"the image vector {problem}"
-    if pair.missing == "report":
-        problem = "is not zero, but it lacks the report" if text.any() else ""
-    else:
-        problem = schema.problem("text", text)
-    return f"the report vector {problem}" if problem else ""
+    for kind, name, half in zip(
+        KINDS, ("image", "report"), schema.blocks.split(pair.vector), strict=True
+    ):
+        if pair.missing != name:
+            problem = schema.problem(kind, half)
+        else:
+            problem = f"is not zero, but it lacks the {name}" if half.any() else ""
+        if problem:
+            return f"the {name} vector {problem}"
+    return ""

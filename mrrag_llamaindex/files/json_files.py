@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -95,11 +96,17 @@ class _RefusedError(Exception):
     """JSON, but not of one meaning."""
 
 
+def doubled_name(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the first name that stands twice in an object; None if none does."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) == len(names):
+        return None
+    return next(name for name in names if names.count(name) > 1)
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := doubled_name(pairs)) is not None:
         raise _RefusedError(f"it names {twice[:80]!r} twice")
     for name, item in pairs:
         if not _finite(item):

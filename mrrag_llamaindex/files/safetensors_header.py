@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mrrag_llamaindex.files.json_files import doubled_name
+from mrrag_llamaindex.files.rows import is_unicode
+
 MOST_BYTES: Final = 100_000_000
 """Of a header, as in the format's own definition."""
 
@@ -59,10 +62,9 @@ def read_header(path: Path) -> list[TensorEntry]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("the header's metadata are not texts by name")
-    try:
-        "".join([*header, *metadata, *metadata.values()]).encode()
-    except UnicodeEncodeError:  # JSON may escape half a character, which no text can hold
-        raise ValueError("a name in the header holds half a character") from None
+    # JSON may escape half a character, which no text can hold.
+    if not is_unicode("".join([*header, *metadata, *metadata.values()])):
+        raise ValueError("a name in the header holds half a character")
     spans = []
     entries = []
     for key, value in header.items():
@@ -80,10 +82,9 @@ def read_header(path: Path) -> list[TensorEntry]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
+    if doubled_name(pairs) is not None:
         raise ValueError("a name stands twice")
-    return values
+    return dict(pairs)
 
 
 def _entry(key: str, value: Any) -> tuple[TensorEntry, tuple[int, int]]:

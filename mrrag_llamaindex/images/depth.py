@@ -141,8 +141,8 @@ def to_uint8(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[n
     smaller = 2.0**-64 if max(abs(low), abs(high)) > _LARGE else 1.0
     low, high = low * smaller, high * smaller
     for band in bands(values):
-        scaled: npt.NDArray[np.float64] = np.multiply(band, smaller, dtype=np.float64)
-        scaled -= low
+        part = band if smaller == 1.0 else band * smaller
+        scaled: npt.NDArray[np.float64] = np.subtract(part, low, dtype=np.float64)
         # In this order the middle of a window is 127.5 exactly, whichever its width.
         scaled *= 255.0
         scaled /= high - low

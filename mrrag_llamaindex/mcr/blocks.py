@@ -110,7 +110,7 @@ class Blocks:
 
         Without raw blocks, of the paper's three only.
         """
-        return FusionWeights(**dict.fromkeys(ALL_TERMS, 1.0)) if self.raw_image else FusionWeights()
+        return FusionWeights.equal(self.terms)
 
     def split(self, vector: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the image and the text vector of pairs, shape (..., length)."""

@@ -161,6 +161,19 @@ class FusionWeights(SavedWeights):
         if not any(self.as_array(ALL_TERMS)):
             raise ValueError("all fusion weights are zero: every score would be zero")
 
+    @classmethod
+    def equal(cls, terms: tuple[str, ...]) -> Self:
+        """Return the weights that these terms have before anything is learned.
+
+        1 for each of the paper's three or, with raw features, of all six; 0 for the fourth alone.
+        """
+        return cls(**dict.fromkeys(ALL_TERMS, 1.0)) if terms == ALL_TERMS else cls()
+
+    @classmethod
+    def alone(cls, term: str) -> Self:
+        """Return the weights that rank by one term: 1 for it, 0 for all others."""
+        return cls(**{**dict.fromkeys(ALL_TERMS, 0.0), term: 1.0})
+
     @property
     def terms(self) -> tuple[str, ...]:
         """`TERMS`, and as many further ones as have a weight that is not zero."""

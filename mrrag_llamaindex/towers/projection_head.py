@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.towers.raw_projection import RawProjection
 
 _LEAST_SCALE = 0.1
@@ -130,3 +131,12 @@ class FittedHeads:
     record: dict[str, Any]
     raw: tuple[RawProjection, RawProjection] | None = None
     scales: tuple[float, ...] | None = None
+
+    @property
+    def blocks(self) -> Blocks:
+        """How the vectors that these heads make are divided."""
+        if self.raw is None:
+            return Blocks(self.image.dimension)
+        image, text = self.raw
+        blocks = Blocks(self.image.dimension, image.length, text.length)
+        return blocks if self.scales is None else replace(blocks, scales=self.scales)

@@ -40,7 +40,6 @@ from mrrag_llamaindex.learning.towers.heads.recipe import HeadShape, fit_ensembl
 from mrrag_llamaindex.learning.towers.heads.scales import vectors_of
 from mrrag_llamaindex.learning.towers.settings import TrainingRun, for_heads
 from mrrag_llamaindex.learning.towers.training_pairs import TrainingPairs
-from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.phantom.corpus import make_corpus
@@ -72,10 +71,7 @@ class Recipe:
 
 TODAY = Recipe(THREE, 1, HeadShape(hidden=None, final_fit=False), questions=False, scaled=False)
 DEFAULT = Recipe()
-SINGLE = {
-    name: replace(DEFAULT, weights=FusionWeights(**{**dict.fromkeys(ALL_TERMS, 0.0), name: 1.0}))
-    for name in ALL_TERMS
-}
+SINGLE = {name: replace(DEFAULT, weights=FusionWeights.alone(name)) for name in ALL_TERMS}
 RECIPES = {
     "default": DEFAULT,
     "today": TODAY,
@@ -183,8 +179,7 @@ def hits(task: Task, seed: int) -> dict[tuple[str, str, int], NDArray[np.float64
                 fitted[key] = fit_ensemble(task.pairs, features, settings, run, recipe.shape)[0]
         heads = fitted[key]
         raw_image, raw_text = heads.raw
-        lengths = heads.image.dimension, raw_image.length, raw_text.length
-        blocks = Blocks(*lengths, heads.scales) if recipe.scaled else Blocks(*lengths)
+        blocks = heads.blocks if recipe.scaled else replace(heads, scales=None).blocks
         image = vectors_of(heads.image, raw_image, task.features.image)
         text = vectors_of(heads.text, raw_text, task.features.text)
         ask_image = vectors_of(heads.image, raw_image, task.ask_image)

@@ -100,8 +100,7 @@ def shares_of_yes(table: VoteTable, weights: tuple[float, ...]) -> Votes:
 
 def of_gold(table: VoteTable, yes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of the gold answer of closed questions; 0 where nobody voted."""
-    wanted = np.array([gold.strip().lower().startswith("y") for gold in table.golds])
-    return np.where(np.isnan(yes), 0.0, np.where(wanted, yes, 1 - yes))
+    return np.where(np.isnan(yes), 0.0, np.where(table.affirmed, yes, 1 - yes))
 
 
 def smooth_accuracy(share: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -150,7 +150,7 @@ def _curve(pool: _Pool, table: VoteTable, base: VoteSetting, seed: int) -> list[
     """Return the gate after each step, the untrained one first."""
     network = _Gate(pool.inputs.shape[1], base.weights, seed)
     may = pool.may.any(dim=1)
-    wanted = torch.tensor([gold.strip().lower().startswith("y") for gold in table.golds])
+    wanted = torch.from_numpy(table.affirmed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.1)
     curve = [copy.deepcopy(network)]
     for _ in range(STEPS if may.any() else 0):

@@ -29,7 +29,7 @@ from mrrag_llamaindex.evaluation.votes.tables import VoteTable, VoteTables
 from mrrag_llamaindex.statistics.bootstrap import (
     Interval,
     difference_interval,
-    resampled_sums,
+    resampled_means,
     share_interval,
 )
 
@@ -173,7 +173,7 @@ def run_study(
         VoteRow(GATED, base, float(of_gate), _share(right[GATED], test.owners, seed), None, None)
     )
     compared = ((LEARNED, EQUAL), (LEARNED, best_single), (GATED, LEARNED), (EQUAL, best_single))
-    affirmed = float(np.mean([gold.strip().lower().startswith("y") for gold in test.golds]))
+    affirmed = float(test.affirmed.mean())
     return VoteStudy(
         terms=terms,
         closed=len(test.golds),
@@ -194,8 +194,8 @@ def _right(table: VoteTable, yes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _share(values: NDArray[np.float64], owners: tuple[str, ...], seed: int) -> Share:
-    sums = resampled_sums(np.stack([values, np.ones_like(values)], axis=1), owners, seed)
-    return Share(float(values.mean()), share_interval(sums[:, 0] / sums[:, 1], owners))
+    means = resampled_means(values, owners, seed)
+    return Share(float(values.mean()), share_interval(means, owners))
 
 
 def _difference(
@@ -206,6 +206,5 @@ def _difference(
     seed: int,
 ) -> VoteDifference:
     values = right[one] - right[other]
-    sums = resampled_sums(np.stack([values, np.ones_like(values)], axis=1), owners, seed)
-    ends = difference_interval(sums[:, 0] / sums[:, 1], owners)
+    ends = difference_interval(resampled_means(values, owners, seed), owners)
     return VoteDifference(one, other, float(values.mean()), ends)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.json_files import doubled_name
 from mrrag_llamaindex.files.tables.text import lines_of, undecodable
 
 _MOST_DIGITS = 1000
@@ -100,12 +101,9 @@ def _integer(digits: str) -> int:
 
 
 def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(fields)
-    if len(row) < len(fields):
-        names = [name for name, _ in fields]
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := doubled_name(fields)) is not None:
         raise _UnusableError(f"has two fields named {twice!r}")
-    return row
+    return dict(fields)
 
 
 def _elements(text: str) -> Iterator[str] | None:

@@ -40,33 +40,65 @@ def draw_answer(
     MRRAGError
         If matplotlib is not installed.
     """
+    sources = result.source_nodes
+    columns = max(3, (len(sources) + 1) // 2)
+    question = "\n".join(filter(None, [result.question, title]))
+    figure, bars, axes = frame(image, question, columns, 2.15 * columns, 1.5)
+    _draw_probabilities(bars, result, unsteered)
+    for axis, item in zip(axes, sources, strict=False):
+        _draw_source(axis, item)
+    return figure
+
+
+def frame(
+    image: ImageSource, title: str, columns: int, width: float, height: float
+) -> tuple[Figure, Axes, list[Axes]]:
+    """Return a figure with the query image, room for bars below it, and for two rows of pairs.
+
+    Parameters
+    ----------
+    image : path, bytes or PIL.Image.Image
+        The query image.
+    title : str
+    columns : int
+        Of pairs.
+    width : float
+        Inches of all columns together.
+    height : float
+        Of the image, where the bars have 1.
+
+    Raises
+    ------
+    MRRAGError
+        If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MRRAGError(
             "pictures need matplotlib: pip install 'mrrag-llamaindex[plot]'"
         ) from error
-    sources = result.source_nodes
-    columns = max(3, (len(sources) + 1) // 2)
-    figure = Figure(figsize=(3.4 + 2.15 * columns, 6.9), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 2.15 * columns], squeeze=False)[0]
-    image_axes, bar_axes = left.subplots(2, 1, height_ratios=[1.5, 1])
-    _show(image_axes, image, "query image")
-    _draw_probabilities(bar_axes, result, unsteered)
-    axes = right.subplots(2, columns, squeeze=False).flatten()
+    figure = Figure(figsize=(3.4 + width, 6.9), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[3.4, width], squeeze=False)[0]
+    above, below = left.subplots(2, 1, height_ratios=[height, 1])
+    above.imshow(load_image(image, what="query image"))
+    above.set(xticks=[], yticks=[])
+    above.set_title("query image", fontsize=9)
+    axes = list(right.subplots(2, columns, squeeze=False).flatten())
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for axis, item in zip(axes, sources, strict=False):
-        _draw_source(axis, item)
-    figure.suptitle("\n".join(filter(None, [result.question, title])), fontsize=12)
-    return figure
+    figure.suptitle(title, fontsize=12)
+    return figure, below, axes
 
 
-def _show(axis: Axes, image: ImageSource, what: str) -> None:
-    axis.imshow(load_image(image, what=what))
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(what, fontsize=9)
+def show_pair(axis: Axes, item: Any) -> None:
+    """Draw the image of a retrieved pair, or say that it has none."""
+    path = item.node.metadata.get("image_path")
+    if path:
+        axis.imshow(load_image(path, what=f"image of pair {item.node.node_id!r}"))
+    else:
+        axis.text(0.5, 0.5, "no image", ha="center", va="center")
 
 
 def _draw_probabilities(axis: Axes, result: AskResult, unsteered: AskResult | None) -> None:
@@ -89,11 +121,7 @@ def _draw_probabilities(axis: Axes, result: AskResult, unsteered: AskResult | No
 
 def _draw_source(axis: Axes, item: Any) -> None:
     facts = item.node.metadata["mrrag"]
-    path = item.node.metadata.get("image_path")
-    if path:
-        axis.imshow(load_image(path, what=f"image of pair {item.node.node_id!r}"))
-    else:
-        axis.text(0.5, 0.5, "no image", ha="center", va="center")
+    show_pair(axis, item)
     axis.set_title(
         f"{facts['rank']}. {item.node.node_id}\n"
         f"score {facts['score']:.2f}, $\\lambda$ {facts['lambda']:.2f}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.errors import MRRAGError
-from mrrag_llamaindex.images.load import ImageSource, load_image
+from mrrag_llamaindex.images.load import ImageSource
+from mrrag_llamaindex.integration.answers.picture import frame, show_pair
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
@@ -40,26 +40,11 @@ def draw_vote(image: ImageSource, result: VoteResult, *, title: str = "") -> Fig
     MRRAGError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MRRAGError(
-            "pictures need matplotlib: pip install 'mrrag-llamaindex[plot]'"
-        ) from error
-    figure = Figure(figsize=(10.2, 6.9), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[3.4, 6.8], squeeze=False)[0]
-    above, below = left.subplots(2, 1, height_ratios=[1.6, 1])
-    above.imshow(load_image(image, what="query image"))
-    above.set(xticks=[], yticks=[])
-    above.set_title("query image", fontsize=9)
-    _draw_shares(below, result)
-    axes = right.subplots(2, CASES_SHOWN // 2, squeeze=False).flatten()
-    for axis in axes:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    question = "\n".join(filter(None, [result.question, title]))
+    figure, bars, axes = frame(image, question, CASES_SHOWN // 2, 6.8, 1.6)
+    _draw_shares(bars, result)
     for axis, item, row in zip(axes, result.source_nodes, result.sources(), strict=False):
         _draw_case(axis, item, row)
-    figure.suptitle("\n".join(filter(None, [result.question, title])), fontsize=12)
     return figure
 
 
@@ -77,11 +62,7 @@ def _draw_shares(axis: Axes, result: VoteResult) -> None:
 
 
 def _draw_case(axis: Axes, item: Any, row: dict[str, Any]) -> None:
-    path = item.node.metadata.get("image_path")
-    if path:
-        axis.imshow(load_image(path, what=f"image of pair {row['pair_id']!r}"))
-    else:
-        axis.text(0.5, 0.5, "no image", ha="center", va="center")
+    show_pair(axis, item)
     answer = textwrap.shorten(str(row["answer"]), _WIDTH, placeholder="...")
     axis.set_title(f"{answer}  (weight {row['weight']:.2f})", fontsize=9)
     terms = [f"{name.replace('_', '-')} {row[name]:+.2f}" for name in ALL_TERMS if row.get(name)]

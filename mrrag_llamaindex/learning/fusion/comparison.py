@@ -16,7 +16,6 @@ from mrrag_llamaindex.learning.fusion.recall_table import CHANCE, RecallTable
 from mrrag_llamaindex.learning.fusion.training import (
     FusionSettings,
     LearnedFusion,
-    equal_weights,
     train_fusion,
 )
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS, FusionWeights
@@ -26,8 +25,8 @@ from mrrag_llamaindex.statistics.patients import split_by_patient
 
 def simple_weights(terms: tuple[str, ...]) -> dict[str, FusionWeights]:
     """Return what learned weights are compared with, by name: each term alone, and ``equal``."""
-    alone = {name: FusionWeights(**{**dict.fromkeys(ALL_TERMS, 0.0), name: 1.0}) for name in terms}
-    return {**alone, "equal": equal_weights(terms)}
+    alone = {name: FusionWeights.alone(name) for name in terms}
+    return {**alone, "equal": FusionWeights.equal(terms)}
 
 
 _VALIDATION = 0.25

@@ -100,14 +100,6 @@ class LearnedFusion:
     prior: float = math.inf
 
 
-def equal_weights(terms: tuple[str, ...]) -> FusionWeights:
-    """Return the weights that terms have before anything is learned.
-
-    1 for each of the paper's three or, with raw features, of all six; 0 for the fourth alone.
-    """
-    return FusionWeights(**dict.fromkeys(ALL_TERMS, 1.0)) if terms == ALL_TERMS else FusionWeights()
-
-
 def infonce(
     weights: Array, examples: Sequence[FusionExample], temperature: float
 ) -> tuple[float, Array]:
@@ -155,7 +147,7 @@ def _trained(
     terms: tuple[str, ...],
     prior: float,
 ) -> LearnedFusion:
-    weights, tau = equal_weights(terms).as_array(terms), settings.temperature
+    weights, tau = FusionWeights.equal(terms).as_array(terms), settings.temperature
     start, pull = weights.copy(), 1 / (prior**2 * len(batch.terms))
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     best: tuple[float, Array, int] | None = None

@@ -48,6 +48,7 @@ def find_candidates(
         candidates are those of them that may be evidence.
     """
     count = settings.candidates
+    exclude = store.with_views(exclude)
     weights = settings.weights.weights_for(q_image, q_text)
     rankings = [_allowed(store, q_image, q_text, weights, count, exclude)]
     candidates: dict[str, Hit] = {}
@@ -58,7 +59,7 @@ def find_candidates(
         terms = TERMS if store.schema.blocks.terms == HEAD_TERMS else ALL_TERMS
         share = math.ceil(count / (1 + len(terms)))
         for name in terms:
-            single = FusionWeights(**{**dict.fromkeys(ALL_TERMS, 0.0), name: 1.0})
+            single = FusionWeights.alone(name)
             rankings.append(_allowed(store, q_image, q_text, single, share, exclude))
     for hit in filter(None, chain.from_iterable(zip_longest(*rankings))):
         if len(candidates) < count:
@@ -79,7 +80,6 @@ def _fitting(
     exclude: Exclusion,
 ) -> dict[str, Hit]:
     """Return those of the pairs that may be evidence, by id, in their order."""
-    exclude = store.with_views(exclude)
     hits = store.score(pair_ids, q_image, q_text, weights)
     same = _same_image(store)
     return {
@@ -107,7 +107,6 @@ def _allowed(
     exclude: Exclusion,
 ) -> list[Hit]:
     """Return the best-scored pairs that have a report, and are not the image itself."""
-    exclude = store.with_views(exclude)
     same = _same_image(store)
     while True:
         hits = store.query(q_image, q_text, weights, count, exclude)

@@ -29,6 +29,7 @@ from mrrag_llamaindex.learning.mining.records import (
     terms_of,
 )
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.learning.mining.support import EVEN
 from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.pair import Skipped
 from mrrag_llamaindex.store.protocol import PairStore
@@ -43,7 +44,6 @@ CANDIDATES = 60
 """Candidates of a question: labels cost nothing, so there are more than a generator is asked."""
 
 _AT_ONCE = 256
-_EVEN = 0.5  # between right and wrong: what `supporting_documents` compares with
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,7 @@ def mine_labels(
             raise InputError(
                 f"none of the {len(ids)} pairs has a label {', '.join(map(repr, questions.labels))}"
             )
-        usable = sum(record.trains for record in log.records)
-        mined = len(log.records) - resumed
-    return MiningReport(mined, resumed, usable, tuple(skipped), time.perf_counter() - started)
+        return MiningReport.of(log.records, resumed, skipped, started)
 
 
 def _record(
@@ -232,7 +230,7 @@ def _record(
         positive=right[0] if right else 0,
         positives=tuple(right) or None,
         negatives=tuple(wrong) if right else (),
-        unaided=_EVEN,
+        unaided=EVEN,
         query_image=rounded(q_image),
         query_text=rounded(q_text),
     )

@@ -58,6 +58,31 @@ class MiningReport:
     skipped: tuple[Skipped, ...]
     seconds: float
 
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[TrainingRecord],
+        resumed: int,
+        skipped: Sequence[Skipped],
+        started: float,
+    ) -> MiningReport:
+        """Return the report of a run whose file holds these records now.
+
+        Parameters
+        ----------
+        records
+            Those of this run and of earlier ones.
+        resumed
+            How many are of earlier ones.
+        skipped
+            Questions without a record.
+        started
+            ``time.perf_counter()`` at the beginning of the run.
+        """
+        usable = sum(record.trains for record in records)
+        seconds = time.perf_counter() - started
+        return cls(len(records) - resumed, resumed, usable, tuple(skipped), seconds)
+
 
 def mine(
     questions: Sequence[GoldQuestion],
@@ -126,9 +151,7 @@ def mine(
                     skipped.append(Skipped(number, item.question_id, str(error)))
             if progress is not None:
                 progress(number, len(drawn), resumed)
-        usable = sum(record.trains for record in log.records)
-        mined = len(log.records) - resumed
-    return MiningReport(mined, resumed, usable, tuple(skipped), time.perf_counter() - started)
+        return MiningReport.of(log.records, resumed, skipped, started)
 
 
 def mine_question(

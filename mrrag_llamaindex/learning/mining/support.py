@@ -13,7 +13,8 @@ from mrrag_llamaindex.learning.mining.records import TrainingRecord
 SupportRule = Literal["helps_right", "helps", "right"]
 """When a mined document supports a right answer, see `supporting_documents`."""
 
-_EVEN = 0.5
+EVEN = 0.5
+"""Confidence between right and wrong."""
 
 
 def supporting_documents(
@@ -59,7 +60,7 @@ def supporting_documents(
             f"question {record.question_id!r} was not asked without documents, so nothing tells "
             'which of them help: mine it again, or choose rule "right"'
         )
-    line = -np.inf if is_open or rule == "helps" else _EVEN
+    line = -np.inf if is_open or rule == "helps" else EVEN
     least = -np.inf if rule == "right" else record.unaided
     mask: NDArray[np.bool_] = (confidence > line) & (confidence > least)
     return mask

@@ -18,7 +18,6 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.files.writing import system_errors
-from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.towers.backbones.feature_cache import FEATURES_FOLDER, KnownFeatures
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
@@ -89,12 +88,10 @@ class FrozenTower:
         self.long_text = text_backbone.long_text
         self._heads = nn.ModuleDict({"image": heads.image, "text": heads.text})
         self._head_settings = {"image_head": heads.image.settings, "text_head": heads.text.settings}
-        self.blocks = Blocks(self.dimension)
+        self.blocks = heads.blocks
         if heads.raw is not None:
             image, text = heads.raw
             self._heads.update({"raw_image": image, "raw_text": text})
-            scales = {} if heads.scales is None else {"scales": heads.scales}
-            self.blocks = Blocks(self.dimension, image.length, text.length, **scales)
             self._head_settings["raw"] = {
                 "image": image.settings,
                 "text": text.settings,

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mrrag_llamaindex.learning.towers.heads.encoder import HeadFeatures
 from mrrag_llamaindex.learning.towers.heads.scales import vectors_of
-from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fuse, similarity_terms
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, FusionWeights
 from mrrag_llamaindex.statistics.bootstrap import difference_interval, resampled_means
@@ -48,8 +47,7 @@ def worth_of_heads(
         ``over_chance_ci``, trained minus chance; ``queries``.
     """
     assert heads.raw is not None
-    lengths = heads.image.dimension, heads.raw[0].length, heads.raw[1].length
-    blocks = Blocks(*lengths, heads.scales or Blocks(1).scales)
+    blocks = heads.blocks
     image = vectors_of(heads.image, heads.raw[0], features.image)
     text = vectors_of(heads.text, heads.raw[1], features.text)
     centred = features.text - features.text.mean(dim=0)
