@@ -28,11 +28,19 @@ class AnswerStream:
 
     Make it with `stream`; generation begins with the first read.
 
-    Attributes
+    Parameters
     ----------
     question : str
     source_nodes : list of NodeWithScore
         The documents that were retrieved, best first.
+    replies : iterator
+        Of the LLM, see `EntryPoints.stream_chat`.
+    retrieved_in : float
+        Seconds that the retrieval took.
+
+    Attributes
+    ----------
+    question, source_nodes
     result : AskResult or None
         Everything about the answer, once it has been read to its end.
     """
