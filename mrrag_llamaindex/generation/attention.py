@@ -122,9 +122,7 @@ def attention_shares(
         nothing = torch.zeros(1, length)
         plan = SteeringPlan(nothing, nothing > 0, frozenset(layers), shared_prefix=shared)
     watched = replace(plan, watch=watch)
-    logits = engine.runner.logits(
-        [prompt.input_ids], [prepared], shared=shared, steering=watched
-    )
+    logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
     p = logits[0, -1].softmax(-1)
     names = [document.document_id for document in prompt.documents]
     question, answer = (

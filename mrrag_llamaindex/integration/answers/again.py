@@ -1,4 +1,4 @@
-"""The prompt of an answer once more, for what asks it again: with a document hidden, for example."""
+"""The prompt of an answer once more, for what asks it again, with a document hidden for example."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def facts(service: Service) -> dict[str, Any]:
         "synthetic": synthetic,
         "policy": type(service.llm.policy).__name__ if service.llm.policy else "none",
         "version": __version__,
+        "gated": not isinstance(index.weights, FusionWeights),
         "explain": turns.explainable(service),
         "k": min(defaults.MAX_DOCUMENTS, service.llm.max_documents),
         "most": service.llm.max_documents,
@@ -96,7 +97,9 @@ def answer_context(service: Service, turn: Turn) -> dict[str, Any]:
         "why": views.why(turn) if "steered" in turn.results else [],
         "sides": [views.side(turn, name) for name in turns.SIDES],
         "hidden": sorted(numbers[name] for name in turn.hidden),
-        "answer_strips": {name: views.strips(turn.looks.get(name), "answer") for name in turns.SIDES},
+        "answer_strips": {
+            name: views.strips(turn.looks.get(name), "answer") for name in turns.SIDES
+        },
         "question_strips": {
             name: views.strips(turn.looks.get(name), "question") for name in turns.SIDES
         },

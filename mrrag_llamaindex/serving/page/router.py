@@ -182,6 +182,12 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         def work(_: threading.Event) -> str:
             rows = service.retrieve(image, question, options)
             latest = session.turns[-1] if session.turns else None
+            if latest and (latest.question, latest.image, latest.options) == (
+                question,
+                image,
+                options,
+            ):
+                return rendering.cards(latest)  # as it was
             shown = [item.node.node_id for item in latest.nodes] if latest else None
             stale = shown is not None and shown != [row["pair_id"] for row in rows]
             return rendering.render(
@@ -297,9 +303,7 @@ def _viewer(session: Session, example: Example | None) -> str:
     )
 
 
-def _events(
-    service: Service, session: Session, turn: Turn, kind: str, value: Any
-) -> Iterator[str]:
+def _events(service: Service, session: Session, turn: Turn, kind: str, value: Any) -> Iterator[str]:
     if kind == "piece":
         yield _event("piece", side=value[0], text=value[1])
         return

@@ -99,6 +99,7 @@ def cases(
                 **row,
                 "number": number,
                 "hidden": row["pair_id"] in hidden,
+                "influence": influence,
                 "sentences": sentences(row["report"], question),
                 "terms": [
                     {
@@ -191,12 +192,26 @@ def _because(turn: Turn) -> Iterator[str]:
     else:
         end = ", and the answer would be another" if moved.flips else ""
         yield (
-            f"It rests most on case {best}: without it the answer's probability would be "
-            f"{moved.points:.0f} points lower{end}."
+            f"It rests most on case {best}{_words_of(turn, best)}: without it the answer's "
+            f"probability would be {moved.points:.0f} points lower{end}."
         )
     worst, against = ranked[-1]
     if against.points <= -1:
-        yield f"Case {worst} speaks most against it ({against.points:.0f} points)."
+        yield (
+            f"Case {worst}{_words_of(turn, worst)} speaks most against it "
+            f"({against.points:.0f} points)."
+        )
+
+
+def _words_of(turn: Turn, number: int) -> str:
+    """Quote what a case says of the question, if one of its sentences names a word of it."""
+    cut = sentences(turn.nodes[number - 1].node.get_content(), turn.question)
+    named = [(sum(asked for _, asked in words), words) for words in cut]
+    most, words = max(named, key=lambda item: item[0], default=(0, []))
+    text = "".join(word for word, _ in words).strip()
+    if not most or len(text) > 120:
+        return ""
+    return f" (“{text}”)"
 
 
 def strips(look: AttentionShares | None, rows: str) -> list[dict[str, Any]]:

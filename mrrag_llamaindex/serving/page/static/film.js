@@ -63,8 +63,9 @@ class FilmViewer {
     this.waiting = true;
     requestAnimationFrame(() => {
       this.waiting = false;
-      if (this.samples && this.stale) this.windowed();
-      if (this.samples) this.placed();
+      if (!this.samples) return;
+      if (this.stale) this.windowed();
+      this.placed();
       this.tell();
     });
   }

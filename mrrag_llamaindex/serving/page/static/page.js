@@ -142,8 +142,22 @@
       button.closest("li").remove();
       rank();
     }
+    if (button.dataset.enlarge !== undefined) {
+      const large = button.closest(".case").classList.toggle("large");
+      button.setAttribute("aria-expanded", String(large));
+    }
     if (button.dataset.question) document.getElementById("question").value = button.dataset.question;
   });
+
+  // The page's session is filled in as a form is sent: nothing else names it.
+  document.addEventListener("submit", (event) => {
+    const field = event.target.querySelector("[data-fill-session]");
+    if (field) field.value = session;
+  });
+  document.addEventListener("htmx:beforeRequest", () => {
+    document.getElementById("alert").replaceChildren();
+  });
+  document.addEventListener("htmx:sendError", () => alertWith("the server cannot be reached"));
 
   function exclude(kind, value) {
     const item = document.createElement("li");
