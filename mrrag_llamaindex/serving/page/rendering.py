@@ -61,7 +61,7 @@ def facts(service: Service) -> dict[str, Any]:
 def sliders(service: Service) -> list[dict[str, Any]]:
     """Return the weights that a person may move: of the paper's terms, and of what towers keep."""
     weights = service.index.weights
-    base: FusionWeights = getattr(weights, "base", weights)
+    base = weights if isinstance(weights, FusionWeights) else weights.base
     stored = service.index.store.schema.blocks.terms
     names = stored if stored == ALL_TERMS else base.terms
     values = {name: getattr(base, name) for name in (*TERMS, *names)}
@@ -97,15 +97,15 @@ def answer_context(service: Service, turn: Turn) -> dict[str, Any]:
         "why": views.why(turn) if "steered" in turn.results else [],
         "sides": [views.side(turn, name) for name in turns.SIDES],
         "hidden": sorted(numbers[name] for name in turn.hidden),
-        "answer_strips": {
-            name: views.strips(turn.looks.get(name), "answer") for name in turns.SIDES
-        },
-        "question_strips": {
-            name: views.strips(turn.looks.get(name), "question") for name in turns.SIDES
-        },
+        "answer_strips": _strips(turn, "answer"),
+        "question_strips": _strips(turn, "question"),
         "result": turn.results.get("steered"),
         "policy": type(service.llm.policy).__name__ if service.llm.policy else "none",
     }
+
+
+def _strips(turn: Turn, rows: str) -> dict[str, Any]:
+    return {name: views.strips(turn.looks.get(name), rows) for name in turns.SIDES}
 
 
 def history(session: Session, current: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The page at ``/``: server-rendered, for people; everything that it shows stays on this machine."""
+"""The page at ``/``: for people, and server-rendered; what it shows stays on this machine."""
 
 from __future__ import annotations
 

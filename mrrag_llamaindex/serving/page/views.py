@@ -26,9 +26,13 @@ LABELS: Mapping[str, str] = {
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|$)|(?:[.!?](?=\S)[^.!?\n]*)+[.!?]*|\n|$)\s*")
 _WORD = re.compile(r"\w+|\W+")
 _COMMON = frozenset(
-    "a an and any are be can do does film for has have here image in is it of on or patient see "
-    "show shows sign signs study that the there this to was what which with evidence you".split()
+    re.findall(
+        r"\w+",
+        """a an and any are be can do does evidence film for has have here image in is it of on or
+        patient see show shows sign signs study that the there this to was what which with you""",
+    )
 )
+"""Words of questions that say nothing of what is asked."""
 
 
 @dataclass(frozen=True)
