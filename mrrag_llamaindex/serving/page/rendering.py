@@ -35,7 +35,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def facts(service: Service) -> dict[str, Any]:
-    """Return what the page says of the server: model, store, towers, and what of it is synthetic."""
+    """Return what the page says of the server: model, store, and what of it is synthetic."""
     index = service.index
     synthetic = [
         name
