@@ -13,8 +13,6 @@ from mrrag_llamaindex.images.film import Film
 from mrrag_llamaindex.images.query_image import QueryImage
 
 if TYPE_CHECKING:
-    from llama_index.core.schema import NodeWithScore
-
     from mrrag_llamaindex.generation.attention import AttentionShares
     from mrrag_llamaindex.generation.explanation import FirstToken
     from mrrag_llamaindex.integration.answers.ask import AskResult
@@ -53,7 +51,7 @@ class Turn:
     question: str
     image: QueryImage
     options: AskOptions
-    nodes: list[NodeWithScore] = field(default_factory=list)
+    nodes: list[Any] = field(default_factory=list)
     results: dict[str, AskResult] = field(default_factory=dict)
     looks: dict[str, AttentionShares] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
