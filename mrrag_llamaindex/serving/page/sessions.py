@@ -73,6 +73,10 @@ class Session:
     film_number : int
         How many films there have been: addresses of an earlier one are refused.
     turns : list of Turn
+    used : float
+        When it was last used, by the monotonic clock.
+    lock : threading.Lock
+        Held where several of these change together.
     """
 
     session_id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
