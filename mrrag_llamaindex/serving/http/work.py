@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -83,7 +84,7 @@ class Workers:
         raise Cancelled if gone in done else self._too_late()
 
     async def iterate(
-        self, request: Request, work: Callable[[threading.Event], Iterator[T]]
+        self, request: Request, work: Callable[[threading.Event], Generator[T, None, None]]
     ) -> AsyncIterator[T]:
         """Yield what ``work`` yields; it is closed when the reader is.
 
@@ -102,10 +103,11 @@ class Workers:
 
         def read(cancelled: threading.Event) -> None:
             try:
-                for item in work(cancelled):
-                    if cancelled.is_set():
-                        break
-                    put(False, item)
+                with contextlib.closing(work(cancelled)) as items:
+                    for item in items:
+                        if cancelled.is_set():
+                            break
+                        put(False, item)
                 put(True, None)
             except BaseException as error:
                 put(True, error)
@@ -140,7 +142,7 @@ class Workers:
                     retry_after=2,
                 )
             self.admitted += 1
-        job = self._threads.submit(work, cancelled)
+        job = self._threads.submit(contextvars.copy_context().run, work, cancelled)
         job.add_done_callback(self._ended)
         future = asyncio.wrap_future(job)
         future.add_done_callback(_read)
