@@ -19,6 +19,7 @@ from mrrag_llamaindex.serving.http.pairs import pair_routes
 from mrrag_llamaindex.serving.http.questions import question_routes
 from mrrag_llamaindex.serving.http.reference import reference_routes
 from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.page.router import page_routes
 from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 
@@ -73,6 +74,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.include_router(metric_routes(service, workers, metrics))
     app.include_router(reference_routes(app))
     app.include_router(login_routes(settings))
+    app.include_router(page_routes(service, workers))
 
     @app.get("/healthz", summary="Whether the server answers")
     async def healthz() -> dict[str, str]:

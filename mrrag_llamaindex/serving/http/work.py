@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ class Workers:
         raise Cancelled if gone in done else self._too_late()
 
     async def iterate(
-        self, request: Request, work: Callable[[threading.Event], Generator[T, None, None]]
+        self, request: Request, work: Callable[[threading.Event], Iterator[T]]
     ) -> AsyncIterator[T]:
         """Yield what ``work`` yields; it is closed when the reader is.
 
@@ -103,11 +103,15 @@ class Workers:
 
         def read(cancelled: threading.Event) -> None:
             try:
-                with contextlib.closing(work(cancelled)) as items:
+                items = work(cancelled)
+                try:
                     for item in items:
                         if cancelled.is_set():
                             break
                         put(False, item)
+                finally:
+                    if isinstance(items, Generator):
+                        items.close()
                 put(True, None)
             except BaseException as error:
                 put(True, error)
