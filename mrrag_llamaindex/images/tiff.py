@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _PREFIXES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating point"}
 _GREY, _RGB = (0, 1), 2
+_YCBCR = 6
 _COLOURS = {3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _COUNTED_PAGES = 10_000
 _OLD_JPEG, _JPEG = 6, 7
@@ -47,6 +48,8 @@ class Page:
     big_endian: bool
     compression: int
     pieces: tuple[tuple[int, int], ...]
+    rows_per_strip: int
+    planar: bool
     jpeg_tables: bytes
 
     @classmethod
@@ -69,6 +72,8 @@ class Page:
             big_endian=big_endian,
             compression=int(_one(tags, 259, 1)),
             pieces=tuple(zip(_all(tags, *place), _all(tags, *size), strict=False)),
+            rows_per_strip=int(_one(tags, 278, 2**32 - 1)),
+            planar=_one(tags, 284, 1) == 2,
             jpeg_tables=bytes(tags.get(347, b"")),
         )
 
@@ -81,6 +86,30 @@ class Page:
         colour = _COLOURS.get(self.photometric, "")
         text = f"{len(self.bits)} x {depth}-bit {kind} {colour}".strip()
         return f"{text}, zero is white" if self.photometric == 0 else text
+
+    @property
+    def fills_its_strips(self) -> bool:
+        """Whether strips without compression hold as many rows as the page has.
+
+        A strip may be padded to words, and the last of several be as long as the others.
+        """
+        if self.compression != 1 or self.tile != (0, 0) or self.photometric == _YCBCR:
+            return True
+        held = [length for _, length in self.pieces]
+        step = min(max(1, self.rows_per_strip), self.height)
+        strips = -(-self.height // max(1, step))
+        planes = [(bit,) for bit in self.bits] if self.planar else [self.bits]
+        if not any(held) or len(held) != strips * len(planes):
+            return not any(held)  # very old files do not say
+        for place, length in enumerate(held):
+            row = -(-self.width * sum(planes[place // strips]) // 8)
+            is_last = (place + 1) % strips == 0
+            rows = {self.height - (strips - 1) * step if is_last else step}
+            rows |= {step} if strips > 1 else set()
+            sizes = [row * count for count in rows]
+            if length not in {size + -size % word for size in sizes for word in (1, 2, 4)}:
+                return False
+        return True
 
     @property
     def fits_pillow(self) -> bool:
@@ -119,13 +148,19 @@ def page_of(data: bytes, frame: int | None, what: str) -> Page | None:
 
 
 def require_sound_pieces(data: bytes, page: Page, what: str) -> None:
-    """Refuse a TIFF with JPEG inside about which its decoder would only warn.
+    """Refuse a TIFF whose decoder would read what is damaged, or only warn of it.
 
     Raises
     ------
     ImageError
-        If a strip or tile is damaged, or the JPEG is of the kind that TIFF gave up in 1995.
+        If strips without compression hold more or fewer rows than the page; if a strip or tile of
+        JPEG is damaged, or of the kind that TIFF gave up in 1995.
     """
+    if not page.fills_its_strips:
+        raise ImageError(
+            f"{what}: the file is damaged; this TIFF says {page.width} x {page.height} pixels, and "
+            "its strips hold other numbers of bytes"
+        )
     if page.compression == _OLD_JPEG:
         raise ImageError(f"{what}: a TIFF with old-style JPEG inside cannot be read; save it anew")
     if page.compression == _JPEG:

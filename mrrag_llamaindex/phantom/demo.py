@@ -16,6 +16,7 @@ from mrrag_llamaindex.integration.answers.picture import draw_answer
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
+from mrrag_llamaindex.phantom.studies import PhantomQuery
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
 from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
@@ -73,6 +74,51 @@ class DemoResult:
         }
 
 
+@dataclass(frozen=True)
+class Demo:
+    """The demo's files.
+
+    Attributes
+    ----------
+    store, image : pathlib.Path
+        The store of synthetic studies, and the query image.
+    query : PhantomQuery
+        The question about it, with its truth.
+    """
+
+    store: Path
+    image: Path
+    query: PhantomQuery
+
+
+def build_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> Demo:
+    """Make the demo's files in folder ``out``; a second run with the same seed reuses its store.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+        Gets ``seed-<n>/`` with images, pairs.csv, store and query.png.
+    seed : int
+    say : callable
+        Takes a line of progress.
+    """
+    folder = out / f"seed-{seed}"
+    corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=100)
+    say(f"writing {PATIENTS} synthetic studies")
+    table = write_corpus(folder, corpus.studies)
+    # The first question about a pleural effusion: which one it is does not depend on answers.
+    query = next((query for query in corpus.queries if query.finding == 0), corpus.queries[0])
+    image = folder / "query.png"
+    query.study.image.save(image)
+    say("embedding them into a Chroma store")
+    towers = load_towers(defaults.PHANTOM)
+    with PairStore.open_or_create(folder / "store", StoreSchema.of(towers)) as store:
+        ingest_pairs(read_pairs(table), store, towers, strict=True)
+    # Learned on other synthetic patients (mrrag train-fusion --data phantom --seed 5000).
+    shutil.copyfile(defaults.PHANTOM_FOLDER / FUSION_FILE, folder / "store" / FUSION_FILE)
+    return Demo(folder / "store", image, query)
+
+
 def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> DemoResult:
     """Run the demo in folder ``out``; a second run with the same seed reuses its store.
 
@@ -85,21 +131,9 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
         Takes a line of progress.
     """
     started = time.perf_counter()
-    folder = out / f"seed-{seed}"
-    corpus = make_corpus(seed, patients=PATIENTS, queries=50, profiles=100)
-    say(f"writing {PATIENTS} synthetic studies")
-    table = write_corpus(folder, corpus.studies)
-    # The first question about a pleural effusion: which one it is does not depend on answers.
-    query = next((query for query in corpus.queries if query.finding == 0), corpus.queries[0])
-    image = folder / "query.png"
-    query.study.image.save(image)
-    say("embedding them into a Chroma store")
-    towers = load_towers(defaults.PHANTOM)
-    store = PairStore.open_or_create(folder / "store", StoreSchema.of(towers))
-    ingest_pairs(read_pairs(table), store, towers, strict=True)
-    # Learned on other synthetic patients (mrrag train-fusion --data phantom --seed 5000).
-    shutil.copyfile(defaults.PHANTOM_FOLDER / FUSION_FILE, folder / "store" / FUSION_FILE)
-    index = MRRAGIndex(store, towers)
+    built_demo = build_demo(out, seed=seed, say=say)
+    query, image = built_demo.query, built_demo.image
+    index = MRRAGIndex.from_store(built_demo.store)
     built = time.perf_counter()
     say("asking")
     llm = MRRAGLLaVA(model=defaults.PHANTOM, max_new_tokens=4, explain=True)
@@ -107,7 +141,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     llm.policy, llm.explain = None, False
     without_ifa = ask(index, llm, str(image), query.question)
     answered = time.perf_counter()
-    picture, reason = _draw(folder / "answer.png", image, with_ifa, without_ifa)
+    picture, reason = _draw(image.parent / "answer.png", image, with_ifa, without_ifa)
     seconds = {
         "build": built - started,
         **with_ifa.seconds,
@@ -116,7 +150,14 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
     }
     truth = "yes" if query.answer else "no"
     return DemoResult(
-        with_ifa, without_ifa, truth, len(store), folder / "store", picture, reason, seconds
+        with_ifa,
+        without_ifa,
+        truth,
+        len(index.store),
+        built_demo.store,
+        picture,
+        reason,
+        seconds,
     )
 
 

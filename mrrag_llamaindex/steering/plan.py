@@ -13,6 +13,7 @@ from mrrag_llamaindex.steering.layout import lay_out
 from mrrag_llamaindex.steering.policy import Formula, SteeringPolicy
 from mrrag_llamaindex.steering.report import SteeringReport
 from mrrag_llamaindex.steering.spans import PromptSpans
+from mrrag_llamaindex.steering.watch import AttentionWatch
 from mrrag_llamaindex.steering.window import RowWindow
 
 
@@ -48,6 +49,9 @@ class SteeringPlan:
         Whether the rows of generated tokens are steered, too.
     report
         Filled in while the model runs.
+    watch
+        Rows whose attention is to be seen, in a batch of one; None for none. A plan that steers
+        nothing may carry one.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class SteeringPlan:
     heads: Mapping[int, tuple[int, ...]] | None = None
     every_step: bool = False
     report: SteeringReport = field(default_factory=SteeringReport)
+    watch: AttentionWatch | None = None
     _rows: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
     _windows: dict[tuple[int, int, torch.device], RowWindow | None] = field(
         init=False, repr=False, default_factory=dict

@@ -73,7 +73,8 @@ def measure_memory(options: argparse.Namespace, variant: Variant, results: Any) 
     """Run in a fresh process: peak of one prefill above the size before it, in MiB."""
     torch.set_num_threads(options.threads)
     size = Size.of(options)
-    model, inputs = build(options), make_inputs(options, size)
+    model = build(options)
+    inputs = make_inputs(model, options, size)
     switch(model, variant)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present size
@@ -141,7 +142,8 @@ def one_size(options: argparse.Namespace) -> None:
             raise SystemExit(f"{variant.name}: the memory run failed")
         peaks[variant.name] = results.get()
 
-    model, inputs = build(options), make_inputs(options, size)
+    model = build(options)
+    inputs = make_inputs(model, options, size)
     outputs = {}
     for variant in variants:  # warm up, and keep the logits
         switch(model, variant)

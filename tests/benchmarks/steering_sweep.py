@@ -114,7 +114,7 @@ def measure(
     model: Any, options: argparse.Namespace, size: Size, variants: Sequence[Variant]
 ) -> dict[str, Result]:
     """Measure every variant at one size; one that does not fit the device is left out."""
-    inputs, results, clock = make_inputs(options, size), {}, Clock(options.device)
+    inputs, results, clock = make_inputs(model, options, size), {}, Clock(options.device)
     for variant in variants:
         try:
             results[variant.name] = first_run(model, inputs, options, size, variant)

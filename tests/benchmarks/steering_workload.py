@@ -55,6 +55,7 @@ class Size:
     documents: int
     batch: int
     tokens: int
+    image_tokens: int = IMAGE_TOKENS
 
     @classmethod
     def of(cls, options: argparse.Namespace, documents: int = 6, batch: int = 1) -> Size:
@@ -96,12 +97,15 @@ def build(options: argparse.Namespace) -> Any:
     return model.eval()
 
 
-def make_inputs(options: argparse.Namespace, size: Size) -> dict[str, torch.Tensor]:
+def make_inputs(model: Any, options: argparse.Namespace, size: Size) -> dict[str, torch.Tensor]:
     """Make prompts of one length: BOS, image, documents, question, closing tokens."""
     generator = torch.Generator().manual_seed(options.seed)
-    ids = torch.randint(3, 900, (size.batch, size.tokens), generator=generator)
-    ids[:, 1 : 1 + IMAGE_TOKENS] = IMAGE_ID
-    pixels = torch.randn(size.batch, 3, 336, 336, generator=generator)
+    image, words = model.config.image_token_id, model.config.text_config.vocab_size
+    ids = torch.randint(3, words, (size.batch, size.tokens), generator=generator)
+    ids[ids == image] = 3
+    ids[:, 1 : 1 + size.image_tokens] = image
+    side = model.config.vision_config.image_size
+    pixels = torch.randn(size.batch, 3, side, side, generator=generator)
     return {
         "input_ids": ids.to(options.device),
         "attention_mask": torch.ones_like(ids).to(options.device),
@@ -114,7 +118,7 @@ def make_plan(options: argparse.Namespace, size: Size, steered: str) -> Steering
     if steered == "none":
         return None
     start, stop = size.tokens - CLOSING - options.question, size.tokens - CLOSING
-    edges = np.linspace(1 + IMAGE_TOKENS, start, size.documents + 1).astype(int).tolist()
+    edges = np.linspace(1 + size.image_tokens, start, size.documents + 1).astype(int).tolist()
     spans = PromptSpans(tuple(itertools.pairwise(edges)), (start, stop), size.tokens)
     count = options.layers if steered == "all" else max(1, options.layers // 3)
     first = (options.layers - count) // 2

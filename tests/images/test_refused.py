@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.load import load_image
-from tests.images.making import chunk, encoded
+from tests.images.making import chunk, encoded, film, tiff
 
 
 def error_of(data: Any, **options: Any) -> str:
@@ -107,6 +108,44 @@ def test_damage_to_a_jpeg_inside_a_tiff_is_refused(mode: str) -> None:
     half = len(data) // 2
     damaged = data[:half] + bytes(500) + data[half + 500 :]
     assert "JPEG data is damaged" in error_of(damaged)
+
+
+@pytest.mark.parametrize("rows_per_strip", [1, 5, 48])
+@pytest.mark.parametrize("planes", [False, True])
+def test_a_tiff_whose_size_and_strips_disagree_is_refused(
+    rows_per_strip: int, planes: bool
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="the extra deep")
+    stream, values = io.BytesIO(), np.asarray(film(64, 48))
+    tifffile.imwrite(
+        stream,
+        np.moveaxis(values, 2, 0) if planes else values,
+        photometric="rgb",
+        planarconfig="separate" if planes else "contig",
+        rowsperstrip=rows_per_strip,
+    )
+    data = stream.getvalue()
+    assert np.array_equal(load_image(data), values)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        places = {
+            name: file.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength")
+        }
+    for name, wrong in (("ImageWidth", 60), ("ImageWidth", 66), ("ImageLength", 40)):
+        place = places[name]
+        damaged = data[:place] + struct.pack("<H", wrong) + data[place + 2 :]
+        assert "its strips hold other numbers of bytes" in error_of(damaged)
+
+
+def test_strips_may_be_padded_or_leave_their_bytes_unsaid() -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    data = tiff(values)
+    place = data.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    for length in (0, values.nbytes):
+        stated = data[:place] + struct.pack("<I", length) + data[place + 4 :]
+        assert np.array_equal(load_image(stated), load_image(data))
+    odd = tiff(np.arange(17 * 17, dtype=np.int32).reshape(17, 17).astype(np.uint8))
+    padded = odd[:place] + struct.pack("<I", 17 * 17 + 3) + odd[place + 4 :] + bytes(3)
+    assert np.array_equal(load_image(padded), load_image(odd))
 
 
 def test_a_jpeg_of_another_kind_is_named() -> None:

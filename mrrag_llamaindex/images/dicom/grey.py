@@ -81,12 +81,55 @@ def grey_levels(
     voi = _voi(dataset, what, little_endian, full[0] < 0)
     if voi is not None:
         return in_bands(stored, lambda band: voi(modality(band)))
+    low, high = _range_shown(stored, modality, dataset, layout, what, full)
+    return in_bands(stored, lambda band: to_uint8(modality(band), low, high))
+
+
+def grey_values(
+    stored: Values,
+    dataset: Dataset,
+    layout: Layout,
+    what: str,
+    *,
+    frame: int = 1,
+    little_endian: bool = True,
+) -> tuple[Values, Window | None]:
+    """Return the values behind `grey_levels`, and the window that it shows them through.
+
+    Parameters
+    ----------
+    stored, dataset, layout, what, frame, little_endian
+        As for `grey_levels`.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        Shape (rows, columns), after the modality transformation.
+    window : tuple of float or None
+        None where the file maps its values by a table or a curve, which no window is.
+    """
+    lift_functional_groups(dataset, frame, what)
+    modality = _modality(dataset, what, little_endian, bool(stored.min() < 0))
+    values = modality(stored)
+    full = value_range(bands(values), what)
+    if items(dataset, "VOILUTSequence", what):
+        return values, None
+    found = _file_window(dataset, what)
+    if found is None:
+        return values, _range_shown(stored, modality, dataset, layout, what, full)
+    function, centre, width = found
+    return values, None if function == "SIGMOID" else _ends(function, centre, width)
+
+
+def _range_shown(
+    stored: Values, modality: Step, dataset: Dataset, layout: Layout, what: str, full: Window
+) -> Window:
+    """Range of the values without pixel padding."""
     padding = _padding(dataset, layout, what)
     shown = (band[~padding(band)] for band in bands(stored))
     ranges = [value_range([modality(part)], what) for part in shown if part.size]
     low = min((low for low, _ in ranges), default=full[0])
-    high = max((high for _, high in ranges), default=full[1])
-    return in_bands(stored, lambda band: to_uint8(modality(band), low, high))
+    return low, max((high for _, high in ranges), default=full[1])
 
 
 def lift_functional_groups(dataset: Dataset, frame: int, what: str) -> None:
@@ -133,6 +176,20 @@ def _voi(dataset: Dataset, what: str, little_endian: bool, signed: bool) -> Step
         if table.depth != table.stated_bits:
             _note(what, f"its VOI LUT holds {table.depth} bits, not {table.stated_bits} as it says")
         return lambda values: to_uint8(table.apply(values, signed=signed), 0, white)
+    found = _file_window(dataset, what)
+    if found is None:
+        return None
+    function, centre, width = found
+    if function == "SIGMOID":
+        return lambda values: _sigmoid(values, centre, width)
+    low, high = _ends(function, centre, width)
+    if low == high:  # a threshold
+        return lambda values: np.where(values > low, 255, 0).astype(np.uint8)
+    return lambda values: to_uint8(values, low, high)
+
+
+def _file_window(dataset: Dataset, what: str) -> tuple[str, float, float] | None:
+    """Return function, centre and width of the file's first window, if it can be used."""
     values = [first_value(dataset, name) for name in ("WindowCenter", "WindowWidth")]
     if None in values:
         if values != [None, None]:
@@ -151,14 +208,13 @@ def _voi(dataset: Dataset, what: str, little_endian: bool, signed: bool) -> Step
             "is shown",
         )
         return None
-    if function == "SIGMOID":
-        return lambda values: _sigmoid(values, centre, width)
+    return function, centre, width
+
+
+def _ends(function: str, centre: float, width: float) -> Window:
     if function == "LINEAR":
         centre, width = centre - 0.5, width - 1
-    low, high = centre - width / 2, centre + width / 2
-    if low == high:  # a threshold
-        return lambda values: np.where(values > low, 255, 0).astype(np.uint8)
-    return lambda values: to_uint8(values, low, high)
+    return centre - width / 2, centre + width / 2
 
 
 def _sigmoid(values: Values, centre: float, width: float) -> npt.NDArray[np.uint8]:

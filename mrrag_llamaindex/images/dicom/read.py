@@ -10,8 +10,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mrrag_llamaindex.errors import ImageError
@@ -19,10 +22,13 @@ from mrrag_llamaindex.images.checks import ImageWarning, one_frame, require_size
 from mrrag_llamaindex.images.depth import Window
 from mrrag_llamaindex.images.dicom.colour import rgb_levels
 from mrrag_llamaindex.images.dicom.elements import first_value, named
-from mrrag_llamaindex.images.dicom.grey import grey_levels
+from mrrag_llamaindex.images.dicom.grey import grey_levels, grey_values
 from mrrag_llamaindex.images.dicom.layout import PIXELS, Layout, frame_count
 from mrrag_llamaindex.images.dicom.source import DicomSource
 from mrrag_llamaindex.images.dicom.stored import decoder_of, stored_values
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 # Nothing else is read from the file, the name of the patient least of all.
 _HEADER = [
@@ -47,6 +53,8 @@ _HEADER = [
     "VOILUTFunction",
     "RescaleIntercept",
     "RescaleSlope",
+    "RescaleType",
+    "Modality",
     "ModalityLUTSequence",
     "VOILUTSequence",
     "PixelPresentation",
@@ -162,7 +170,18 @@ def _quiet(notes: list[str]) -> Iterator[None]:
     notes.extend(str(item.message) for item in caught)
 
 
-def _read(data: bytes, what: str, window: Window | None, frame: int | None) -> Image.Image:
+@dataclass(frozen=True)
+class _Decoded:
+    """One frame, its samples decoded and nothing else done to them."""
+
+    values: npt.NDArray[Any]
+    colour: str
+    dataset: Dataset
+    layout: Layout
+    little_endian: bool
+
+
+def _decoded(data: bytes, what: str, frame: int | None) -> _Decoded:
     source = DicomSource.of(data, what)
     decoder = decoder_of(source.syntax, what) if source.syntax else None
     header = source.read(_HEADER, pixels=False)
@@ -188,19 +207,73 @@ def _read(data: bytes, what: str, window: Window | None, frame: int | None) -> I
     values, colour = stored_values(
         dataset, layout, decoder or decoder_of(syntax, what), frame, what
     )
-    little = bool(syntax.is_little_endian)
-    if not colour.startswith("MONOCHROME"):
-        return Image.fromarray(
-            rgb_levels(values, dataset, layout, colour, what, window, little_endian=little)
-        )
-    if first_value(dataset, "PixelPresentation") in ("COLOR", "MIXED"):
+    if colour.startswith("MONOCHROME") and (
+        first_value(dataset, "PixelPresentation") in ("COLOR", "MIXED")
+    ):
         raise ImageError(
             f"{what}: {named('PixelPresentation')} of this DICOM file asks for a supplemental "
             "palette, which is not supported; save it as RGB or as grey"
         )
+    return _Decoded(values, colour, dataset, layout, bool(syntax.is_little_endian))
+
+
+def _read(data: bytes, what: str, window: Window | None, frame: int | None) -> Image.Image:
+    read = _decoded(data, what, frame)
+    values, dataset, layout, little = read.values, read.dataset, read.layout, read.little_endian
+    if not read.colour.startswith("MONOCHROME"):
+        return Image.fromarray(
+            rgb_levels(values, dataset, layout, read.colour, what, window, little_endian=little)
+        )
     grey = grey_levels(
         values, dataset, layout, what, window, frame=frame or 1, little_endian=little
     )
-    if colour == "MONOCHROME1":
+    if read.colour == "MONOCHROME1":
         np.subtract(255, grey, out=grey)
     return Image.fromarray(grey).convert("RGB")
+
+
+@dataclass(frozen=True, eq=False)
+class GreyFrame:
+    """One grey frame of a DICOM file, before it is windowed.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        Shape (rows, columns), after the modality transformation.
+    window : tuple of float or None
+        (low, high) that `read_dicom` shows; None where the file has a table or a curve instead.
+    low_is_white : bool
+    hounsfield : bool
+        Whether the values are Hounsfield units.
+    """
+
+    values: npt.NDArray[Any]
+    window: Window | None
+    low_is_white: bool
+    hounsfield: bool
+
+
+def read_grey(data: bytes, *, what: str, frame: int | None = None) -> GreyFrame | None:
+    """Read the values of one grey frame, of a file that `read_dicom` reads; None for colour.
+
+    Parameters
+    ----------
+    data, what, frame
+        As for `read_dicom`, which warns, and refuses.
+    """
+    with _quiet([]):
+        read = _decoded(data, what, frame)
+        if not read.colour.startswith("MONOCHROME"):
+            return None
+        values, window = grey_values(
+            read.values,
+            read.dataset,
+            read.layout,
+            what,
+            frame=frame or 1,
+            little_endian=read.little_endian,
+        )
+    unit = str(first_value(read.dataset, "RescaleType") or "").strip().upper()
+    tomography = str(first_value(read.dataset, "Modality") or "").strip().upper() == "CT"
+    hounsfield = unit == "HU" or (tomography and not unit)
+    return GreyFrame(values, window, read.colour == "MONOCHROME1", hounsfield)

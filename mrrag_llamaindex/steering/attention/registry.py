@@ -16,6 +16,7 @@ from mrrag_llamaindex.steering.attention.call_window import head_mask, layer_ind
 from mrrag_llamaindex.steering.attention.eager import ifa_eager_attention_forward
 from mrrag_llamaindex.steering.attention.flex import ifa_flex_attention_forward
 from mrrag_llamaindex.steering.attention.rows import steer_rows, write_rows
+from mrrag_llamaindex.steering.attention.watching import watch_rows
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 
@@ -104,17 +105,22 @@ def ifa_attention_forward(
     output, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
-    if steering is not None and window is not None:
-        is_causal = kwargs.get("is_causal")
+    if steering is None:
+        return output, None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    is_causal = kwargs.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    watch_rows(steering, module, query, key, attention_mask, scaling, is_causal)
+    if window is not None:
         steered = steer_rows(
             query,
             key,
             value,
             attention_mask,
-            query.shape[-1] ** -0.5 if scaling is None else scaling,
+            scaling,
             steering.policy,
             window,
-            is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+            is_causal=is_causal,
             dropout=dropout,
             heads=head_mask(steering, module, query.shape[1], query.device),
         )

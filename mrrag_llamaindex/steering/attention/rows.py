@@ -52,6 +52,43 @@ def steer_rows(
     torch.Tensor
         (b, r, heads, dim) in the dtype of `query`.
     """
+    attention = row_attention(
+        query, key, attention_mask, scaling, policy, window, is_causal=is_causal, heads=heads
+    )
+    attention = F.dropout(attention, p=dropout, training=dropout > 0)
+    count, key_heads, groups, width, columns = attention.shape
+    values = value[:, :, :columns]
+    if not window.whole_batch:
+        values = values[window.batch]
+    output = torch.matmul(
+        attention.view(count, key_heads, groups * width, columns), values.to(attention.dtype)
+    )
+    output = output.reshape(count, key_heads * groups, width, value.shape[3])
+    return output.transpose(1, 2).to(query.dtype)
+
+
+def row_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    policy: Formula,
+    window: RowWindow,
+    is_causal: bool = True,
+    heads: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the attention of the rows of a window: boost, then mask, then softmax.
+
+    Parameters
+    ----------
+    query, key, attention_mask, scaling, policy, window, is_causal, heads
+        As for `steer_rows`.
+
+    Returns
+    -------
+    torch.Tensor
+        (b, key heads, query heads of each, r, columns), float32 at least.
+    """
     dtype = torch.promote_types(query.dtype, torch.float32)
     head_count, dim = query.shape[1], query.shape[3]
     key_heads = key.shape[1]
@@ -60,9 +97,9 @@ def steer_rows(
 
     at = (window.batch[:, None], slice(None), window.rows)
     rows = query[at].to(dtype).transpose(1, 2).reshape(count, key_heads, -1, dim)
-    keys, values = key[:, :, : window.columns], value[:, :, : window.columns]
+    keys = key[:, :, : window.columns]
     if not window.whole_batch:
-        keys, values = keys[window.batch], values[window.batch]
+        keys = keys[window.batch]
 
     logits = torch.matmul(rows * scaling, keys.to(dtype).transpose(2, 3))
     logits = logits.view(*grouped, window.columns)
@@ -83,11 +120,7 @@ def steer_rows(
         positions = torch.arange(window.columns, device=query.device)
         future = positions > (window.rows + window.offset)[:, None, None, :, None]
         logits.masked_fill_(future, torch.finfo(dtype).min)
-
-    attention = F.dropout(F.softmax(logits, dim=-1), p=dropout, training=dropout > 0)
-    attention = attention.view(count, key_heads, -1, window.columns)
-    output = torch.matmul(attention, values.to(dtype))
-    return output.reshape(count, head_count, width, value.shape[3]).transpose(1, 2).to(query.dtype)
+    return F.softmax(logits, dim=-1)
 
 
 def write_rows(output: torch.Tensor, steered: torch.Tensor, window: RowWindow) -> None:

@@ -1,0 +1,60 @@
+"""The documents of one question, with all that is known of each, and no answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.integration.inputs.images import read_image
+from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
+from mrrag_llamaindex.mcr.score import ALL_TERMS
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.images.load import ImageSource
+    from mrrag_llamaindex.images.query_image import QueryImage
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+
+
+def retrieve(
+    index: MRRAGIndex, image: ImageSource | QueryImage | None, question: str, **options: Any
+) -> list[dict[str, Any]]:
+    """Return the documents for a question about ``image``, best first, as plain values.
+
+    Of each its pair id, further views, rank, score, similarity terms, the weights that fused them,
+    lambda, probability (None without a calibration), report, patient, study, and whether it has an
+    image.
+
+    Parameters
+    ----------
+    index : MRRAGIndex
+    image : path, bytes, PIL.Image.Image, QueryImage or None
+        None ranks by the question alone.
+    question : str
+        May be empty where there is an image.
+    **options
+        Those of `MRRAGRetriever`.
+
+    Raises
+    ------
+    MRRAGError
+    """
+    retriever = index.as_retriever(stamped=False, **options)
+    rows = []
+    for item in retriever.nodes_about(question, read_image(image)):
+        facts = item.node.metadata[METADATA_KEY]
+        rows.append(
+            {
+                "pair_id": item.node.node_id,
+                "views": facts.get("views", []),
+                "rank": facts["rank"],
+                "score": facts["score"],
+                **{name: facts[name] for name in ALL_TERMS if name in facts},
+                "weights": facts["weights"],
+                "lambda": facts["lambda"],
+                "probability": facts.get("probability"),
+                "report": item.node.get_content(),
+                "patient_id": item.node.metadata.get("patient_id"),
+                "study_id": item.node.metadata.get("study_id"),
+                "has_image": item.node.metadata.get("image_path") is not None,
+            }
+        )
+    return rows

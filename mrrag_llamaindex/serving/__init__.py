@@ -1,0 +1,1 @@
+"""The server: one loaded model and store behind HTTP, for many users at once."""

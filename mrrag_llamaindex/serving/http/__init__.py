@@ -1,0 +1,1 @@
+"""What speaks HTTP: routes, errors, guards, metrics."""

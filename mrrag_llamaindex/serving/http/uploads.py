@@ -1,0 +1,120 @@
+"""Read what clients send: JSON with an image in base64, or a form with a file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any, TypeVar, get_origin
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from mrrag_llamaindex.serving.http.errors import ApiError, validation_error
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_request(request: Request, model: type[Model]) -> tuple[Model, bytes | None]:
+    """Return the fields of a request and the bytes of its image.
+
+    Parameters
+    ----------
+    request : fastapi.Request
+        JSON, or ``multipart/form-data`` with the fields by name: lists as repeated fields, objects
+        and tuples as JSON.
+    model : type
+        Of the fields; its ``image`` is text.
+
+    Raises
+    ------
+    ApiError
+        If it is neither, a field is wrong or unknown, or the image is no base64.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    data: bytes | None = None
+    if kind == "application/json":
+        fields = await _json_of(request)
+    elif kind == "multipart/form-data":
+        try:
+            async with request.form(max_files=1, max_fields=1000) as form:
+                fields = _fields_of(form, model)
+                sent = form.get("image")
+                if isinstance(sent, UploadFile):
+                    data = await sent.read()
+                    fields["image"] = ""
+        except HTTPException:
+            raise ApiError(400, "bad_form", "the form cannot be read") from None
+    else:
+        raise ApiError(
+            415, "bad_content_type", "send application/json, or multipart/form-data with a file"
+        )
+    try:
+        checked = model.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors(include_input=False, include_url=False)) from None
+    sent = getattr(checked, "image", None)
+    if data is None and sent is not None:
+        data = image_bytes(sent)
+    return checked, data
+
+
+def image_bytes(text: str, param: str = "image") -> bytes:
+    """Return the bytes of a ``data:`` URL, or of a file in base64.
+
+    Raises
+    ------
+    ApiError
+        If it is neither, or an address: the server fetches nothing.
+    """
+    scheme, colon, rest = text[:4096].partition(":")
+    if colon and scheme.lower() in ("http", "https", "file", "ftp"):
+        raise ApiError(
+            400,
+            "image_not_sent",
+            "the server fetches no image from an address: send it as a data: URL",
+            param=param,
+        )
+    encoded = text
+    if colon and scheme.lower() == "data":
+        header, comma, _ = rest.partition(",")
+        encoded = text[len(scheme) + 1 + len(header) + 1 :]
+        if not comma:
+            raise ApiError(400, "bad_image", "the data: URL has no comma", param=param)
+        if not header.lower().endswith(";base64"):
+            return unquote_to_bytes(encoded)
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(
+            400, "bad_image", "the image is neither a data: URL nor base64", param=param
+        ) from None
+
+
+async def _json_of(request: Request) -> Any:
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise ApiError(422, "bad_json", "the body is not valid JSON") from None
+
+
+def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name in form:
+        values = [value for value in form.getlist(name) if isinstance(value, str)]
+        known = model.model_fields.get(name)
+        if not values or known is None:
+            fields[name] = values[0] if values else None
+        elif get_origin(known.annotation) is list:
+            fields[name] = values
+        elif values[0][:1] in ("{", "["):
+            try:
+                fields[name] = json.loads(values[0])
+            except ValueError:
+                raise ApiError(422, "bad_field", f"{name}: not valid JSON", param=name) from None
+        else:
+            fields[name] = values[0]
+    return fields

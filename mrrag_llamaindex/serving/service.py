@@ -1,0 +1,227 @@
+"""`Service`: the store, the towers and the generator that all requests of a server share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.answers.retrieval import retrieve
+from mrrag_llamaindex.integration.answers.streaming import AnswerStream, stream
+from mrrag_llamaindex.integration.index import MRRAGIndex
+from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+from mrrag_llamaindex.serving.schemas import AskOptions, RetrievalOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mrrag_llamaindex.images.options import ReadingOptions
+    from mrrag_llamaindex.integration.answers.ask import AskResult
+    from mrrag_llamaindex.integration.tickets.host_call import Turn
+    from mrrag_llamaindex.store.hits import PairRecord
+
+
+class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
+    """Nobody waits for the answer any more."""
+
+
+class PairError(InputError):
+    """There is no such pair, or it has no image."""
+
+
+class Service:
+    """Answers from one store by one model.
+
+    Its methods block, are called from any number of threads at once, and keep nothing of a request:
+    requests meet in the scheduler of the generator's engine, as all calls of `MRRAGLLaVA` do.
+
+    Parameters
+    ----------
+    index : MRRAGIndex
+    llm : MRRAGLLaVA
+    name : str, optional
+        What clients call the model. Default: the last part of the model's name or folder.
+
+    Attributes
+    ----------
+    index, llm, name
+    """
+
+    def __init__(self, index: MRRAGIndex, llm: MRRAGLLaVA, *, name: str | None = None) -> None:
+        self.index = index
+        self.llm = llm
+        self.name = name or Path(llm.model).name
+
+    @classmethod
+    def load(
+        cls,
+        store: str | Path,
+        *,
+        weights: str | Path | None = None,
+        calibration: Any = None,
+        device: str = "auto",
+        name: str | None = None,
+        **generator: Any,
+    ) -> Service:
+        """Open a store, and load its towers and a generator.
+
+        Parameters
+        ----------
+        store : path or URL
+        weights, calibration, device
+            As for `MRRAGIndex.from_store`.
+        name : str, optional
+        **generator
+            The fields of `MRRAGLLaVA`.
+
+        Raises
+        ------
+        MRRAGError
+        """
+        index = MRRAGIndex.from_store(
+            store, weights=weights, calibration=calibration, device=device
+        )
+        return cls(index, MRRAGLLaVA(device=device, **generator), name=name)
+
+    @property
+    def device(self) -> str:
+        """The device of the generator."""
+        return str(self.llm.engine.loaded.model.device)
+
+    def read_image(self, data: bytes, reading: ReadingOptions | None = None) -> QueryImage:
+        """Read and decode an uploaded image.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be used.
+        """
+        image = QueryImage.read(data, reading)
+        _ = image.rgb
+        return image
+
+    def stream(
+        self,
+        image: QueryImage,
+        question: str,
+        options: AskOptions | None = None,
+        *,
+        history: Sequence[Turn] = (),
+        left_over: int = 0,
+        instructions: str = "",
+    ) -> AnswerStream:
+        """Retrieve, and answer piece by piece; ``source_nodes`` of the stream are known at once.
+
+        Parameters
+        ----------
+        image : QueryImage
+        question : str
+        options : AskOptions, optional
+        history, left_over, instructions
+            Of a conversation, see `integration.answers.streaming.stream`.
+
+        Raises
+        ------
+        MRRAGError
+        """
+        options = options or AskOptions()
+        return stream(
+            self.index,
+            self._generator(options),
+            image,
+            question,
+            history=history,
+            left_over=left_over,
+            instructions=instructions,
+            max_new_tokens=options.max_new_tokens,
+            **options.for_retriever(),
+        )
+
+    def ask(
+        self,
+        image: QueryImage,
+        question: str,
+        options: AskOptions | None = None,
+        *,
+        cancelled: threading.Event | None = None,
+        **conversation: Any,
+    ) -> AskResult:
+        """Answer at once.
+
+        Parameters
+        ----------
+        image, question, options, **conversation
+            As for `stream`.
+        cancelled : threading.Event, optional
+            Set it, and the work stops.
+
+        Raises
+        ------
+        Cancelled
+            If it was set.
+        MRRAGError
+        """
+        answer = self.stream(image, question, options, **conversation)
+        for _ in answer:
+            if cancelled is not None and cancelled.is_set():
+                raise Cancelled
+        assert answer.result is not None
+        return answer.result
+
+    def retrieve(
+        self, image: QueryImage | None, question: str, options: RetrievalOptions | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the documents of a question, best first: what `retrieve` returns.
+
+        Raises
+        ------
+        MRRAGError
+        """
+        options = options or RetrievalOptions()
+        return retrieve(self.index, image, question, **options.for_retriever())
+
+    def pair(self, pair_id: str) -> PairRecord:
+        """Return what is stored of a pair.
+
+        Raises
+        ------
+        PairError
+        """
+        found = self.index.store.get([pair_id])
+        if pair_id not in found:
+            raise PairError("the store holds no pair of this id")
+        return found[pair_id]
+
+    def pair_image(self, pair_id: str, reading: ReadingOptions | None = None) -> Image.Image:
+        """Return the image of a pair, decoded: of a DICOM file too, and nothing but its pixels.
+
+        Raises
+        ------
+        PairError
+        ImageError
+            If the file is gone or damaged.
+        """
+        path = self.pair(pair_id).image_path
+        if path is None:
+            raise PairError("this pair has no image file")
+        return QueryImage.read(path, reading).rgb
+
+    def _generator(self, options: AskOptions) -> MRRAGLLaVA:
+        changed: dict[str, Any] = {}
+        if not options.ifa:
+            changed["policy"] = None
+        if options.explain != self.llm.explain:
+            changed["explain"] = options.explain
+        return self.llm.model_copy(update=changed) if changed else self.llm
+
+
+def demo_service(out: Path, **generator: Any) -> Service:
+    """Return a service over the synthetic studies of ``mrrag demo``, which are made in ``out``."""
+    from mrrag_llamaindex.phantom.demo import build_demo
+
+    generator = {"model": defaults.PHANTOM, **generator}
+    return Service.load(build_demo(out).store, **generator)

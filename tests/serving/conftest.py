@@ -1,0 +1,84 @@
+"""A real server on loopback, over the small synthetic corpus."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
+from mrrag_llamaindex.serving.app import create_app
+from mrrag_llamaindex.serving.service import Service
+from mrrag_llamaindex.serving.settings import Settings
+
+
+@dataclass
+class Corpus:
+    store: Path
+    images: list[Path]
+    """Query images of different patients."""
+    question: str
+
+    def data_url(self, number: int = 0) -> str:
+        encoded = base64.b64encode(self.images[number].read_bytes()).decode()
+        return f"data:image/png;base64,{encoded}"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Corpus:
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.store.ingest.pair_table import read_pairs
+
+    folder = tmp_path_factory.mktemp("corpus")
+    made = make_corpus(7, patients=24, queries=4, profiles=6)
+    images = [folder / f"query-{number}.png" for number in range(4)]
+    for path, query in zip(images, made.queries, strict=True):
+        query.study.image.save(path)
+    store = folder / "store"
+    table = write_corpus(folder, made.studies)
+    MRRAGIndex.from_pairs(read_pairs(table), "phantom", store).store.close()
+    return Corpus(store, images, made.queries[0].question)
+
+
+@pytest.fixture(scope="session")
+def service(corpus: Corpus) -> Service:
+    return Service.load(corpus.store, model="phantom", max_new_tokens=4, device="cpu")
+
+
+@contextmanager
+def running(service: Service, settings: Settings) -> Iterator[str]:
+    """Serve until the block ends; yields the server's address."""
+    config = uvicorn.Config(
+        create_app(service, settings), host="127.0.0.1", port=0, log_level="warning"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def server(service: Service) -> Iterator[str]:
+    with running(service, Settings()) as address:
+        yield address
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client

@@ -1,0 +1,70 @@
+"""``/v1/ask``, ``/v1/retrieve``, ``/v1/pairs``: over HTTP the same as in the process."""
+
+from __future__ import annotations
+
+import io
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from mrrag_llamaindex.integration.answers.ask import ask
+
+
+def test_an_answer_is_the_one_of_the_process(client, service, corpus):
+    body = {"question": corpus.question, "image": corpus.data_url(), "explain": True}
+    answer = client.post("/v1/ask", json=body)
+    assert answer.status_code == 200, answer.text
+    llm = service.llm.model_copy(update={"explain": True})
+    expected = ask(service.index, llm, corpus.images[0], corpus.question).as_dict()
+    got = answer.json()
+    del got["seconds"], expected["seconds"]
+    assert got == expected
+
+
+def test_a_form_is_read_as_json_is(client, corpus):
+    options = {"k": 3, "ifa": False, "exclude_pairs": ["synthetic-0001-1", "synthetic-0002-1"]}
+    body = {"question": corpus.question, "image": corpus.data_url(), **options}
+    expected = client.post("/v1/ask", json=body).json()
+    form = {**options, "question": corpus.question, "window": "[0, 255]"}
+    with corpus.images[0].open("rb") as image:
+        answer = client.post("/v1/ask", data=form, files={"image": image})
+    assert answer.status_code == 200, answer.text
+    got = answer.json()
+    assert len(got["sources"]) == 3
+    assert not got["steering"]["applied"]
+    assert got["sources"] == expected["sources"]
+
+
+def test_weights_of_a_request_rank_for_it_alone(client, corpus):
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    before = client.post("/v1/retrieve", json=body).json()["documents"]
+    weights = {"image_text": 0.0, "image_image": 1.0, "text_text": 0.0}
+    by_image = client.post("/v1/retrieve", json={**body, "weights": weights}).json()["documents"]
+    assert [row["score"] for row in by_image] == pytest.approx(
+        [row["image_image"] for row in by_image], abs=1e-6
+    )
+    assert client.post("/v1/retrieve", json=body).json()["documents"] == before
+
+
+def test_a_pair_and_its_image(client, service, corpus):
+    body = {"question": corpus.question, "image": corpus.data_url(), "k": 1}
+    (found,) = client.post("/v1/retrieve", json=body).json()["documents"]
+    pair = client.get(f"/v1/pairs/{quote(found['pair_id'], safe='')}").json()
+    assert pair["report"] == found["report"]
+    image = client.get(pair["image"])
+    assert image.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(image.content)) as shown:
+        assert shown.tobytes() == service.pair_image(found["pair_id"]).tobytes()
+
+
+def test_what_a_request_cannot_have_is_refused_by_name(client, corpus):
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    refused = client.post("/v1/ask", json={**body, "temperature": 0.5})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "temperature"
+    refused = client.post("/v1/ask", json={**body, "weights": {"image_txet": 1}})
+    assert refused.status_code == 400
+    assert "image_txet" in refused.json()["error"]["message"]
+    refused = client.post("/v1/ask", json={**body, "image": "https://example.org/cxr.png"})
+    assert refused.json()["error"]["code"] == "image_not_sent"
