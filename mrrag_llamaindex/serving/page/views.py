@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def cases(
             {
                 **row,
                 "number": number,
+                "element": f"picture-{text_digest(row['pair_id'], 16)}",
                 "hidden": row["pair_id"] in hidden,
                 "influence": influence,
                 "sentences": sentences(row["report"], question),
