@@ -39,8 +39,9 @@ class ModelError(MRRAGError):
 class BusyError(ModelError):
     """A model has more to do than its queue takes; the same call may well succeed later.
 
-    Attributes
+    Parameters
     ----------
+    message : str
     timed_out : bool
         False: the queue was full, and the request was refused at once. True: it waited longer
         than ``queue_timeout``.
