@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -17,6 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.foreign_nodes import (
     Scored,
@@ -192,7 +192,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self.about, nodes, query_bundle, current_query_image())
+        return await in_thread(self.about, nodes, query_bundle, current_query_image())
 
     def about(
         self,

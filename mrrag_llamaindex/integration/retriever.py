@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
@@ -245,7 +245,7 @@ class MRRAGRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, query_bundle, enclosing_image(self.image))
+        return await in_thread(self._about, query_bundle, enclosing_image(self.image))
 
     def _about(
         self, query_bundle: QueryBundle, enclosing: QueryImage | None
