@@ -14,10 +14,15 @@ from tests.serving.page.driving import ARGUMENTS, Tab
 REQUIRED = "MRRAG_REQUIRE_BROWSER"
 
 
+def find_chromium() -> str | None:
+    """Return where the browser is, None where there is none."""
+    names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, names), None)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    found = next(filter(None, names), None)
+    found = find_chromium()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

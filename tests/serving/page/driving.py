@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,13 @@ class Tab:
             "(x, v) => { x.value = v; x.dispatchEvent(new Event('input', {bubbles: true})) }", value
         )
 
-    def settled(self) -> None:
-        """Wait until nothing is under way."""
-        self.page.wait_for_timeout(150)
-        self.page.wait_for_function("!document.querySelector('.htmx-request')")
+    def until(self, seen: Callable[[], object], expected: object) -> None:
+        """Wait until the person sees what is expected; it is an error if that never is."""
+        for _ in range(WAIT // 50):
+            if seen() == expected:
+                return
+            self.page.wait_for_timeout(50)
+        assert seen() == expected
 
     def drawn(self) -> None:
         """Wait until the next frame has been drawn."""
