@@ -47,6 +47,7 @@ from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -235,7 +236,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
             raise other_image()
-        image_vector = None if image is None else self._towers.embed_images([image.rgb])[0]
+        towers = GatheredTowers(self._towers)
+        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
         text_vector = mean_embedding(self._towers, query.embedding_strs)
         weights = self._weights.weights_for(image_vector, text_vector)
         plain = [without_scores(item.node) for item in nodes]

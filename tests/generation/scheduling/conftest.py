@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,14 +33,6 @@ def endless(own) -> LlavaEngine:
     return own.with_limits(max_new_tokens=1500)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until something holds, and fail if it never does."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.002)
-
-
 @contextmanager
 def held(engine: LlavaEngine) -> Iterator[None]:
     """Keep the model busy, so that what is asked meanwhile waits together.
@@ -63,11 +54,6 @@ def held(engine: LlavaEngine) -> Iterator[None]:
         finally:
             over.set()
             done.result()
-
-
-@pytest.fixture
-def wait_for() -> Callable[..., None]:
-    return eventually
 
 
 @pytest.fixture
