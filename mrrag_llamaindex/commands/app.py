@@ -19,7 +19,7 @@ from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_
 from mrrag_llamaindex.commands.options import NOTICE
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "demo": (evidence.demo, "--out demo --seed 2"),
+    "demo": (evidence.demo, "--out demo --seed 2; with a real image: mrrag demo --real"),
     "ingest": (
         ingest.ingest,
         "pairs.csv --store store --towers phantom --columns image=filename,report=notes",

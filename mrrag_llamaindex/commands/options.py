@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -103,6 +104,16 @@ Quantization = Annotated[
         metavar="int8|int4", help="Weights of the text model in 8 or 4 bits (bitsandbytes)."
     ),
 ]
+
+
+def refuse_given(ctx: typer.Context, names: Container[str | None], why: str) -> None:
+    """Raise `InputError` if one of these parameters stands on the command line."""
+    for parameter in ctx.command.params:
+        source = str(ctx.get_parameter_source(parameter.name or ""))
+        if parameter.name in names and source.endswith("COMMANDLINE"):
+            is_option = parameter.opts[0].startswith("-")
+            name = parameter.opts[0] if is_option else parameter.name
+            raise InputError(f"{name} cannot be given here: {why}")
 
 
 def renames_of(columns: str) -> dict[str, str]:

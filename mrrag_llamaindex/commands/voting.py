@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SHARES_SHOWN = 5
 _CASES_SHOWN = 8
+_OWN_SHOWN = 3
 
 
 def check_options(by: str, of_model: dict[str, Any], of_vote: dict[str, Any]) -> None:
@@ -65,6 +66,16 @@ def print_vote(result: VoteResult, *, as_json: bool = False, most: int | None = 
         f"{result.temperature:g}); no model was asked",
         soft_wrap=True,
     )
+    if result.own:
+        named = ", ".join(map(plain, result.own[:_OWN_SHOWN]))
+        named += ", ..." if len(result.own) > _OWN_SHOWN else ""
+        screen.print(
+            Text(
+                f"{'left out':<13}this image is stored as {named}: neither that nor what "
+                "else is of its study or patient votes"
+            ),
+            soft_wrap=True,
+        )
     table = console.plain_table(2 if screen.width >= 100 else 1)
     table.add_column("source", overflow="fold")
     sources = result.sources()

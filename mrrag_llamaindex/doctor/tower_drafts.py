@@ -15,7 +15,7 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.hub import find_folder
 from mrrag_llamaindex.files.json_files import check_json_files, read_json
 from mrrag_llamaindex.generation.checkpoints.weight_files import WeightFiles, survey_weights
-from mrrag_llamaindex.towers.folders import WAYS_ON, read_tokenizer, reading
+from mrrag_llamaindex.towers.folders import TOWER_FILE, WAYS_ON, read_tokenizer, reading
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
@@ -187,7 +187,7 @@ def draft_frozen(folder: Path, data: Mapping[str, Any]) -> Draft:
 def read_own(folder: Path) -> Mapping[str, Any]:
     """Read ``tower.json``."""
     with reading("towers", str(folder)):
-        data: Mapping[str, Any] = read_json(folder / "tower.json")
+        data: Mapping[str, Any] = read_json(folder / TOWER_FILE)
     return data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.files.hub import find_folder, weight_sizes
 from mrrag_llamaindex.towers.folders import WAYS_ON
-from mrrag_llamaindex.towers.open_clip.names import CONFIG, is_open_clip
+from mrrag_llamaindex.towers.loading import kind_of
 
 _BYTES = 4  # towers are float32 on every device
 
@@ -122,22 +121,12 @@ def examine_towers(source: str, device: str = "auto") -> TowersDiagnosis:
 
 
 def _draft(folder: Path, source: str) -> Draft:
-    if (folder / "tower.json").is_file():
-        data: Mapping[str, Any] = read_own(folder)
-        kind = data.get("kind")
-        if kind == "resnet-bert":
-            return draft_resnet_bert(folder, data)
-        if kind == "frozen":
-            return draft_frozen(folder, data)
-        raise TowerError(f"tower.json in {str(folder)!r} is of kind {kind!r}")
-    if is_open_clip(folder):
-        return draft_open_clip(folder, source)
-    if (folder / "config.json").is_file():
-        return draft_dual(folder, source)
-    raise TowerError(
-        f"towers {source!r}: the folder holds neither tower.json nor config.json nor {CONFIG}; "
-        f"{WAYS_ON}"
-    )
+    kind = kind_of(folder, source)
+    if kind == "resnet-bert":
+        return draft_resnet_bert(folder, read_own(folder))
+    if kind == "frozen":
+        return draft_frozen(folder, read_own(folder))
+    return draft_open_clip(folder, source) if kind == "open-clip" else draft_dual(folder, source)
 
 
 def _not_here(source: str, folder: Path, error: TowerError) -> TowerError:

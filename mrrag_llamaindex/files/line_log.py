@@ -31,7 +31,8 @@ class LineLog(Generic[Header, Record]):
         Made if absent, folders included, with the header.
     form : LineFormat
     header : dataclass
-        Of this run; an existing file must have the same. A torn header is written anew.
+        Of this run; an existing file that holds records must have the same. One that is torn, or
+        that no record follows, is written anew: nothing rests on it.
     instead : str
         What to do if another process is writing and one would not wait for it.
 
@@ -105,6 +106,8 @@ class LineLog(Generic[Header, Record]):
 
     def _resume(self) -> int:
         earlier, self.records, whole = self.form.read_whole_lines(self.path)
+        if not self.records:
+            return 0
         check_same_header(earlier, self.header, self.path.name)
         return whole
 

@@ -54,11 +54,16 @@ class AttentionShares:
         By layer: of the question's rows, and of the prompt's last row.
     steered : tuple of int
         The layers of these in which attention was changed.
+    p_yes, p_no : float
+        Of the first answer token, as `Answer` has them: the pass gives them before any word is
+        written. With guided decoding (a policy's ``guidance``) the answer's are others.
     """
 
     question: dict[int, LayerShares]
     answer: dict[int, LayerShares]
     steered: tuple[int, ...]
+    p_yes: float
+    p_no: float
 
 
 def attention_shares(
@@ -117,14 +122,16 @@ def attention_shares(
         nothing = torch.zeros(1, length)
         plan = SteeringPlan(nothing, nothing > 0, frozenset(layers), shared_prefix=shared)
     watched = replace(plan, watch=watch)
-    engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
+    logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
+    p = logits[0, -1].softmax(-1)
     names = [document.document_id for document in prompt.documents]
     question, answer = (
         {layer: _layer(names, watch.seen[layer][rows].tolist()) for layer in layers}
         for rows in (0, 1)
     )
     steered = tuple(layer for layer in layers if plan.is_active and layer in plan.layers)
-    return AttentionShares(question, answer, steered)
+    p_yes, p_no = (float(p[ids].sum()) for ids in (engine.yes_ids, engine.no_ids))
+    return AttentionShares(question, answer, steered, p_yes, p_no)
 
 
 def _layer(names: list[str], shares: list[float]) -> LayerShares:

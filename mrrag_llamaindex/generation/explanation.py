@@ -8,13 +8,17 @@ documents come from the cache, so that the price is one short pass with a row pe
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 
-from mrrag_llamaindex.errors import ModelError, SteeringError
+from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
+from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.prompt.request import PromptRequest
+from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
@@ -82,34 +86,14 @@ def explain(
     SteeringError
         If the policy guides the decoding: the first token is then not the one that a pass gives.
     """
-    require_explainable(engine)
-    if policy is not None and policy.guidance != 1:
-        name = type(policy).__name__
-        raise SteeringError(
-            f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
-        )
-    prepared = None if image is None else engine.read_image(image)
-    prompt = engine.prompt(request, prepared, policy, max_new_tokens)
+    prompt, prepared = _explainable(engine, request, image, policy, max_new_tokens)
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
-    shared = prompt.question_span[0]
     influences: dict[str, Influence] = {}
     size = max(1, engine.batch_size - 1)
     for first in range(0, len(names), size):
         hidden_ids = names[first : first + size]
-        hidden = torch.zeros(len(hidden_ids) + 1, len(prompt.input_ids), dtype=torch.bool)
-        for span, document in zip(prompt.document_spans, prompt.documents, strict=True):
-            if document.document_id in hidden_ids:
-                hidden[hidden_ids.index(document.document_id), slice(*span)] = True
-        rows = [prompt] * len(hidden)
-        plan, _ = engine.planner.plan(rows, policy, shared)
-        logits = engine.runner.logits(
-            [row.input_ids for row in rows],
-            [prepared] * len(rows),
-            shared=shared,
-            steering=plan,
-            hidden=hidden,
-        )
-        p = logits[:, -1].softmax(-1)
+        rows = [*({name} for name in hidden_ids), set[str]()]
+        p = _blind_passes(engine, prompt, prepared, policy, rows)
         likeliest = p.argmax(-1).tolist()
         answer = likeliest[-1]
         alike = next((ids for ids in (engine.yes_ids, engine.no_ids) if answer in ids), [answer])
@@ -117,3 +101,97 @@ def explain(
         for name, value, token in zip(hidden_ids, without, likeliest, strict=False):
             influences[name] = Influence(100 * (float(p[-1, answer]) - value), token not in alike)
     return influences
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """How an answer would begin.
+
+    Attributes
+    ----------
+    text : str
+        The likeliest first token.
+    p_yes, p_no : float
+        As `Answer` has them.
+    """
+
+    text: str
+    p_yes: float
+    p_no: float
+
+
+def without_documents(
+    engine: LlavaEngine,
+    request: PromptRequest,
+    image: Image.Image | None,
+    document_ids: Collection[str],
+    policy: SteeringPolicy | None = None,
+    max_new_tokens: int | None = None,
+) -> FirstToken:
+    """Tell how the answer would begin if some documents were hidden, as `explain` hides one.
+
+    Parameters
+    ----------
+    engine, request, image, policy, max_new_tokens
+        As for `explain`; lambdas of the documents that are left stay as they are.
+    document_ids : collection of str
+        Those to hide; none gives the first token of the answer itself.
+
+    Raises
+    ------
+    InputError
+        If one of them is not in the prompt.
+    ModelError, SteeringError
+        As `explain`.
+    """
+    prompt, prepared = _explainable(engine, request, image, policy, max_new_tokens)
+    read = {document.document_id for document in prompt.documents}
+    if not read.issuperset(document_ids):
+        raise InputError("the prompt of this answer does not hold that document")
+    (p,) = _blind_passes(engine, prompt, prepared, policy, [set(document_ids)])
+    p_yes, p_no = (float(p[ids].sum()) for ids in (engine.yes_ids, engine.no_ids))
+    text = engine.tokenizer.decode([int(p.argmax())], skip_special_tokens=True)
+    return FirstToken(text.strip(), p_yes, p_no)
+
+
+def _explainable(
+    engine: LlavaEngine,
+    request: PromptRequest,
+    image: Image.Image | None,
+    policy: SteeringPolicy | None,
+    max_new_tokens: int | None,
+) -> tuple[Prompt, PreparedImage | None]:
+    require_explainable(engine)
+    if policy is not None and policy.guidance != 1:
+        name = type(policy).__name__
+        raise SteeringError(
+            f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
+        )
+    prepared = None if image is None else engine.read_image(image)
+    return engine.prompt(request, prepared, policy, max_new_tokens), prepared
+
+
+def _blind_passes(
+    engine: LlavaEngine,
+    prompt: Prompt,
+    image: PreparedImage | None,
+    policy: SteeringPolicy | None,
+    rows: Sequence[Collection[str]],
+) -> torch.Tensor:
+    """Return the probabilities of the first token, (rows, vocabulary), with a row's ids hidden."""
+    shared = prompt.question_span[0]
+    hidden = torch.zeros(len(rows), len(prompt.input_ids), dtype=torch.bool)
+    for span, document in zip(prompt.document_spans, prompt.documents, strict=True):
+        for row, ids in enumerate(rows):
+            if document.document_id in ids:
+                hidden[row, slice(*span)] = True
+    prompts = [prompt] * len(rows)
+    plan, _ = engine.planner.plan(prompts, policy, shared)
+    logits = engine.runner.logits(
+        [row.input_ids for row in prompts],
+        [image] * len(rows),
+        shared=shared,
+        steering=plan,
+        hidden=hidden,
+    )
+    return logits[:, -1].softmax(-1)

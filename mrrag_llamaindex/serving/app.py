@@ -12,6 +12,7 @@ from mrrag_llamaindex.serving.http.errors import add_error_handlers
 from mrrag_llamaindex.serving.http.pairs import pair_routes
 from mrrag_llamaindex.serving.http.questions import question_routes
 from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.page.router import page_routes
 from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 
@@ -48,6 +49,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     app.include_router(question_routes(service, workers))
     app.include_router(pair_routes(service, workers))
+    app.include_router(page_routes(service, workers))
 
     @app.get("/healthz", summary="Whether the server answers")
     async def healthz() -> dict[str, str]:

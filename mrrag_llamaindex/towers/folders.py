@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import TowerError
@@ -17,6 +17,9 @@ WAYS_ON = (
     "give the folder of a saved tower or of a downloaded model, or use the small synthetic towers "
     f'that are shipped, towers="{defaults.PHANTOM}"'
 )
+TOWER_FILE: Final = "tower.json"
+"""Written last, and of this project's own towers alone."""
+
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
 

@@ -270,6 +270,23 @@ def test_an_excluded_patient_does_not_vote(mrrag, corpus, answered):
     assert first not in [source["pair_id"] for source in json.loads(told.out)["sources"]]
 
 
+def test_the_pairs_of_a_stored_image_do_not_answer_for_it(mrrag, corpus, answered):
+    own = next(iter(sorted((corpus.folder / "images").iterdir())))
+    twin = answered.parent / "twin.png"
+    Image.open(own).convert("RGB").save(twin, compress_level=1)  # other bytes, the same pixels
+    options = ("--answer-column", "verdict", "--documents", 30)
+    question = (*options, corpus.question)
+    store = ("ask", "--by", "vote", "--store", answered, "--image", twin)
+    told = json.loads(mrrag(*store, "--json", *question).out)
+    patient = own.stem.removesuffix("-1")
+    assert told["own"] == [own.stem]
+    assert told["sources"]
+    assert not any(source["pair_id"].startswith(f"{patient}-") for source in told["sources"])
+    shown = mrrag(*store, *question)
+    assert f"this image is stored as {own.stem}" in " ".join(shown.out.split())
+    assert json.loads(vote(mrrag, corpus, answered, *options, "--json").out)["own"] == []
+
+
 def test_pairs_without_answers_cannot_vote(mrrag, corpus, answered):
     check_refused(vote(mrrag, corpus, corpus.store), "hold no answers", "--answer-column")
     check_refused(vote(mrrag, corpus, answered), "'answer' or 'label'", "it has:", "verdict")

@@ -118,10 +118,21 @@ def test_another_file_is_not_written_over(tmp_path, content):
 )
 def test_another_run_is_refused_by_the_first_difference(tmp_path, change, words):
     path = tmp_path / "a.jsonl"
-    LineLog(path, TOYS, HEADER).close()
+    with LineLog(path, TOYS, HEADER) as log:
+        log.append(toys("one"))
     with pytest.raises(InputError, match=words):
         LineLog(path, TOYS, replace(HEADER, **change))
-    assert path.read_text() == FIRST
+    assert path.read_text() == FIRST + lines("one")
+
+
+@pytest.mark.parametrize("torn", ["", '{"na'])
+def test_a_run_that_recorded_nothing_binds_no_other(tmp_path, torn):
+    path = tmp_path / "a.jsonl"
+    path.write_text(FIRST + torn)
+    with LineLog(path, TOYS, replace(HEADER, seed=4)) as log:
+        log.append(toys("one"))
+    assert TOYS.read(path)[0].seed == 4
+    assert TOYS.read(path)[1] == toys("one")
 
 
 def test_nothing_of_a_batch_is_written_if_one_record_does_not_belong(tmp_path):

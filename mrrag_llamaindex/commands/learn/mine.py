@@ -78,7 +78,12 @@ def mine(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Most questions, drawn by the seed.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most questions of the table, drawn by the seed; --data phantom: how many are "
+            f"made, {_PHANTOM_QUESTIONS} unless told. Not with --labels: all pairs ask.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     columns: options.ColumnsOfQuestions = "",
@@ -115,7 +120,7 @@ def mine(
         pairs, towers = _opened(store or "", device)
         fusion = _weights(pairs, weights)
         asked = LabelQuestions(
-            tuple(name.strip() for name in labels.split(",")),
+            _label_names(labels),
             question or QUESTION,
             MiningSettings(fusion, candidates or CANDIDATES, cast("Pool", pool), seed=seed),
         )
@@ -182,14 +187,19 @@ _WITH_LABELS = {
 
 def _check_labels(ctx: typer.Context) -> None:
     """Refuse what has no meaning where labels take the place of questions and a model."""
-    for name in ctx.params:
-        if name not in _WITH_LABELS and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE"):
-            raise InputError(
-                f"{name.replace('_', '-')} has no meaning with --labels, which asks no model: "
-                "leave it out"
-            )
+    others = set(ctx.params) - _WITH_LABELS
+    options.refuse_given(ctx, others, "--labels asks every pair of the store, and no model")
     if ctx.params.get("store") is None:
         raise InputError("--labels are those of the pairs in a store: name it with --store")
+
+
+def _label_names(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, (name.strip() for name in text.split(","))))
+    twice = [name for name in names if names.count(name) > 1]
+    if not names or twice:
+        what = f"names {twice[0]!r} twice" if twice else f"is {text!r} and names no column"
+        raise InputError(f"--labels {what}; name one or several, each once: finding,view")
+    return names
 
 
 def _weights(store: PairStore, path: Path | None) -> AnyWeights:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.learning.towers.processes import Processes
 
 
+_OF_REGIME = {
+    "heads": {"question_column", "hidden", "raw", "final_fit", "dropout", "copy_backbones"},
+    "full": {"chunk_size", "precision"},
+}
+
+
 def train_towers(
+    ctx: typer.Context,
     pairs: Annotated[
         Path,
         typer.Argument(
@@ -141,6 +148,12 @@ def train_towers(
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
     from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 
+    for other, names in _OF_REGIME.items():
+        if other != regime:
+            options.refuse_given(ctx, names, f"it belongs to --regime {other}")
+    if regime == "heads" and _started_processes() > 1:
+        raise InputError("heads are trained by one process; start it without accelerate")
+    units = _hidden(hidden)
     rows = read_pairs(
         pairs, options.renames_of(columns), images, encoding=encoding, delimiter=delimiter
     )
@@ -183,12 +196,10 @@ def train_towers(
         from mrrag_llamaindex.towers.backbones.loading import load_image_backbone
         from mrrag_llamaindex.towers.backbones.text import TransformersTextBackbone
 
-        if _started_processes() > 1:
-            raise InputError("heads are trained by one process; start it without accelerate")
         image = load_image_backbone(image_backbone, image_size)
         image.to(device)
         text = TransformersTextBackbone.load(text_backbone).to(device)
-        shape = HeadShape(dimension or 128, _hidden(hidden), dropout, raw, final_fit)
+        shape = HeadShape(dimension or 128, units, dropout, raw, final_fit)
         results = train_heads(
             *(image, text, table, settings, run), shape, copy_backbones=copy_backbones
         )

@@ -131,7 +131,7 @@ def labelled(
     *,
     rule: str = "leading",
     file: str = "questions",
-    images_needed: bool = True,
+    answers_only: bool = False,
     facts: Mapping[str, Mapping[str, bool]] | None = None,
     references: Mapping[str, tuple[str, ...]] | None = None,
 ) -> EvaluationSet:
@@ -152,8 +152,8 @@ def labelled(
         has several words. ``cares``: the published rule, which gives every row a label.
     file
         How problems name the table that the questions come from.
-    images_needed
-        False: a question whose image is not there is kept, since only answers are scored.
+    answers_only
+        A question whose image is not there is kept, since only answers are scored.
     facts
         By pair id: findings that the report states. None: none are known.
     references
@@ -177,7 +177,9 @@ def labelled(
             kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
             all_problems.append(Problem(kind, where, "the answer begins with neither yes nor no"))
         elif (
-            images_needed and isinstance(item.image, (str, Path)) and not is_file(Path(item.image))
+            not answers_only
+            and isinstance(item.image, (str, Path))
+            and not is_file(Path(item.image))
         ):
             all_problems.append(
                 Problem(MISSING_IMAGE, where, "its image is not where it should be")

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
-from mrrag_llamaindex.learning.mining.candidate_search import SAME_IMAGE
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fused_query
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.store.hits import OnePer, case_key
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
+from mrrag_llamaindex.store.same_image import SAME_IMAGE
 
 Vectors = NDArray[np.float32]
 

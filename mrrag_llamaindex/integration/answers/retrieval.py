@@ -9,6 +9,8 @@ from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
+    from llama_index.core.schema import NodeWithScore
+
     from mrrag_llamaindex.images.load import ImageSource
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -38,23 +40,23 @@ def retrieve(
     MRRAGError
     """
     retriever = index.as_retriever(stamped=False, **options)
-    rows = []
-    for item in retriever.nodes_about(question, read_image(image)):
-        facts = item.node.metadata[METADATA_KEY]
-        rows.append(
-            {
-                "pair_id": item.node.node_id,
-                "views": facts.get("views", []),
-                "rank": facts["rank"],
-                "score": facts["score"],
-                **{name: facts[name] for name in ALL_TERMS if name in facts},
-                "weights": facts["weights"],
-                "lambda": facts["lambda"],
-                "probability": facts.get("probability"),
-                "report": item.node.get_content(),
-                "patient_id": item.node.metadata.get("patient_id"),
-                "study_id": item.node.metadata.get("study_id"),
-                "has_image": item.node.metadata.get("image_path") is not None,
-            }
-        )
-    return rows
+    return [node_facts(item) for item in retriever.nodes_about(question, read_image(image))]
+
+
+def node_facts(item: NodeWithScore) -> dict[str, Any]:
+    """Return what is known of a retrieved document, as `retrieve` does."""
+    facts = item.node.metadata[METADATA_KEY]
+    return {
+        "pair_id": item.node.node_id,
+        "views": facts.get("views", []),
+        "rank": facts["rank"],
+        "score": facts["score"],
+        **{name: facts[name] for name in ALL_TERMS if name in facts},
+        "weights": facts["weights"],
+        "lambda": facts["lambda"],
+        "probability": facts.get("probability"),
+        "report": item.node.get_content(),
+        "patient_id": item.node.metadata.get("patient_id"),
+        "study_id": item.node.metadata.get("study_id"),
+        "has_image": item.node.metadata.get("image_path") is not None,
+    }

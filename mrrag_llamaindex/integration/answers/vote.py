@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
@@ -19,6 +19,7 @@ from mrrag_llamaindex.mcr.vote import (
     answer_of,
     voters,
 )
+from mrrag_llamaindex.store.same_image import pairs_of_image
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -49,6 +50,9 @@ class VoteResult:
         Pairs that were looked at; those without an answer that counts did not vote.
     temperature : float
     seconds : dict of str to float
+    own : tuple of str
+        Pairs of this very image in the store: neither they nor what else is known to be of their
+        study or patient was searched.
     """
 
     question: str
@@ -58,6 +62,7 @@ class VoteResult:
     searched: int
     temperature: float
     seconds: dict[str, float]
+    own: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -97,6 +102,7 @@ class VoteResult:
             "sources": self.sources(),
             "abstained": False,
             "searched": self.searched,
+            "own": list(self.own),
             "temperature": self.temperature,
             "seconds": dict(self.seconds),
         }
@@ -113,6 +119,9 @@ def ask_by_vote(
     **options: Any,
 ) -> VoteResult:
     """Answer ``question`` about ``image`` by a vote of the retrieved pairs.
+
+    Where the image itself is stored, its pairs would answer their own question: they do not vote,
+    nor do others of their study or patient.
 
     Parameters
     ----------
@@ -144,7 +153,9 @@ def ask_by_vote(
         raise InputError(str(error)) from None
     started = time.perf_counter()
     retriever = index.as_retriever(similarity_top_k=documents, **options)
-    nodes = _found(retriever, question, read_image(image), documents, column)
+    read = read_image(image)
+    own = _without_own(retriever, read)
+    nodes = _found(retriever, question, read, documents, column)
     answers = [answer_of(item.node.metadata, column) for item in nodes]
     places = voters(question, answers)[:documents]
     if not places:
@@ -153,7 +164,24 @@ def ask_by_vote(
     given = tuple(str(answers[place]) for place in places)
     ballot = vote.count([float(item.score or 0.0) for item in voting], given)
     seconds = {"retrieve": time.perf_counter() - started}
-    return VoteResult(question, ballot, voting, given, len(nodes), temperature, seconds)
+    return VoteResult(question, ballot, voting, given, len(nodes), temperature, seconds, own)
+
+
+def _without_own(retriever: MRRAGRetriever, image: QueryImage | None) -> tuple[str, ...]:
+    """Exclude the pairs of the question's own image and their patients; return the pairs' ids."""
+    if image is None:
+        return ()
+    vector = retriever.towers.embed_images([image.rgb])[0]
+    own = pairs_of_image(retriever.store, vector)
+    ids = [pair.pair_id for pair in own]
+    patients = [pair.patient_id for pair in own if pair.patient_id is not None]
+    exclude = retriever.exclude
+    retriever.exclude = replace(
+        exclude,
+        pair_ids=exclude.pair_ids.union(ids),
+        patient_ids=exclude.patient_ids.union(patients),
+    )
+    return tuple(ids)
 
 
 def _found(

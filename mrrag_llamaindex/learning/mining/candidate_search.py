@@ -16,9 +16,7 @@ from mrrag_llamaindex.mcr.score import fuse
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, HEAD_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, Hit
 from mrrag_llamaindex.store.protocol import PairStore
-
-SAME_IMAGE = 1.0 - 1e-6
-"""Cosine of two images that are one: the question's own, stored under another patient or none."""
+from mrrag_llamaindex.store.same_image import same_image
 
 
 def find_candidates(
@@ -81,17 +79,12 @@ def _fitting(
 ) -> dict[str, Hit]:
     """Return those of the pairs that may be evidence, by id, in their order."""
     hits = store.score(pair_ids, q_image, q_text, weights)
-    same = _same_image(store)
+    same = same_image(store)
     return {
         pair_id: hit
         for pair_id, hit in hits.items()
         if not exclude.excludes(hit) and not _unfit(hit, same)
     }
-
-
-def _same_image(store: PairStore) -> float:
-    """Return `SAME_IMAGE` in the store's scale."""
-    return SAME_IMAGE * store.schema.blocks.scale("image_image")
 
 
 def _unfit(hit: Hit, same_image: float) -> bool:
@@ -107,7 +100,7 @@ def _allowed(
     exclude: Exclusion,
 ) -> list[Hit]:
     """Return the best-scored pairs that have a report, and are not the image itself."""
-    same = _same_image(store)
+    same = same_image(store)
     while True:
         hits = store.query(q_image, q_text, weights, count, exclude)
         unfit = {hit.pair_id for hit in hits if _unfit(hit, same)}

@@ -186,6 +186,16 @@ class Loop:
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=mixed)
 
 
+def require_reports(split: Split, reports: SameReports) -> None:
+    """Raise `InputError` if there is nothing to tell apart in training or validation."""
+    for name, part in (("training", split.train), ("validation", split.validation)):
+        if len(part) < 2 or bool(reports.matrix(part, part[:1], near=False).all()):
+            raise InputError(
+                f"the {name} part has {len(part)} pairs and needs two different reports at least: "
+                "more patients, or larger shares of them, are needed"
+            )
+
+
 def train(
     encoder: PairEncoder,
     split: Split,
@@ -235,12 +245,7 @@ def train(
     TowerError
         If the loss, or its gradient, is no longer a finite number.
     """
-    for name, part in (("training", split.train), ("validation", split.validation)):
-        if len(part) < 2 or bool(reports.matrix(part, part[:1], near=False).all()):
-            raise InputError(
-                f"the {name} part has {len(part)} pairs and needs two different reports at least: "
-                "more patients, or larger shares of them, are needed"
-            )
+    require_reports(split, reports)
     loop = Loop(encoder, split, reports, settings, processes or Processes())
     at = loop.restore(state.read()) if state else (0, 0)
     loop.patience = settings.max_epochs if keep_last else settings.patience

@@ -22,12 +22,11 @@ from mrrag_llamaindex.towers.backbones.feature_cache import FEATURES_FOLDER, Kno
 from mrrag_llamaindex.towers.backbones.protocol import ImageBackbone, TextBackbone
 from mrrag_llamaindex.towers.backbones.saved import read_backbones, write_backbones
 from mrrag_llamaindex.towers.base import check_images, check_texts, unit_rows
-from mrrag_llamaindex.towers.folders import reading
+from mrrag_llamaindex.towers.folders import TOWER_FILE, reading
 from mrrag_llamaindex.towers.identity import make_identity, weights_digest
 from mrrag_llamaindex.towers.projection_head import FittedHeads, empty_head
 from mrrag_llamaindex.towers.raw_projection import RawProjection
 
-TOWER_FILE = "tower.json"
 HEADS_FILE = "heads.safetensors"
 
 

@@ -16,9 +16,9 @@ from mrrag_llamaindex.towers.folders import (
     read_tokenizer,
     reading,
 )
-from mrrag_llamaindex.towers.identity import config_facts
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
+from mrrag_llamaindex.towers.kinds.projected import ProjectedTower
 from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
 from mrrag_llamaindex.towers.open_clip.places import build, placed
@@ -42,7 +42,7 @@ class OpenClipNetwork(nn.Module):
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.pooling = layout.pooling
+        self.text_pooling = layout.pooling
         width, text_width = image_encoder.config.hidden_size, text_encoder.config.hidden_size
         n, hidden = layout.dimension, layout.text_hidden
         self.image_projection = nn.Linear(width, n, bias=layout.image_bias)
@@ -63,12 +63,12 @@ class OpenClipNetwork(nn.Module):
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Project texts of shape (batch, T) to (batch, n)."""
         output = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
-        pooled = pool_tokens(output.last_hidden_state, attention_mask, self.pooling)
+        pooled = pool_tokens(output.last_hidden_state, attention_mask, self.text_pooling)
         projected: Tensor = self.text_projection(pooled)
         return projected
 
 
-class OpenClipTower(TorchTower):
+class OpenClipTower(ProjectedTower):
     """Towers from a folder with ``open_clip_config.json``, read without open_clip or timm.
 
     Every stored tensor is compared with its place by name and shape. Images are padded to a
@@ -87,18 +87,6 @@ class OpenClipTower(TorchTower):
 
     name = "open-clip"
     network: OpenClipNetwork
-
-    def __init__(
-        self,
-        network: OpenClipNetwork,
-        images: ImagePreparation,
-        texts: TextWindows,
-        *,
-        source: str = "",
-        device: str = "cpu",
-    ) -> None:
-        dimension = network.image_projection.out_features
-        super().__init__(network, images, texts, dimension=dimension, source=source, device=device)
 
     @classmethod
     def load(
@@ -171,21 +159,6 @@ class OpenClipTower(TorchTower):
                     projections[name].copy_(tensor)
         images = ImagePreparation.square(layout.image_config["image_size"], stored.mean, stored.std)
         return cls(network, images, texts, source=absolute_source(source), device=device)
-
-    def settings(self) -> dict[str, Any]:
-        """Everything beside the weights that moves vectors, as plain JSON."""
-        return {
-            **super().settings(),
-            "text_pooling": self.network.pooling,
-            "image_config": config_facts(self.network.image_encoder.config),
-            "text_config": config_facts(self.network.text_encoder.config),
-        }
-
-    def _image_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.network.image_features(inputs["pixel_values"])
-
-    def _text_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.network.text_features(inputs["input_ids"], inputs["attention_mask"])
 
 
 def load_open_clip(source: str, device: str = "cpu") -> TorchTower:

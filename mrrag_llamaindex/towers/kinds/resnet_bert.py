@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from typing_extensions import Self
 
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.writing import system_errors
-from mrrag_llamaindex.towers.base import TorchTower
-from mrrag_llamaindex.towers.folders import model_folder, read_model, read_tokenizer, reading
-from mrrag_llamaindex.towers.identity import config_facts
+from mrrag_llamaindex.towers.folders import (
+    TOWER_FILE,
+    model_folder,
+    read_model,
+    read_tokenizer,
+    reading,
+)
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
+from mrrag_llamaindex.towers.kinds.projected import ProjectedTower
 from mrrag_llamaindex.towers.kinds.resnet_bert_network import ResNetBertNetwork
 from mrrag_llamaindex.towers.text_windows import TextWindows, token_limit
 
-TOWER_FILE = "tower.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class ResNetBertTower(TorchTower):
+class ResNetBertTower(ProjectedTower):
     """A ResNet for images and a BERT for texts, each with a linear projection to n dimensions.
 
     Made by `from_configs` (fresh weights), `from_pretrained` (pretrained encoders, fresh
@@ -43,24 +46,6 @@ class ResNetBertTower(TorchTower):
 
     name = "resnet-bert"
     network: ResNetBertNetwork
-
-    def __init__(
-        self,
-        network: ResNetBertNetwork,
-        images: ImagePreparation,
-        texts: TextWindows,
-        *,
-        source: str = "",
-        device: str = "cpu",
-    ) -> None:
-        # Kept as they were when the network was made, so that the identity of a saved tower does
-        # not change with the defaults of another transformers release.
-        self._configs = {
-            "image_config": config_facts(network.image_encoder.config),
-            "text_config": config_facts(network.text_encoder.config),
-        }
-        dimension = network.image_projection.out_features
-        super().__init__(network, images, texts, dimension=dimension, source=source, device=device)
 
     @classmethod
     def from_configs(
@@ -209,17 +194,6 @@ class ResNetBertTower(TorchTower):
         tower = cls(network, images, texts, source=str(where), device=device)
         tower._configs = {key: data[key] for key in ("image_config", "text_config")}
         return tower
-
-    def settings(self) -> dict[str, Any]:
-        """Everything beside the weights that moves vectors, as plain JSON."""
-        pooling = {"text_pooling": self.network.text_pooling}
-        return {**super().settings(), **pooling, **self._configs}
-
-    def _image_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.network.image_features(inputs["pixel_values"])
-
-    def _text_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.network.text_features(inputs["input_ids"], inputs["attention_mask"])
 
 
 def _fresh_network(

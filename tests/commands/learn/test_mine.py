@@ -171,14 +171,18 @@ def test_labels_make_records_without_a_model(corpus, table, tmp_path, mrrag):
     options = ("--store", store, "--out", out)
     for wrong, word in (
         (("--labels", "nothing"), "'nothing'"),
-        (("--labels", "edema", "--model", "phantom"), "model has no meaning"),
-        (("--labels", "edema", table), "questions has no meaning"),
-        (("--labels", "edema", "--data", "phantom"), "data has no meaning"),
+        (("--labels", ","), "--labels is ',' and names no column"),
+        (("--labels", "edema, edema"), "--labels names 'edema' twice"),
+        (("--labels", "edema", "--question", "{histroy}: what is it?"), "'histroy'"),
+        (("--labels", "edema", "--model", "phantom"), "--model cannot be given here"),
+        (("--labels", "edema", table), "questions cannot be given here"),
+        (("--labels", "edema", "--data", "phantom"), "--data cannot be given here"),
+        (("--labels", "edema", "--limit", 3), "--limit cannot be given here"),
         (("--question", "Why?"), "--labels only"),
     ):
         result = mrrag("mine", *options, *wrong)
         assert (result.code, word in result.err) == (2, True), result.err
-    out.unlink(missing_ok=True)
+    # None of these has begun anything that the right one would have to go on with.
     result = mrrag("mine", *options, "--labels", "edema", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["mined"] == len(rows)

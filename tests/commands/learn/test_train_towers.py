@@ -304,6 +304,54 @@ def test_wrong_input_is_one_line(mrrag, arguments, tmp_path, option, value, word
     assert not (tmp_path / "towers" / "tower.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("regime", "option"),
+    [
+        *(
+            ("full", option)
+            for option in (
+                *(("--question-column", "history"), ("--hidden", "none"), ("--raw", 0)),
+                *(("--final-fit",), ("--no-final-fit",), ("--dropout", 0.1), ("--copy-backbones",)),
+            )
+        ),
+        *(("heads", option) for option in (("--chunk-size", 8), ("--precision", "bfloat16"))),
+    ],
+)
+def test_an_option_of_the_other_regime_is_refused_by_name(
+    mrrag, arguments, tmp_path, regime, option
+):
+    result = mrrag(*arguments, "--out", tmp_path / "t", "--regime", regime, *option)
+    name = "--final-fit" if option[0] == "--no-final-fit" else option[0]
+    assert (result.code, f"{name} cannot be given here" in result.err) == (2, True), result.err
+    assert not (tmp_path / "t").exists()
+
+
+def test_heads_that_cannot_be_trained_are_refused_before_anything_is_encoded(
+    mrrag, arguments, table, tmp_path
+):
+    with table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    few = table.with_name("few.csv")
+    with few.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "report": "The same."} for row in rows[:20])
+    result = mrrag(arguments[0], few, *arguments[2:], "--out", tmp_path / "t")
+    assert (result.code, "two different reports" in result.err) == (2, True), result.err
+    assert not (tmp_path / "t").exists()
+
+
+def test_heads_without_raw_features_are_told_what_they_are_worth(mrrag, arguments, tmp_path):
+    out = tmp_path / "t"
+    result = mrrag(*arguments, "--out", out, "--raw", 0, "--repeats", 1, *HEADS, "--json")
+    assert result.code == 0, result.err
+    told = json.loads(result.out)
+    assert told["worth"]["queries"] == 60
+    assert told["scales"] is None
+    assert load_towers(str(out)).dimension == 128
+    assert not load_towers(str(out)).blocks.raw_image
+
+
 def test_heads_are_trained_by_one_process(mrrag, arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_refused(mrrag(*arguments, "--out", tmp_path / "towers"), "one process")

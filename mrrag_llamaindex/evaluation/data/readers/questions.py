@@ -110,7 +110,7 @@ def read_layout(
         problems,
         rule=rule,
         file=source.name,
-        images_needed=not answers_only,
+        answers_only=answers_only,
         facts=evidence.facts,
         references=references,
     )

@@ -73,13 +73,10 @@ def read_table(
         else:
             kept.append(item)
     return labelled(
-        folder.resolve().name,
-        kept,
-        pairs,
-        problems,
+        *(folder.resolve().name, kept, pairs, problems),
         rule=rule,
         file=source.name,
-        images_needed=not answers_only,
+        answers_only=answers_only,
     )
 
 

@@ -116,13 +116,10 @@ def read_vqa_rad(
         )
         kept = [item for item in kept if item.question_id in marked]
     return labelled(
-        "vqa-rad",
-        kept,
-        pairs,
-        problems,
+        *("vqa-rad", kept, pairs, problems),
         rule=rule,
         file=source.name,
-        images_needed=not answers_only,
+        answers_only=answers_only,
     )
 
 

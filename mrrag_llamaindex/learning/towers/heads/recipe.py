@@ -19,6 +19,7 @@ from mrrag_llamaindex.learning.towers.heads.members import (
 )
 from mrrag_llamaindex.learning.towers.heads.scales import term_scales
 from mrrag_llamaindex.learning.towers.heads.worth import worth_of_heads
+from mrrag_llamaindex.learning.towers.loop import require_reports
 from mrrag_llamaindex.learning.towers.results import over_seeds, write_results
 from mrrag_llamaindex.learning.towers.same_reports import SameReports
 from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, TrainingRun
@@ -95,6 +96,8 @@ def train_heads(
         measured before the final fit, with heads that had not seen them.
     """
     shape = shape or HeadShape()
+    split = split_pairs(pairs.patients, settings.validation, settings.test, settings.seed)
+    require_reports(split, SameReports(pairs.reports, settings.same_report))  # before it takes long
     features = features_of(image_backbone, text_backbone, pairs, run)
     fitted, results = fit_ensemble(pairs, features, settings, run, shape)
     tower = FrozenTower(image_backbone, text_backbone, fitted)
@@ -148,15 +151,18 @@ def fit_ensemble(
         together = HeadsEncoder(fitted.image, fitted.text, features)  # type: ignore[arg-type]
         results["ensemble"] = measured(together, features, pairs, reports, split, settings.seed)
     raw = scales = None
-    if length := shape.raw_length(len(members)):
-        raw = (
-            RawProjection.fitted(features.image[split.train], length),
-            RawProjection.fitted(features.text[split.train], length),
-        )
-        held_out = torch.cat([split.validation, split.test])
+    length = shape.raw_length(len(members))
+    untrained = (
+        RawProjection.fitted(features.image[split.train], length or defaults.HALF_LENGTH),
+        RawProjection.fitted(features.text[split.train], length or defaults.HALF_LENGTH),
+    )
+    held_out = torch.cat([split.validation, split.test])
+    if length:
+        raw = untrained
         scales = term_scales((fitted.image, fitted.text), raw, features, held_out)
-        fitted = replace(fitted, raw=raw, scales=scales)
-        results["worth"] = worth_of_heads(fitted, features, held_out, settings.seed)
+    fitted = replace(fitted, raw=untrained, scales=scales)
+    results["worth"] = worth_of_heads(fitted, features, held_out, settings.seed, raw=bool(length))
+    fitted = replace(fitted, raw=raw)
     if shape.final_fit:
         everyone = Split(torch.arange(len(pairs)), split.validation, split.test)
         members = [

@@ -18,10 +18,16 @@ from mrrag_llamaindex.towers.projection_head import FittedHeads
 _SHOWN = 5
 _UNTRAINED = FusionWeights(0, 0, 0, raw_image=1)
 _TRAINED = FusionWeights(1, 1, 0, raw_image=1)
+_HEADS_ALONE = FusionWeights(1, 1, 0)
 
 
 def worth_of_heads(
-    heads: FittedHeads, features: HeadFeatures, held_out: Tensor, seed: int
+    heads: FittedHeads,
+    features: HeadFeatures,
+    held_out: Tensor,
+    seed: int,
+    *,
+    raw: bool = True,
 ) -> dict[str, Any]:
     """Tell how alike the reports are that an image finds, with heads and without.
 
@@ -38,16 +44,20 @@ def worth_of_heads(
         Rows of the queries.
     seed
         Of the bootstrap over patients.
+    raw
+        Whether the towers will keep the encoders' own features beside the heads; if not, what is
+        measured as trained are the heads alone.
 
     Returns
     -------
     dict
-        ``chance``, ``untrained`` (raw image-image alone) and ``trained`` (that with image-text and
-        image-image, scaled): mean cosines; ``gain`` and ``gain_ci``, trained minus untrained;
-        ``over_chance_ci``, trained minus chance; ``queries``.
+        ``chance``, ``untrained`` (raw image-image alone) and ``trained`` (image-text and
+        image-image, with ``raw`` that too, scaled): mean cosines; ``gain`` and ``gain_ci``,
+        trained minus untrained; ``over_chance_ci``, trained minus chance; ``queries``.
     """
     assert heads.raw is not None
     blocks = heads.blocks
+    trained_weights = _TRAINED if raw else _HEADS_ALONE
     image = vectors_of(heads.image, heads.raw[0], features.image)
     text = vectors_of(heads.text, heads.raw[1], features.text)
     centred = features.text - features.text.mean(dim=0)
@@ -60,7 +70,7 @@ def worth_of_heads(
             image[row], None, image[others], text[others], terms=ALL_TERMS, blocks=blocks
         )
         alike = own[others] @ own[row]
-        first = [np.argsort(-fuse(terms, w))[:_SHOWN] for w in (_UNTRAINED, _TRAINED)]
+        first = [np.argsort(-fuse(terms, w))[:_SHOWN] for w in (_UNTRAINED, trained_weights)]
         rows.append([float(alike.mean()), *(float(alike[best].mean()) for best in first)])
     values = np.array(rows)
     owners = [str(owner[row]) for row in held_out.tolist()]

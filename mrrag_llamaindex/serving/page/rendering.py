@@ -1,0 +1,146 @@
+"""The page's templates, and what each of them is given. Everything that is text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from mrrag_llamaindex import __version__, defaults
+from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
+from mrrag_llamaindex.serving.page import turns, views
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.serving.page.sessions import Session, Turn
+    from mrrag_llamaindex.serving.service import Service
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("mrrag_llamaindex.serving.page"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+THUMBNAIL = 512
+"""Pixels of the longer side of a case's picture."""
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill in a template; every value is escaped, whatever it holds."""
+    return _TEMPLATES.get_template(template).render(**context)
+
+
+def facts(service: Service) -> dict[str, Any]:
+    """Return what the page says of the server: model, store, and what of it is synthetic."""
+    index = service.index
+    synthetic = [
+        name
+        for name, is_phantom in (
+            ("model", service.llm.model == defaults.PHANTOM),
+            ("towers", index.store.towers_source == defaults.PHANTOM),
+        )
+        if is_phantom
+    ]
+    return {
+        "model": service.name,
+        "pairs": len(index.store),
+        "synthetic": synthetic,
+        "policy": type(service.llm.policy).__name__ if service.llm.policy else "none",
+        "version": __version__,
+        "gated": not isinstance(index.weights, FusionWeights),
+        "explain": turns.explainable(service),
+        "k": min(defaults.MAX_DOCUMENTS, service.llm.max_documents),
+        "most": service.llm.max_documents,
+    }
+
+
+def sliders(service: Service) -> list[dict[str, Any]]:
+    """Return the weights that a person may move: of the paper's terms, and of what towers keep."""
+    weights = service.index.weights
+    base = weights if isinstance(weights, FusionWeights) else weights.base
+    stored = service.index.store.schema.blocks.terms
+    names = stored if stored == ALL_TERMS else base.terms
+    values = {name: getattr(base, name) for name in (*TERMS, *names)}
+    most = max(2.0, *(1.5 * abs(value) for value in values.values()))
+    return [
+        {
+            "name": name,
+            "label": views.LABELS[name],
+            "value": value,
+            "low": min(0.0, 1.5 * value),
+            "high": most,
+        }
+        for name, value in values.items()
+    ]
+
+
+def cards(turn: Turn) -> str:
+    """Return the cards of a turn's documents."""
+    rows = views.cases(turns.documents(turn), turn.question, turn.hidden)
+    return render("cases.html", cases=rows, turn=turn, stale=False)
+
+
+def panel(service: Service, turn: Turn) -> str:
+    """Return the answer: why, both sides, without what was taken away, and attention."""
+    return render("answer.html", **answer_context(service, turn))
+
+
+def answer_context(service: Service, turn: Turn) -> dict[str, Any]:
+    """Return what the answer's template is given."""
+    numbers = {item.node.node_id: place for place, item in enumerate(turn.nodes, start=1)}
+    return {
+        "turn": turn,
+        "why": views.why(turn) if "steered" in turn.results else [],
+        "sides": [views.side(turn, name) for name in turns.SIDES],
+        "hidden": sorted(numbers[name] for name in turn.hidden),
+        "answer_strips": _strips(turn, "answer"),
+        "question_strips": _strips(turn, "question"),
+        "result": turn.results.get("steered"),
+        "policy": type(service.llm.policy).__name__ if service.llm.policy else "none",
+    }
+
+
+def _strips(turn: Turn, rows: str) -> dict[str, Any]:
+    return {name: views.strips(turn.looks.get(name), rows) for name in turns.SIDES}
+
+
+def history(session: Session, current: int | None) -> str:
+    """Return the questions of a session, the latest first."""
+    return render("history.html", turns=session.turns[::-1], current=current)
+
+
+def picture(image: Image.Image, side: int = THUMBNAIL) -> bytes:
+    """Return an image as PNG, its longer side at most ``side``."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    bands = small.split()
+    if len(bands) == 3 and bands[0].tobytes() == bands[1].tobytes() == bands[2].tobytes():
+        small = bands[0]
+    file = io.BytesIO()
+    small.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """Return a PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def export(service: Service, turn: Turn) -> str:
+    """Return one turn as a file that needs nothing else: no script, no address, no network."""
+    rows = views.cases(turns.documents(turn), turn.question, turn.hidden)
+    for row in rows:
+        row["picture"] = None
+        if row["has_image"]:
+            row["picture"] = data_url(picture(service.pair_image(row["pair_id"]), 320))
+    style = files("mrrag_llamaindex.serving.page").joinpath("static/page.css").read_text("utf-8")
+    return render(
+        "export.html",
+        **answer_context(service, turn),
+        **{"facts": facts(service), "cases": rows, "style": style},
+        film=data_url(picture(turn.image.rgb, 1024)),
+    )

@@ -1,0 +1,331 @@
+"""The page at ``/``: for people, and server-rendered; what it shows stays on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
+from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.page import rendering, turns, views
+from mrrag_llamaindex.serving.page.examples import Example, phantom_examples
+from mrrag_llamaindex.serving.page.sessions import Session, Sessions, Turn
+from mrrag_llamaindex.serving.schemas import AskOptions
+from mrrag_llamaindex.serving.service import Service
+
+STATIC = {
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "film.js": "text/javascript; charset=utf-8",
+    "htmx.min.js": "text/javascript; charset=utf-8",
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+SESSION = "X-MRRAG-Session"
+"""Header by which a tab names its session. A cookie would be shared by all tabs."""
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are read by a person, and whose answers are kept nowhere."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, with errors as a line of HTML and the headers of the page."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                response = await handle(request)
+            except RequestValidationError as error:
+                response = _told(validation_error(error.errors()))
+            except Exception as error:
+                response = _told(api_error(error))
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return handled
+
+
+def page_routes(service: Service, workers: Workers) -> APIRouter:
+    """Return the routes of the page.
+
+    Parameters
+    ----------
+    service : Service
+    workers : Workers
+        In whose threads everything that blocks is done.
+    """
+    routes = APIRouter(route_class=PageRoute, include_in_schema=False)
+    sessions = Sessions()
+    routes.sessions = sessions  # type: ignore[attr-defined]
+    folder = files("mrrag_llamaindex.serving.page").joinpath("static")
+
+    def session_of(request: Request) -> Session:
+        session = sessions.get(request.headers.get(SESSION, ""))
+        if session is None:
+            raise ApiError(
+                409, "no_session", "this tab's session has ended: reload the page to begin another"
+            )
+        return session
+
+    def examples() -> tuple[Example, ...]:
+        return phantom_examples() if service.llm.model == defaults.PHANTOM else ()
+
+    @routes.get("/")
+    async def page(request: Request) -> HTMLResponse:
+        def work(_: threading.Event) -> str:
+            session = sessions.open()
+            return rendering.render(
+                "page.html",
+                session=session.session_id,
+                facts=rendering.facts(service),
+                sliders=rendering.sliders(service),
+                examples=examples(),
+            )
+
+        return HTMLResponse(await workers.run(request, work))
+
+    @routes.get("/page/static/{name}")
+    async def static(name: str) -> Response:
+        if name not in STATIC:
+            raise ApiError(404, "not_found", "there is no such file")
+        cache = {"Cache-Control": "no-cache"}
+        return Response(folder.joinpath(name).read_bytes(), media_type=STATIC[name], headers=cache)
+
+    @routes.get("/page/examples/{number}")
+    async def example(request: Request, number: int) -> Response:
+        known = await workers.run(request, lambda _: examples())
+        if not 0 <= number < len(known):
+            raise ApiError(404, "not_found", "there is no such example")
+        return Response(known[number].png, media_type="image/png")
+
+    @routes.post("/page/film")
+    async def film(request: Request) -> HTMLResponse:
+        session = session_of(request)
+        form = await request.form(max_files=1)
+        file, number = form.get("image"), form.get("example")
+        data = await file.read() if isinstance(file, UploadFile) else b""
+
+        def work(_: threading.Event) -> str:
+            chosen = examples()[int(str(number))] if number is not None else None
+            session.show(service.read_image(chosen.png if chosen is not None else data))
+            return _viewer(session, chosen)
+
+        return HTMLResponse(await workers.run(request, work))
+
+    @routes.get("/page/film/{number}")
+    async def samples(request: Request, number: int) -> Response:
+        session = session_of(request)
+        with session.lock:
+            film = session.film if session.film_number == number else None
+        if film is None:
+            raise ApiError(409, "other_film", "this tab shows another film by now")
+        samples = film.samples.astype(film.samples.dtype.newbyteorder("<"), copy=False)
+        return Response(samples.tobytes(), media_type="application/octet-stream")
+
+    @routes.post("/page/ask")
+    async def ask(request: Request) -> Response:
+        session = session_of(request)
+        form = await request.form()
+        question = str(form.get("question", "")).strip()
+        if session.image is None:
+            raise ApiError(400, "no_image", "choose a film first: drop a file, or take an example")
+        if not question:
+            raise ApiError(400, "no_question", "write a question first")
+        turn = session.begin(question, _options(form, service), session.image)
+
+        def work(cancelled: threading.Event) -> Iterator[str]:
+            for kind, value in turns.answer(service, turn, cancelled):
+                yield from _events(service, session, turn, kind, value)
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                async for event in workers.iterate(request, work):
+                    yield event
+            except Exception as error:
+                yield _event("error", message=api_error(error).message)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @routes.post("/page/rank")
+    async def rank(request: Request) -> HTMLResponse:
+        session = session_of(request)
+        form = await request.form()
+        question = str(form.get("question", "")).strip()
+        image = session.image
+        if image is None or not question:
+            return HTMLResponse("", status_code=204)
+        options = _options(form, service)
+
+        def work(_: threading.Event) -> str:
+            rows = service.retrieve(image, question, options)
+            latest = session.turns[-1] if session.turns else None
+            if latest and (latest.question, latest.image, latest.options) == (
+                question,
+                image,
+                options,
+            ):
+                return rendering.cards(latest)  # as it was
+            shown = [item.node.node_id for item in latest.nodes] if latest else None
+            stale = shown is not None and shown != [row["pair_id"] for row in rows]
+            return rendering.render(
+                "cases.html", cases=views.cases(rows, question), turn=None, stale=stale
+            )
+
+        return HTMLResponse(await workers.run(request, work))
+
+    @routes.post("/page/without")
+    async def without(request: Request) -> HTMLResponse:
+        session = session_of(request)
+        form = await request.form()
+        turn = _turn(session, form)
+        pair_id = str(form.get("pair_id", ""))
+
+        def work(_: threading.Event) -> str:
+            before = set(turn.hidden)
+            turn.hidden = before ^ {pair_id}
+            try:
+                turns.hide(service, turn)
+            except Exception:
+                turn.hidden = before
+                raise
+            return _both(service, turn)
+
+        return HTMLResponse(await workers.run(request, work))
+
+    @routes.post("/page/turn")
+    async def again(request: Request) -> HTMLResponse:
+        session = session_of(request)
+        turn = _turn(session, await request.form())
+        text = await workers.run(request, lambda _: _both(service, turn))
+        return HTMLResponse(text)
+
+    @routes.post("/page/export")
+    async def export(request: Request) -> Response:
+        form = await request.form()
+        session = sessions.get(str(form.get("session", "")))
+        if session is None:
+            raise ApiError(409, "no_session", "this tab's session has ended: reload the page")
+        turn = _turn(session, form)
+        text = await workers.run(request, lambda _: rendering.export(service, turn))
+        name = f"mrrag-case-{turn.number}.html"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
+    @routes.post("/page/close")
+    async def close(request: Request) -> Response:
+        sessions.close(str((await request.form()).get("session", "")))
+        return Response(status_code=204)
+
+    @routes.get("/page/pairs/{pair_id:path}")
+    async def pair_picture(request: Request, pair_id: str) -> Response:
+        def work(_: threading.Event) -> bytes:
+            return rendering.picture(service.pair_image(pair_id))
+
+        return Response(await workers.run(request, work), media_type="image/png")
+
+    return routes
+
+
+def _turn(session: Session, form: FormData) -> Turn:
+    number = str(form.get("turn", ""))
+    turn = session.turn(int(number)) if number.isdecimal() else None
+    if turn is None or "steered" not in turn.results:
+        raise ApiError(409, "no_turn", "this session does not hold that answer any more: ask again")
+    return turn
+
+
+def _options(form: FormData, service: Service) -> AskOptions:
+    """Read the form's options; weights as they are on the server are left to it."""
+    fields: dict[str, Any] = {
+        name: [str(value) for value in form.getlist(name) if str(value).strip()]
+        for name in ("exclude_patients", "exclude_studies", "exclude_pairs")
+    }
+    if form.get("k"):
+        fields["k"] = str(form["k"])
+    if form.get("one_per"):
+        fields["one_per"] = str(form["one_per"])
+    own = {slider["name"]: slider["value"] for slider in rendering.sliders(service)}
+    try:
+        weights = {
+            name: float(str(form[f"weight_{name}"]))
+            for name in ALL_TERMS
+            if f"weight_{name}" in form
+        }
+        if weights and weights != own:
+            fields["weights"] = weights
+        return AskOptions.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors(include_input=False, include_url=False)) from None
+    except ValueError:
+        raise ApiError(400, "bad_weights", "a weight is not a number") from None
+
+
+def _viewer(session: Session, example: Example | None) -> str:
+    film = session.film
+    assert film is not None
+    height, width = film.samples.shape[:2]
+    data = {
+        "source": f"/page/film/{session.film_number}",
+        "width": width,
+        "height": height,
+        "channels": 1 if film.samples.ndim == 2 else 3,
+        "slope": film.slope,
+        "intercept": film.intercept,
+        "low_is_white": film.low_is_white,
+        "unit": film.unit,
+        "presets": film.presets,
+    }
+    return rendering.render(
+        "film.html", data=json.dumps(data), film=film, presets=film.presets, example=example
+    )
+
+
+def _events(service: Service, session: Session, turn: Turn, kind: str, value: Any) -> Iterator[str]:
+    if kind == "piece":
+        yield _event("piece", side=value[0], text=value[1])
+        return
+    if kind in ("documents", "answered"):
+        yield _event("html", target="cases", html=rendering.cards(turn))
+    if kind in ("looked", "answered"):
+        yield _event("html", target="answer", html=rendering.panel(service, turn))
+    if kind == "answered":
+        yield _event("html", target="history", html=rendering.history(session, turn.number))
+
+
+def _both(service: Service, turn: Turn) -> str:
+    """Return the answer, and its cards for their own place on the page."""
+    return rendering.render(
+        "both.html", panel=rendering.panel(service, turn), cards=rendering.cards(turn)
+    )
+
+
+def _event(name: str, **data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _told(error: ApiError) -> HTMLResponse:
+    text = rendering.render("error.html", message=error.message)
+    return HTMLResponse(text, error.status, error.headers)

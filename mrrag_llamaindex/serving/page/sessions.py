@@ -1,0 +1,150 @@
+"""What one open tab holds: its film and its questions, in this process, until it is closed."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.images.film import Film
+from mrrag_llamaindex.images.query_image import QueryImage
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.attention import AttentionShares
+    from mrrag_llamaindex.generation.explanation import FirstToken
+    from mrrag_llamaindex.integration.answers.ask import AskResult
+    from mrrag_llamaindex.serving.schemas import AskOptions
+
+MOST_SESSIONS = 64
+MOST_TURNS = 30
+IDLE_SECONDS = 4 * 3600.0
+
+
+@dataclass(eq=False)
+class Turn:
+    """One question of a session, and what is known of its answer.
+
+    Attributes
+    ----------
+    number : int
+        From 1, within the session.
+    question : str
+    image : QueryImage
+        The film that it was asked about, whatever the tab shows now.
+    options : AskOptions
+    nodes : list of NodeWithScore
+        The documents, best first.
+    results : dict of str to AskResult
+        By side, ``"steered"`` and ``"plain"``, as they are done.
+    looks : dict of str to AttentionShares
+        By side.
+    hidden : set of str
+        Ids of the documents that the person has taken away.
+    without : FirstToken or None
+        How the answer begins without those.
+    """
+
+    number: int
+    question: str
+    image: QueryImage
+    options: AskOptions
+    nodes: list[Any] = field(default_factory=list)
+    results: dict[str, AskResult] = field(default_factory=dict)
+    looks: dict[str, AttentionShares] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    without: FirstToken | None = None
+
+
+@dataclass(eq=False)
+class Session:
+    """What one tab holds.
+
+    Attributes
+    ----------
+    session_id : str
+        Unguessable; written into the tab's page, and into nothing that tabs share, as cookies are.
+    image : QueryImage or None
+        The film that is looked at.
+    film : Film or None
+        Its samples.
+    film_number : int
+        How many films there have been: addresses of an earlier one are refused.
+    turns : list of Turn
+    used : float
+        When it was last used, by the monotonic clock.
+    lock : threading.Lock
+        Held where several of these change together.
+    """
+
+    session_id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    image: QueryImage | None = None
+    film: Film | None = None
+    film_number: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    used: float = field(default_factory=time.monotonic)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def show(self, image: QueryImage) -> None:
+        """Look at another film."""
+        film = Film.of(image)
+        with self.lock:
+            self.image, self.film = image, film
+            self.film_number += 1
+
+    def begin(self, question: str, options: AskOptions, image: QueryImage) -> Turn:
+        """Begin another turn."""
+        with self.lock:
+            number = self.turns[-1].number + 1 if self.turns else 1
+            turn = Turn(number, question, image, options)
+            self.turns = [*self.turns[1 - MOST_TURNS :], turn]
+        return turn
+
+    def turn(self, number: int) -> Turn | None:
+        """Return a turn by its number, None where there is none."""
+        return next((turn for turn in self.turns if turn.number == number), None)
+
+
+class Sessions:
+    """The open tabs of one server: bounded in number, forgotten when closed or left alone."""
+
+    def __init__(self, most: int = MOST_SESSIONS, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._most, self._idle = most, idle_seconds
+        self._open: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self) -> Session:
+        """Open a session; where there are too many, the one unused for longest is closed."""
+        session = Session()
+        with self._lock:
+            self._open[session.session_id] = session
+            self._forget()
+        return session
+
+    def get(self, session_id: str) -> Session | None:
+        """Return a session by its id; None if it was closed, or never was."""
+        with self._lock:
+            self._forget()
+            session = self._open.get(session_id)
+            if session is not None:
+                session.used = time.monotonic()
+                self._open.move_to_end(session_id)
+            return session
+
+    def close(self, session_id: str) -> None:
+        """Forget a session, and all that it holds."""
+        with self._lock:
+            self._open.pop(session_id, None)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - self._idle
+        while self._open:
+            first = next(iter(self._open.values()))
+            if len(self._open) <= self._most and first.used >= oldest:
+                return
+            self._open.popitem(last=False)
