@@ -51,7 +51,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=64, help="of each number of clients")
-    parser.add_argument("--lone", type=int, default=60, help="requests without any others")
+    parser.add_argument("--lone", type=int, default=9, help="blocks of ten requests alone")
     parser.add_argument("--llava", action="store_true", help="a random LLaVA, not the phantom")
     parser.add_argument("--levels", nargs="+", default=["engine", "query_engine", "http"])
     parser.add_argument("--batch-size", type=int, help="default: the package's")
@@ -89,19 +89,31 @@ def measure(
     return rates
 
 
-def lone(engine: Engine, questions: list[Question], count: int, seed: int) -> dict[str, Any]:
-    """Seconds of single requests through the queue and past it, in turn."""
+def lone(engine: Engine, questions: list[Question], blocks: int, seed: int) -> dict[str, Any]:
+    """Seconds of single requests through the queue and past it.
+
+    In blocks, of which the first requests do not count: the threads in which torch computes for
+    one way go on spinning for a while, in the way of the other's.
+    """
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {"queue": [], "direct": []}
     ways = {"queue": engine.ask, "direct": engine.direct}
-    for number in range(count + 2):
+    ratios = []
+    for _ in range(blocks):
+        medians = {}
         for name in order.sample(list(ways), 2):
-            begun = time.perf_counter()
-            ways[name](questions[(number + (name == "queue")) % len(questions)])
-            if number >= 2:  # warm up
-                seconds[name].append(time.perf_counter() - begun)
-    queue, direct = (statistics.median(seconds[name]) for name in ("queue", "direct"))
-    return {"queue": queue, "direct": direct, "ratio": queue / direct}
+            taken = []
+            for question in order.sample(questions, min(10, len(questions))):
+                begun = time.perf_counter()
+                ways[name](question)
+                taken.append(time.perf_counter() - begun)
+            seconds[name] += taken[2:]
+            medians[name] = statistics.median(taken[2:])
+        ratios.append(medians["queue"] / medians["direct"])
+    return {
+        **{name: statistics.median(taken) for name, taken in seconds.items()},
+        "ratio": statistics.median(ratios),
+    }
 
 
 def main() -> None:
