@@ -11,6 +11,8 @@ when they are constructed, which never happens inside an LLM call.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MRRAGError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -84,6 +86,12 @@ class NoRelevantCase(EvidenceError):  # noqa: N818 (it is a finding, not a failu
             f"at most {error_rate:.0%} of the best documents do not; catch NoRelevantCase and say "
             "so, add cases to the store, or ask with abstain=False"
         )
+
+    def as_dict(self, question: str) -> dict[str, Any]:
+        """Return what stands in place of an answer: null, so that no text is taken for one."""
+        names = ("probability", "threshold", "error_rate", "confidence")
+        reason = {name: getattr(self, name) for name in names}
+        return {"question": question, "answer": None, "abstained": True, **reason, "sources": []}
 
     def __reduce__(self) -> tuple[type[NoRelevantCase], tuple[float, float, float, float]]:
         """Rebuild it from its numbers where it crosses processes."""

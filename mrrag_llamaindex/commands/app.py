@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mrrag_llamaindex import __version__
-from mrrag_llamaindex.commands import console, evidence, generators, ingest, stores
+from mrrag_llamaindex.commands import console, evidence, generators, ingest, serve, stores
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
         evidence.ask,
         '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',
     ),
+    "serve": (serve.serve, "--store store --model phantom"),
+    "page": (serve.page, "--demo"),
     "doctor": (generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
     "convert": (generators.convert, "llava-med-v1.5-mistral-7b llava-med-hf"),
     "mine": (mine.mine, "questions.csv --store store --model phantom --out d_train.jsonl"),

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -27,9 +27,7 @@ from mrrag_llamaindex.commands.boundary import (
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
     from mrrag_llamaindex.doctor.towers import TowersDiagnosis
-    from mrrag_llamaindex.generation.answer import Influence
     from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
-    from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.phantom.demo import DemoResult
     from mrrag_llamaindex.store.ingest.check import CheckReport
     from mrrag_llamaindex.store.ingest.ingest import IngestReport
@@ -167,40 +165,40 @@ def end_with_skipped(count: int, *, as_json: bool, fail: bool, would: str = "wer
         raise typer.Exit(1)
 
 
-def print_answer(result: AskResult) -> None:
-    """Print an answer and the table of its sources."""
+def print_answer(answer: Mapping[str, Any]) -> None:
+    """Print an answer, as `AskResult.as_dict` or a server returns it, and its sources' table."""
     console = screen()
-    _print_line(console, "answer", result)
-    steering = result.answer.steering
+    _print_line(console, "answer", answer)
+    steering = answer["steering"]
     what = (
-        f"layers {list(steering.layers)}: {count(steering.question_tokens, 'question token')} "
-        f"towards {count(steering.document_tokens, 'document token')}"
-        if steering.applied
-        else f"not applied: {steering.reason}"
+        f"layers {steering['layers']}: {count(steering['question_tokens'], 'question token')} "
+        f"towards {count(steering['document_tokens'], 'document token')}"
+        if steering["applied"]
+        else f"not applied: {steering['reason']}"
     )
     console.print(f"{'steering':<13}{what}")
     gap = 2 if console.width >= 100 else 1  # ids of sources are not broken on 80 columns
     table = plain_table(gap)
     table.add_column("source", overflow="fold")
-    sources = result.sources()
+    sources = answer["sources"]
     calibrated = any(row["probability"] is not None for row in sources)
     terms = [name for name in _TERMS if all(name in row for row in sources)]
     columns = ["score", *terms, "lambda", *(["probability"] if calibrated else [])]
     for name in columns:
         table.add_column(name.replace("_", "-"), justify="right")
     table.add_column("read")
-    influence = result.answer.influence
-    if influence is not None:
+    explained = any("influence" in row for row in sources)
+    if explained:
         table.add_column("moved", justify="right")
     for row in sources:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in columns)
         views = f" (+{len(row['views'])} views)" if row["views"] else ""
         cells = [plain(row["pair_id"]) + views, *numbers, "yes" if row["read"] else "no"]
-        if influence is not None:
-            cells.append(_moved(influence.get(row["pair_id"])))
+        if explained:
+            cells.append(_moved(row.get("influence")))
         table.add_row(*cells)
     console.print(table)
-    if influence is not None:
+    if explained:
         console.print(
             "moved: points of the answer's probability that come from this document alone;\n"
             "!: without it the answer would be another",
@@ -213,8 +211,8 @@ def print_demo(result: DemoResult) -> None:
     console = screen()
     console.print(Text(result.with_ifa.question, "bold"), end="")
     console.print(f"  (synthetic; the truth is {result.truth})")
-    print_answer(result.with_ifa)
-    _print_line(console, "without IFA", result.without_ifa)
+    print_answer(result.with_ifa.as_dict())
+    _print_line(console, "without IFA", result.without_ifa.as_dict())
     console.print(f"{'picture':<13}{result.picture or result.no_picture}")
     console.print(f"{'store':<13}{result.store} ({result.pairs} pairs)")
 
@@ -293,17 +291,16 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
         print(plain(f"  note: {note}"))
 
 
-def _print_line(console: Console, name: str, result: AskResult) -> None:
-    answer = result.answer
+def _print_line(console: Console, name: str, answer: Mapping[str, Any]) -> None:
     console.print(
-        f"{name:<13}{result.text:<8}p(yes) {answer.p_yes:.3f}   p(no) {answer.p_no:.3f}",
+        f"{name:<13}{answer['answer']:<8}p(yes) {answer['p_yes']:.3f}   p(no) {answer['p_no']:.3f}",
     )
 
 
-def _moved(influence: Influence | None) -> str:
+def _moved(influence: Mapping[str, Any] | None) -> str:
     if influence is None:
         return "-"
-    return f"{influence.points:+.1f}{'!' if influence.flips else ''}"
+    return f"{influence['points']:+.1f}{'!' if influence['flips'] else ''}"
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,11 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
-from mrrag_llamaindex.errors import NoRelevantCase
+from mrrag_llamaindex.errors import InputError, NoRelevantCase
+from mrrag_llamaindex.images.load import read_bytes
+from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.serving.client import Client
+from mrrag_llamaindex.store.pair import check_encodable
 
 
 def demo(
@@ -50,8 +55,20 @@ def demo(
 
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
-    store: Annotated[str, typer.Option(help="Folder of the store, or http://host:port.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
+    store: Annotated[
+        str | None, typer.Option(help="Folder of the store, or http://host:port.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask mrrag serve, in place of --store and --model."),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="MRRAG_TOKEN", help="server: its token.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="server: seconds to wait for the answer.")
+    ] = 300.0,
     window: options.Window = None,
     frame: options.Frame = None,
     by: Annotated[
@@ -115,9 +132,39 @@ def ask(
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
+    elsewhere = {
+        "--model": model,
+        "--quantization": quantization,
+        "--allow-pickle": allow_pickle,
+        "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
+    }
+    for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
+    if server is not None:
+        others = {
+            "--store": store,
+            "--by": None if by == "model" else by,
+            "--weights": weights,
+            "--calibration": calibration,
+            "--device": None if device == "auto" else device,
+        }
+        _refuse_local({**others, **elsewhere, **for_vote})
+        asked = {
+            "k": documents,
+            "one_per": one_per,
+            "exclude_patients": exclude_patient or None,
+            "minimum_probability": minimum_probability,
+            "abstain": abstain,
+            "ifa": ifa,
+            "explain": explain,
+            "window": ReadingOptions.parse(window, frame).window,
+            "frame": frame,
+        }
+        _ask_server(Client(server, token, timeout), question, image, asked, as_json)
+        return
+    if store is None:
+        raise InputError("--store is missing: give the folder of a store, or --server")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
     from mrrag_llamaindex.integration.answers.vote import ask_by_vote
@@ -125,21 +172,9 @@ def ask(
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
     from mrrag_llamaindex.store.hits import Exclusion
-    from mrrag_llamaindex.store.pair import check_encodable
 
     started = time.perf_counter()
-    voting.check_options(
-        by,
-        {
-            "--model": model,
-            "--no-ifa": not ifa,
-            "--explain": explain,
-            "--quantization": quantization,
-            "--allow-pickle": allow_pickle,
-            "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
-        },
-        {"--answer-column": answer_column, "--vote-temperature": vote_temperature},
-    )
+    voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
     check_name(quantization)
     check_encodable(question, "the question")
     reading = ReadingOptions.parse(window, frame)
@@ -196,24 +231,46 @@ def ask(
         _print_no_answer(question, nothing, as_json)
         return
     result.seconds["load"] = loaded - started
-    if as_json:
-        console.print_json(result.as_dict())
+    _print_answer(result.as_dict(), minimum_probability, as_json)
+
+
+def _refuse_local(given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for an option that says what a server has loaded already."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} is not for a server that runs: give it to mrrag serve")
+
+
+def _ask_server(
+    client: Client, question: str, image: Path, options: Mapping[str, Any], as_json: bool
+) -> None:
+    """Ask a running server; neither torch nor a store is needed here."""
+    check_encodable(question, "the question")
+    file = read_bytes(image, what=f"--image {image}")
+    given = {name: value for name, value in options.items() if value is not None}
+    answer = client.ask(question, file, given)
+    if answer["answer"] is None:
+        names = ("probability", "threshold", "error_rate", "confidence")
+        _print_no_answer(question, NoRelevantCase(*(answer[name] for name in names)), as_json)
         return
-    console.print_answer(result)
-    if result.left_out:
-        documents_left_out = console.count(result.left_out, "document")
-        typer.echo(f"left out     {documents_left_out} below {minimum_probability:g}")
+    _print_answer(answer, options["minimum_probability"], as_json)
+
+
+def _print_answer(answer: dict[str, Any], minimum: float | None, as_json: bool) -> None:
+    if as_json:
+        console.print_json(answer)
+        return
+    console.print_answer(answer)
+    if answer["left_out"]:
+        left_out = console.count(answer["left_out"], "document")
+        typer.echo(f"left out     {left_out} below {minimum:g}")
     typer.echo(f"\n{options.NOTICE}")
 
 
 def _print_no_answer(question: str, nothing: NoRelevantCase, as_json: bool) -> None:
     """Print that there is no answer; in JSON it is null, so that no text is taken for one."""
     if as_json:
-        names = ("probability", "threshold", "error_rate", "confidence")
-        reason = {name: getattr(nothing, name) for name in names}
-        console.print_json(
-            {"question": question, "answer": None, "abstained": True, **reason, "sources": []}
-        )
+        console.print_json(nothing.as_dict(question))
         return
     typer.echo(
         "No relevant case was found, so there is no answer: the best document supports a right "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.errors import ImageError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.retrieval import retrieve
 from mrrag_llamaindex.integration.answers.streaming import AnswerStream, stream
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.integration.tickets.host_call import Turn
     from mrrag_llamaindex.store.hits import PairRecord
+
+
+IMAGE_PIXELS = 50_000_000
+"""Pixels of the largest query image of a server, unless it is told otherwise: a mammogram has 30
+million, and forty requests at once may hold one each."""
+
+_DECODED_AT_ONCE = 2
 
 
 class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
@@ -45,16 +52,27 @@ class Service:
     llm : MRRAGLLaVA
     name : str, optional
         What clients call the model. Default: the last part of the model's name or folder.
+    image_pixels : int
+        Largest query image. Decoding itself is bounded as everywhere, see `load_image`.
 
     Attributes
     ----------
     index, llm, name
     """
 
-    def __init__(self, index: MRRAGIndex, llm: MRRAGLLaVA, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        index: MRRAGIndex,
+        llm: MRRAGLLaVA,
+        *,
+        name: str | None = None,
+        image_pixels: int = IMAGE_PIXELS,
+    ) -> None:
         self.index = index
         self.llm = llm
         self.name = name or Path(llm.model).name
+        self._image_pixels = image_pixels
+        self._decoding = threading.BoundedSemaphore(_DECODED_AT_ONCE)
 
     @classmethod
     def load(
@@ -65,6 +83,7 @@ class Service:
         calibration: Any = None,
         device: str = "auto",
         name: str | None = None,
+        image_pixels: int = IMAGE_PIXELS,
         **generator: Any,
     ) -> Service:
         """Open a store, and load its towers and a generator.
@@ -74,7 +93,8 @@ class Service:
         store : path or URL
         weights, calibration, device
             As for `MRRAGIndex.from_store`.
-        name : str, optional
+        name, image_pixels
+            As for the class.
         **generator
             The fields of `MRRAGLLaVA`.
 
@@ -85,23 +105,32 @@ class Service:
         index = MRRAGIndex.from_store(
             store, weights=weights, calibration=calibration, device=device
         )
-        return cls(index, MRRAGLLaVA(device=device, **generator), name=name)
+        llm = MRRAGLLaVA(device=device, **generator)
+        return cls(index, llm, name=name, image_pixels=image_pixels)
 
     @property
     def device(self) -> str:
         """The device of the generator."""
         return str(self.llm.engine.loaded.model.device)
 
-    def read_image(self, data: bytes, reading: ReadingOptions | None = None) -> QueryImage:
-        """Read and decode an uploaded image.
+    def read_image(
+        self, data: bytes | QueryImage, reading: ReadingOptions | None = None
+    ) -> QueryImage:
+        """Read and decode an uploaded image, few at a time: one may take half a gigabyte to decode.
 
         Raises
         ------
         ImageError
-            If it cannot be used.
+            If it cannot be used, or is larger than the server takes.
         """
         image = QueryImage.read(data, reading)
-        _ = image.rgb
+        with self._decoding:
+            width, height = image.rgb.size
+        if width * height > self._image_pixels:
+            raise ImageError(
+                f"query image: {width} x {height} pixels are more than this server takes "
+                f"({self._image_pixels:,})"
+            )
         return image
 
     def stream(
@@ -183,6 +212,10 @@ class Service:
         """
         options = options or RetrievalOptions()
         return retrieve(self.index, image, question, **options.for_retriever())
+
+    def tokens(self, text: str) -> int:
+        """Return how many tokens of the model a text has."""
+        return self.llm.engine.token_count(text)
 
     def pair(self, pair_id: str) -> PairRecord:
         """Return what is stored of a pair.

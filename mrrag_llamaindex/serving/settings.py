@@ -30,8 +30,6 @@ class Settings:
         Further names by which clients may call the server, behind a proxy for example.
     upload_bytes : int
         Largest body of a request.
-    image_pixels : int
-        Largest image.
     running : int
         Requests that are worked on at once; those that the model answers share its batches.
     waiting : int
@@ -53,7 +51,6 @@ class Settings:
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     upload_bytes: int = 64 * 2**20
-    image_pixels: int = 50_000_000
     running: int = 32
     waiting: int = 64
     seconds: float = 120.0
@@ -62,7 +59,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise InputError(f"port is {self.port}; it must be between 0 and 65535")
-        for name in ("upload_bytes", "image_pixels", "running", "seconds", "body_seconds"):
+        for name in ("upload_bytes", "running", "seconds", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.waiting < 0:

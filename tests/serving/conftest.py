@@ -6,7 +6,7 @@ import base64
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ import uvicorn
 
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.serving.app import create_app
+from mrrag_llamaindex.serving.server import address_of, bind, configuration
 from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 
@@ -52,20 +53,28 @@ def service(corpus: Corpus) -> Service:
     return Service.load(corpus.store, model="phantom", max_new_tokens=4, device="cpu")
 
 
+@pytest.fixture(scope="session")
+def conversational(corpus: Corpus, service: Service, tmp_path_factory) -> Iterator[str]:
+    """Address of a server whose (untrained) model reads earlier turns."""
+    from tests.tiny.families import write
+
+    folder = write("llava", tmp_path_factory.mktemp("models") / "llava")
+    loaded = Service.load(corpus.store, model=str(folder), max_new_tokens=8, device="cpu")
+    with running(loaded, Settings()) as address:
+        yield address
+
+
 @contextmanager
 def running(service: Service, settings: Settings) -> Iterator[str]:
     """Serve until the block ends; yields the server's address."""
-    config = uvicorn.Config(
-        create_app(service, settings), host="127.0.0.1", port=0, log_level="warning"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listener = bind(replace(settings, port=0))
+    server = uvicorn.Server(configuration(create_app(service, settings), shutdown_seconds=1))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
     try:
-        yield f"http://{host}:{port}"
+        yield address_of(listener)
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -96,6 +96,8 @@ class AskResult:
                 "layers": list(self.answer.steering.layers),
                 "rows": self.answer.steering.rows,
                 "reason": self.answer.steering.reason,
+                "question_tokens": self.answer.steering.question_tokens,
+                "document_tokens": self.answer.steering.document_tokens,
             },
             "unknown_words": self.answer.unknown_tokens,
             "seconds": dict(self.seconds),

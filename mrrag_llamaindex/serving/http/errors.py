@@ -19,6 +19,10 @@ from mrrag_llamaindex.serving.service import Cancelled, PairError
 logger = logging.getLogger(__name__)
 
 
+ERROR_HEADER = "mrrag-error"
+"""Header with the code of an error."""
+
+
 class ApiError(Exception):
     """A request that is refused.
 
@@ -51,7 +55,7 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Headers that go with it."""
-        headers = {"Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store", ERROR_HEADER: self.code}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.status == HTTPStatus.UNAUTHORIZED:
@@ -131,7 +135,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(errors.MRRAGError)
     @app.exception_handler(ApiError)
-    @app.exception_handler(Cancelled)
     async def known(_: Request, error: Exception) -> JSONResponse:
         return api_error(error).response()
 

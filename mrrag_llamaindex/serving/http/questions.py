@@ -33,7 +33,7 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
             try:
                 result = service.ask(image, asked.question, asked, cancelled=cancelled)
             except NoRelevantCase as nothing:
-                return no_answer(asked.question, nothing)
+                return nothing.as_dict(asked.question)
             return result.as_dict()
 
         return _private(await workers.run(request, work))
@@ -52,13 +52,6 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
         return _private(await workers.run(request, work))
 
     return routes
-
-
-def no_answer(question: str, nothing: NoRelevantCase) -> dict[str, Any]:
-    """Return what stands in place of an answer: null, so that no text is taken for one."""
-    names = ("probability", "threshold", "error_rate", "confidence")
-    reason = {name: getattr(nothing, name) for name in names}
-    return {"question": question, "answer": None, "abstained": True, **reason, "sources": []}
 
 
 def _private(content: dict[str, Any]) -> JSONResponse:

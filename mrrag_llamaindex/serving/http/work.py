@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -102,10 +103,15 @@ class Workers:
 
         def read(cancelled: threading.Event) -> None:
             try:
-                for item in work(cancelled):
-                    if cancelled.is_set():
-                        break
-                    put(False, item)
+                items = work(cancelled)
+                try:
+                    for item in items:
+                        if cancelled.is_set():
+                            break
+                        put(False, item)
+                finally:
+                    if isinstance(items, Generator):
+                        items.close()
                 put(True, None)
             except BaseException as error:
                 put(True, error)
@@ -140,7 +146,7 @@ class Workers:
                     retry_after=2,
                 )
             self.admitted += 1
-        job = self._threads.submit(work, cancelled)
+        job = self._threads.submit(contextvars.copy_context().run, work, cancelled)
         job.add_done_callback(self._ended)
         future = asyncio.wrap_future(job)
         future.add_done_callback(_read)

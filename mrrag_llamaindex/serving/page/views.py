@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def cases(
             {
                 **row,
                 "number": number,
+                "element": f"picture-{text_digest(row['pair_id'], 16)}",
                 "hidden": row["pair_id"] in hidden,
                 "influence": influence,
                 "sentences": sentences(row["report"], question),
@@ -116,11 +118,18 @@ def cases(
                     for name, value in part.items()
                     if value or row["weights"].get(name)
                 ],
+                "lambda_bar": Bar(0, 100 * row["lambda"]),
+                "points": influence and _points(influence["points"]),
                 "zero": Bar.from_zero(0, low, high).x,
                 "influence_bar": influence and Bar.from_zero(influence["points"], -most, most),
             }
         )
     return shown
+
+
+def _points(value: float) -> str:
+    """Write points with their sign, and nothing as 0.0."""
+    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
 
 
 def side(turn: Turn, name: str) -> dict[str, Any]:

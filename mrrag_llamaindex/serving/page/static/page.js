@@ -23,6 +23,7 @@
   htmx.onLoad((element) => {
     const root = element.matches?.("[data-film]") ? element : element.querySelector?.("[data-film]");
     if (!root || root.viewer) return;
+    document.getElementById("choose").open = false;
     root.viewer = new FilmViewer(root, headers);
     root.viewer.ready.then(
       () => root.setAttribute("data-ready", ""),

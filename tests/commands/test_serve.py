@@ -1,0 +1,199 @@
+"""``mrrag serve`` and ``mrrag ask --server``: real processes and a real socket."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from mrrag_llamaindex import __version__
+
+TOKEN = "a-token-of-the-tests"
+MRRAG = (sys.executable, "-m", "mrrag_llamaindex.cli")
+
+
+def command(*arguments, code=None):
+    call = [*MRRAG, *map(str, arguments)] if code is None else [sys.executable, "-c", code]
+    return subprocess.run(call, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def process(corpus):
+    options = ("--store", corpus.store, "--model", "phantom", "--port", 0, "--token", TOKEN)
+    serving = subprocess.Popen(
+        [*MRRAG, "serve", *map(str, options), "--verbose"], stderr=subprocess.PIPE, text=True
+    )
+    line = ""
+    while not line.startswith("serving: "):
+        line = serving.stderr.readline()
+        assert line, serving.wait()
+    yield serving, line
+    serving.kill()
+    serving.communicate()
+
+
+@pytest.fixture(scope="module")
+def address(process):
+    return re.search(r"http://\S+?(?=,)", process[1]).group()
+
+
+def test_the_first_line_says_what_is_served_and_where(process, corpus):
+    line = process[1]
+    for word in ("http://127.0.0.1:", "model phantom on cpu", str(corpus.store), "24 pairs"):
+        assert word in line
+
+
+def ask(address, corpus, *options, token=TOKEN):
+    shown = ("--token", token) if token else ()
+    arguments = ("ask", "--server", address, "--image", corpus.image, *shown, *options)
+    return command(*arguments, corpus.question)
+
+
+def test_a_server_answers_as_the_command_alone_does(address, corpus, mrrag):
+    alone = mrrag(
+        *("ask", "--store", corpus.store, "--image", corpus.image, "--model", "phantom"),
+        *("--explain", "--json", corpus.question),
+    )
+    remote = ask(address, corpus, "--explain", "--json")
+    assert remote.returncode == 0, remote.stderr
+    expected, got = json.loads(alone.out), json.loads(remote.stdout)
+    del expected["seconds"], got["seconds"]
+    assert got == expected
+    table = ask(address, corpus, "--explain")
+    assert table.stdout.count("synthetic-") == 6
+    assert "moved" in table.stdout
+    assert "not a medical device" in table.stdout
+
+
+def test_asking_a_server_imports_no_model(address, corpus):
+    code = f"""
+import sys
+from mrrag_llamaindex.cli import main
+sys.argv = ["mrrag", "ask", "--server", {address!r}, "--token", {TOKEN!r}, "--json",
+            "--image", {str(corpus.image)!r}, {corpus.question!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+heavy = {{"torch", "transformers", "llama_index", "chromadb", "fastapi"}} & sys.modules.keys()
+print(sorted(heavy), file=sys.stderr)
+"""
+    result = command(code=code)
+    assert result.stderr.strip() == "[]", result.stderr
+    assert json.loads(result.stdout)["answer"]
+
+
+def refused(result, *words):
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert result.stdout == ""
+
+
+def test_what_a_server_says_no_to(address, corpus, tmp_path):
+    refused(ask(address, corpus, token=None), "wants its token", "--token")
+    refused(ask(address, corpus, token="another-token-of-it"), "another token")
+    refused(ask(address, corpus, "--frame", 4), "frame 4")
+    refused(ask(address, corpus, "--abstain"), "calibration")
+    refused(ask(address, corpus, "--store", corpus.store), "--store", "mrrag serve")
+    refused(ask(address, corpus, "--by", "vote"), "--by")
+    refused(ask("127.0.0.1:80", corpus), "http://host:port")
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    refused(
+        command("ask", "--server", address, "--image", empty, corpus.question), "--image", "empty"
+    )
+
+
+def test_a_server_that_is_away_or_silent(corpus):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        slow = ask(f"http://127.0.0.1:{port}", corpus, "--timeout", "0.5")
+        refused(slow, "did not answer within 0.5 seconds")
+    refused(ask(f"http://127.0.0.1:{port}", corpus), "cannot be reached", "mrrag serve")
+
+
+@pytest.mark.parametrize("version", [None, "0.0.1"])
+def test_a_server_that_is_another_one_or_older(corpus, version):
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(422)
+            if version:
+                self.send_header("mrrag-version", version)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"code": "unknown_field", "message": "no field k"}}')
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        result = ask(f"http://127.0.0.1:{server.server_port}", corpus)
+        server.shutdown()
+    words = (version, __version__, "no field k") if version else ("none of mrrag serve",)
+    refused(result, *words)
+
+
+def test_bad_options_are_told_before_anything_is_loaded(corpus, address):
+    port = address.rpartition(":")[2]
+    store = ("serve", "--store", corpus.store)
+    refused(command(*store, "--port", port), port, "in use")
+    refused(command(*store, "--host", "0.0.0.0", "--port", 0), "--token", "MRRAG_TOKEN")
+    refused(command(*store, "--token", "short"), "16 characters")
+    refused(command("serve"), "--store", "--demo")
+    refused(command(*store, "--demo"), "--demo")
+    refused(command("page"), "mrrag page --demo")
+    refused(command("serve", "--store", corpus.folder / "none", "--port", 0), "none")
+
+
+def test_a_missing_extra_is_named():
+    code = """
+import sys
+sys.modules["fastapi"] = None
+from mrrag_llamaindex.cli import main
+sys.argv = ["mrrag", "serve", "--demo"]
+main()
+"""
+    refused(command(code=code), "fastapi", "mrrag-llamaindex[serve]")
+
+
+def test_help_needs_no_torch():
+    code = """
+import sys
+from mrrag_llamaindex.cli import main
+sys.argv = ["mrrag", "serve", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert not {"torch", "transformers", "fastapi"} & sys.modules.keys()
+"""
+    result = command(code=code)
+    assert result.returncode == 0, result.stderr
+    assert "--token" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(corpus, number):
+    options = ("--store", corpus.store, "--model", "phantom", "--port", 0)
+    serving = subprocess.Popen(
+        [*MRRAG, "serve", *map(str, options)], stderr=subprocess.PIPE, text=True
+    )
+    while not (line := serving.stderr.readline()).startswith("serving: "):
+        assert line, serving.wait()
+    time.sleep(0.2)
+    serving.send_signal(number)
+    _, rest = serving.communicate(timeout=30)
+    assert serving.returncode == 0, rest
+    assert [line for line in rest.splitlines() if not line.startswith("note:")] == []

@@ -1,0 +1,119 @@
+"""The parts of the page that need no browser: sessions, sentences, the same prompt again."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.attention import attention_shares
+from mrrag_llamaindex.generation.explanation import without_documents
+from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.integration.answers.again import request_of
+from mrrag_llamaindex.serving.page import turns, views
+from mrrag_llamaindex.serving.page.sessions import MOST_TURNS, Session, Sessions
+from mrrag_llamaindex.serving.schemas import AskOptions
+
+
+@pytest.fixture
+def image(corpus):
+    return QueryImage.read(corpus.images[0].read_bytes())
+
+
+def test_sessions_are_bounded_and_the_oldest_goes():
+    sessions = Sessions(most=2)
+    first, second = sessions.open(), sessions.open()
+    assert sessions.get(first.session_id) is first  # used last
+    third = sessions.open()
+    assert len(sessions) == 2
+    assert sessions.get(second.session_id) is None
+    assert sessions.get(third.session_id) is third
+
+
+def test_a_session_left_alone_is_forgotten():
+    sessions = Sessions(idle_seconds=0.0)
+    opened = sessions.open()
+    opened.used -= 1
+    assert sessions.get(opened.session_id) is None
+
+
+def test_a_session_keeps_a_bounded_number_of_turns(image):
+    session = Session()
+    turns_ = [session.begin("?", AskOptions(), image) for _ in range(MOST_TURNS + 5)]
+    assert session.turns == turns_[-MOST_TURNS:]
+    assert session.turn(turns_[-1].number) is turns_[-1]
+    assert session.turn(1) is None
+
+
+@pytest.mark.parametrize(
+    ("report", "count"),
+    [
+        ("No effusion. Clear lungs.", 2),
+        ("Nodule of 3.5 mm. Stable", 2),
+        ("One line\nanother line", 2),
+        ("Dr. who? Nobody!", 3),
+        ("", 0),
+        (" \n ", 0),
+        ("...", 0),
+    ],
+)
+def test_a_report_is_cut_into_sentences_and_nothing_is_lost(report, count):
+    cut = views.sentences(report, "Is there an effusion?")
+    assert len(cut) == count
+    text = "".join(word for sentence in cut for word, _ in sentence)
+    if count:
+        assert "".join(text.split()) == "".join(report.split())
+
+
+def test_words_of_the_question_are_marked_and_common_ones_are_not():
+    (sentence,) = views.sentences("There is no Pleural effusion", "Is there a pleural effusion?")
+    assert [word for word, asked in sentence if asked] == ["Pleural", "effusion"]
+
+
+def test_the_prompt_again_is_that_of_the_answer(service, corpus, image):
+    options = AskOptions(explain=True)
+    result = service.ask(image, corpus.question, options)
+    request = request_of(corpus.question, result.source_nodes)
+    engine, policy = service.llm.engine, service.llm.policy
+    nothing = without_documents(engine, request, image.rgb, (), policy)
+    assert (nothing.p_yes, nothing.p_no) == pytest.approx(
+        (result.answer.p_yes, result.answer.p_no), abs=1e-5
+    )
+    looked = attention_shares(engine, request, image.rgb, policy)
+    assert (looked.p_yes, looked.p_no) == pytest.approx(
+        (result.answer.p_yes, result.answer.p_no), abs=1e-5
+    )
+    assert nothing.text == result.text.split()[0]
+    spoken = int(result.answer.p_no > result.answer.p_yes)
+    for name, moved in result.answer.influence.items():
+        one = without_documents(engine, request, image.rgb, {name}, policy)
+        lost = (nothing.p_yes, nothing.p_no)[spoken] - (one.p_yes, one.p_no)[spoken]
+        assert 100 * lost == pytest.approx(moved.points, abs=0.01)
+    with pytest.raises(InputError, match="does not hold"):
+        without_documents(engine, request, image.rgb, {"another"}, policy)
+
+
+def test_a_turn_can_be_left_at_any_time(service, corpus, image):
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    events = turns.answer(service, turn, threading.Event())
+    for kind, _ in events:
+        if kind == "piece":
+            break
+    events.close()
+    again = Session().begin(corpus.question, AskOptions(), image)
+    kinds = [kind for kind, _ in turns.answer(service, again, threading.Event())]
+    assert kinds[-1] == "answered"
+
+
+def test_why_names_the_case_that_moved_the_answer_most(service, corpus, image):
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    said = views.why(turn)
+    assert said[0].startswith("The model says ")
+    influences = turn.results["steered"].answer.influence
+    best = max(influences, key=lambda name: influences[name].points)
+    number = 1 + [item.node.node_id for item in turn.nodes].index(best)
+    if influences[best].points >= 1:
+        assert any(sentence.startswith(f"It rests most on case {number}") for sentence in said)
