@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.errors import BusyError as BusyError
     from mrrag_llamaindex.errors import MRRAGError as MRRAGError
     from mrrag_llamaindex.errors import NoRelevantCase as NoRelevantCase
     from mrrag_llamaindex.integration.answers.ask import ask as ask
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 # Public name -> module, resolved on first use (PEP 562) so that the import stays light.
 _EXPORTS = {
+    "BusyError": "mrrag_llamaindex.errors",
     "Calibration": "mrrag_llamaindex.mcr.calibration",
     "DualTower": "mrrag_llamaindex.towers.protocol",
     "Exclusion": "mrrag_llamaindex.store.hits",

@@ -109,6 +109,18 @@ BATCH_SIZE = 8
 """Questions answered at once: a 7B model in bfloat16 needs about 3 GiB of cache for eight prompts
 of six reports, and more rows gain little once the device is busy."""
 
+BATCH_WAIT = 0.005
+"""Seconds that a batch which could take more questions waits for those that are being prepared:
+little beside the forward pass of any model, and never added to a question that is alone."""
+
+MAX_QUEUE = 512
+"""Questions that may wait for one model. Each holds its image as the model takes it, about 1 MB,
+and all of them are some minutes of work for a 7B model on one GPU: who comes later is told so."""
+
+QUEUE_TIMEOUT = None
+"""Seconds that a question may wait; None is without end. A library cannot know how slow a device
+is, nor how patient its caller; a server should set one."""
+
 PREFIX_CACHE = 1
 """Images with their documents whose keys and values are kept: follow-up questions come about the
 patient at hand, and each kept prefix costs a 7B model about 250 MiB."""

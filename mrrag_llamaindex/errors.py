@@ -38,6 +38,44 @@ class ModelError(MRRAGError):
     """A generator cannot be loaded, or not be used as requested."""
 
 
+class BusyError(ModelError):
+    """A model has more to do than its queue takes; the same call may well succeed later.
+
+    Parameters
+    ----------
+    message : str
+    timed_out : bool
+        False: the queue was full, and the request was refused at once. True: it waited longer
+        than ``queue_timeout``.
+    """
+
+    def __init__(self, message: str, timed_out: bool) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
+    def __reduce__(self) -> tuple[type[BusyError], tuple[str, bool]]:
+        """Rebuild it where it crosses processes."""
+        return type(self), (str(self), self.timed_out)
+
+    @classmethod
+    def full(cls, waiting: int) -> BusyError:
+        """Say that a queue of ``waiting`` requests takes no more."""
+        return cls(
+            f"{waiting} questions wait for this model already, and its queue takes no more: ask "
+            "again later, ask fewer at once, or raise max_queue",
+            False,
+        )
+
+    @classmethod
+    def late(cls, seconds: float) -> BusyError:
+        """Say that a request waited for ``seconds`` in vain."""
+        return cls(
+            f"the model was busy for the {seconds:.1f} seconds that this question waited: ask "
+            "again later, ask fewer at once, or raise queue_timeout",
+            True,
+        )
+
+
 class PromptError(MRRAGError):
     """A prompt cannot be built: the wrong order, or it does not fit the model's window."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
+from types import EllipsisType
 
 from PIL import Image
 
@@ -15,14 +15,21 @@ from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.decoding.decoding import Decoding, Greedy
-from mrrag_llamaindex.generation.decoding.guidance import probe_for
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import PromptBatch, make_batches
 from mrrag_llamaindex.generation.prompt.reader import PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
-from mrrag_llamaindex.generation.runner import BatchCall, BatchRunner
+from mrrag_llamaindex.generation.runner import BatchRunner
+from mrrag_llamaindex.generation.scheduling.cancellation import cover
+from mrrag_llamaindex.generation.scheduling.job import (
+    Admission,
+    Asked,
+    Generated,
+    Job,
+)
+from mrrag_llamaindex.generation.scheduling.scheduler import Scheduler
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
@@ -31,8 +38,8 @@ class LlavaEngine(PromptReader):
     """A loaded generator and everything one call of it needs.
 
     Calls are independent: whatever differs between two calls (image, spans, lambda) is an
-    argument of the forward pass, never a state of the model. A lock keeps two calls from
-    sharing the device at the same moment, for memory's sake.
+    argument of the forward pass, never a state of the model. Calls of several threads meet in one
+    queue, see `Scheduler`, and what waits together runs in one batch.
 
     Parameters
     ----------
@@ -46,6 +53,15 @@ class LlavaEngine(PromptReader):
         Most questions that are answered at once.
     prefix_cache : int
         Prefixes (image and documents) whose keys and values are kept for further questions.
+    max_queue : int
+        Most requests that may wait for the model; one more is refused.
+    queue_timeout : float, optional
+        Seconds that a request may wait for its batch. Default: without end.
+
+    Attributes
+    ----------
+    scheduler : Scheduler
+        The queue, with counts of what passed through it.
 
     Raises
     ------
@@ -61,14 +77,19 @@ class LlavaEngine(PromptReader):
         max_new_tokens: int = defaults.MAX_NEW_TOKENS,
         batch_size: int = defaults.BATCH_SIZE,
         prefix_cache: int = defaults.PREFIX_CACHE,
+        max_queue: int = defaults.MAX_QUEUE,
+        queue_timeout: float | None = defaults.QUEUE_TIMEOUT,
     ) -> None:
         super().__init__(loaded, max_documents, max_new_tokens)
         self.batch_size = batch_size
         self._process = ForkGuard()
         self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
         self.planner = Planner(loaded)
+        self.max_queue = max_queue
+        self.queue_timeout = queue_timeout
         # A sliding window counts padding, which stands behind a shared prefix.
         self.shares_prefix = loaded.family.shares_prefix and self.planner.sliding_window is None
+        self.scheduler = Scheduler()
 
     def with_limits(
         self,
@@ -76,12 +97,14 @@ class LlavaEngine(PromptReader):
         max_documents: int | None = None,
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
+        max_queue: int | None = None,
+        queue_timeout: float | EllipsisType | None = ...,
     ) -> LlavaEngine:
-        """Return an engine over the same loaded model with other limits; both take turns.
+        """Return an engine over the same loaded model and queue, with other limits.
 
         Parameters
         ----------
-        max_documents, max_new_tokens, batch_size : int, optional
+        max_documents, max_new_tokens, batch_size, max_queue, queue_timeout : optional
             Default: this engine's.
 
         Raises
@@ -94,8 +117,11 @@ class LlavaEngine(PromptReader):
             max_documents=max_documents or self.prompts.max_documents,
             max_new_tokens=max_new_tokens or self.max_new_tokens,
             batch_size=batch_size or self.batch_size,
+            max_queue=max_queue or self.max_queue,
+            queue_timeout=self.queue_timeout if queue_timeout is ... else queue_timeout,
         )
         engine.runner = self.runner
+        engine.scheduler = self.scheduler
         return engine
 
     def generate(
@@ -133,6 +159,8 @@ class LlavaEngine(PromptReader):
         Raises
         ------
         InputError, PromptError, SteeringError, ModelError
+        BusyError
+            If the queue is full, or none of them left it in time.
         """
         self._process.check("this model was", ModelError)
         decoding = decoding or Greedy()
@@ -141,27 +169,66 @@ class LlavaEngine(PromptReader):
                 f"{type(decoding).__name__} is not combined with {type(policy).__name__}: give "
                 "policy=None with this decoding, or leave the decoding out"
             )
-        prepared = self.read_images(requests, images)
-        limit = self.answer_tokens(max_new_tokens)
-        prompts = [
-            self.prompt(*pair, policy, max_new_tokens)
-            for pair in zip(requests, prepared, strict=True)
-        ]
-        answers: dict[int, Answer] = {}
-        for batch in self._batches(prompts, prepared, decoding.batch_size):
-            rows = [prompts[row] for row in batch.rows]
-            plan, layers = self.planner.plan(rows, policy, batch.shared)
-            probe = probe_for(self, [requests[row] for row in batch.rows], rows, policy)
-            started = time.perf_counter()
-            batch_images = [prepared[row] for row in batch.rows]
-            call = BatchCall(rows, batch_images, plan, probe, limit, batch.shared)
-            tokens = decoding.run(self.runner, call)
-            seconds = time.perf_counter() - started
-            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for index, (row, prompt, text) in enumerate(zip(batch.rows, rows, texts, strict=True)):
-                outcome = steering_outcome(prompt, policy, layers)
-                answers[row] = Answer.of(prompt, text, probe.row(index), outcome, seconds)
-        return [answers[row] for row in range(len(requests))]
+        with self.scheduler.coming() as arrival:
+            prepared = self.read_images(requests, images)
+            limit = self.answer_tokens(max_new_tokens)
+            jobs = [
+                Job(self._asked(request, image, policy, decoding, limit))
+                for request, image in zip(requests, prepared, strict=True)
+            ]
+            cover(jobs)
+            admission, generated = self.admission, {}
+            try:
+                prompts = [job.asked.prompt for job in jobs]
+                for batch in self._batches(prompts, prepared, decoding.batch_size):
+                    self.scheduler.submit([jobs[row] for row in batch.rows], admission, arrival)
+                    generated.update({row: jobs[row].result() for row in batch.rows})
+                    admission = Admission(None, None)  # what has begun goes on
+            finally:
+                for job in jobs:  # an error, or an interrupt: nobody waits for the others
+                    job.cancel()
+        return [self._answer(job.asked, generated[row]) for row, job in enumerate(jobs)]
+
+    @property
+    def admission(self) -> Admission:
+        """Who is let into this engine's queue."""
+        return Admission(self.max_queue, self.queue_timeout)
+
+    def _submit(self, job: Job) -> None:
+        cover([job])
+        self.scheduler.submit([job], self.admission)
+
+    def _asked(
+        self,
+        request: PromptRequest,
+        image: PreparedImage | None,
+        policy: SteeringPolicy | None,
+        decoding: Decoding,
+        limit: int,
+    ) -> Asked:
+        """Check everything about one request, so that it cannot spoil a batch."""
+        prompt = self.prompt(request, image, policy, limit)
+        layers = self.planner.layers([prompt], policy)
+        size = decoding.batch_size or self.batch_size
+        return Asked(
+            reader=self,
+            planner=self.planner,
+            runner=self.runner,
+            request=request,
+            prompt=prompt,
+            image=image,
+            policy=policy,
+            layers=layers,
+            decoding=decoding,
+            max_new_tokens=limit,
+            batch_size=size,
+            shares_prefix=self.shares_prefix,
+        )
+
+    def _answer(self, asked: Asked, generated: Generated) -> Answer:
+        text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
+        outcome = steering_outcome(asked.prompt, asked.policy, asked.layers)
+        return Answer.of(asked.prompt, text, generated.confidence, outcome, generated.seconds)
 
     def _batches(
         self,
@@ -169,6 +236,7 @@ class LlavaEngine(PromptReader):
         images: Sequence[PreparedImage | None],
         batch_size: int | None = None,
     ) -> list[PromptBatch]:
+        """Sort the rows of one call into what joins the queue together."""
         return make_batches(
             prompts,
             [image.digest if image else None for image in images],
@@ -186,21 +254,17 @@ class LlavaEngine(PromptReader):
     ) -> TokenStream:
         """Answer one request piece by piece; see `TokenStream`.
 
-        The prompt is built now, so that its errors are raised here; generation starts with the
-        first read, and stops when the stream is closed.
+        The prompt is built now, so that its errors are raised here. It joins the queue with the
+        first read, and leaves it, or its batch, when the stream is closed.
         """
         self._process.check("this model was", ModelError)
         with person_readable():
             prepared = None if image is None else self.read_image(image)
         limit = self.answer_tokens(max_new_tokens)
-        prompt = self.prompt(request, prepared, policy, max_new_tokens)
-        (batch,) = self._batches([prompt], [prepared])
-        plan, layers = self.planner.plan([prompt], policy, batch.shared)
-        probe = probe_for(self, [request], [prompt], policy)
-        call = BatchCall([prompt], [prepared], plan, probe, limit, batch.shared)
-
-        def finish(text: str, seconds: float) -> Answer:
-            outcome = steering_outcome(prompt, policy, layers)
-            return Answer.of(prompt, text, probe.row(0), outcome, seconds)
-
-        return TokenStream(self.tokenizer, partial(self.runner.run, call), finish)
+        asked = self._asked(request, prepared, policy, Greedy(), limit)
+        return TokenStream(
+            self.tokenizer,
+            asked,
+            self._submit,
+            partial(self._answer, asked),
+        )

@@ -54,19 +54,19 @@ class Planner:
             If the policy steers towards the image and a prompt has none, or names a layer that
             the model does not have.
         """
-        if policy is None:
-            return None, ()
-        if policy.needs_image and any(prompt.image_span is None for prompt in prompts):
-            raise SteeringError(
-                f"{type(policy).__name__} steers towards the query image, and this prompt holds "
-                "none; give the request an image and use a model that reads images, or choose "
-                "another policy"
-            )
-        if not any(policy.columns(prompt.spans, prompt.lambdas) for prompt in prompts):
-            return None, ()
-        layers = self.layers_for(policy)
-        if policy.checks_reach:
-            self._check_reach(prompts, layers, policy)
+        layers = self.layers(prompts, policy)
+        return self.lay(prompts, policy, layers, shared), layers
+
+    def lay(
+        self,
+        prompts: Sequence[Prompt],
+        policy: SteeringPolicy | None,
+        layers: Sequence[int],
+        shared: int = 0,
+    ) -> SteeringPlan | None:
+        """Lay a policy over one batch, in layers that `layers` returned."""
+        if policy is None or not layers:
+            return None
         plan = SteeringPlan.build(
             [prompt.spans for prompt in prompts],
             [prompt.lambdas for prompt in prompts],
@@ -76,7 +76,30 @@ class Planner:
             self.loaded.model.device,
             shared_prefix=shared,
         )
-        return (plan if plan.is_active else None), layers
+        return plan if plan.is_active else None
+
+    def layers(self, prompts: Sequence[Prompt], policy: SteeringPolicy | None) -> tuple[int, ...]:
+        """Return the layers in which these prompts are to be steered; none without a reason to.
+
+        Raises
+        ------
+        SteeringError
+            As `plan`.
+        """
+        if policy is None:
+            return ()
+        if policy.needs_image and any(prompt.image_span is None for prompt in prompts):
+            raise SteeringError(
+                f"{type(policy).__name__} steers towards the query image, and this prompt holds "
+                "none; give the request an image and use a model that reads images, or choose "
+                "another policy"
+            )
+        if not any(policy.columns(prompt.spans, prompt.lambdas) for prompt in prompts):
+            return ()
+        layers = self.layers_for(policy)
+        if policy.checks_reach:
+            self._check_reach(prompts, layers, policy)
+        return layers
 
     def layers_for(self, policy: SteeringPolicy) -> tuple[int, ...]:
         """Return the layers that ``policy`` steers in this model.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteria
 
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage, stack
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
@@ -18,6 +17,7 @@ from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt
+from mrrag_llamaindex.generation.turns import Turns
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -38,6 +38,8 @@ class BatchCall:
         Longest answer.
     shared
         Tokens at the start that all prompts have in common, image included; prefilled once.
+    watch
+        Sees every step, and says which rows are over; see `StoppingCriteria` of transformers.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +48,7 @@ class BatchCall:
     probe: FirstTokenProbe
     max_new_tokens: int
     shared: int = 0
+    watch: StoppingCriteria | None = None
 
 
 class BatchRunner:
@@ -65,17 +68,10 @@ class BatchRunner:
         self._image_id = -1  # no token
         if loaded.images is not None:
             self._image_id = loaded.tokenizer.convert_tokens_to_ids(loaded.images.image_token)
-        self._lock = threading.Lock()
+        self._turns = Turns()
 
-    def run(self, call: BatchCall, streamer: Any = None, stopping: Any = None) -> torch.Tensor:
-        """Generate one batch, and fill in its probe; see `Decoding.run`.
-
-        Parameters
-        ----------
-        call : BatchCall
-        streamer, stopping
-            As ``streamer`` and ``stopping_criteria`` of ``generate``.
-        """
+    def run(self, call: BatchCall) -> torch.Tensor:
+        """Generate one batch, and fill in its probe; see `Decoding.run`."""
         with self.alone():
             sequences = [prompt.input_ids for prompt in call.prompts]
             inputs = self._inputs(sequences, call.images, call.shared)
@@ -87,8 +83,7 @@ class BatchRunner:
                 max_new_tokens=call.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=[call.probe],
-                streamer=streamer,
-                stopping_criteria=stopping,
+                stopping_criteria=None if call.watch is None else [call.watch],
             )
         if call.plan is not None:
             call.plan.require_applied()
@@ -153,8 +148,8 @@ class BatchRunner:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Use the model, one call at a time: no gradients, and errors for a person."""
-        with person_readable(), self._lock, torch.inference_mode():
+        """Use the model, one call at a time and in turn: no gradients, errors for a person."""
+        with person_readable(), self._turns.take(), torch.inference_mode():
             yield
 
     def prefill(

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from queue import SimpleQueue
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import TextStreamer
 
 from mrrag_llamaindex.generation.answer import Answer
+from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
 
 
 class TokenStream:
     """Iterator over the pieces of one answer.
 
-    Generation runs in a thread of its own and never waits for the reader, so two streams read
-    in turn, or a stream read in another thread or not at all, cannot block each other.
+    Generation never waits for the reader, so two streams read in turn, or a stream read in another
+    thread or not at all, cannot block each other.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-    run : callable
-        ``run(streamer, stopping_criteria)`` generates; called once, in the thread.
+    asked : Asked
+    submit : callable
+        ``submit(job)`` puts the request into the queue; called once, with the first read.
     finish : callable
-        ``finish(text, seconds) -> Answer``.
+        ``finish(generated) -> Answer``.
 
     Attributes
     ----------
@@ -37,65 +39,82 @@ class TokenStream:
     def __init__(
         self,
         tokenizer: Any,
-        run: Callable[[Any, StoppingCriteriaList], object],
-        finish: Callable[[str, float], Answer],
+        asked: Asked,
+        submit: Callable[[Job], None],
+        finish: Callable[[Generated], Answer],
     ) -> None:
-        self.answer: Answer | None = None
-        self._tokenizer = tokenizer
-        self._run = run
-        self._finish = finish
-        self._cancelled = threading.Event()
-        self._pieces = self._generate()
+        arrived: SimpleQueue[int | None] = SimpleQueue()
+        self._job = Job(asked, arrived.put)
+        self._job.add_done_callback(lambda _: arrived.put(None))
+        self._answers: list[Answer] = []
+        # It knows nothing of this object, so that it ends where its reader forgets it.
+        self._pieces = _pieces(
+            self._job, arrived, _Words(tokenizer), submit, finish, self._answers.append
+        )
 
     def __iter__(self) -> Iterator[str]:
         return self._pieces
 
+    @property
+    def answer(self) -> Answer | None:
+        """The whole answer, or None."""
+        return self._answers[0] if self._answers else None
+
     def close(self) -> None:
-        """Stop generating after the token in hand; safe at any time and from any thread."""
-        self._cancelled.set()
+        """Stop generating after the token in hand; safe at any time and from any thread.
 
-    def _generate(self) -> Iterator[str]:
-        streamer: Any = TextIteratorStreamer(
-            self._tokenizer, skip_prompt=True, skip_special_tokens=True
-        )
-        stopping = StoppingCriteriaList([_Cancelled(self._cancelled)])
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                self._run(streamer, stopping)
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                # A second end is read by nobody; without a first one the reader waits for ever.
-                streamer.end()
-
-        started = time.perf_counter()
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(work,), daemon=True)
-        thread.start()
-        text = ""
-        try:
-            for piece in streamer:
-                if piece:
-                    text += piece
-                    yield piece
-        finally:
-            # Closing the generator early must stop the work on the device, too.
-            if thread.is_alive():
-                self._cancelled.set()
-            thread.join()
-        if failure:
-            raise failure[0]
-        self.answer = self._finish(text, time.perf_counter() - started)
+        What was generated before can still be read; there is no answer then.
+        """
+        self._job.cancel()
 
 
-class _Cancelled(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
+def _pieces(
+    job: Job,
+    arrived: SimpleQueue[int | None],
+    words: _Words,
+    submit: Callable[[Job], None],
+    finish: Callable[[Generated], Answer],
+    done: Callable[[Answer], object],
+) -> Iterator[str]:
+    started = time.perf_counter()
+    try:
+        if not job.done():
+            submit(job)
+        while (token := arrived.get()) is not None:
+            if piece := words.after(token):
+                yield piece
+        if piece := words.rest():
+            yield piece
+    finally:
+        job.cancel()  # closing the generator early must stop the work, too
+    try:
+        generated = job.result()
+    except CancelledError:
+        return
+    seconds = time.perf_counter() - started
+    done(finish(Generated(generated.tokens, generated.confidence, seconds)))
 
-    def __call__(
-        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
-    ) -> torch.BoolTensor:
-        stop = torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-        return stop  # type: ignore[return-value]
+
+class _Words(TextStreamer):
+    """Tokens in, whole words out."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self._ready = ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._ready += text
+
+    def after(self, token: int) -> str:
+        """Return what can be read after one more token, which may be nothing."""
+        self.put(torch.tensor([token]))  # type: ignore[no-untyped-call]
+        return self._taken()
+
+    def rest(self) -> str:
+        """Return what is left at the end."""
+        self.end()  # type: ignore[no-untyped-call]
+        return self._taken()
+
+    def _taken(self) -> str:
+        ready, self._ready = self._ready, ""
+        return ready

@@ -7,7 +7,6 @@ and what observers see of it (events, spans, callbacks, token counters) has no m
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial, partialmethod
@@ -30,6 +29,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts.base import BasePromptTemplate, LangchainPromptTemplate
 
 from mrrag_llamaindex.generation.answer import Answer
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread, iterate
 from mrrag_llamaindex.integration.structured_output import (
     MRRAGStructuredLLM,
     filled,
@@ -228,7 +228,7 @@ class EntryPoints(TicketReader, CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Answer a prompt without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, as_messages(as_sent(prompt)), kwargs)
+        answer = await in_thread(self._answer, as_messages(as_sent(prompt)), kwargs)
         return Reply.of(answer).completion()
 
     @unobserved
@@ -237,14 +237,14 @@ class EntryPoints(TicketReader, CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
-        replies = await asyncio.to_thread(self._open, as_messages(as_sent(prompt)), kwargs)
-        return (reply.completion() async for reply in off_loop(replies))
+        replies = await in_thread(self._open, as_messages(as_sent(prompt)), kwargs)
+        return (reply.completion() async for reply in iterate(replies))
 
     @unobserved
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last user message without blocking the event loop."""
-        answer = await asyncio.to_thread(self._answer, as_sent(messages), kwargs)
+        answer = await in_thread(self._answer, as_sent(messages), kwargs)
         return Reply.of(answer).chat()
 
     @unobserved
@@ -253,22 +253,10 @@ class EntryPoints(TicketReader, CustomLLM):
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer the last user message piece by piece without blocking the event loop."""
-        replies = await asyncio.to_thread(self._open, as_sent(messages), kwargs)
-        return (reply.chat() async for reply in off_loop(replies))
+        replies = await in_thread(self._open, as_sent(messages), kwargs)
+        return (reply.chat() async for reply in iterate(replies))
 
 
 def as_messages(prompt: str) -> list[ChatMessage]:
     """Return a prompt as one user message."""
     return [ChatMessage(role=MessageRole.USER, content=prompt)]
-
-
-async def off_loop(replies: Iterator[Reply]) -> AsyncIterator[Reply]:
-    """Read a blocking iterator in worker threads."""
-    end: Any = object()
-    try:
-        while (reply := await asyncio.to_thread(next, replies, end)) is not end:
-            yield reply
-    finally:
-        close = getattr(replies, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)

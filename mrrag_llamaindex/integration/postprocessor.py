@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -17,6 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.foreign_nodes import (
     Scored,
@@ -47,6 +47,7 @@ from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -192,7 +193,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self.about, nodes, query_bundle, current_query_image())
+        return await in_thread(self.about, nodes, query_bundle, current_query_image())
 
     def about(
         self,
@@ -235,7 +236,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
             raise other_image()
-        image_vector = None if image is None else self._towers.embed_images([image.rgb])[0]
+        towers = GatheredTowers(self._towers)
+        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
         text_vector = mean_embedding(self._towers, query.embedding_strs)
         weights = self._weights.weights_for(image_vector, text_vector)
         plain = [without_scores(item.node) for item in nodes]

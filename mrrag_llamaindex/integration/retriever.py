@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
 from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
@@ -38,6 +38,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import ONE_PER, Exclusion, OnePer, one_per_case
 from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -227,7 +228,8 @@ class MRRAGRetriever(BaseRetriever):
     def _search(
         self, texts: Sequence[str], image: QueryImage | None, count: int
     ) -> tuple[list[Hit], FusionWeights]:
-        image_vector = None if image is None else self.towers.embed_images([image.rgb])[0]
+        towers = GatheredTowers(self.towers)
+        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
         text_vector = mean_embedding(self.towers, texts)
         weights = self.weights.weights_for(image_vector, text_vector)
         hits = self.store.query(
@@ -245,7 +247,7 @@ class MRRAGRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, query_bundle, enclosing_image(self.image))
+        return await in_thread(self._about, query_bundle, enclosing_image(self.image))
 
     def _about(
         self, query_bundle: QueryBundle, enclosing: QueryImage | None
@@ -308,7 +310,7 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     texts = [text for text in texts if text.strip()]
     if not texts:
         return None
-    vectors = towers.embed_texts(texts)
+    vectors = GatheredTowers(towers).embed_texts(texts)
     if len(vectors) == 1:
         return np.asarray(vectors[0], dtype=np.float32)
     parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()

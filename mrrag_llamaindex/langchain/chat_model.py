@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from pydantic import Field
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.integration.entry_points import Reply, off_loop
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread, iterate
+from mrrag_llamaindex.integration.entry_points import Reply
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.integration.other_hosts.calls import (
     answer,
@@ -174,7 +174,7 @@ class ChatMRRAG(StaysInProcess, BaseChatModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await asyncio.to_thread(self._generate, messages, stop, None, **kwargs)
+        return await in_thread(self._generate, messages, stop, None, **kwargs)
 
     def _result(self, reply: Reply) -> ChatResult:
         message = AIMessage(content=reply.text, response_metadata=self._facts(reply))
@@ -204,7 +204,7 @@ class ChatMRRAG(StaysInProcess, BaseChatModel):
         opened: Callable[[], Iterator[Reply]] = lambda: replies(  # noqa: E731
             self.llm, self._call(messages, stop), kwargs
         )
-        async for reply in off_loop(await asyncio.to_thread(opened)):
+        async for reply in iterate(await in_thread(opened)):
             chunk = self._chunk(reply)
             if run_manager is not None and reply.delta:
                 await run_manager.on_llm_new_token(reply.delta, chunk=chunk)

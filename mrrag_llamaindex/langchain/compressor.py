@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import PrivateAttr
 
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.other_hosts.passages import (
@@ -101,7 +101,7 @@ class MRRAGCompressor(StaysInProcess, BaseDocumentCompressor):
         """Do the same without blocking the event loop."""
         # The block around the question is known here and not in the thread.
         image = self._image_of(documents)
-        return await asyncio.to_thread(self._about, documents, query, image)
+        return await in_thread(self._about, documents, query, image)
 
     @staticmethod
     def _passages(documents: Sequence[Document]) -> list[Passage]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import PrivateAttr
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 from mrrag_llamaindex.integration.other_hosts.passages import retrieve
@@ -117,9 +117,9 @@ class MRRAGRetriever(StaysInProcess, BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: Any, image: ImageInput | None = None, **options: Any
     ) -> list[Document]:
-        given = await asyncio.to_thread(read_image, image)
+        given = await in_thread(read_image, image)
         # The block around the question is known here and not in the thread.
-        return await asyncio.to_thread(self._about, query, self._image_of(given, options))
+        return await in_thread(self._about, query, self._image_of(given, options))
 
     def _image_of(
         self, given: ImageInput | QueryImage | None, options: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,3 +73,16 @@ def towers() -> dict[str, Any]:
 def store() -> Iterator[PairStore]:
     with PairStore.create("memory", StoreSchema(**toy.TOWERS)) as empty:
         yield empty
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something holds, and fail if it never does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    return eventually

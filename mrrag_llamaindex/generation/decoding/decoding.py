@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Decoding(ABC):
         """
 
 
+@dataclass(frozen=True)
 class Greedy(Decoding):
     """The likeliest token at every step."""
 

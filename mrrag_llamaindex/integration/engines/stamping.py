@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import EvidenceError, PromptError
+from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.room import require_room
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
@@ -97,7 +97,7 @@ class TicketPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         # The block around the question is known here and not in the thread.
         enclosing = self._enclosing()
-        return await asyncio.to_thread(self._with_ticket, nodes, query_bundle, enclosing)
+        return await in_thread(self._with_ticket, nodes, query_bundle, enclosing)
 
     def _enclosing(self) -> QueryImage | None:
         return enclosing_image(self._image) if self.stamped else self._image

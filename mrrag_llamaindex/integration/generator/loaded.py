@@ -49,6 +49,8 @@ class LoadedGenerator(GeneratorSettings):
             max_documents=engine.prompts.max_documents,
             max_new_tokens=engine.max_new_tokens,
             batch_size=engine.batch_size,
+            max_queue=engine.max_queue,
+            queue_timeout=engine.queue_timeout,
         )
         return engine
 

@@ -86,7 +86,7 @@ _WITHOUT_EFFECT = {
 """Fields of every LLM that this one has no use for."""
 
 
-LIMITS = ("max_documents", "max_new_tokens", "batch_size")
+LIMITS = ("max_documents", "max_new_tokens", "batch_size", "max_queue", "queue_timeout")
 """Fields that may change while a model stays loaded."""
 
 _LOADED = (
@@ -148,6 +148,14 @@ class GeneratorSettings(EntryPoints):
     )
     batch_size: int = Field(
         default=defaults.BATCH_SIZE, ge=1, description="Maximum questions answered at once."
+    )
+    max_queue: int = Field(
+        default=defaults.MAX_QUEUE, ge=1, description="Maximum questions that wait for the model."
+    )
+    queue_timeout: float | None = Field(
+        default=defaults.QUEUE_TIMEOUT,
+        gt=0,
+        description="Seconds a question may wait for its batch; None is without end.",
     )
     prefix_cache: int = Field(
         default=defaults.PREFIX_CACHE,
@@ -246,4 +254,6 @@ class GeneratorSettings(EntryPoints):
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             prefix_cache=self.prefix_cache,
+            max_queue=self.max_queue,
+            queue_timeout=self.queue_timeout,
         )

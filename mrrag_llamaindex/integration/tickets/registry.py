@@ -161,6 +161,8 @@ class TicketRegistry:
         self.seconds = seconds
         self.memory = memory
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
+        self._counted = 0  # bytes, when they were last added up, and of what came since
+        self._uses = 0  # since then
         self._lock = threading.Lock()
         self._key = secrets.token_bytes(32)
 
@@ -194,23 +196,39 @@ class TicketRegistry:
         with self._lock:
             self._tickets[ticket.ticket_id] = ticket
             self._tickets.move_to_end(ticket.ticket_id)
+            self._counted += ticket.memory
             self._evict()
 
     def _evict(self) -> None:
-        """Bring what is held within the bounds, least recently used first; the newest stays."""
+        """Bring what is held within the bounds, least recently used first; the newest stays.
+
+        Images are decoded and texts read at any time, so what is held has to be added up. That is
+        done once in a while: at every question it would be most of the question's cost, where
+        thousands of tickets are held.
+        """
+        newest = next(reversed(self._tickets.values()))
+        while len(self._tickets) > 1:
+            oldest = next(iter(self._tickets.values()))
+            expired = newest.used - oldest.used > self.seconds
+            if len(self._tickets) <= self.capacity and not expired:
+                break  # the rest was used later still
+            del self._tickets[oldest.ticket_id]
+        self._uses += 1
+        if self._counted <= self.memory and 16 * self._uses < len(self._tickets):
+            return
         *older, newest = self._tickets.values()
-        excess = newest.memory + sum(ticket.memory for ticket in older) - self.memory
+        self._counted = newest.memory + sum(ticket.memory for ticket in older)
+        self._uses = 0
         for ticket in older:
-            if excess > 0 and ticket.image is not None:
+            if self._counted > self.memory and ticket.image is not None:
                 before = ticket.memory
                 ticket.image.release_pixels()
-                excess -= before - ticket.memory
+                self._counted -= before - ticket.memory
         for ticket in older:
-            expired = newest.used - ticket.used > self.seconds
-            if excess <= 0 and len(self._tickets) <= self.capacity and not expired:
-                break  # the rest was used later still
+            if self._counted <= self.memory:
+                break
             del self._tickets[ticket.ticket_id]
-            excess -= ticket.memory
+            self._counted -= ticket.memory
 
     def is_ours(self, ticket_id: str) -> bool:
         """Whether this registry issued ``ticket_id``, which may be evicted by now."""

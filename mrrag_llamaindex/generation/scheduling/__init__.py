@@ -1,0 +1,1 @@
+"""Concurrent requests meet in one queue per model and run in batches."""
