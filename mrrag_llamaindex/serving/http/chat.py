@@ -136,14 +136,14 @@ class Completion:
         choice = {
             "index": 0,
             "message": message,
-            "finish_reason": self._finish(result),
+            "finish_reason": _finish(result),
             "logprobs": None,
         }
         return {
             **self._known,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": self._usage(result),
+            "usage": _usage(result),
             "mrrag": _facts(result),
         }
 
@@ -157,9 +157,9 @@ class Completion:
                     continue
                 if sources := self._sources(piece):
                     yield self._event({"content": sources})
-                yield self._event({}, finish=self._finish(piece), mrrag=_facts(piece))
+                yield self._event({}, finish=_finish(piece), mrrag=_facts(piece))
                 if self.asked.stream_options and self.asked.stream_options.include_usage:
-                    yield _data({**self._chunk(), "choices": [], "usage": self._usage(piece)})
+                    yield _data({**self._chunk(), "choices": [], "usage": _usage(piece)})
         except Exception as error:
             yield _data(api_error(error).body)
         yield "data: [DONE]\n\n"
@@ -171,18 +171,6 @@ class Completion:
     def _chunk(self) -> dict[str, Any]:
         return {**self._known, "object": "chat.completion.chunk"}
 
-    def _usage(self, result: AskResult) -> dict[str, int]:
-        prompt, answer = result.answer.prompt_tokens, self.service.tokens(result.text)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": answer,
-            "total_tokens": prompt + answer,
-        }
-
-    def _finish(self, result: AskResult) -> str:
-        limit = self.asked.limit or self.service.llm.max_new_tokens
-        return "length" if self.service.tokens(result.text) >= limit else "stop"
-
     def _sources(self, result: AskResult) -> str:
         if not (self.asked.model.endswith(SOURCES) or self.asked.mrrag.sources == "markdown"):
             return ""
@@ -192,6 +180,19 @@ class Completion:
             for place, row in enumerate(result.sources(), 1)
         ]
         return "\n\n" + "\n".join([SOURCES_MARK, "**Sources**", "", *rows])
+
+
+def _usage(result: AskResult) -> dict[str, int]:
+    prompt, answer = result.answer.prompt_tokens, result.answer.answer_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
+
+
+def _finish(result: AskResult) -> str:
+    return "length" if result.answer.cut_off else "stop"
 
 
 def _facts(result: AskResult) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,30 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from mrrag_llamaindex.generation.scheduling.cancellation import Cancellation
 from mrrag_llamaindex.serving.http.errors import ApiError
 from mrrag_llamaindex.serving.service import Cancelled
 from mrrag_llamaindex.serving.settings import Settings
 
 T = TypeVar("T")
+
+
+class _Stop(threading.Event):
+    """Tells a work to stop, and takes back what it has asked of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cancellation = Cancellation()
+
+    def set(self) -> None:
+        super().set()
+        self._cancellation.cancel()
+
+    def covering(self, work: Callable[[threading.Event], T]) -> Callable[[], T]:
+        """Return the work in a context of its own, whose calls of a model this takes back."""
+        context = contextvars.copy_context()
+        context.run(self._cancellation.install)
+        return functools.partial(context.run, work, self)
 
 
 class Workers:
@@ -67,7 +87,7 @@ class Workers:
         Cancelled
             If the client has hung up.
         """
-        cancelled = threading.Event()
+        cancelled = _Stop()
         future = self._start(work, cancelled)
         gone = asyncio.ensure_future(_gone(request))
         try:
@@ -93,7 +113,7 @@ class Workers:
         ApiError
             As `run`; whatever else the work raises.
         """
-        cancelled = threading.Event()
+        cancelled = _Stop()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue()
 
@@ -134,9 +154,7 @@ class Workers:
             cancelled.set()
             future.cancel()
 
-    def _start(
-        self, work: Callable[[threading.Event], T], cancelled: threading.Event
-    ) -> asyncio.Future[T]:
+    def _start(self, work: Callable[[threading.Event], T], cancelled: _Stop) -> asyncio.Future[T]:
         with self._lock:
             if self.admitted >= self._most:
                 raise ApiError(
@@ -146,7 +164,7 @@ class Workers:
                     retry_after=2,
                 )
             self.admitted += 1
-        job = self._threads.submit(contextvars.copy_context().run, work, cancelled)
+        job = self._threads.submit(cancelled.covering(work))
         job.add_done_callback(self._ended)
         future = asyncio.wrap_future(job)
         future.add_done_callback(_read)
