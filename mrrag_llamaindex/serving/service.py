@@ -254,4 +254,4 @@ def demo_service(out: Path, **generator: Any) -> Service:
     from mrrag_llamaindex.phantom.demo import build_demo
 
     generator = {"model": defaults.PHANTOM, **generator}
-    return Service.load(build_demo(out, seed=1).store, **generator)
+    return Service.load(build_demo(out).store, **generator)

@@ -16,6 +16,7 @@ import pytest
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.serving.http.work import EventStream
+from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
 
@@ -194,3 +195,52 @@ def test_a_stream_that_fails_late_ends_with_the_error(service, corpus, monkeypat
     assert events[-1] == "[DONE]"
     assert json.loads(events[-2])["error"]["code"] == "internal_error"
     assert "Miller" not in response.text
+
+
+@pytest.fixture(scope="module")
+def endless(corpus, tmp_path_factory):
+    """A service whose (untrained) model writes until it is stopped."""
+    from tests.tiny.families import write
+
+    folder = write("llava", tmp_path_factory.mktemp("models") / "llava")
+    loaded = Service.load(corpus.store, model=str(folder), max_new_tokens=600, device="cpu")
+    loaded.llm.engine.model.generation_config.eos_token_id = None
+    return loaded
+
+
+def test_the_model_itself_stops_for_clients_that_hang_up(endless, corpus):
+    before = endless.llm.engine.scheduler.stats.cancelled
+    part = {"type": "image_url", "image_url": {"url": corpus.data_url()}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": corpus.question}, part]}]
+    chat = {"model": "llava", "messages": messages, "stream": True}
+    ask = {"question": corpus.question, "image": corpus.data_url()}
+    connections = []
+    with running(endless, Settings()) as address:
+        parts = urlsplit(address)
+        for path, body in [("/v1/ask", ask), ("/v1/chat/completions", chat)] * 2:
+            content = json.dumps(body).encode()
+            connection = socket.create_connection((parts.hostname, parts.port))
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            connections.append(connection)
+        deadline = time.monotonic() + 30
+        while (stats := endless.llm.engine.scheduler.stats).running + stats.waiting < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for connection in connections:
+            connection.close()
+        deadline = time.monotonic() + 10
+        while (stats := endless.llm.engine.scheduler.stats).cancelled < before + 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert (stats.running, stats.waiting, stats.answered) == (0, 0, 0)
+
+
+def test_a_full_queue_of_the_model_is_told(endless, corpus, monkeypatch):
+    monkeypatch.setattr(endless.llm.engine, "max_queue", 0)
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    with running(endless, Settings()) as address:
+        response = httpx.post(f"{address}/v1/ask", json=body)
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "busy"
+    assert response.headers["retry-after"]

@@ -32,7 +32,8 @@ _OPEN = ("/healthz", "/login")
 _HEADERS = {
     VERSION_HEADER: __version__,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not "no-referrer": a browser would then send forms of its own origin without that origin.
+    "referrer-policy": "same-origin",
     # Whatever a report holds, a page loads nothing from elsewhere, and sends nothing there.
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; "
