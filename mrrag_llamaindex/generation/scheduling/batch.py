@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class RowWatch(StoppingCriteria):
         self,
         jobs: Sequence[Job],
         probe: FirstTokenProbe,
-        ends: set[int],
+        ends: Set[int],
         finished: Callable[[Job, Generated], object],
         between: Callable[[], object],
     ) -> None:
@@ -96,9 +96,7 @@ def run_batch(
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
     probe = probe_for(first.reader, [one.request for one in asked], prompts, first.policy)
-    ends = first.reader.model.generation_config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
-    watch = RowWatch(jobs, probe, ends, finished, between)
+    watch = RowWatch(jobs, probe, first.reader.end_ids, finished, between)
     limit = max(one.max_new_tokens for one in asked)
     images = [one.image for one in asked]
     tokens = first.decoding.run(
