@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from mrrag_llamaindex.integration.answers.ask import AskResult
 from mrrag_llamaindex.integration.answers.conversation import Question, read_conversation
@@ -23,7 +24,7 @@ from mrrag_llamaindex.serving.http.chat_schemas import (
 )
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error
 from mrrag_llamaindex.serving.http.uploads import read_request
-from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.service import Cancelled, Service
 
 
@@ -69,11 +70,7 @@ def chat_routes(service: Service, workers: Workers) -> APIRouter:
             return _private(completion.whole(pieces[-1]))
         pieces_of = workers.iterate(request, work)
         first = await anext(pieces_of)  # what is wrong with the request is said by its status
-        return StreamingResponse(
-            completion.events(first, pieces_of),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        return EventStream(completion.events(first, pieces_of))
 
     return routes
 
@@ -147,19 +144,22 @@ class Completion:
             "mrrag": _facts(result),
         }
 
-    async def events(self, first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
+    async def events(
+        self, first: Any, rest: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[str, None]:
         """Yield the events of a stream; an error that comes late is the last of them."""
         try:
             yield self._event({"role": "assistant", "content": ""})
-            async for piece in rest:
-                if isinstance(piece, str):
-                    yield self._event({"content": piece})
-                    continue
-                if sources := self._sources(piece):
-                    yield self._event({"content": sources})
-                yield self._event({}, finish=_finish(piece), mrrag=_facts(piece))
-                if self.asked.stream_options and self.asked.stream_options.include_usage:
-                    yield _data({**self._chunk(), "choices": [], "usage": _usage(piece)})
+            async with contextlib.aclosing(rest):
+                async for piece in rest:
+                    if isinstance(piece, str):
+                        yield self._event({"content": piece})
+                        continue
+                    if sources := self._sources(piece):
+                        yield self._event({"content": sources})
+                    yield self._event({}, finish=_finish(piece), mrrag=_facts(piece))
+                    if self.asked.stream_options and self.asked.stream_options.include_usage:
+                        yield _data({**self._chunk(), "choices": [], "usage": _usage(piece)})
         except Exception as error:
             yield _data(api_error(error).body)
         yield "data: [DONE]\n\n"

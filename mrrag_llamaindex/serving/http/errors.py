@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mrrag_llamaindex import errors
 from mrrag_llamaindex.serving.service import Cancelled, PairError
@@ -105,7 +106,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, errors.BusyError):
         status = 503 if error.timed_out else 429
         return ApiError(status, "busy", " ".join(str(error).split()), retry_after=2)
-    if isinstance(error, (Cancelled, CancelledError)):
+    if isinstance(error, (Cancelled, CancelledError, ClientDisconnect)):
         return ApiError(503, "cancelled", "the request was cancelled")
     logger.error("request failed: %s in %s", type(error).__name__, _place(error))
     return ApiError(

@@ -7,11 +7,13 @@ import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
 from mrrag_llamaindex.generation.scheduling.cancellation import Cancellation
 from mrrag_llamaindex.serving.http.errors import ApiError
@@ -37,6 +39,25 @@ class _Stop(threading.Event):
         context = contextvars.copy_context()
         context.run(self._cancellation.install)
         return functools.partial(context.run, work, self)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, whose source is closed with the response, however that ends.
+
+    Parameters
+    ----------
+    events : async generator of str
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send them."""
+        async with contextlib.aclosing(self._events):
+            await super().stream_response(send)
 
 
 class Workers:
@@ -105,7 +126,7 @@ class Workers:
 
     async def iterate(
         self, request: Request, work: Callable[[threading.Event], Iterator[T]]
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Yield what ``work`` yields; it is closed when the reader is.
 
         Raises

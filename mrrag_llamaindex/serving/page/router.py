@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 from PIL.Image import Image
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
-from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.page import rendering, turns, views
 from mrrag_llamaindex.serving.page.examples import Example, phantom_examples
 from mrrag_llamaindex.serving.page.sessions import Session, Sessions, Turn
@@ -183,14 +183,14 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
             for kind, value in turns.answer(service, turn, cancelled):
                 yield from _events(service, session, turn, kind, value)
 
-        async def events() -> AsyncIterator[str]:
+        async def events() -> AsyncGenerator[str, None]:
             try:
                 async for event in workers.iterate(request, work):
                     yield event
             except Exception as error:
                 yield _event("error", message=api_error(error).message)
 
-        return StreamingResponse(events(), media_type="text/event-stream")
+        return EventStream(events())
 
     @routes.post("/page/rank")
     async def rank(request: Request) -> HTMLResponse:
