@@ -31,6 +31,17 @@ def test_sessions_are_bounded_and_the_oldest_goes():
     assert sessions.get(third.session_id) is third
 
 
+def test_whoever_only_looks_displaces_nobodys_film(image):
+    sessions = Sessions(most=3)
+    mine = sessions.open()
+    mine.show(image)
+    for _ in range(10):
+        last = sessions.open()
+    assert sessions.get(mine.session_id) is mine
+    assert sessions.get(last.session_id) is last
+    assert len(sessions) == 3
+
+
 def test_a_session_left_alone_is_forgotten():
     sessions = Sessions(idle_seconds=0.0)
     opened = sessions.open()
