@@ -166,12 +166,7 @@ def ask(
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.query_image import QueryImage
-    from mrrag_llamaindex.integration.answers.ask import ask as ask_index
-    from mrrag_llamaindex.integration.answers.vote import ask_by_vote
-    from mrrag_llamaindex.integration.index import MRRAGIndex
-    from mrrag_llamaindex.integration.llm import MRRAGLLaVA
-    from mrrag_llamaindex.steering.ifa import IFA
-    from mrrag_llamaindex.store.hits import Exclusion
+    from mrrag_llamaindex.store.protocol import PairStore
 
     started = time.perf_counter()
     voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
@@ -180,8 +175,18 @@ def ask(
     reading = ReadingOptions.parse(window, frame)
     reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
     query = QueryImage.read(image, reading)
+    # A store that is not there, or a server that hangs, is told before what takes long to import.
+    pairs = PairStore.open(store)
+
+    from mrrag_llamaindex.integration.answers.ask import ask as ask_index
+    from mrrag_llamaindex.integration.answers.vote import ask_by_vote
+    from mrrag_llamaindex.integration.index import MRRAGIndex
+    from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+    from mrrag_llamaindex.steering.ifa import IFA
+    from mrrag_llamaindex.store.hits import Exclusion
+
     index = MRRAGIndex.from_store(
-        store,
+        pairs,
         weights=weights,
         calibration=False if calibration == "none" else calibration,
         device=device,

@@ -141,7 +141,11 @@ def serve(
         console.say(
             "serving",
             f"{address}, model {service.name} on {service.device}, store {store} "
-            f"({len(service.index.store)} pairs); {address}/docs describes it, Ctrl-C ends it",
+            f"({len(service.index.store)} pairs); {address}/ is the page for people, "
+            f"{address}/docs describes the API, Ctrl-C ends it",
+        )
+        console.say(
+            "note", f"open it in a browser; {address}/docs describes the API, Ctrl-C ends it"
         )
         console.say("note", options.NOTICE)
 

@@ -17,8 +17,9 @@ from mrrag_llamaindex.files.json_files import check_json_files, read_json
 from mrrag_llamaindex.generation.checkpoints.weight_files import WeightFiles, survey_weights
 from mrrag_llamaindex.towers.folders import TOWER_FILE, WAYS_ON, read_tokenizer, reading
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
-from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
+from mrrag_llamaindex.towers.open_clip.clip import ClipLayout
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
+from mrrag_llamaindex.towers.open_clip.library import LibraryLayout, kind_of_open_clip
 from mrrag_llamaindex.towers.open_clip.names import WEIGHTS
 from mrrag_llamaindex.towers.open_clip.vit_bert import VitBertLayout
 from mrrag_llamaindex.towers.text_windows import token_limit
@@ -66,15 +67,22 @@ def draft_open_clip(folder: Path, source: str) -> Draft:
         stored = OpenClipFolder.read(folder)
         tokenizer = read_tokenizer(folder)
         kind = "open-clip"
-        if is_clip(stored):
+        check = Check("tensors", "ok", "every stored tensor has its place in the model")
+        who = kind_of_open_clip(stored)
+        if who == "clip":
             config = ClipLayout.of(stored).config
             kind = "clip"
             size, dimension = config["vision_config"]["image_size"], config["projection_dim"]
             tokens = config["text_config"]["max_position_embeddings"]
-        else:
+        elif who == "vit-bert":
             layout = VitBertLayout.of(stored)
             size, dimension = layout.image_config["image_size"], layout.dimension
             tokens = layout.tokens
+        else:
+            own = LibraryLayout.of(stored)
+            size, dimension, tokens = own.image_size, own.dimension, own.tokens
+            text = f"of {own.trunk}, built by open_clip (extra open-clip), not compared with it"
+            check = Check("tensors", "note", text)
     return Draft(
         kind,
         dimension,
@@ -87,7 +95,7 @@ def draft_open_clip(folder: Path, source: str) -> Draft:
             {"image": ("visual.",), "text": ("text", "token_", "transformer.", "ln_final.")},
         ),
         (folder / WEIGHTS).stat().st_size,
-        (Check("tensors", "ok", "every stored tensor has its place in the model"),),
+        (check,),
     )
 
 

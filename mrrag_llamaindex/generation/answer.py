@@ -82,6 +82,10 @@ class Answer:
         Words of the prompt's data that the model's vocabulary does not hold.
     seconds : float
         Wall-clock time of the batch that this answer was part of.
+    answer_tokens : int
+        Tokens that were generated, the end token included.
+    cut_off : bool
+        Whether the answer ended with the last token that was allowed, and not of itself.
     influence : mapping of str to Influence or None
         How much each document moved the answer, see `explain`; None if that was not asked for.
     left_out_turns : int
@@ -100,6 +104,8 @@ class Answer:
     prompt_tokens: int
     unknown_tokens: int
     seconds: float
+    answer_tokens: int = 0
+    cut_off: bool = False
     influence: Mapping[str, Influence] | None = None
     left_out_turns: int = 0
 

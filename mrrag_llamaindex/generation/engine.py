@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from types import EllipsisType
 
@@ -228,7 +229,10 @@ class LlavaEngine(PromptReader):
     def _answer(self, asked: Asked, generated: Generated) -> Answer:
         text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
         outcome = steering_outcome(asked.prompt, asked.policy, asked.layers)
-        return Answer.of(asked.prompt, text, generated.confidence, outcome, generated.seconds)
+        answer = Answer.of(asked.prompt, text, generated.confidence, outcome, generated.seconds)
+        tokens = generated.tokens
+        cut_off = len(tokens) >= asked.max_new_tokens and tokens[-1] not in self.end_ids
+        return replace(answer, answer_tokens=len(tokens), cut_off=cut_off)
 
     def _batches(
         self,

@@ -64,11 +64,12 @@ class Film:
             If it cannot be read, see `QueryImage.rgb`.
         """
         shown = image.rgb  # refuses what is damaged, or larger than can be read
-        deep = _deep(image)
-        if deep is None:
-            return cls(np.asarray(shown))
-        given = image.options.window
-        return deep if given is None else replace(deep, window=given, linear=True)
+        film, given = _deep(image), image.options.window
+        if film is None:
+            if given is not None and not isinstance(image.content, Image.Image):
+                shown = replace(image.options, window=None).load(image.content, what=_WHAT)
+            film = cls(np.asarray(shown))
+        return film if given is None else replace(film, window=given, linear=True)
 
     @property
     def presets(self) -> dict[str, Window]:

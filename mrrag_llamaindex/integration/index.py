@@ -170,7 +170,7 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
     @classmethod
     def from_store(
         cls,
-        path_or_client: Where,
+        path_or_client: Where | PairStore,
         *,
         towers: DualTower | str | None = None,
         weights: GivenWeights = None,
@@ -182,7 +182,8 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
 
         Parameters
         ----------
-        path_or_client : path, URL or chromadb client
+        path_or_client : path, URL, chromadb client or PairStore
+            A `PairStore` is taken as it is open, whatever ``collection`` says.
         towers : DualTower or str, optional
             Only needed when the store's own towers cannot be found where they were.
         weights, calibration
@@ -200,7 +201,11 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
         InputError
             If weights or calibration, given or beside the store, belong to something else.
         """
-        store = PairStore.open(path_or_client, collection=collection)
+        store = (
+            path_or_client
+            if isinstance(path_or_client, PairStore)
+            else PairStore.open(path_or_client, collection=collection)
+        )
         if towers is None:
             if not store.towers_source:
                 raise InputError(

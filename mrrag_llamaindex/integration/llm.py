@@ -159,13 +159,16 @@ class MRRAGLLaVA(LoadedGenerator):
         inputs = {
             place: self._inputs(call) for place, call in enumerate(calls) if not call.follow_up
         }
-        with person_readable():  # a policy of one's own, for example
-            generated = self._engine.generate(
-                [request for request, _ in inputs.values()],
-                [image for _, image in inputs.values()],
-                policy=self.policy,
-                max_new_tokens=limit,
-            )
+        try:
+            with person_readable():  # a policy of one's own, for example
+                generated = self._engine.generate(
+                    [request for request, _ in inputs.values()],
+                    [image for _, image in inputs.values()],
+                    policy=self.policy,
+                    max_new_tokens=limit,
+                )
+        finally:
+            _rest(calls)
         answers = {
             place: self._record(calls[place], answer, *inputs[place], limit)
             for place, answer in zip(inputs, generated, strict=True)
@@ -200,6 +203,7 @@ class MRRAGLLaVA(LoadedGenerator):
                 yield Reply(text, piece, {})
         finally:
             stream.close()
+            _rest([call])
         if stream.answer is not None:
             answer = self._record(call, stream.answer, request, image, limit)
             yield Reply(text, "", answer_facts(answer))
@@ -239,6 +243,13 @@ class MRRAGLLaVA(LoadedGenerator):
         if call.kind != "condense":
             TURNS.record(request.question, answer.text, call.image, call.conversation)
         return answer
+
+
+def _rest(calls: Sequence[Resolved]) -> None:
+    """Let go of decoded pixels, however the calls ended."""
+    for call in calls:
+        for ticket in call.tickets:
+            ticket.rest()
 
 
 def _finished(messages: Sequence[ChatMessage]) -> HostCall:

@@ -25,6 +25,8 @@ from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 
 PATIENTS = 200
+SEED = 1
+"""Studies in which steering shows."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Demo:
     query: PhantomQuery
 
 
-def build_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> Demo:
+def build_demo(out: Path, *, seed: int = SEED, say: Callable[[str], None] = print) -> Demo:
     """Make the demo's files in folder ``out``; a second run with the same seed reuses its store.
 
     Parameters

@@ -84,7 +84,7 @@ class AskOptions(RetrievalOptions):
     ifa: bool = Field(True, description="Steer attention by the scores.")
     explain: bool = Field(False, description="Say how much each document moved the answer.")
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Longest answer, in tokens; default: the server's."
+        None, ge=1, description="Longest answer, in tokens; at most, and by default, the server's."
     )
 
 

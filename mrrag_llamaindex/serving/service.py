@@ -158,6 +158,7 @@ class Service:
         MRRAGError
         """
         options = options or AskOptions()
+        limit = options.max_new_tokens or self.llm.max_new_tokens
         return stream(
             self.index,
             self._generator(options),
@@ -166,7 +167,7 @@ class Service:
             history=history,
             left_over=left_over,
             instructions=instructions,
-            max_new_tokens=options.max_new_tokens,
+            max_new_tokens=min(limit, self.llm.max_new_tokens),
             **options.for_retriever(),
         )
 
@@ -213,10 +214,6 @@ class Service:
         options = options or RetrievalOptions()
         return retrieve(self.index, image, question, **options.for_retriever())
 
-    def tokens(self, text: str) -> int:
-        """Return how many tokens of the model a text has."""
-        return self.llm.engine.token_count(text)
-
     def pair(self, pair_id: str) -> PairRecord:
         """Return what is stored of a pair.
 
@@ -257,4 +254,4 @@ def demo_service(out: Path, **generator: Any) -> Service:
     from mrrag_llamaindex.phantom.demo import build_demo
 
     generator = {"model": defaults.PHANTOM, **generator}
-    return Service.load(build_demo(out, seed=1).store, **generator)
+    return Service.load(build_demo(out).store, **generator)

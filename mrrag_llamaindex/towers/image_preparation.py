@@ -86,10 +86,11 @@ class ImagePreparation:
     @classmethod
     def load(cls, folder: str | Path, pad: bool = True) -> ImagePreparation:
         """Read ``preprocessor_config.json`` from a folder."""
-        import transformers
+        # By its module: under its name in the library, 5.16 and 5.17 ask for torchvision.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         # Without type annotations in the library, hence through an untyped name.
-        auto: Any = transformers.AutoImageProcessor
+        auto: Any = AutoImageProcessor
         processor = auto.from_pretrained(
             str(folder), backend="pil", local_files_only=True, trust_remote_code=False
         )

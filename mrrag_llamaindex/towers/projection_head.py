@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.towers.raw_projection import RawProjection
@@ -49,6 +50,22 @@ class ProjectionHead(nn.Module):
         if hidden is not None:
             layers += [nn.GELU(), nn.Linear(hidden, dimension)]
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    @torch.no_grad()
+    def linear(cls, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """Return a projection that another program has trained, as a head.
+
+        Parameters
+        ----------
+        weight : Tensor, shape (n, d)
+        bias : Tensor, shape (n,), optional
+        """
+        head = cls(weight.shape[1], weight.shape[0])
+        layer = cast(nn.Linear, head.layers[0])
+        layer.weight.copy_(weight)
+        layer.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
+        return head.eval()
 
     @property
     def settings(self) -> dict[str, Any]:

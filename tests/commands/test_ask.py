@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -137,6 +139,20 @@ def test_store_that_is_not_there_is_not_made(mrrag, corpus, tmp_path):
     corpus_elsewhere = type(corpus)(**{**vars(corpus), "store": tmp_path / "none"})
     check_refused(ask(mrrag, corpus_elsewhere), "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_store_is_opened_before_what_takes_long_to_import(corpus, tmp_path):
+    """A server that hangs takes its time already."""
+    script = (
+        "import sys; from mrrag_llamaindex.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    arguments = ("ask", "--store", tmp_path / "none", "--image", corpus.image, "Edema?")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "False"], done.stderr
 
 
 def test_folder_that_is_no_store_is_refused_and_left_alone(mrrag, corpus, tmp_path):

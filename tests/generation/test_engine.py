@@ -110,6 +110,7 @@ def test_unknown_words_are_counted(engine):
 def test_closing_a_stream_stops_the_generation():
     engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=1900)
     engine.model.generation_config.eos_token_id = None
+    threads = threading.active_count()
     stream = engine.stream(PromptRequest(QUESTION), image(1))
     pieces = iter(stream)
     next(pieces)
@@ -117,7 +118,7 @@ def test_closing_a_stream_stops_the_generation():
     stream.close()
     assert len(list(pieces)) < 1900 / 2
     assert time.perf_counter() - started < 30
-    assert threading.active_count() < 20
+    assert threading.active_count() <= threads + 1  # that of the queue
 
 
 def test_failure_inside_a_stream_reaches_its_reader(engine):

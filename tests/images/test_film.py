@@ -76,6 +76,18 @@ def test_a_window_that_was_asked_for_is_the_one_shown_first():
     assert film.window == (100, 900)
 
 
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_a_window_on_8_bits_is_not_applied_twice(kind):
+    row = np.arange(64, dtype=np.uint8) * 4
+    picture = Image.fromarray(np.tile(row, (48, 1)))
+    data = encoded(picture if kind == "grey" else picture.convert("RGB"))
+    image = QueryImage.read(data, ReadingOptions(window=(60, 160)))
+    film = Film.of(image)
+    assert film.samples.max() == 252
+    read = np.asarray(image.rgb).astype(int)
+    assert np.abs(shown(film).astype(int) - read).max() <= 1
+
+
 def test_a_curve_is_no_window():
     film = Film.of(QueryImage.read(ct(WindowCenter=9, WindowWidth=3, VOILUTFunction="SIGMOID")))
     assert not film.linear

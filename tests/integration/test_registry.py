@@ -113,3 +113,14 @@ def test_what_grew_since_is_bounded_when_the_next_question_is_read():
     tickets[-1].show({0: "x" * 4 * PIXELS}, earlier=False)
     registry.redeem(tickets[-1].ticket_id)
     assert list(registry._tickets) == [tickets[-1].ticket_id]
+
+
+def test_a_dropped_ticket_is_gone_and_can_be_held_again():
+    registry = TicketRegistry()
+    ticket = issue(registry, file())
+    registry.drop(ticket)
+    registry.drop(ticket)
+    with pytest.raises(EvidenceError, match="no longer held"):
+        registry.redeem(ticket.ticket_id)
+    registry.hold(ticket)
+    assert registry.redeem(ticket.ticket_id) is ticket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.serving.app import create_app
@@ -65,10 +66,14 @@ def conversational(corpus: Corpus, service: Service, tmp_path_factory) -> Iterat
 
 
 @contextmanager
-def running(service: Service, settings: Settings) -> Iterator[str]:
+def running(
+    service: Service, settings: Settings, prepare: Callable[[FastAPI], object] = id
+) -> Iterator[str]:
     """Serve until the block ends; yields the server's address."""
+    app = create_app(service, settings)
+    prepare(app)
     listener = bind(replace(settings, port=0))
-    server = uvicorn.Server(configuration(create_app(service, settings), shutdown_seconds=1))
+    server = uvicorn.Server(configuration(app, shutdown_seconds=1))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import logging
 import socket
 import subprocess
@@ -12,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from PIL import Image
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.serving.settings import Settings
@@ -201,6 +205,46 @@ def test_bad_requests_are_refused(client, corpus, body, status, code):
     refused(client.post("/v1/ask", content=content, headers=headers), status, code)
 
 
+def bad_files():
+    whole = io.BytesIO()
+    Image.effect_noise((200, 200), 50).save(whole, "JPEG")
+    yield "empty", b""
+    yield "text", b"not an image"
+    yield "truncated", whole.getvalue()[:2000]
+    tiny = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(tiny, "PNG")
+    yield "tiny", tiny.getvalue()
+    pages = io.BytesIO()
+    page = Image.new("L", (64, 64))
+    page.save(pages, "TIFF", save_all=True, append_images=[page])
+    yield "pages", pages.getvalue()
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    yield "bomb", bomb.getvalue()
+    yield "dicom", bytes(128) + b"DICM" + bytes(64)
+    yield "page", b"<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(("name", "data"), list(bad_files()), ids=dict(bad_files()))
+def test_bad_files_are_refused_in_every_form(client, corpus, name, data):
+    form = {"question": corpus.question}
+    by_form = refused(
+        client.post("/v1/ask", data=form, files={"image": (f"{name}.png", data)}), 400, "bad_image"
+    )
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    body = {"question": corpus.question, "image": url}
+    assert refused(client.post("/v1/ask", json=body), 400, "bad_image") == by_form
+    part = {"type": "image_url", "image_url": {"url": url}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]
+    chat = {"model": "phantom", "messages": messages}
+    refused(client.post("/v1/chat/completions", json=chat), 400, "bad_image")
+
+
+def test_a_form_without_its_boundary(client):
+    headers = {"Content-Type": "multipart/form-data"}
+    refused(client.post("/v1/ask", content=b"x", headers=headers), 400, "bad_form")
+
+
 def test_a_fault_tells_neither_client_nor_log_what_was_asked(service, corpus, caplog, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a report: Mrs Miller has a nodule")
@@ -284,8 +328,6 @@ def test_curl_as_documented(server, corpus):
     command = ["curl", "-sf", f"{server}/v1/ask", "-F", f"image=@{corpus.images[0]}"]
     options = ["-F", f"question={corpus.question}", "-F", "explain=true", "-F", "k=3"]
     answer = subprocess.run([*command, *options], capture_output=True, check=True, timeout=60)
-    import json
-
     assert len(json.loads(answer.stdout)["sources"]) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -10,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
+import openai
 import pytest
 
+from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.serving.http.work import EventStream
+from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
 
@@ -122,3 +127,120 @@ def test_a_server_that_is_ended_does_not_wait_for_its_answers(service, corpus, s
     thread.join(20)
     assert not thread.is_alive()
     assert slow["ended"].wait(5)
+
+
+def test_a_client_that_never_reads_is_let_go(service):
+    ended = threading.Event()
+
+    def prepare(app):
+        @app.get("/endless")
+        async def endless():
+            async def pieces():
+                try:
+                    while True:
+                        yield "x" * 1_000_000
+                finally:
+                    ended.set()
+
+            return EventStream(pieces())
+
+    with running(service, Settings(body_seconds=0.5), prepare) as address:
+        parts = urlsplit(address)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            connection.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert ended.wait(20)
+        assert httpx.get(f"{address}/healthz").is_success
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_fault(service, caplog):
+    with caplog.at_level(logging.INFO), running(service, Settings()) as address:
+        parts = urlsplit(address)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            head = "POST /v1/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.2)
+        deadline = time.monotonic() + 10
+        while not any("POST /v1/ask" in one.getMessage() for one in caplog.records):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+def test_a_stream_that_fails_late_ends_with_the_error(service, corpus, monkeypatch):
+    whole = service.stream
+
+    def stream(*arguments, **options):
+        answer = whole(*arguments, **options)
+
+        def failing():
+            yield type("Reply", (), {"delta": "word "})()
+            raise ModelError("the device is gone; Mrs Miller")
+
+        answer._replies = failing()
+        return answer
+
+    monkeypatch.setattr(service, "stream", stream)
+    part = {"type": "image_url", "image_url": {"url": corpus.data_url()}}
+    text = {"type": "text", "text": corpus.question}
+    messages = [{"role": "user", "content": [text, part]}]
+    body = {"model": "phantom", "messages": messages, "stream": True}
+    with running(service, Settings()) as address:
+        response = httpx.post(f"{address}/v1/chat/completions", json=body)
+        with (
+            openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0) as client,
+            pytest.raises(openai.APIError, match="ModelError"),
+        ):
+            list(client.chat.completions.create(**body))
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["error"]["code"] == "internal_error"
+    assert "Miller" not in response.text
+
+
+@pytest.fixture(scope="module")
+def endless(corpus, tmp_path_factory):
+    """A service whose (untrained) model writes until it is stopped."""
+    from tests.tiny.families import write
+
+    folder = write("llava", tmp_path_factory.mktemp("models") / "llava")
+    loaded = Service.load(corpus.store, model=str(folder), max_new_tokens=600, device="cpu")
+    loaded.llm.engine.model.generation_config.eos_token_id = None
+    return loaded
+
+
+def test_the_model_itself_stops_for_clients_that_hang_up(endless, corpus):
+    before = endless.llm.engine.scheduler.stats.cancelled
+    part = {"type": "image_url", "image_url": {"url": corpus.data_url()}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": corpus.question}, part]}]
+    chat = {"model": "llava", "messages": messages, "stream": True}
+    ask = {"question": corpus.question, "image": corpus.data_url()}
+    connections = []
+    with running(endless, Settings()) as address:
+        parts = urlsplit(address)
+        for path, body in [("/v1/ask", ask), ("/v1/chat/completions", chat)] * 2:
+            content = json.dumps(body).encode()
+            connection = socket.create_connection((parts.hostname, parts.port))
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            connections.append(connection)
+        deadline = time.monotonic() + 30
+        while (stats := endless.llm.engine.scheduler.stats).running + stats.waiting < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for connection in connections:
+            connection.close()
+        deadline = time.monotonic() + 10
+        while (stats := endless.llm.engine.scheduler.stats).cancelled < before + 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert (stats.running, stats.waiting, stats.answered) == (0, 0, 0)
+
+
+def test_a_full_queue_of_the_model_is_told(endless, corpus, monkeypatch):
+    monkeypatch.setattr(endless.llm.engine, "max_queue", 0)
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    with running(endless, Settings()) as address:
+        response = httpx.post(f"{address}/v1/ask", json=body)
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "busy"
+    assert response.headers["retry-after"]

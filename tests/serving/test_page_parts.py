@@ -38,6 +38,16 @@ def test_a_session_left_alone_is_forgotten():
     assert sessions.get(opened.session_id) is None
 
 
+def test_films_together_are_bounded_and_the_one_in_use_stays(image):
+    sessions = Sessions(most_bytes=1)
+    first = sessions.open()
+    first.show(image)
+    assert sessions.get(first.session_id) is first
+    second = sessions.open()
+    assert sessions.get(first.session_id) is None
+    assert sessions.get(second.session_id) is second
+
+
 def test_a_session_keeps_a_bounded_number_of_turns(image):
     session = Session()
     turns_ = [session.begin("?", AskOptions(), image) for _ in range(MOST_TURNS + 5)]

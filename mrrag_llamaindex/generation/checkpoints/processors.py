@@ -36,7 +36,10 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     notes : tuple of str
         Faults of the checkpoint that were corrected.
     """
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, LlavaConfig
+    from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
+
+    # By its module: under its name in the library, 5.16 and 5.17 ask for torchvision.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     folder, family = checkpoint.folder, checkpoint.family
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, **NO_CODE)

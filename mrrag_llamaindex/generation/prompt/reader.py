@@ -97,6 +97,12 @@ class PromptReader:
         self._require_room(max_new_tokens)
         return max_new_tokens
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The model's end tokens."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset([ends] if isinstance(ends, int) else ends or ())
+
     def document_room(self, question: str) -> int:
         """Return the tokens that one document can have at most beside a question.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class RowWatch(Watch):
         self,
         jobs: Sequence[Job],
         probe: FirstTokenProbe,
-        ends: set[int],
+        ends: Set[int],
         thins: bool,
         finished: Callable[[Job, Generated], object],
         between: Callable[[], object],
@@ -117,12 +117,11 @@ def run_batch(
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
     probe = probe_for(first.reader, [one.request for one in asked], prompts, first.policy)
-    ends = first.reader.model.generation_config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
     # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
     # and models that keep positions beside the cache.
     steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)
-    watch = RowWatch(jobs, probe, ends, first.shares_prefix and steady, finished, between)
+    thins = first.shares_prefix and steady
+    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, finished, between)
     limit = max(one.max_new_tokens for one in asked)
     images = [one.image for one in asked]
     tokens = first.decoding.run(

@@ -14,6 +14,8 @@ from mrrag_llamaindex.integration.answers.ask import AskResult
 from mrrag_llamaindex.integration.entry_points import HostMessages
 from mrrag_llamaindex.integration.inputs.images import read_image
 from mrrag_llamaindex.integration.tickets.host_call import HostCall, Turn
+from mrrag_llamaindex.integration.tickets.nodes import ticket_of
+from mrrag_llamaindex.integration.tickets.registry import TICKETS
 from mrrag_llamaindex.integration.trace import answer_trace
 
 if TYPE_CHECKING:
@@ -71,8 +73,11 @@ class AnswerStream:
         self.result = AskResult(self.question, answer.text, answer, self.source_nodes, seconds)
 
     def close(self) -> None:
-        """Stop generating; not while another thread reads."""
+        """Stop generating, and hold its evidence no longer; not while another thread reads."""
         self._replies.close()  # type: ignore[attr-defined]
+        for ticket in map(ticket_of, (item.node for item in self.source_nodes)):
+            if ticket is not None:
+                TICKETS.drop(ticket)
 
 
 def stream(

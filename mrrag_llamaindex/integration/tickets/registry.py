@@ -111,6 +111,10 @@ class Ticket:
         since a further call can decode its bytes again; everything else stays until it is evicted.
         """
         self.calls.append((number, answer))
+        self.rest()
+
+    def rest(self) -> None:
+        """Let go of decoded pixels after a call, also one that was cut off or failed."""
         if self.image is not None:
             self.image.release_pixels()
 
@@ -198,6 +202,12 @@ class TicketRegistry:
             self._tickets.move_to_end(ticket.ticket_id)
             self._counted += ticket.memory
             self._evict()
+
+    def drop(self, ticket: Ticket) -> None:
+        """Hold a ticket no longer: its question is over for whoever asked it."""
+        with self._lock:
+            self._tickets.pop(ticket.ticket_id, None)
+        ticket.rest()
 
     def _evict(self) -> None:
         """Bring what is held within the bounds, least recently used first; the newest stays.

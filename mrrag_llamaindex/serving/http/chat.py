@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from mrrag_llamaindex.integration.answers.ask import AskResult
 from mrrag_llamaindex.integration.answers.conversation import Question, read_conversation
@@ -23,7 +24,7 @@ from mrrag_llamaindex.serving.http.chat_schemas import (
 )
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error
 from mrrag_llamaindex.serving.http.uploads import read_request
-from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.service import Cancelled, Service
 
 
@@ -69,11 +70,7 @@ def chat_routes(service: Service, workers: Workers) -> APIRouter:
             return _private(completion.whole(pieces[-1]))
         pieces_of = workers.iterate(request, work)
         first = await anext(pieces_of)  # what is wrong with the request is said by its status
-        return StreamingResponse(
-            completion.events(first, pieces_of),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        return EventStream(completion.events(first, pieces_of))
 
     return routes
 
@@ -136,30 +133,33 @@ class Completion:
         choice = {
             "index": 0,
             "message": message,
-            "finish_reason": self._finish(result),
+            "finish_reason": _finish(result),
             "logprobs": None,
         }
         return {
             **self._known,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": self._usage(result),
+            "usage": _usage(result),
             "mrrag": _facts(result),
         }
 
-    async def events(self, first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
+    async def events(
+        self, first: Any, rest: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[str, None]:
         """Yield the events of a stream; an error that comes late is the last of them."""
         try:
             yield self._event({"role": "assistant", "content": ""})
-            async for piece in rest:
-                if isinstance(piece, str):
-                    yield self._event({"content": piece})
-                    continue
-                if sources := self._sources(piece):
-                    yield self._event({"content": sources})
-                yield self._event({}, finish=self._finish(piece), mrrag=_facts(piece))
-                if self.asked.stream_options and self.asked.stream_options.include_usage:
-                    yield _data({**self._chunk(), "choices": [], "usage": self._usage(piece)})
+            async with contextlib.aclosing(rest):
+                async for piece in rest:
+                    if isinstance(piece, str):
+                        yield self._event({"content": piece})
+                        continue
+                    if sources := self._sources(piece):
+                        yield self._event({"content": sources})
+                    yield self._event({}, finish=_finish(piece), mrrag=_facts(piece))
+                    if self.asked.stream_options and self.asked.stream_options.include_usage:
+                        yield _data({**self._chunk(), "choices": [], "usage": _usage(piece)})
         except Exception as error:
             yield _data(api_error(error).body)
         yield "data: [DONE]\n\n"
@@ -171,18 +171,6 @@ class Completion:
     def _chunk(self) -> dict[str, Any]:
         return {**self._known, "object": "chat.completion.chunk"}
 
-    def _usage(self, result: AskResult) -> dict[str, int]:
-        prompt, answer = result.answer.prompt_tokens, self.service.tokens(result.text)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": answer,
-            "total_tokens": prompt + answer,
-        }
-
-    def _finish(self, result: AskResult) -> str:
-        limit = self.asked.limit or self.service.llm.max_new_tokens
-        return "length" if self.service.tokens(result.text) >= limit else "stop"
-
     def _sources(self, result: AskResult) -> str:
         if not (self.asked.model.endswith(SOURCES) or self.asked.mrrag.sources == "markdown"):
             return ""
@@ -192,6 +180,19 @@ class Completion:
             for place, row in enumerate(result.sources(), 1)
         ]
         return "\n\n" + "\n".join([SOURCES_MARK, "**Sources**", "", *rows])
+
+
+def _usage(result: AskResult) -> dict[str, int]:
+    prompt, answer = result.answer.prompt_tokens, result.answer.answer_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
+
+
+def _finish(result: AskResult) -> str:
+    return "length" if result.answer.cut_off else "stop"
 
 
 def _facts(result: AskResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mrrag_llamaindex import errors
 from mrrag_llamaindex.serving.service import Cancelled, PairError
@@ -101,7 +103,10 @@ def api_error(error: BaseException) -> ApiError:
     for kind, (status, code) in _OF_THE_CLIENT.items():
         if isinstance(error, kind):
             return ApiError(status, code, " ".join(str(error).split()))
-    if isinstance(error, Cancelled):
+    if isinstance(error, errors.BusyError):
+        status = 503 if error.timed_out else 429
+        return ApiError(status, "busy", " ".join(str(error).split()), retry_after=2)
+    if isinstance(error, (Cancelled, CancelledError, ClientDisconnect)):
         return ApiError(503, "cancelled", "the request was cancelled")
     logger.error("request failed: %s in %s", type(error).__name__, _place(error))
     return ApiError(

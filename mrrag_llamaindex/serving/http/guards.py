@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mrrag_llamaindex import __version__
 from mrrag_llamaindex.serving.http.errors import ERROR_HEADER, ApiError, api_error
 from mrrag_llamaindex.serving.http.metrics import Metrics
+from mrrag_llamaindex.serving.service import Cancelled
 from mrrag_llamaindex.serving.settings import Settings
 
 COOKIE = "mrrag_token"
@@ -31,7 +32,8 @@ _OPEN = ("/healthz", "/login")
 _HEADERS = {
     VERSION_HEADER: __version__,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not "no-referrer": a browser would then send forms of its own origin without that origin.
+    "referrer-policy": "same-origin",
     # Whatever a report holds, a page loads nothing from elsewhere, and sends nothing there.
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -83,8 +85,8 @@ class Guard:
             refused = api_error(error)
             if exchange.status == 0:
                 await refused.response()(scope, exchange.receive, exchange.send)
-            elif not isinstance(error, TimeoutError | asyncio.TimeoutError):
-                exchange.code = refused.code
+            else:
+                exchange.code = refused.code  # the connection is closed
         finally:
             seconds = time.perf_counter() - started
             route = str(getattr(scope.get("route"), "path", "")) or "other"
@@ -197,7 +199,10 @@ class _Exchange:
             headers += _missing(known)
             message = {**message, "headers": headers}
         # A client that never reads would hold the response for ever.
-        await asyncio.wait_for(self._send(message), self._settings.body_seconds)
+        try:
+            await asyncio.wait_for(self._send(message), self._settings.body_seconds)
+        except asyncio.TimeoutError:
+            raise Cancelled from None
 
 
 def too_large(settings: Settings) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -36,8 +37,9 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     data: bytes | None = None
+    fields: Any
     if kind == "application/json":
-        fields = await _json_of(request)
+        fields = await request.body()
     elif kind == "multipart/form-data":
         try:
             async with request.form(max_files=1, max_fields=1000) as form:
@@ -52,14 +54,8 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
         raise ApiError(
             415, "bad_content_type", "send application/json, or multipart/form-data with a file"
         )
-    try:
-        checked = model.model_validate(fields)
-    except ValidationError as error:
-        raise validation_error(error.errors(include_input=False, include_url=False)) from None
-    sent = getattr(checked, "image", None)
-    if data is None and sent is not None:
-        data = image_bytes(sent)
-    return checked, data
+    # Megabytes of text take a while, and other requests should not wait for it.
+    return await asyncio.to_thread(_checked, model, fields, data)
 
 
 def image_bytes(text: str, param: str = "image") -> bytes:
@@ -94,11 +90,20 @@ def image_bytes(text: str, param: str = "image") -> bytes:
         ) from None
 
 
-async def _json_of(request: Request) -> Any:
+def _checked(model: type[Model], fields: Any, data: bytes | None) -> tuple[Model, bytes | None]:
+    if isinstance(fields, bytes):
+        try:
+            fields = json.loads(fields)
+        except (ValueError, RecursionError):
+            raise ApiError(422, "bad_json", "the body is not valid JSON") from None
     try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise ApiError(422, "bad_json", "the body is not valid JSON") from None
+        checked = model.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors(include_input=False, include_url=False)) from None
+    sent = getattr(checked, "image", None)
+    if data is None and sent is not None:
+        data = image_bytes(sent)
+    return checked, data
 
 
 def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:

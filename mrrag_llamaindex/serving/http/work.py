@@ -5,18 +5,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
+from mrrag_llamaindex.generation.scheduling.cancellation import Cancellation
 from mrrag_llamaindex.serving.http.errors import ApiError
 from mrrag_llamaindex.serving.service import Cancelled
 from mrrag_llamaindex.serving.settings import Settings
 
 T = TypeVar("T")
+
+
+class _Stop(threading.Event):
+    """Tells a work to stop, and takes back what it has asked of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cancellation = Cancellation()
+
+    def set(self) -> None:
+        super().set()
+        self._cancellation.cancel()
+
+    def covering(self, work: Callable[[threading.Event], T]) -> Callable[[], T]:
+        """Return the work in a context of its own, whose calls of a model this takes back."""
+        context = contextvars.copy_context()
+        context.run(self._cancellation.install)
+        return functools.partial(context.run, work, self)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, whose source is closed with the response, however that ends.
+
+    Parameters
+    ----------
+    events : async generator of str
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send them."""
+        async with contextlib.aclosing(self._events):
+            await super().stream_response(send)
 
 
 class Workers:
@@ -67,7 +108,7 @@ class Workers:
         Cancelled
             If the client has hung up.
         """
-        cancelled = threading.Event()
+        cancelled = _Stop()
         future = self._start(work, cancelled)
         gone = asyncio.ensure_future(_gone(request))
         try:
@@ -85,7 +126,7 @@ class Workers:
 
     async def iterate(
         self, request: Request, work: Callable[[threading.Event], Iterator[T]]
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Yield what ``work`` yields; it is closed when the reader is.
 
         Raises
@@ -93,7 +134,7 @@ class Workers:
         ApiError
             As `run`; whatever else the work raises.
         """
-        cancelled = threading.Event()
+        cancelled = _Stop()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue()
 
@@ -134,9 +175,7 @@ class Workers:
             cancelled.set()
             future.cancel()
 
-    def _start(
-        self, work: Callable[[threading.Event], T], cancelled: threading.Event
-    ) -> asyncio.Future[T]:
+    def _start(self, work: Callable[[threading.Event], T], cancelled: _Stop) -> asyncio.Future[T]:
         with self._lock:
             if self.admitted >= self._most:
                 raise ApiError(
@@ -146,7 +185,7 @@ class Workers:
                     retry_after=2,
                 )
             self.admitted += 1
-        job = self._threads.submit(contextvars.copy_context().run, work, cancelled)
+        job = self._threads.submit(cancelled.covering(work))
         job.add_done_callback(self._ended)
         future = asyncio.wrap_future(job)
         future.add_done_callback(_read)

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 from mrrag_llamaindex.phantom.corpus import make_corpus
+from mrrag_llamaindex.phantom.demo import PATIENTS, SEED
 
 COUNT = 5
 
@@ -29,12 +30,12 @@ class Example:
 
 
 @functools.cache
-def phantom_examples(seed: int = 1) -> tuple[Example, ...]:
+def phantom_examples(seed: int = SEED) -> tuple[Example, ...]:
     """Return questions about patients who are not in the demo's store, each of another finding.
 
     The first is that of ``mrrag demo``.
     """
-    queries = make_corpus(seed, patients=200, queries=50, profiles=100).queries
+    queries = make_corpus(seed, patients=PATIENTS, queries=50, profiles=100).queries
     first = {query.finding: query for query in reversed(queries)}
     examples = []
     for finding in sorted(first)[:COUNT]:

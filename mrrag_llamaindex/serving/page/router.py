@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
+from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
-from mrrag_llamaindex.serving.http.work import Workers
+from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.page import rendering, turns, views
 from mrrag_llamaindex.serving.page.examples import Example, phantom_examples
 from mrrag_llamaindex.serving.page.sessions import Session, Sessions, Turn
@@ -38,7 +40,7 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -124,14 +126,35 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post("/page/film")
     async def film(request: Request) -> HTMLResponse:
         session = session_of(request)
-        form = await request.form(max_files=1)
-        file, number = form.get("image"), form.get("example")
-        data = await file.read() if isinstance(file, UploadFile) else b""
+        async with request.form(max_files=1) as form:
+            file, number, frame = form.get("image"), form.get("example"), form.get("frame")
+            data = await file.read() if isinstance(file, UploadFile) else b""
+        if frame and not str(frame).isdecimal():
+            raise ApiError(400, "bad_frame", "the frame is not a whole number")
 
         def work(_: threading.Event) -> str:
-            chosen = examples()[int(str(number))] if number is not None else None
-            session.show(service.read_image(chosen.png if chosen is not None else data))
+            known = examples()
+            chosen = known[int(str(number))] if str(number) in map(str, range(len(known))) else None
+            reading = ReadingOptions.parse(None, int(str(frame)) if frame else None)
+            session.show(service.read_image(chosen.png if chosen else data, reading))
             return _viewer(session, chosen)
+
+        return HTMLResponse(await workers.run(request, work))
+
+    @routes.post("/page/window")
+    async def window(request: Request) -> HTMLResponse:
+        session = session_of(request)
+        form = await request.form()
+        image = session.image
+        if image is None or isinstance(image.content, Image):
+            raise ApiError(400, "no_image", "choose a film first")
+        data, frame = image.content, image.options.frame
+
+        def work(_: threading.Event) -> str:
+            ends = f"{form.get('low', '')},{form.get('high', '')}"
+            reading = ReadingOptions.parse(ends, frame)
+            session.show(service.read_image(data, reading))
+            return _viewer(session, None)
 
         return HTMLResponse(await workers.run(request, work))
 
@@ -160,14 +183,14 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
             for kind, value in turns.answer(service, turn, cancelled):
                 yield from _events(service, session, turn, kind, value)
 
-        async def events() -> AsyncIterator[str]:
+        async def events() -> AsyncGenerator[str, None]:
             try:
                 async for event in workers.iterate(request, work):
                     yield event
             except Exception as error:
                 yield _event("error", message=api_error(error).message)
 
-        return StreamingResponse(events(), media_type="text/event-stream")
+        return EventStream(events())
 
     @routes.post("/page/rank")
     async def rank(request: Request) -> HTMLResponse:
@@ -181,7 +204,7 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
 
         def work(_: threading.Event) -> str:
             rows = service.retrieve(image, question, options)
-            latest = session.turns[-1] if session.turns else None
+            latest = session.latest
             if latest and (latest.question, latest.image, latest.options) == (
                 question,
                 image,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_SESSIONS = 64
 MOST_TURNS = 30
+MOST_BYTES = 2 * 2**30
 IDLE_SECONDS = 4 * 3600.0
 
 
@@ -90,9 +91,24 @@ class Session:
     def show(self, image: QueryImage) -> None:
         """Look at another film."""
         film = Film.of(image)
+        image.release_pixels()  # they are decoded again for each question
         with self.lock:
             self.image, self.film = image, film
             self.film_number += 1
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by its films, as files and as samples."""
+        images = {id(turn.image): turn.image for turn in self.turns}
+        if self.image is not None:
+            images[id(self.image)] = self.image
+        samples = 0 if self.film is None else self.film.samples.nbytes
+        return samples + sum(image.memory for image in images.values())
+
+    @property
+    def latest(self) -> Turn | None:
+        """The last turn that was answered."""
+        return next((turn for turn in reversed(self.turns) if "steered" in turn.results), None)
 
     def begin(self, question: str, options: AskOptions, image: QueryImage) -> Turn:
         """Begin another turn."""
@@ -108,10 +124,25 @@ class Session:
 
 
 class Sessions:
-    """The open tabs of one server: bounded in number, forgotten when closed or left alone."""
+    """The open tabs of one server: bounded, and forgotten when closed or left alone.
 
-    def __init__(self, most: int = MOST_SESSIONS, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._most, self._idle = most, idle_seconds
+    Parameters
+    ----------
+    most : int
+        Sessions.
+    idle_seconds : float
+        How long one is kept that nobody uses.
+    most_bytes : int
+        Of all films. The session unused for longest is closed first, never the one in use.
+    """
+
+    def __init__(
+        self,
+        most: int = MOST_SESSIONS,
+        idle_seconds: float = IDLE_SECONDS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._most, self._idle, self._most_bytes = most, idle_seconds, most_bytes
         self._open: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -126,12 +157,12 @@ class Sessions:
     def get(self, session_id: str) -> Session | None:
         """Return a session by its id; None if it was closed, or never was."""
         with self._lock:
-            self._forget()
             session = self._open.get(session_id)
-            if session is not None:
+            if session is not None and session.used >= time.monotonic() - self._idle:
                 session.used = time.monotonic()
                 self._open.move_to_end(session_id)
-            return session
+            self._forget()
+            return self._open.get(session_id)
 
     def close(self, session_id: str) -> None:
         """Forget a session, and all that it holds."""
@@ -143,8 +174,11 @@ class Sessions:
 
     def _forget(self) -> None:
         oldest = time.monotonic() - self._idle
+        held = sum(session.memory for session in self._open.values())
         while self._open:
             first = next(iter(self._open.values()))
-            if len(self._open) <= self._most and first.used >= oldest:
+            crowded = len(self._open) > self._most or held > self._most_bytes
+            if first.used >= oldest and not (crowded and len(self._open) > 1):
                 return
+            held -= first.memory
             self._open.popitem(last=False)

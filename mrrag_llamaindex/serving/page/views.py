@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.files.digests import text_digest
+from mrrag_llamaindex.generation.attention import LayerShares
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.generation.attention import AttentionShares, LayerShares
+    from mrrag_llamaindex.generation.attention import AttentionShares
     from mrrag_llamaindex.serving.page.sessions import Turn
 
 LABELS: Mapping[str, str] = {
@@ -228,14 +229,32 @@ def _words_of(turn: Turn, number: int) -> str:
 
 
 def strips(look: AttentionShares | None, rows: str) -> list[dict[str, Any]]:
-    """Return the strips of attention, one for each layer: parts with place, width and label."""
+    """Return the strips of attention: parts with place, width and label.
+
+    One for each layer, and where there are several, that of their mean before them.
+    """
     if look is None:
         return []
     layers: Mapping[int, LayerShares] = getattr(look, rows)
-    return [
-        {"layer": layer, "steered": layer in look.steered, "parts": list(_parts(shares))}
+    found = [
+        {"name": f"layer {layer}", "parts": list(_parts(shares))}
         for layer, shares in layers.items()
     ]
+    if len(found) > 1:
+        found.insert(0, {"name": "mean", "parts": list(_parts(_mean(list(layers.values()))))})
+    return found
+
+
+def _mean(layers: Sequence[LayerShares]) -> LayerShares:
+    """Return the mean of some layers' shares."""
+    count = len(layers)
+    names = layers[0].documents
+    return LayerShares(
+        {name: sum(layer.documents[name] for layer in layers) / count for name in names},
+        sum(layer.image for layer in layers) / count,
+        sum(layer.question for layer in layers) / count,
+        sum(layer.rest for layer in layers) / count,
+    )
 
 
 def _parts(shares: LayerShares) -> Iterator[dict[str, Any]]:

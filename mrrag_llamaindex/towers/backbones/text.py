@@ -34,7 +34,7 @@ class TransformersTextBackbone(TransformersBackbone):
     model : PreTrainedModel
         With ``last_hidden_state``.
     texts : TextWindows
-    pooling : {"mean", "cls"}
+    pooling : {"mean", "cls", "last"}
         Of the last hidden state, see `pool_tokens`.
     source : str
         Folder or hub id of the weights; empty if they exist in memory only.

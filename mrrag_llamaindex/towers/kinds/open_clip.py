@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mrrag_llamaindex.errors import TowerError
 from mrrag_llamaindex.towers.base import TorchTower
 from mrrag_llamaindex.towers.folders import (
     absolute_source,
@@ -19,8 +18,9 @@ from mrrag_llamaindex.towers.folders import (
 from mrrag_llamaindex.towers.image_preparation import ImagePreparation
 from mrrag_llamaindex.towers.kinds.hf_dual import HFDualTower
 from mrrag_llamaindex.towers.kinds.projected import ProjectedTower
-from mrrag_llamaindex.towers.open_clip.clip import ClipLayout, is_clip
+from mrrag_llamaindex.towers.open_clip.clip import ClipLayout
 from mrrag_llamaindex.towers.open_clip.folder import OpenClipFolder
+from mrrag_llamaindex.towers.open_clip.library import check_end_of_text, kind_of_open_clip
 from mrrag_llamaindex.towers.open_clip.places import build, placed
 from mrrag_llamaindex.towers.open_clip.vit_bert import VitBertLayout
 from mrrag_llamaindex.towers.text_pooling import pool_tokens
@@ -167,7 +167,8 @@ def load_open_clip(source: str, device: str = "cpu") -> TorchTower:
     Returns
     -------
     TorchTower
-        `OpenClipTower`, or for OpenAI's CLIP, which transformers has as well, `HFDualTower`.
+        `OpenClipTower`; for OpenAI's CLIP, which transformers has as well, `HFDualTower`; for what
+        open_clip alone can build, `OpenClipLibraryTower`.
 
     Raises
     ------
@@ -177,17 +178,17 @@ def load_open_clip(source: str, device: str = "cpu") -> TorchTower:
     folder = model_folder(source)
     with reading("towers in the layout of open_clip", source):
         stored = OpenClipFolder.read(folder)
-        if not is_clip(stored):
-            return OpenClipTower.load(source, device=device)
+        kind = kind_of_open_clip(stored)
+    if kind == "vit-bert":
+        return OpenClipTower.load(source, device=device)
+    if kind == "library":
+        from mrrag_llamaindex.towers.kinds.open_clip_library import OpenClipLibraryTower
+
+        return OpenClipLibraryTower.load(source, device=device)
+    with reading("towers in the layout of open_clip", source):
         layout = ClipLayout.of(stored)
         tokenizer = read_tokenizer(folder)
-        vocabulary = layout.config["text_config"]["vocab_size"]
-        # open_clip takes the features at the highest id, which in CLIP's vocabulary is the end.
-        if len(tokenizer) != vocabulary or tokenizer.eos_token_id != vocabulary - 1:
-            raise TowerError(
-                f"the tokenizer has {len(tokenizer)} tokens, the text encoder {vocabulary}, the "
-                "last of which must be the end of the text (eos_token)"
-            )
+        check_end_of_text(tokenizer, layout.config["text_config"]["vocab_size"])
         model = _clip(layout, tokenizer, stored)
     size = layout.config["vision_config"]["image_size"]
     images = ImagePreparation.square(size, stored.mean, stored.std)

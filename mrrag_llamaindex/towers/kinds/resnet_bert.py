@@ -75,7 +75,7 @@ class ResNetBertTower(ProjectedTower):
             For example ``ImagePreparation.square(224)``.
         dimension : int
             n.
-        text_pooling : {"mean", "cls"}
+        text_pooling : {"mean", "cls", "last"}
             See `ResNetBertNetwork`.
         text_token_limit : int, optional
             By default the smaller of the positions of the BERT and the tokenizer's own limit.

@@ -25,9 +25,10 @@ class ResNetBertNetwork(nn.Module):
         Without its pooling layer.
     dimension : int
         n.
-    text_pooling : {"mean", "cls"}
+    text_pooling : {"mean", "cls", "last"}
         ``"mean"`` averages the last hidden states of all real tokens, special ones included;
-        ``"cls"`` takes the first. BERT's first token says little before it is trained to.
+        ``"cls"`` takes the first, ``"last"`` the last. BERT's first token says little before it is
+        trained to.
 
     Attributes
     ----------

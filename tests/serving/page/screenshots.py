@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from mrrag_llamaindex.serving.service import demo_service
 from mrrag_llamaindex.serving.settings import Settings
@@ -55,6 +54,8 @@ def asked(browser: Any, address: str, **options: Any) -> Tab:
 
 def main(out: Path) -> None:
     """Write the three pictures into ``out``."""
+    from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as folder:
         service = demo_service(Path(folder), max_new_tokens=4)
         with running(service, Settings()) as address, sync_playwright() as playwright:

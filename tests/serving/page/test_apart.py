@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.serving.page.router import HEADERS
@@ -163,3 +164,22 @@ def test_the_saved_case_opens_from_disk_without_a_network(
     assert all(widths)
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     context.close()
+
+
+def test_off_loopback_the_page_wants_a_token(open_tab, browser, service, corpus):
+    with pytest.raises(InputError, match="token"):
+        Settings(host="0.0.0.0")
+    token = "a-token-of-the-tests"
+    with running(service, Settings(token=token)) as address:
+        tab = open_tab(address)
+        assert tab.page.locator("#question").count() == 0
+        tab.page.fill("#token", "another-token-entirely")
+        tab.page.keyboard.press("Enter")
+        tab.page.wait_for_selector("text=not the token")
+        tab.page.fill("#token", token)
+        tab.page.keyboard.press("Enter")
+        tab.page.wait_for_selector("#question")
+        tab.film(corpus.images[0])
+        tab.ask(corpus.question)
+        assert tab.cases()
+        assert token not in tab.page.content()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.images.query_image import QueryImage
 from tests.images.dicom.making import dicom, saved
 from tests.images.making import encoded
 
@@ -119,6 +121,23 @@ def test_presets_are_windows_and_say_which_is_in_use(film):
         film.page.click("[data-do=invert]")
         press(film, str(number))
     assert len(seen) >= 3
+
+
+def test_the_model_reads_the_window_that_a_person_sets(tab, service, corpus):
+    tab.film(corpus.images[0])
+    tab.page.fill("[data-level]", "110")
+    tab.page.fill("[data-width]", "60")
+    tab.page.click("text=model reads this window")
+    tab.page.wait_for_selector('[data-film*="film/2"][data-ready]')
+    tab.drawn()
+    assert window(tab) == [110, 60]
+    tab.ask(corpus.question)
+    reading = ReadingOptions(window=(80, 140))
+    image = QueryImage.read(corpus.images[0].read_bytes(), reading)
+    result = service.ask(image, corpus.question)
+    p = result.answer.p_yes, result.answer.p_no
+    assert tab.side("steered")[1:] == pytest.approx(p, abs=0.006)
+    assert tab.cases() == [item.node.node_id for item in result.source_nodes]
 
 
 def test_the_wheel_zooms_and_a_double_click_resets(film):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 from transformers import (
     BitImageProcessorPil,
     ConvNextConfig,
@@ -110,7 +111,39 @@ def test_the_class_token_of_dinov2_is_what_rad_dino_was_trained_on(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def _bert(folder: Path, tokenizer: Any) -> TransformersTextBackbone:
+def test_encoders_with_projections_of_their_own_keep_their_common_space(
+    tmp_path: Path, tokenizer: Any, films: list[Any]
+) -> None:
+    """Swin or ConvNeXt with a BERT, trained together elsewhere, as CXR-CLIP's are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SwinModel(SwinConfig(**SHIFTED)).eval()
+        text = _bert(tmp_path / "text", tokenizer, pooling="last")
+        weights = [torch.randn(6, 24), torch.randn(6), torch.randn(6, 32)]
+    model.save_pretrained(tmp_path / "image")
+    BitImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path / "image")
+    image = TransformersImageBackbone.load(str(tmp_path / "image"), pooling="cls")
+    heads = FittedHeads(ProjectionHead.linear(*weights[:2]), ProjectionHead.linear(weights[2]), {})
+    FrozenTower(image, text, heads).save(tmp_path / "tower", copy_backbones=True)
+    tower = load_towers(str(tmp_path / "tower"))
+    with torch.no_grad():
+        hidden = model(image.images(films)["pixel_values"]).last_hidden_state
+        pixels = normalize(hidden[:, 0] @ weights[0].T + weights[1])
+    np.testing.assert_allclose(tower.embed_images(films), pixels, atol=1e-5)
+    # Of different lengths, so that one of them is padded in its batch.
+    words = ["no pleural effusion", "heart"]
+    with torch.no_grad():
+        ends = [
+            text.model(**tokenizer(one, return_tensors="pt")).last_hidden_state[0, -1]
+            for one in words
+        ]
+    expected = normalize(torch.stack(ends) @ weights[2].T)
+    np.testing.assert_allclose(tower.embed_texts(words), expected, atol=1e-5)
+
+
+def _bert(folder: Path, tokenizer: Any, **options: Any) -> TransformersTextBackbone:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -123,4 +156,4 @@ def _bert(folder: Path, tokenizer: Any) -> TransformersTextBackbone:
     )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return TransformersTextBackbone.load(str(folder))
+    return TransformersTextBackbone.load(str(folder), **options)

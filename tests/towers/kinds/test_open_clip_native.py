@@ -57,7 +57,6 @@ def test_a_text_encoder_that_is_kept_apart_is_the_same_model(tmp_path: Path) -> 
     ("part", "setting", "value", "message"),
     [
         ("vision_cfg", "ls_init_value", 0.1, "'ls_init_value' in vision_cfg"),
-        ("vision_cfg", "layers", [3, 4, 6, 3], "describes other encoders"),
         ("text_cfg", "pool_type", "last", "'pool_type' in text_cfg"),
         ("text_cfg", "heads", 5, "heads or images that do not fit"),
     ],

@@ -249,6 +249,10 @@ class FilmViewer {
     root.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (!button) return;
+      if (button.dataset.read !== undefined) {
+        const values = { low: this.low, high: this.high };
+        htmx.ajax("POST", "/page/window", { source: root, target: "#viewer", values });
+      }
       if (button.dataset.preset) this.preset(button.dataset.preset);
       if (button.dataset.do) this.act(button.dataset.do);
     });
