@@ -211,10 +211,10 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
                 options,
             ):
                 return rendering.cards(latest)  # as it was
-            shown = [item.node.node_id for item in latest.nodes] if latest else None
-            stale = shown is not None and shown != [row["pair_id"] for row in rows]
+            nodes = [] if latest is None else latest.nodes
+            before = {item.node.node_id: place for place, item in enumerate(nodes, start=1)}
             return rendering.render(
-                "cases.html", cases=views.cases(rows, question), turn=None, stale=stale
+                "cases.html", cases=views.cases(rows, question), turn=None, before=before
             )
 
         return HTMLResponse(await workers.run(request, work))
