@@ -147,7 +147,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def open(self) -> Session:
-        """Open a session; where there are too many, one without a film, or else the oldest, goes."""
+        """Open a session; where there are too many, one without a film goes, or the oldest."""
         session = Session()
         with self._lock:
             self._open[session.session_id] = session
