@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.generation.attention import attention_shares
+from mrrag_llamaindex.generation.attention import AttentionShares, LayerShares, attention_shares
 from mrrag_llamaindex.generation.explanation import without_documents
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.again import request_of
@@ -29,6 +29,17 @@ def test_sessions_are_bounded_and_the_oldest_goes():
     assert len(sessions) == 2
     assert sessions.get(second.session_id) is None
     assert sessions.get(third.session_id) is third
+
+
+def test_whoever_only_looks_displaces_nobodys_film(image):
+    sessions = Sessions(most=3)
+    mine = sessions.open()
+    mine.show(image)
+    for _ in range(10):
+        last = sessions.open()
+    assert sessions.get(mine.session_id) is mine
+    assert sessions.get(last.session_id) is last
+    assert len(sessions) == 3
 
 
 def test_a_session_left_alone_is_forgotten():
@@ -114,6 +125,23 @@ def test_a_turn_can_be_left_at_any_time(service, corpus, image):
     again = Session().begin(corpus.question, AskOptions(), image)
     kinds = [kind for kind, _ in turns.answer(service, again, threading.Event())]
     assert kinds[-1] == "answered"
+
+
+def test_several_layers_are_shown_by_their_mean_first():
+    layers = {
+        3: LayerShares({"a": 0.2, "b": 0.4}, 0.1, 0.1, 0.2),
+        7: LayerShares({"a": 0.6, "b": 0.0}, 0.1, 0.1, 0.2),
+    }
+    look = AttentionShares(layers, layers, (3, 7), 0.5, 0.5)
+    mean, *each = views.strips(look, "answer")
+    assert mean["name"] == "mean"
+    assert [strip["name"] for strip in each] == ["layer 3", "layer 7"]
+    percents = {part["name"]: part["percent"] for part in mean["parts"]}
+    assert percents == pytest.approx(
+        {"case 1": 40, "case 2": 20, "film": 10, "question": 10, "other text": 20}
+    )
+    (one,) = views.strips(AttentionShares({3: layers[3]}, {}, (), 0, 0), "question")
+    assert one["name"] == "layer 3"
 
 
 def test_why_names_the_case_that_moved_the_answer_most(service, corpus, image):

@@ -53,7 +53,7 @@ def worth_of_heads(
     dict
         ``chance``, ``untrained`` (raw image-image alone) and ``trained`` (image-text and
         image-image, with ``raw`` that too, scaled): mean cosines; ``gain`` and ``gain_ci``,
-        trained minus untrained; ``over_chance_ci``, trained minus chance; ``queries``.
+        trained minus untrained; ``over_chance_ci``, trained minus chance; ``queries``; ``raw``.
     """
     assert heads.raw is not None
     blocks = heads.blocks
@@ -82,6 +82,7 @@ def worth_of_heads(
     chance, untrained, trained = values.mean(axis=0).tolist()
     return {
         "queries": len(values),
+        "raw": raw,
         "chance": chance,
         "untrained": untrained,
         "trained": trained,
@@ -103,5 +104,6 @@ def warning_of(worth: dict[str, Any]) -> str | None:
     if worth["over_chance_ci"][0] <= 0:
         return f"{told}, and no better than chance: use other encoders, or more pairs"
     if high < 0:
-        return f"{told}: training made it worse; weigh the raw similarities alone"
+        alone = "" if worth.get("raw", True) else "leave out --raw 0 and "
+        return f"{told}: training made it worse; {alone}weigh the raw similarities alone"
     return f"{told}: no more than noise; the encoders as they are would do"

@@ -137,3 +137,9 @@ def test_worth_tells_heads_that_help_from_those_that_mislead():
     assert bad["gain_ci"][0] < 0
     assert "no" in warning_of(bad)
     assert good["queries"] == 80
+    # Towers without raw features are measured without them, against the same encoders.
+    alone = worth_of_heads(FittedHeads(misled, text, {}, raw), features, rows, 0, raw=False)
+    assert alone["untrained"] == bad["untrained"]
+    assert alone["trained"] < bad["trained"]
+    worse = {**alone, "gain_ci": [-0.2, -0.1], "over_chance_ci": [0.1, 0.2]}
+    assert "leave out --raw 0" in warning_of(worse)
