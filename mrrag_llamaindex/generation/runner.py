@@ -22,6 +22,19 @@ from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 
+class Watch(StoppingCriteria):
+    """What sees every step of a batch, ends rows, and may end it early to go on with fewer."""
+
+    def going_on(self) -> list[int]:
+        """Return the rows of the call that just ended with which it goes on; none to end it."""
+        return []
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that the longest of these rows may still have."""
+        return 0
+
+
 @dataclass(frozen=True, eq=False)
 class BatchCall:
     """One batch of prompts that is to be answered.
@@ -39,7 +52,7 @@ class BatchCall:
     shared
         Tokens at the start that all prompts have in common, image included; prefilled once.
     watch
-        Sees every step, and says which rows are over; see `StoppingCriteria` of transformers.
+        Sees every step, and says which rows are over.
     """
 
     prompts: Sequence[Prompt]
@@ -48,7 +61,7 @@ class BatchCall:
     probe: FirstTokenProbe
     max_new_tokens: int
     shared: int = 0
-    watch: StoppingCriteria | None = None
+    watch: Watch | None = None
 
 
 class BatchRunner:
@@ -74,20 +87,42 @@ class BatchRunner:
         """Generate one batch, and fill in its probe; see `Decoding.run`."""
         with self.alone():
             sequences = [prompt.input_ids for prompt in call.prompts]
-            inputs = self._inputs(sequences, call.images, call.shared)
-            output: torch.Tensor = self.model.generate(
-                **self._placed(inputs),
-                steering=call.plan,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=call.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=[call.probe],
-                stopping_criteria=None if call.watch is None else [call.watch],
-            )
-        if call.plan is not None:
-            call.plan.require_applied()
-        return output[:, inputs["input_ids"].shape[1] :]
+            inputs = self._placed(self._inputs(sequences, call.images, call.shared))
+            length = inputs["input_ids"].shape[1]
+            cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
+            output = self._generate(call, inputs, call.max_new_tokens, call.plan)
+            if call.plan is not None:
+                call.plan.require_applied()
+            while call.watch is not None and (rows := call.watch.going_on()):
+                cache.batch_select_indices(torch.tensor(rows, device=output.device))
+                mask = inputs["attention_mask"]
+                new = mask.new_ones(len(mask), output.shape[1] - mask.shape[1])
+                inputs = {
+                    "input_ids": output[rows],
+                    "attention_mask": torch.cat([mask, new], dim=1)[rows],
+                    "past_key_values": cache,
+                }
+                output = self._generate(call, inputs, call.watch.tokens_left)
+        return output[:, length:]
+
+    def _generate(
+        self,
+        call: BatchCall,
+        inputs: dict[str, Any],
+        limit: int,
+        plan: SteeringPlan | None = None,
+    ) -> torch.Tensor:
+        output: torch.Tensor = self.model.generate(
+            **inputs,
+            steering=plan,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=limit,
+            pad_token_id=self.tokenizer.pad_token_id,
+            logits_processor=[call.probe],
+            stopping_criteria=None if call.watch is None else [call.watch],
+        )
+        return output
 
     def logits(
         self,

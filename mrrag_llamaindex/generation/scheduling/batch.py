@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria
 
 from mrrag_llamaindex.generation.decoding.guidance import probe_for
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-from mrrag_llamaindex.generation.runner import BatchCall
+from mrrag_llamaindex.generation.runner import BatchCall, Watch
 from mrrag_llamaindex.generation.scheduling.job import Generated, Job
 
 
-class RowWatch(StoppingCriteria):
+class RowWatch(Watch):
     """Hands every row's tokens to its request, and ends the row with it.
 
-    A row ends with the model's end token, at its own limit, or when its request is cancelled.
+    A row ends with the model's end token, at its own limit, or when its request is cancelled. Once
+    half of the rows are over, the batch goes on with the others alone.
 
     Parameters
     ----------
@@ -27,6 +27,8 @@ class RowWatch(StoppingCriteria):
     probe : FirstTokenProbe
     ends : set of int
         The model's end tokens.
+    thins : bool
+        Whether the batch may go on with fewer rows.
     finished : callable
         Called with a job and its result.
     between : callable
@@ -38,34 +40,53 @@ class RowWatch(StoppingCriteria):
         jobs: Sequence[Job],
         probe: FirstTokenProbe,
         ends: Set[int],
+        thins: bool,
         finished: Callable[[Job, Generated], object],
         between: Callable[[], object],
     ) -> None:
-        self.jobs = jobs
+        self._jobs = list(enumerate(jobs))  # with the row of the first step
         self._probe = probe
         self._ends = ends
+        self._thins = thins
         self._finished = finished
         self._between = between
         self._started = time.perf_counter()
+        self._going_on: list[int] = []
 
     def __call__(
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
     ) -> torch.BoolTensor:
         """Take one token of every row; True where a row is over."""
-        for row, (job, token) in enumerate(zip(self.jobs, input_ids[:, -1].tolist(), strict=True)):
+        for (row, job), token in zip(self._jobs, input_ids[:, -1].tolist(), strict=True):
             if job.done():
                 continue
             job.token(token)
             if token in self._ends or len(job.tokens) >= job.asked.max_new_tokens:
-                self.finish(row, job.tokens)
+                self.finish(row, job)
         self._between()
-        over = [job.done() for job in self.jobs]
+        over = [job.done() for _, job in self._jobs]
+        left = [place for place, is_over in enumerate(over) if not is_over]
+        if self._thins and 0 < len(left) <= len(over) / 2:
+            self._going_on = left
+            over = [True] * len(over)
         return torch.tensor(over, device=input_ids.device)  # type: ignore[return-value]
 
-    def finish(self, row: int, tokens: list[int]) -> None:
+    def going_on(self) -> list[int]:
+        """See `Watch`."""
+        rows, self._going_on = self._going_on, []
+        if rows:
+            self._jobs = [self._jobs[row] for row in rows]
+        return rows
+
+    @property
+    def tokens_left(self) -> int:
+        """See `Watch`."""
+        return max(job.asked.max_new_tokens - len(job.tokens) for _, job in self._jobs)
+
+    def finish(self, row: int, job: Job) -> None:
         """Give a row its result."""
         seconds = time.perf_counter() - self._started
-        self._finished(self.jobs[row], Generated(tokens, self._probe.row(row), seconds))
+        self._finished(job, Generated(job.tokens, self._probe.row(row), seconds))
 
 
 def run_batch(
@@ -96,7 +117,11 @@ def run_batch(
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
     probe = probe_for(first.reader, [one.request for one in asked], prompts, first.policy)
-    watch = RowWatch(jobs, probe, first.reader.end_ids, finished, between)
+    # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
+    # and models that keep positions beside the cache.
+    steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)
+    thins = first.shares_prefix and steady
+    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, finished, between)
     limit = max(one.max_new_tokens for one in asked)
     images = [one.image for one in asked]
     tokens = first.decoding.run(
@@ -106,4 +131,4 @@ def run_batch(
         if not job.done():  # a decoding that chooses a whole answer at once
             for token in tokens[row].tolist():
                 job.token(token)
-            watch.finish(row, job.tokens)
+            watch.finish(row, job)

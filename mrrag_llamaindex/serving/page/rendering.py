@@ -81,7 +81,7 @@ def sliders(service: Service) -> list[dict[str, Any]]:
 def cards(turn: Turn) -> str:
     """Return the cards of a turn's documents."""
     rows = views.cases(turns.documents(turn), turn.question, turn.hidden)
-    return render("cases.html", cases=rows, turn=turn, stale=False)
+    return render("cases.html", cases=rows, turn=turn, before={})
 
 
 def panel(service: Service, turn: Turn) -> str:

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
@@ -61,6 +62,10 @@ class PageRoute(APIRoute):
                 response = await handle(request)
             except RequestValidationError as error:
                 response = _told(validation_error(error.errors()))
+            except HTTPException:
+                response = _told(
+                    ApiError(400, "bad_form", "the form cannot be read: send one file")
+                )
             except Exception as error:
                 response = _told(api_error(error))
             for name, value in HEADERS.items():
@@ -211,10 +216,10 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
                 options,
             ):
                 return rendering.cards(latest)  # as it was
-            shown = [item.node.node_id for item in latest.nodes] if latest else None
-            stale = shown is not None and shown != [row["pair_id"] for row in rows]
+            nodes = [] if latest is None else latest.nodes
+            before = {item.node.node_id: place for place, item in enumerate(nodes, start=1)}
             return rendering.render(
-                "cases.html", cases=views.cases(rows, question), turn=None, stale=stale
+                "cases.html", cases=views.cases(rows, question), turn=None, before=before
             )
 
         return HTMLResponse(await workers.run(request, work))

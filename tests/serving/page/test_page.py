@@ -80,6 +80,7 @@ def test_it_streams_documents_first_then_probabilities_then_words(tab, corpus):
 
 def test_sliders_rank_again_at_once_and_leave_the_answer(asked, service, corpus):
     before = asked.side("steered")
+    before_of = {name: number for number, name in enumerate(asked.cases(), start=1)}
     image = QueryImage.read(corpus.images[0].read_bytes())
     for alone in TERMS:
         weights = {term: float(term == alone) for term in TERMS}
@@ -87,6 +88,10 @@ def test_sliders_rank_again_at_once_and_leave_the_answer(asked, service, corpus)
             asked.slide(term, weight)
         rows = service.retrieve(image, corpus.question, RetrievalOptions(weights=weights))
         asked.until(asked.cases, [row["pair_id"] for row in rows])
+        for number, row in enumerate(rows):
+            old = before_of.get(row["pair_id"])
+            words = "new" if old is None else f"case {old} of the answer"
+            asked.until(lambda n=number, words=words: words in asked.case(n).inner_text(), True)
         asked.until(lambda best=f"{rows[0]['score']:.2f}": best in asked.case(0).inner_text(), True)
     assert asked.side("steered") == before
     asked.page.click("text=Back to the server's weights")

@@ -116,3 +116,6 @@ def test_a_small_screen_scrolls_one_way(open_tab, server, corpus):
     tab.film(corpus.images[0])
     tab.ask(corpus.question)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+    order = ["#film", "#question", "#answer", "#cases", "#ranking"]
+    tops = [tab.page.locator(place).bounding_box()["y"] for place in order]
+    assert tops == sorted(tops)
