@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
+from mrrag_llamaindex.errors import NoRelevantCase
 from mrrag_llamaindex.integration.answers.ask import ask
 
 
@@ -68,3 +69,24 @@ def test_what_a_request_cannot_have_is_refused_by_name(client, corpus):
     assert "image_txet" in refused.json()["error"]["message"]
     refused = client.post("/v1/ask", json={**body, "image": "https://example.org/cxr.png"})
     assert refused.json()["error"]["code"] == "image_not_sent"
+
+
+def test_responses_are_what_their_description_says(client, corpus):
+    from mrrag_llamaindex.serving.http import responses
+
+    body = {"question": corpus.question, "image": corpus.data_url(), "explain": True}
+    responses.Answer.model_validate(client.post("/v1/ask", json=body).json(), strict=True)
+    del body["explain"]
+    found = client.post("/v1/retrieve", json=body).json()
+    pair_id = responses.Documents.model_validate(found, strict=True).documents[0].pair_id
+    responses.Pair.model_validate(client.get(f"/v1/pairs/{pair_id}").json(), strict=True)
+    responses.Error.model_validate(client.get("/v1/pairs/none").json(), strict=True)
+    part = {"type": "image_url", "image_url": {"url": corpus.data_url()}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": corpus.question}, part]}]
+    chat = client.post("/v1/chat/completions", json={"model": "phantom", "messages": messages})
+    responses.Completed.model_validate(chat.json(), strict=True)
+    nothing = NoRelevantCase(0.1, 0.2, 0.3, 0.9).as_dict(corpus.question)
+    responses.NoAnswer.model_validate(nothing, strict=True)
+    page = client.get("/docs").text
+    for field in ("sources[].influence.flips", "documents[].report", "mrrag.left_out_turns"):
+        assert field in page

@@ -23,6 +23,7 @@ from mrrag_llamaindex.serving.http.chat_schemas import (
     read_messages,
 )
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error
+from mrrag_llamaindex.serving.http.responses import Completed, described
 from mrrag_llamaindex.serving.http.uploads import read_request
 from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.service import Cancelled, Service
@@ -43,6 +44,7 @@ def chat_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post(
         "/v1/chat/completions",
         summary="Answer the last question of a conversation",
+        responses=described(Completed),
         openapi_extra={
             "requestBody": {
                 "required": True,

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.serving.http.responses import Pair, described
 from mrrag_llamaindex.serving.http.work import Workers
 from mrrag_llamaindex.serving.service import Service
 
@@ -53,7 +54,7 @@ def pair_routes(service: Service, workers: Workers) -> APIRouter:
         content = await workers.run(request, work)
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
-    @routes.get("/v1/pairs/{pair_id:path}", summary="A stored pair")
+    @routes.get("/v1/pairs/{pair_id:path}", summary="A stored pair", responses=described(Pair))
     async def pair(request: Request, pair_id: str) -> Response:
         """Return what is stored of a pair; quote slashes in its id (``%2F``)."""
         return await pair_facts(request, pair_id)

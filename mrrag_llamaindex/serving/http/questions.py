@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from mrrag_llamaindex.errors import NoRelevantCase
 from mrrag_llamaindex.serving.http.errors import ApiError
+from mrrag_llamaindex.serving.http.responses import Answer, Documents, NoAnswer, described
 from mrrag_llamaindex.serving.http.uploads import read_request
 from mrrag_llamaindex.serving.http.work import Workers
 from mrrag_llamaindex.serving.schemas import AskRequest, RetrieveRequest
@@ -20,7 +21,12 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
     """Return the routes."""
     routes = APIRouter()
 
-    @routes.post("/v1/ask", openapi_extra=_body(AskRequest), summary="Answer a question")
+    @routes.post(
+        "/v1/ask",
+        summary="Answer a question",
+        openapi_extra=_body(AskRequest),
+        responses=described(Answer | NoAnswer),
+    )
     async def ask(request: Request) -> JSONResponse:
         """Answer a question about an image, with the documents behind the answer.
 
@@ -38,7 +44,12 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
 
         return _private(await workers.run(request, work))
 
-    @routes.post("/v1/retrieve", openapi_extra=_body(RetrieveRequest), summary="Find documents")
+    @routes.post(
+        "/v1/retrieve",
+        summary="Find documents",
+        openapi_extra=_body(RetrieveRequest),
+        responses=described(Documents),
+    )
     async def retrieve(request: Request) -> JSONResponse:
         """Find the documents of a question, an image, or both, without an answer."""
         asked, data = await read_request(request, RetrieveRequest)

@@ -6,6 +6,7 @@ machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -37,6 +38,11 @@ vertical-align: top } h2 { margin-top: 2.5rem; font-size: 1.15rem }
 <td>{{ type_of(field) }}</td><td>{{ field.description }}</td></tr>
 {% endfor %}</table>
 {% endfor %}
+{% for field, type, words in returned(route) %}
+{% if loop.first %}<p>Returns</p><table>{% endif %}
+<tr><td><code>{{ field }}</code></td><td>{{ type }}</td><td>{{ words }}</td></tr>
+{% if loop.last %}</table>{% endif %}
+{% endfor %}
 {% for field in route.get("parameters", []) %}
 <p><code>{{ field.name }}</code> ({{ field.in }}): {{ type_of(field.schema) }}</p>
 {% endfor %}
@@ -52,9 +58,33 @@ def reference_routes(app: FastAPI) -> APIRouter:
 
     @routes.get("/docs")
     async def reference() -> HTMLResponse:
-        return HTMLResponse(_PAGE.render(**app.openapi(), type_of=_type_of))
+        known = app.openapi()
+        schemas = known["components"]["schemas"]
+
+        def returned(route: dict[str, Any]) -> list[tuple[str, str, str]]:
+            content = route["responses"].get("200", {}).get("content", {})
+            schema = content.get("application/json", {}).get("schema", {})
+            return list(_fields(schema, schemas))
+
+        return HTMLResponse(_PAGE.render(**known, type_of=_type_of, returned=returned))
 
     return routes
+
+
+def _fields(
+    schema: dict[str, Any], schemas: dict[str, Any], before: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Yield name, type and description of what an object holds, and of what is in that."""
+    for one in schema.get("anyOf", [schema])[:1]:
+        named = schemas.get(one.get("$ref", "").rpartition("/")[2], one)
+        for name, field in named.get("properties", {}).items():
+            inner = field.get("items", field)
+            inner = next((part for part in inner.get("anyOf", []) if "$ref" in part), inner)
+            listed = "[]" if "items" in field else ""
+            kind = "" if "$ref" in inner else _type_of(field)
+            yield f"{before}{name}", kind, field.get("description", "")
+            if "$ref" in inner:
+                yield from _fields(inner, schemas, f"{before}{name}{listed}.")
 
 
 def _type_of(field: dict[str, Any]) -> str:

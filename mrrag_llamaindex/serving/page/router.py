@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from PIL.Image import Image
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
@@ -61,6 +62,10 @@ class PageRoute(APIRoute):
                 response = await handle(request)
             except RequestValidationError as error:
                 response = _told(validation_error(error.errors()))
+            except HTTPException:
+                response = _told(
+                    ApiError(400, "bad_form", "the form cannot be read: send one file")
+                )
             except Exception as error:
                 response = _told(api_error(error))
             for name, value in HEADERS.items():

@@ -147,7 +147,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def open(self) -> Session:
-        """Open a session; where there are too many, the one unused for longest is closed."""
+        """Open a session; where there are too many, one without a film goes, or the oldest."""
         session = Session()
         with self._lock:
             self._open[session.session_id] = session
@@ -174,11 +174,13 @@ class Sessions:
 
     def _forget(self) -> None:
         oldest = time.monotonic() - self._idle
+        for session in [one for one in self._open.values() if one.used < oldest]:
+            del self._open[session.session_id]
         held = sum(session.memory for session in self._open.values())
-        while self._open:
-            first = next(iter(self._open.values()))
-            crowded = len(self._open) > self._most or held > self._most_bytes
-            if first.used >= oldest and not (crowded and len(self._open) > 1):
-                return
-            held -= first.memory
-            self._open.popitem(last=False)
+        while len(self._open) > 1 and (len(self._open) > self._most or held > self._most_bytes):
+            *others, _ = self._open.values()
+            # Whoever only looks at the page, a monitor for example, displaces nobody's film.
+            empty = (one for one in others if one.image is None)
+            leaves = next(empty, others[0]) if len(self._open) > self._most else others[0]
+            held -= leaves.memory
+            del self._open[leaves.session_id]

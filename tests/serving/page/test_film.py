@@ -152,6 +152,41 @@ def test_the_wheel_zooms_and_a_double_click_resets(film):
     assert film.levels() == before
 
 
+DROP = """files => {
+  const carried = new DataTransfer();
+  for (const [name, bytes] of files) carried.items.add(new File([new Uint8Array(bytes)], name));
+  const options = {dataTransfer: carried, bubbles: true, cancelable: true};
+  document.querySelector('main').dispatchEvent(new DragEvent('drop', options));
+}"""
+
+
+def test_a_film_is_dropped_anywhere_and_of_several_the_first(tab, corpus):
+    files = [[path.name, list(path.read_bytes())] for path in corpus.images[:2]]
+    tab.page.evaluate(DROP, files)
+    tab.page.wait_for_selector("[data-film][data-ready]")
+    tab.drawn()
+    dropped = tab.levels()
+    tab.film(corpus.images[0])
+    assert tab.levels() == dropped
+
+
+def test_of_several_frames_one_is_asked_for_and_shown(tab):
+    frames = np.stack([np.full((64, 64), level, np.uint8) for level in (10, 120, 230)])
+    content = saved(dicom(frames, NumberOfFrames=3))
+    tab.page.set_input_files("#file", {"name": "x.dcm", "mimeType": "", "buffer": content})
+    assert "frame" in tab.alert()
+    tab.page.fill("#frame", "2")
+    tab.film(name="x.dcm", content=content)
+    assert "120" in probe(tab)
+
+
+def probe(tab):
+    """What the viewer says of the pixel under the pointer, in the middle."""
+    box = tab.page.locator(".viewer canvas").bounding_box()
+    tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    return tab.page.inner_text("[data-readout]").partition(":")[2]
+
+
 def test_inverted_polarity_is_drawn_as_a_person_expects(tab):
     row = np.tile(16 * np.arange(COLUMNS, dtype=np.uint16), (COLUMNS, 1))
     tab.film(name="x.dcm", content=saved(dicom(row, "MONOCHROME1", 16)))

@@ -43,7 +43,9 @@
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     if (!event.dataTransfer.files.length) return;
-    file.files = event.dataTransfer.files;
+    const first = new DataTransfer();
+    first.items.add(event.dataTransfer.files[0]);
+    file.files = first.files;
     file.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
