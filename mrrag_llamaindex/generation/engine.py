@@ -182,7 +182,7 @@ class LlavaEngine(PromptReader):
             try:
                 prompts = [job.asked.prompt for job in jobs]
                 for batch in self._batches(prompts, prepared, decoding.batch_size):
-                    self.scheduler.submit([jobs[row] for row in batch.rows], admission, arrival)
+                    self.scheduler.answer([jobs[row] for row in batch.rows], admission, arrival)
                     generated.update({row: jobs[row].result() for row in batch.rows})
                     admission = Admission(None, None)  # what has begun goes on
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
@@ -11,9 +12,15 @@ from mrrag_llamaindex.generation.attention import AttentionShares, LayerShares, 
 from mrrag_llamaindex.generation.explanation import without_documents
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.again import request_of
-from mrrag_llamaindex.serving.page import turns, views
+from mrrag_llamaindex.integration.index import MRRAGIndex
+from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.serving.page import rendering, turns, views
 from mrrag_llamaindex.serving.page.sessions import MOST_TURNS, Session, Sessions
-from mrrag_llamaindex.serving.schemas import AskOptions
+from mrrag_llamaindex.serving.schemas import AskOptions, RetrievalOptions
+from mrrag_llamaindex.serving.service import Service
+from mrrag_llamaindex.store.pair import Pair
+from mrrag_llamaindex.towers.loading import load_towers
 
 
 @pytest.fixture
@@ -155,3 +162,41 @@ def test_why_names_the_case_that_moved_the_answer_most(service, corpus, image):
     number = 1 + [item.node.node_id for item in turn.nodes].index(best)
     if influences[best].points >= 1:
         assert any(sentence.startswith(f"It rests most on case {number}") for sentence in said)
+
+
+class SixTerms:
+    """The phantom's towers, with another pair of features of each half beside the common space."""
+
+    source = ""
+    identity = "six@0123456789abcdef"
+    text_token_limit = 64
+    long_text = "mean"
+
+    def __init__(self) -> None:
+        self._towers = load_towers("phantom")
+        self.dimension = self._towers.dimension
+        self.blocks = Blocks(self.dimension, 4, 4)
+
+    def embed_images(self, images, batch_size=32):
+        return self._with_raw(self._towers.embed_images(images, batch_size))
+
+    def embed_texts(self, texts, batch_size=32):
+        return self._with_raw(self._towers.embed_texts(texts, batch_size))
+
+    def _with_raw(self, rows):
+        raw = rows[:, :4] / np.linalg.norm(rows[:, :4], axis=1, keepdims=True)
+        return np.concatenate([rows, raw], axis=1).astype(np.float32)
+
+
+def test_six_terms_have_six_sliders_and_six_bars(service, corpus, image):
+    pairs = [
+        Pair(str(path), f"No pleural effusion, film {number}.", f"p{number}")
+        for number, path in enumerate(corpus.images)
+    ]
+    six = Service(MRRAGIndex.from_pairs(pairs, SixTerms()), service.llm)
+    assert [slider["name"] for slider in rendering.sliders(six)] == list(ALL_TERMS)
+    weights = dict.fromkeys(ALL_TERMS, 0.5)
+    rows = six.retrieve(image, corpus.question, RetrievalOptions(weights=weights))
+    for case in views.cases(rows, corpus.question):
+        assert len(case["terms"]) == 6
+        assert sum(term["part"] for term in case["terms"]) == pytest.approx(case["score"], abs=1e-4)

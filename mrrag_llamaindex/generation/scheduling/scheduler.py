@@ -24,8 +24,9 @@ _IDLE_SECONDS = 2.0  # how long the thread waits for more work before it ends
 class Scheduler:
     """Requests of any number of threads, run together where they wait together.
 
-    A thread of its own generates while there is work, and ends some time after the last. It holds
-    on to no model: that belongs to the requests.
+    A call that finds nobody else runs in its own thread. For all others, a thread of the scheduler
+    generates while there is work, and ends some time after the last. It holds on to no model: that
+    belongs to the requests.
     """
 
     def __init__(self) -> None:
@@ -91,15 +92,49 @@ class Scheduler:
                 self._thread.start()
             self._changed.notify_all()
 
+    def answer(self, jobs: Sequence[Job], admission: Admission, arrival: Arrival) -> None:
+        """Run requests in the caller's own thread if nobody else is about, or else queue them.
+
+        A lone call has no thread to wait for then; those that come meanwhile wait for its end. The
+        results are in the jobs, then or later.
+
+        Parameters
+        ----------
+        jobs, admission, arrival
+            As for `submit`.
+
+        Raises
+        ------
+        BusyError
+            If the queue is full.
+        """
+        with self._changed:
+            arrival.end()
+            if self._waiting or self._running or self._coming:
+                self.submit(jobs, admission)
+                return
+            _close_at_exit(self)
+            for job in jobs:
+                job.join(None)
+                job.add_done_callback(self._left)
+            self._running = jobs
+        try:
+            left = list(jobs)
+            while left:
+                chosen, shared = next_batch(left)
+                self._run(chosen, shared)
+                left = [job for job in left if job not in chosen]
+        finally:
+            self._rest()
+
     def close(self) -> None:
         """Cancel whatever is not done, and wait until the model is at rest."""
         with self._changed:
-            jobs, thread = [*self._waiting, *self._running], self._thread
+            jobs = [*self._waiting, *self._running]
         for job in jobs:
             job.cancel()
-        if thread is not None:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._running)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)
 
     def _left(self, job: Future[Generated]) -> None:
         """Note how a request ended, in whichever thread ended it."""
@@ -116,23 +151,33 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: bool(self._waiting), _IDLE_SECONDS):
+                if not self._changed.wait_for(self._has_work, _IDLE_SECONDS):
+                    if self._waiting:
+                        continue  # for the end of what another thread runs
                     self._thread = None
                     return
             self._work_once()
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting) and not self._running
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._running = ()
+            self._changed.notify_all()
 
     def _work_once(self) -> None:
         with self._changed:
             self._changed.wait_for(self._is_complete, defaults.BATCH_WAIT)
             self._give_up_late_ones()
+            if self._running:
+                return  # a lone call began while this waited
             jobs, shared = self._chosen()
             self._running = jobs
         try:
             self._run(jobs, shared)
         finally:
-            with self._changed:
-                self._running = ()
-                self._changed.notify_all()
+            self._rest()
 
     def _is_complete(self) -> bool:
         """Whether nobody is on the way, or a batch could not take more."""
@@ -175,8 +220,13 @@ class Scheduler:
             failure = error
         if failure is None:
             return
-        if len(jobs) == 1:
-            jobs[0].fail(failure)
+        if isinstance(failure, KeyboardInterrupt):  # of a lone call, in its own thread
+            for job in jobs:
+                job.cancel()
+            raise failure
+        if len(jobs) == 1 or not isinstance(failure, Exception):
+            for job in jobs:
+                job.fail(failure)
             return
         del failure  # and with it the tensors of its frames
         for job in jobs:

@@ -45,6 +45,7 @@ def test_a_lone_call_waits_for_nobody(own, trials, monkeypatch):
     ask(own, trials[0])
     assert time.perf_counter() - started < 30
     assert stats_of(own).rows.count == 1
+    assert own.scheduler._thread is None  # it ran where it was made
 
 
 def test_a_batch_waits_a_moment_for_whom_is_on_the_way(own, trials, monkeypatch):
