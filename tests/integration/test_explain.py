@@ -200,7 +200,7 @@ def test_demo_shows_it_beside_the_score(llm, hospital, image, capsys):
     from mrrag_llamaindex.integration.answers.ask import ask
 
     asked = ask(hospital.index, llm, str(image), QUESTION)
-    print_answer(asked)
+    print_answer(asked.as_dict())
     shown = capsys.readouterr().out
     assert "moved" in shown
     first = next(iter(asked.answer.influence.values()))
