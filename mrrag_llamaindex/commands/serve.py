@@ -144,9 +144,6 @@ def serve(
             f"({len(service.index.store)} pairs); {address}/ is the page for people, "
             f"{address}/docs describes the API, Ctrl-C ends it",
         )
-        console.say(
-            "note", f"open it in a browser; {address}/docs describes the API, Ctrl-C ends it"
-        )
         console.say("note", options.NOTICE)
 
     # Uvicorn ends its requests first, and then lets the signal go on as it would have.
