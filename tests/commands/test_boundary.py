@@ -150,7 +150,7 @@ def test_ids_are_shown_as_they_are_and_never_obeyed(pair_id, corpus, capsys) -> 
 
     index = MRRAGIndex.from_pairs([Pair(str(corpus.image), "No effusion.", pair_id, "p")])
     llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
-    console.print_answer(ask(index, llm, corpus.image, "Is there a fracture?"))
+    console.print_answer(ask(index, llm, corpus.image, "Is there a fracture?").as_dict())
     out = capsys.readouterr().out
     assert plain(pair_id) in out
     assert "\x1b" not in out
