@@ -21,6 +21,9 @@ _OUT = Path("mrrag-demo")
 
 Host = Annotated[str, typer.Option(help="Address to listen at; any but loopback needs a token.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Once it listens, print what is served, and where.")
+]
 Out = Annotated[Path, typer.Option(help="demo: folder for the images and the store.")]
 
 
@@ -87,6 +90,7 @@ def serve(
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
     out: Out = _OUT,
+    as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP, for many users at once; one process serves one device."""
     if demo and (store is not None or model is not None):
@@ -137,11 +141,15 @@ def serve(
     )
 
     def ready() -> None:
-        address = modules.address_of(listener)
+        address, pairs = modules.address_of(listener), len(service.index.store)
+        if as_json:
+            served = {"address": address, "model": service.name, "device": service.device}
+            console.print_json({**served, "store": store, "pairs": pairs})
+            sys.stdout.flush()  # whoever waits for it reads a pipe
         console.say(
             "serving",
             f"{address}, model {service.name} on {service.device}, store {store} "
-            f"({len(service.index.store)} pairs); {address}/ is the page for people, "
+            f"({pairs} pairs); {address}/ is the page for people, "
             f"{address}/docs describes the API, Ctrl-C ends it",
         )
         console.say("note", options.NOTICE)
@@ -157,6 +165,7 @@ def page(
     ] = False,
     port: Port = 8000,
     out: Out = _OUT,
+    as_json: AsJson = False,
 ) -> None:
     """Serve the page on synthetic studies, with no other input; --store and others: mrrag serve."""
     if not demo:
@@ -164,7 +173,7 @@ def page(
             "mrrag page shows the demo: mrrag page --demo; for a store of your own: mrrag serve "
             "--store ... --model ..."
         )
-    serve(demo=True, port=port, out=out, token=os.environ.get("MRRAG_TOKEN"))
+    serve(demo=True, port=port, out=out, as_json=as_json, token=os.environ.get("MRRAG_TOKEN"))
 
 
 class _Modules:

@@ -29,7 +29,10 @@ def command(*arguments, code=None):
 def process(corpus):
     options = ("--store", corpus.store, "--model", "phantom", "--port", 0, "--token", TOKEN)
     serving = subprocess.Popen(
-        [*MRRAG, "serve", *map(str, options), "--verbose"], stderr=subprocess.PIPE, text=True
+        [*MRRAG, "serve", *map(str, options), "--verbose", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     line = ""
     while not line.startswith("serving: "):
@@ -49,6 +52,12 @@ def test_the_first_line_says_what_is_served_and_where(process, corpus):
     line = process[1]
     for word in ("http://127.0.0.1:", "model phantom on cpu", str(corpus.store), "24 pairs"):
         assert word in line
+
+
+def test_json_says_the_same_to_a_program(process, address, corpus):
+    served = {"address": address, "model": "phantom", "device": "cpu"}
+    expected = {**served, "store": str(corpus.store), "pairs": 24}
+    assert json.loads(process[0].stdout.readline()) == expected
 
 
 def ask(address, corpus, *options, token=TOKEN):
