@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.serving.app import create_app
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
 
@@ -334,3 +335,30 @@ def test_curl_as_documented(server, corpus):
 def test_the_server_is_not_imported_with_the_package():
     code = "import mrrag_llamaindex, sys; assert 'fastapi' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed"), ""),
+        (ConnectionResetError(), ""),
+        (RuntimeError("Response content longer than Content-Length"), "internal_error"),
+    ],
+)
+async def test_a_client_that_has_gone_is_no_fault_of_the_server(failure, code, service, caplog):
+    app = create_app(service, Settings())
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            raise failure
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/healthz", "raw_path": b"/healthz",
+        "query_string": b"", "headers": [(b"host", b"localhost")], "http_version": "1.1",
+        "scheme": "http", "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert bool(code) == any("request failed" in record.message for record in caplog.records)

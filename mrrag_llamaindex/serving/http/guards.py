@@ -198,10 +198,15 @@ class _Exchange:
             known = {name for name, _ in headers}
             headers += _missing(known)
             message = {**message, "headers": headers}
-        # A client that never reads would hold the response for ever.
+        # A client that never reads would hold the response for ever, and one that has gone is no
+        # fault of the server.
         try:
             await asyncio.wait_for(self._send(message), self._settings.body_seconds)
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, OSError):
+            raise Cancelled from None
+        except RuntimeError as error:
+            if "is closed" not in str(error):  # what uvloop says of a transport
+                raise
             raise Cancelled from None
 
 
