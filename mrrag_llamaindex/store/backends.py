@@ -98,12 +98,19 @@ class Backend(ABC):
 
     @abstractmethod
     def _nearest(
-        self, vector: NDArray[np.float32], count: int, filters: Filter | None, *, complete: bool
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        filters: Filter | None,
+        *,
+        complete: bool,
+        width: int = 0,
     ) -> Sequence[tuple[float, StoredPair]]:
         """Return the `count` pairs of largest inner product with `vector`, shape (2n,), with it.
 
         In any order; fewer only if there are no more. `filters` may narrow the search, as far as
         the back end can be sure to lose no match: every pair is compared with them afterwards.
+        An index that does not look at every pair keeps at least `width` candidates.
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.score import document_vector, fuse, fused_query, similarity_terms
 from mrrag_llamaindex.mcr.weights import FusionWeights
@@ -240,7 +241,9 @@ class PairStore(Backend):
                 "weigh zero, or a weight is beyond float32"
             )
         with store_errors(f"querying {self.name}"):
-            best = self._best(vector, int(k), exclude or Exclusion(), filters)
+            negative = min(weights.as_array(self.schema.blocks.terms)) < 0
+            width = defaults.NEGATIVE_EF_SEARCH if negative else 0
+            best = self._best(vector, int(k), exclude or Exclusion(), filters, width)
         return [Hit.of(pair, self._terms(q_image, q_text, pair), score) for score, pair in best]
 
     def score(
@@ -335,7 +338,12 @@ class PairStore(Backend):
         return dict(zip(blocks.terms, values.tolist(), strict=True))
 
     def _best(
-        self, vector: NDArray[np.float32], k: int, exclude: Exclusion, filters: Filter | None
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        exclude: Exclusion,
+        filters: Filter | None,
+        width: int,
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
@@ -343,7 +351,7 @@ class PairStore(Backend):
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
-            candidates = self._nearest(vector, wanted, filters, complete=complete)
+            candidates = self._nearest(vector, wanted, filters, complete=complete, width=width)
             allowed = [
                 (score, pair)
                 for score, pair in candidates

@@ -127,23 +127,33 @@ class ChromaPairStore(PairStore):
             yield from map(decode, part["ids"], *(part[name] for name in include))
 
     def _nearest(
-        self, vector: NDArray[np.float32], count: int, filters: Filter | None, *, complete: bool
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        filters: Filter | None,
+        *,
+        complete: bool,
+        width: int = 0,
     ) -> Sequence[tuple[float, StoredPair]]:
-        include = _COMPLETE if complete else _COMPLETE[:1]
+        # The search is as wide as the number asked for, where that is above ``ef_search``.
+        wide = width > count
+        include = [] if wide else _COMPLETE if complete else _COMPLETE[:1]
         result = cast(
             Any,
             self.collection.query(
                 query_embeddings=cast(Any, vector[None]),
-                n_results=count,
+                n_results=max(count, width),
                 where=where_of(filters),
                 include=cast(Any, ["distances", *include]),
             ),
         )
-        pairs = map(decode, result["ids"][0], *(result[name][0] for name in include))
-        return [
-            (1.0 - float(distance), pair)
-            for distance, pair in zip(result["distances"][0], pairs, strict=True)
-        ]
+        ids, distances = result["ids"][0][:count], result["distances"][0][:count]
+        scores = {key: 1.0 - float(distance) for key, distance in zip(ids, distances, strict=True)}
+        if wide:
+            pairs = self._fetch(ids, complete=complete)
+        else:
+            pairs = map(decode, ids, *(result[name][0] for name in include))
+        return [(scores[pair.pair_id], pair) for pair in pairs]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._writes:  # nobody writes while what is replaced is erased
@@ -177,6 +187,7 @@ class ChromaPairStore(PairStore):
                 ],
             )
         if not self._scrubbed and self.folder is not None:
+            self._settle()
             scrub_index(self.folder)  # what the first write saves of an empty index
             self._scrubbed = True
 
@@ -188,9 +199,19 @@ class ChromaPairStore(PairStore):
             self._replaced.update(pair_ids)
             self._erase_replaced()
 
+    def _settle(self) -> None:
+        """Let Chroma bring its index up to date with what was written.
+
+        Otherwise the next question does that, and may save the index while its files are scrubbed,
+        or behind it.
+        """
+        nothing = np.zeros((1, self.schema.length), dtype=np.float32)
+        self.collection.query(query_embeddings=cast(Any, nothing), n_results=1, include=[])
+
     def _erase_replaced(self) -> None:
         with self._writes:
             if self.folder is not None and self._replaced:
+                self._settle()
                 erase(self.folder / SQLITE_FILE, str(self.collection.id), sorted(self._replaced))
             self._replaced.clear()
 

@@ -64,7 +64,13 @@ class NumpyPairStore(PairStore):
         return [_own(pair) for pair in map(pairs.get, pair_ids) if pair is not None]
 
     def _nearest(
-        self, vector: NDArray[np.float32], count: int, filters: Filter | None, *, complete: bool
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        filters: Filter | None,
+        *,
+        complete: bool,
+        width: int = 0,
     ) -> Sequence[tuple[float, StoredPair]]:
         with self._lock:
             if self._matrix is None:
