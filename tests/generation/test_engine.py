@@ -16,6 +16,7 @@ from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile import (
+    PROFILE_FILE,
     ModelProfile,
     PromptTemplate,
     middle_third,
@@ -146,6 +147,24 @@ def test_unknown_critical_layers_warn_and_take_the_middle_third(engine, tmp_path
     with pytest.warns(UserWarning, match="no critical layers are known"):
         (answer,) = other.generate([request(3)], [image(1)], policy=IFA())
     assert answer.steering.layers == middle_third(4)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"critical_layers": [-1]},
+        {"critical_layers": [1, 1]},
+        {"critical_layers": [True]},
+        {"critical_layers": ["1"]},
+        {"critical_layers": [1.5]},
+        {"critical_layers": []},
+        {"conversational": "false"},
+    ],
+)
+def test_a_profile_whose_values_are_none_is_refused(tmp_path, stated):
+    (tmp_path / PROFILE_FILE).write_text(json.dumps(stated))
+    with pytest.raises(ModelError, match="not a model profile"):
+        ModelProfile.load(tmp_path)
 
 
 def test_profile_of_another_model_is_refused(tmp_path):

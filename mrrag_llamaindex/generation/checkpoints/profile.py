@@ -10,6 +10,7 @@ from typing import Any
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.steering.policy import checked_layers
 
 PROFILE_FILE = "mrrag_profile.json"
 
@@ -120,11 +121,13 @@ class ModelProfile:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            layers = data.get("critical_layers")
+            conversational = data.get("conversational", True)
+            if not isinstance(conversational, bool):
+                raise ValueError(f"conversational is {conversational!r}, and not true or false")
             return cls(
                 template=PromptTemplate(**data.get("template", {})),
-                critical_layers=None if layers is None else tuple(int(layer) for layer in layers),
-                conversational=bool(data.get("conversational", True)),
+                critical_layers=checked_layers(data.get("critical_layers")),
+                conversational=conversational,
                 note=str(data.get("note", "")),
                 identity=str(data.get("identity", "")),
             )
