@@ -90,11 +90,10 @@ def check(value: tuple[str, int, str], folder: Path) -> None:
         raise WrongValueError(f"{way}: another question was answered")
     if ticket.image.content != Path(crossings.image(patient)).read_bytes():
         raise WrongValueError(f"{way}: another image was asked about")
-    expected = crossings.hospital.evidence(patient, question)
     # Beside a long question the host reads the documents in several calls.
     for answer in answers:
         read = answer.document_ids
-        if not read or read != tuple(name for name in expected if name in read):
+        if not read or not crossings.hospital.is_evidence(patient, question, read):
             raise WrongValueError(f"{way}: other documents were read than were found")
         if not answer.steering.applied:
             raise WrongValueError(f"{way}: not steered")

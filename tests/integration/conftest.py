@@ -6,7 +6,10 @@ have to tell images apart, which untrained ones do.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,9 @@ from PIL import Image
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, Pair
 
 PATIENTS = 50
+ROUNDING = 2e-6
+"""Of a score in float32, whose value is about 2 here."""
+
 FINDINGS = ("pleural effusion", "nodule", "edema", "pneumothorax", "fracture")
 
 
@@ -31,6 +37,8 @@ class Hospital:
     """Path of each patient's query image."""
     expected: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Documents of (patient, question), as a single undisturbed retrieval gives them."""
+    scores: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    """Of the first documents of (patient, question)."""
 
     def evidence(self, patient: str, question: str) -> tuple[str, ...]:
         key = patient, question
@@ -38,6 +46,23 @@ class Hospital:
             hits = self.index.as_retriever().hits(question, self.images[patient])
             self.expected[key] = tuple(hit.pair_id for hit in hits[:6])
         return self.expected[key]
+
+    def is_evidence(self, patient: str, question: str, names: Sequence[str]) -> bool:
+        """Whether these documents are among the first six of a question, best first.
+
+        Queries that are embedded together differ by rounding: pairs whose scores are equal but for
+        that may change places, and they do in this hospital, whose towers have learned nothing.
+        """
+        key = patient, question
+        if key not in self.scores:
+            retriever = self.index.as_retriever(similarity_top_k=12)
+            hits = retriever.hits(question, self.images[patient])
+            self.scores[key] = {hit.pair_id: hit.score for hit in hits}
+        scores = self.scores[key]
+        found = [scores.get(name, -math.inf) for name in names]
+        ordered = all(later <= earlier + ROUNDING for earlier, later in pairwise(found))
+        least = sorted(scores.values())[-6] - ROUNDING
+        return ordered and min(found) >= least and len(set(names)) == len(names)
 
 
 @pytest.fixture(scope="session")

@@ -181,12 +181,12 @@ class Crossings:
 
     def crossed(self, patient: str, question: str, nodes: Any) -> bool:
         """Whether anything but this patient's evidence was read or steered to."""
-        expected = self.hospital.evidence(patient, question)
         answers = answer_trace(nodes)
         ticket = nodes[0].node._ticket
         return not (
             len(answers) == 1
-            and answers[0].document_ids == expected
+            and len(answers[0].document_ids) == 6
+            and self.hospital.is_evidence(patient, question, answers[0].document_ids)
             and answers[0].steering.applied
             and ticket.image.content == Path(self.image(patient)).read_bytes()
             and ticket.question == question

@@ -40,12 +40,12 @@ def bundle(hospital, patient: str, question: str) -> QueryBundle:
 
 def crossings(hospital, patient: str, question: str, response) -> int:
     """1 if anything but this patient's evidence was read or steered to, else 0."""
-    expected = hospital.evidence(patient, question)
     answers = answer_trace(response.source_nodes)
     ticket = response.source_nodes[0].node._ticket
     right = (
         len(answers) == 1
-        and answers[0].document_ids == expected
+        and len(answers[0].document_ids) == 6
+        and hospital.is_evidence(patient, question, answers[0].document_ids)
         and answers[0].steering.applied
         and ticket.image.digest == image_digest(hospital.images[patient])
         and ticket.question == question
