@@ -17,7 +17,7 @@ from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt
-from mrrag_llamaindex.generation.turns import Turns
+from mrrag_llamaindex.generation.turns import turns_at
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -81,7 +81,7 @@ class BatchRunner:
         self._image_id = -1  # no token
         if loaded.images is not None:
             self._image_id = loaded.tokenizer.convert_tokens_to_ids(loaded.images.image_token)
-        self._turns = Turns()
+        self._turns = turns_at(loaded.model)
 
     def run(self, call: BatchCall) -> torch.Tensor:
         """Generate one batch, and fill in its probe; see `Decoding.run`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -124,3 +125,25 @@ def test_a_dropped_ticket_is_gone_and_can_be_held_again():
         registry.redeem(ticket.ticket_id)
     registry.hold(ticket)
     assert registry.redeem(ticket.ticket_id) is ticket
+
+
+def test_a_ticket_is_dropped_while_others_are_counted():
+    """A stream that is garbage drops its ticket in whichever thread finds it, at any moment."""
+    registry = TicketRegistry(memory=1)
+    gone = issue(registry, film(0))
+
+    class Film:
+        @property
+        def memory(self):
+            registry.drop(gone)
+            return PIXELS
+
+        def release_pixels(self):
+            pass
+
+    newest = registry.draw("question", [], Film())
+    thread = threading.Thread(target=registry.hold, args=(newest,), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert registry.redeem(newest.ticket_id) is newest

@@ -74,13 +74,18 @@ class Asked:
     shares_prefix: bool
 
     def joins(self, other: Asked) -> bool:
-        """Whether the two may run in one batch."""
-        return (
-            self.batch_size == other.batch_size
-            and self.shares_prefix == other.shares_prefix
-            and self.decoding == other.decoding
-            and self.policy == other.policy
-        )
+        """Whether the two may run in one batch: not if a policy of one's own cannot tell."""
+        if self is other:
+            return True
+        try:
+            return bool(
+                self.batch_size == other.batch_size
+                and self.shares_prefix == other.shares_prefix
+                and self.decoding == other.decoding
+                and self.policy == other.policy
+            )
+        except Exception:  # tensors among its fields, say
+            return False
 
 
 @dataclass(frozen=True)

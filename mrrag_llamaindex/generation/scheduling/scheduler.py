@@ -12,6 +12,7 @@ from concurrent.futures import Future
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import BusyError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.scheduling.batch import run_batch
 from mrrag_llamaindex.generation.scheduling.job import Admission, Generated, Job
@@ -30,6 +31,7 @@ class Scheduler:
     """
 
     def __init__(self) -> None:
+        self._process = ForkGuard()
         self._changed = threading.Condition()  # of all below; its lock may be taken twice
         self._waiting: list[Job] = []
         self._running: Sequence[Job] = ()
@@ -129,6 +131,8 @@ class Scheduler:
 
     def close(self) -> None:
         """Cancel whatever is not done, and wait until the model is at rest."""
+        if self._process.behind_fork:  # whoever runs here did not come along
+            return
         with self._changed:
             jobs = [*self._waiting, *self._running]
         for job in jobs:
@@ -173,6 +177,8 @@ class Scheduler:
             if self._running:
                 return  # a lone call began while this waited
             jobs, shared = self._chosen()
+            if not jobs:
+                return  # what waited was cancelled
             self._running = jobs
         try:
             self._run(jobs, shared)
@@ -199,7 +205,7 @@ class Scheduler:
             return (), 0
         try:
             jobs, shared = next_batch(self._waiting)
-        except Exception as error:  # two policies of one's own that cannot be compared, say
+        except Exception as error:  # it must not end the thread
             jobs, shared = self._waiting[:1], 0
             jobs[0].fail(error)
         self._waiting = [job for job in self._waiting if job not in jobs]

@@ -94,7 +94,7 @@ class Counters:
     """The counts behind `SchedulerStats`; may be changed from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is garbage is counted at any moment
         self._counts = dict.fromkeys(("answered", "failed", "cancelled", "refused", "timed_out"), 0)
         self._rows = Histogram(_ROWS)
         self._queue = Histogram(_SECONDS)

@@ -167,7 +167,7 @@ class TicketRegistry:
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._counted = 0  # bytes, when they were last added up, and of what came since
         self._uses = 0  # since then
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is garbage drops its ticket at any moment
         self._key = secrets.token_bytes(32)
 
     def issue(
@@ -237,7 +237,7 @@ class TicketRegistry:
         for ticket in older:
             if self._counted <= self.memory:
                 break
-            del self._tickets[ticket.ticket_id]
+            self._tickets.pop(ticket.ticket_id, None)
             self._counted -= ticket.memory
 
     def is_ours(self, ticket_id: str) -> bool:
