@@ -130,10 +130,25 @@ def test_the_answer_is_called_the_same_only_if_it_is(service, corpus, image, pla
     for name, (yes, no) in {"steered": (0.9, 0.1), "plain": plain}.items():
         result = turn.results[name]
         answer = replace(result.answer, p_yes=yes, p_no=no)
-        turn.results[name] = replace(result, answer=answer)
+        text = "yes" if yes > no else "no"
+        turn.results[name] = replace(result, answer=answer, text=text)
     said = " ".join(views.why(turn))
     assert ("turned the answer" in said) == turned
     assert ("the answer is the same" in said) != turned
+
+
+def test_an_answer_in_other_words_is_not_called_yes_or_no(service, corpus, image):
+    """Both together may be more probable than the one word that is said."""
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    result = turn.results["steered"]
+    answer = replace(result.answer, p_yes=0.3, p_no=0.25)
+    for text, called in (("Possibly.", False), ("Yes, on the left.", True), ("", False)):
+        turn.results["steered"] = replace(result, answer=answer, text=text)
+        said = " ".join(views.why(turn))
+        assert ("The model says yes" in said) == called
+        assert ("with plain attention" in said) == called
 
 
 def test_a_case_that_speaks_against_the_answer_is_not_said_to_leave_it(service, corpus, image):
