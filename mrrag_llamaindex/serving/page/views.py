@@ -174,7 +174,7 @@ def why(turn: Turn) -> list[str]:
     elif plain is not None and found is not None:
         before = plain.answer.p_yes if found[0] == "yes" else plain.answer.p_no
         other_found = verdict(plain.answer.p_yes, plain.answer.p_no)
-        turned = other_found is not None and other_found[0] != found[0]
+        turned = other_found is None or other_found[0] != found[0]
         change = f"p({found[0]}) was {before:.2f} with plain attention, {found[1]:.2f} steered"
         said.append(
             f"Steering towards the cases with high scores turned the answer: {change}."
@@ -200,7 +200,7 @@ def _because(turn: Turn) -> Iterator[str]:
     best, moved = ranked[0]
     if moved.points < 1:
         yield (
-            f"No single one of the {len(known)} cases moves it by more than a point: it rests on "
+            "Leaving out any one case would not lower its probability by a point: it rests on "
             "several of them together, or on the film."
         )
     else:
