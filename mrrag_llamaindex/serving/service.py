@@ -232,13 +232,15 @@ class Service:
         Raises
         ------
         PairError
-        ImageError
-            If the file is gone or damaged.
+            If there is none, or its image file is none, is gone or is damaged.
         """
         path = self.pair(pair_id).image_path
         if path is None:
             raise PairError("this pair has no image file")
-        return QueryImage.read(path, reading).rgb
+        try:
+            return QueryImage.read(path, reading).rgb
+        except ImageError:
+            raise PairError("the image file of this pair is gone, or cannot be read") from None
 
     def _generator(self, options: AskOptions) -> MRRAGLLaVA:
         changed: dict[str, Any] = {}

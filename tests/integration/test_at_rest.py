@@ -64,3 +64,11 @@ def test_an_answer_of_ours_leaves_no_evidence_behind(hospital, llm, image, read)
     assert not holds_pixels(ticket)
     if read == "whole":
         assert answer.result.answer.document_ids
+
+
+def test_an_answer_of_ours_may_be_closed_while_it_is_read(hospital, llm, image):
+    answer = stream(hospital.index, llm, str(image), QUESTION)
+    for _ in answer:
+        answer.close()
+    assert answer.result is None
+    assert list(answer) == []

@@ -139,6 +139,40 @@ def test_what_would_change_the_answer_is_refused_by_name(openai_client, corpus):
     openai_client.chat.completions.create(model="phantom", messages=[asked(corpus)], **harmless)
 
 
+@pytest.mark.parametrize("name", ["images", "image", "attachments"])
+def test_an_image_in_a_field_that_is_none_is_refused(openai_client, corpus, name):
+    """It would be passed over, and the question answered about the patient before."""
+    messages = conversation(corpus, 0, 0)
+    messages[-1] = {"role": "user", "content": "Is there a nodule?", name: [corpus.data_url()]}
+    with pytest.raises(openai.BadRequestError) as refused:
+        openai_client.chat.completions.create(model="phantom", messages=messages)
+    assert refused.value.param == f"messages.2.{name}"
+
+
+def test_no_option_of_a_stream_is_passed_over(openai_client, corpus):
+    def stream(**options):
+        return openai_client.chat.completions.create(
+            model="phantom", messages=[asked(corpus)], stream=True, stream_options=options
+        )
+
+    *_, last = stream(include_usage=True, include_obfuscation=False)
+    assert last.usage.total_tokens
+    with pytest.raises(openai.UnprocessableEntityError, match="include_sources"):
+        stream(include_sources=True)
+
+
+def test_of_several_limits_of_tokens_each_is_kept(conversational, corpus):
+    with openai.OpenAI(base_url=f"{conversational}/v1", api_key="-", max_retries=0) as client:
+        for first, second in ((2, 6), (6, 2)):
+            answer = client.chat.completions.create(
+                model="llava",
+                messages=[asked(corpus)],
+                max_completion_tokens=first,
+                extra_body={"mrrag": {"max_new_tokens": second}},
+            )
+            assert answer.usage.completion_tokens == 2
+
+
 def test_errors_have_the_shape_of_openai(openai_client, corpus):
     create = openai_client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as refused:

@@ -80,6 +80,15 @@ def test_a_browser_shows_the_token_once(guarded):
         assert client.get("/docs").is_success
 
 
+def test_whoever_has_no_token_fills_no_memory_at_the_login(guarded):
+    head = (
+        "POST /login HTTP/1.1\nHost: localhost\nConnection: close\nTransfer-Encoding: chunked\n\n"
+    )
+    chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    answer = exchange(guarded, head, [chunk])  # no end: an answer shows that none was waited for
+    assert b" 413 " in answer.splitlines()[0]
+
+
 def test_pages_of_other_origins_and_names_are_refused(client, corpus):
     body = {"question": corpus.question, "image": corpus.data_url()}
     for headers in (

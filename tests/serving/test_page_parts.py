@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.generation.attention import AttentionShares, LayerShares, attention_shares
 from mrrag_llamaindex.generation.explanation import without_documents
 from mrrag_llamaindex.images.query_image import QueryImage
@@ -64,6 +67,115 @@ def test_films_together_are_bounded_and_the_one_in_use_stays(image):
     second = sessions.open()
     assert sessions.get(first.session_id) is None
     assert sessions.get(second.session_id) is second
+
+
+def test_the_film_chosen_last_is_shown_however_long_it_takes_to_read(corpus):
+    session = Session()
+    first, second = (QueryImage.read(path.read_bytes()) for path in corpus.images[:2])
+    early, late = session.choose(), session.choose()
+    session.show(second, late)
+    with pytest.raises(InputError, match="another film was chosen"):
+        session.show(first, early)
+    assert session.image is second
+    assert session.film_number == late
+
+
+def test_a_question_is_about_the_film_that_the_tab_shows(client, corpus):
+    page = client.get("/").text
+    headers = {"X-MRRAG-Session": re.search('data-session="([^"]+)"', page)[1]}
+    for path in corpus.images[:2]:
+        shown = client.post("/page/film", headers=headers, files={"image": path.read_bytes()})
+        assert shown.status_code == 200
+    number = int(re.search('name="film" value="([0-9]+)"', shown.text)[1])
+    asked = {"question": corpus.question}
+    for route in ("/page/ask", "/page/rank"):
+        earlier = client.post(route, headers=headers, data={**asked, "film": number - 1})
+        assert (earlier.status_code, earlier.headers["mrrag-error"]) == (409, "other_film")
+    answered = client.post("/page/ask", headers=headers, data={**asked, "film": number})
+    assert "data-other-film hidden" in answered.text
+    client.post("/page/film", headers=headers, files={"image": corpus.images[2].read_bytes()})
+    again = client.post("/page/turn", headers=headers, data={"turn": 1})
+    assert "data-other-film>" in again.text
+
+
+def test_documents_taken_away_at_once_are_those_that_the_number_is_about(service, corpus, image):
+    turn = Session().begin(corpus.question, AskOptions(k=4), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    names = [item.node.node_id for item in turn.nodes][:3]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda name: turns.hide(service, turn, name), names))
+    assert turn.hidden == set(names)
+    alone = without_documents(
+        service.llm.engine,
+        request_of(turn.question, turn.nodes),
+        image.rgb,
+        set(names),
+        service.llm.policy,
+        turn.options.max_new_tokens,
+    )
+    assert turn.without.p_yes == pytest.approx(alone.p_yes, abs=1e-5)
+    with pytest.raises(MRRAGError):
+        turns.hide(service, turn, "no document")
+    assert turn.hidden == set(names)
+
+
+@pytest.mark.parametrize(
+    ("plain", "turned"), [((0.1, 0.8), True), ((0.2, 0.1), True), ((0.7, 0.2), False)]
+)
+def test_the_answer_is_called_the_same_only_if_it_is(service, corpus, image, plain, turned):
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    for name, (yes, no) in {"steered": (0.9, 0.1), "plain": plain}.items():
+        result = turn.results[name]
+        answer = replace(result.answer, p_yes=yes, p_no=no)
+        text = "yes" if yes > no else "no"
+        turn.results[name] = replace(result, answer=answer, text=text)
+    said = " ".join(views.why(turn))
+    assert ("turned the answer" in said) == turned
+    assert ("the answer is the same" in said) != turned
+
+
+def test_an_answer_in_other_words_is_not_called_yes_or_no(service, corpus, image):
+    """Both together may be more probable than the one word that is said."""
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    result = turn.results["steered"]
+    answer = replace(result.answer, p_yes=0.3, p_no=0.25)
+    for text, called in (("Possibly.", False), ("Yes, on the left.", True), ("", False)):
+        turn.results["steered"] = replace(result, answer=answer, text=text)
+        said = " ".join(views.why(turn))
+        assert ("The model says yes" in said) == called
+        assert ("with plain attention" in said) == called
+
+
+def test_a_case_that_speaks_against_the_answer_is_not_said_to_leave_it(service, corpus, image):
+    turn = Session().begin(corpus.question, AskOptions(), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    result = turn.results["steered"]
+    influences = {
+        name: replace(moved, points=-20.0 if number == 0 else 0.0)
+        for number, (name, moved) in enumerate(result.answer.influence.items())
+    }
+    answer = replace(result.answer, influence=influences)
+    turn.results["steered"] = replace(result, answer=answer)
+    said = " ".join(views.why(turn))
+    assert "speaks most against it (-20 points)" in said
+    assert "moves it by" not in said
+    assert "would not lower its probability" in said
+
+
+def test_the_picture_of_an_id_with_dots_is_asked_for_by_that_id():
+    row = {
+        **dict.fromkeys(("image_text", "image_image", "text_text", "score", "lambda"), 0.5),
+        **{"pair_id": "a/../b", "report": "", "weights": {}, "has_image": True},
+        **dict.fromkeys(("patient_id", "study_id", "probability")),
+    }
+    text = rendering.render("cases.html", cases=views.cases([row], ""), turn=None, before={})
+    assert 'src="/page/pairs/a%2F..%2Fb"' in text
 
 
 def test_a_session_keeps_a_bounded_number_of_turns(image):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -90,3 +91,44 @@ def test_responses_are_what_their_description_says(client, corpus):
     page = client.get("/docs").text
     for field in ("sources[].influence.flips", "documents[].report", "mrrag.left_out_turns"):
         assert field in page
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ([("k", (None, "3")), ("k", (None, "5"))], "k"),
+        ([("weights", ("weights.json", b'{"image_text": 1}'))], "weights"),
+        ([("k", ("k", b"3"))], "k"),
+        ([("image", (None, "aGFsbG8=")), ("image", ("film.png", b"film"))], "image"),
+    ],
+)
+def test_no_field_of_a_form_is_passed_over(client, corpus, fields, param):
+    refused = client.post("/v1/retrieve", files=[("question", (None, corpus.question)), *fields])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, param)
+
+
+@pytest.mark.parametrize("address", ["/v1/ask", "/v1/retrieve", "/v1/chat/completions"])
+def test_no_parameter_of_an_address_is_passed_over(client, corpus, address):
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    refused = client.post(address, params={"exclude_patients": "anna"}, json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "exclude_patients")
+
+
+def test_half_a_window_is_refused(client, corpus):
+    found = client.post("/v1/retrieve", json={"question": corpus.question, "k": 1}).json()
+    address = f"/v1/pairs/{found['documents'][0]['pair_id']}"
+    assert client.get(f"{address}/image", params={"low": 1, "high": 90}).status_code == 200
+    assert client.get(f"{address}/image", params={"low": 1}).status_code == 422
+    assert client.get(f"{address}/image", params={"frame": 1}).status_code == 422
+    assert client.get(address, params={"low": 1}).status_code == 422
+
+
+def test_an_image_file_that_is_gone_is_no_fault_of_the_query(client, service, corpus, monkeypatch):
+    found = client.post("/v1/retrieve", json={"question": corpus.question, "k": 1}).json()
+    pair = service.pair(found["documents"][0]["pair_id"])
+    gone = replace(pair, image_path=f"{pair.image_path}.gone")
+    monkeypatch.setattr(service, "pair", lambda _: gone)
+    refused = client.get(f"/v1/pairs/{pair.pair_id}/image")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+    assert "query" not in refused.text
+    assert pair.pair_id not in refused.text

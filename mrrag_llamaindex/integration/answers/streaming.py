@@ -68,7 +68,10 @@ class AnswerStream:
                     yield reply.delta
         finally:
             self.close()
-        answer = answer_trace(self.source_nodes)[-1]
+        answers = answer_trace(self.source_nodes)
+        if not answers:
+            return  # closed before its end
+        answer = answers[-1]
         seconds = {"retrieve": self._retrieved_in, "answer": time.perf_counter() - started}
         self.result = AskResult(self.question, answer.text, answer, self.source_nodes, seconds)
 

@@ -56,6 +56,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Parameters that would change an answer, by the values that do not."""
 
 
+_OF_USERS = frozenset({"role", "content", "name"})
+"""Fields of a user's message. Clients send answers back with whatever fields they came with."""
+
+
 class ChatOptions(AskOptions):
     """What the field ``mrrag`` of a request may hold."""
 
@@ -67,9 +71,10 @@ class ChatOptions(AskOptions):
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = Field(None, description="Taken, and has no effect.")
 
 
 class ChatRequest(BaseModel):
@@ -92,7 +97,7 @@ class ChatRequest(BaseModel):
     def limit(self) -> int | None:
         """The longest answer, in tokens."""
         given = (self.max_completion_tokens, self.max_tokens, self.mrrag.max_new_tokens)
-        return next((limit for limit in given if limit is not None), None)
+        return min((limit for limit in given if limit is not None), default=None)
 
     def require_honoured(self) -> None:
         """Refuse, by name, what would change the answer and cannot be honoured.
@@ -128,6 +133,10 @@ def _message(message: dict[str, Any], where: str) -> Message:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str):
         raise _bad(f"{where}.role", "it must be a text")
+    if role == "user":
+        # An image in a field of its own would be passed over, and an earlier one be asked about.
+        for name in message.keys() - _OF_USERS:
+            raise _bad(f"{where}.{name}", "a message of role 'user' has no such field")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise _bad(f"{where}.content", "it must be a text, or a list of parts")

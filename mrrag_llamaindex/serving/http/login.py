@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from mrrag_llamaindex.serving.http.errors import ApiError
 from mrrag_llamaindex.serving.http.guards import COOKIE, cookie_of, same
 from mrrag_llamaindex.serving.settings import Settings
 
@@ -38,8 +39,12 @@ def login_routes(settings: Settings) -> APIRouter:
 
     @routes.post("/login")
     async def check(request: Request) -> Response:
-        body = (await request.body())[:_LONGEST].decode("utf-8", "replace")
-        shown = parse_qs(body).get("token", [""])[0].strip()
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _LONGEST:  # whoever has no token yet may send no more
+                raise ApiError(413, "too_large", f"a form has at most {_LONGEST} bytes here")
+        shown = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
         if settings.token is not None and not same(shown, settings.token):
             return HTMLResponse(_PAGE.format(note="This is not the token."), 401)
         answer = RedirectResponse("/", 303)

@@ -11,7 +11,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.serving.http.errors import ApiError
 from mrrag_llamaindex.serving.http.responses import Pair, described
+from mrrag_llamaindex.serving.http.uploads import require_parameters
 from mrrag_llamaindex.serving.http.work import Workers
 from mrrag_llamaindex.serving.service import Service
 
@@ -21,6 +23,8 @@ def pair_routes(service: Service, workers: Workers) -> APIRouter:
     routes = APIRouter()
 
     async def pair_facts(request: Request, pair_id: str) -> Response:
+        require_parameters(request)
+
         def work(_: threading.Event) -> dict[str, Any]:
             pair = service.pair(pair_id)
             has_image = pair.image_path is not None
@@ -44,6 +48,10 @@ def pair_routes(service: Service, workers: Workers) -> APIRouter:
         """Return the image of a pair as PNG, its pixels alone; ``low`` and ``high`` window it."""
         if not bytes(request.scope["raw_path"]).endswith(b"/image"):
             return await pair_facts(request, f"{pair_id}/image")  # an id that ends so, quoted
+
+        require_parameters(request, "low", "high")
+        if (low is None) != (high is None):
+            raise ApiError(422, "bad_field", "a window needs both low and high")
 
         def work(_: threading.Event) -> bytes:
             window = None if low is None or high is None else (low, high)

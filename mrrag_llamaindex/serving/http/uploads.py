@@ -35,6 +35,7 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
     ApiError
         If it is neither, a field is wrong or unknown, or the image is no base64.
     """
+    require_parameters(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     data: bytes | None = None
     fields: Any
@@ -56,6 +57,21 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
         )
     # Megabytes of text take a while, and other requests should not wait for it.
     return await asyncio.to_thread(_checked, model, fields, data)
+
+
+def require_parameters(request: Request, *known: str) -> None:
+    """Refuse parameters of an address that would be passed over.
+
+    Raises
+    ------
+    ApiError
+        If there is one beside ``known``.
+    """
+    for name in request.query_params:
+        if name not in known:
+            raise ApiError(
+                422, "unknown_field", f"the address takes no parameter {name!r}", param=name
+            )
 
 
 def image_bytes(text: str, param: str = "image") -> bytes:
@@ -109,11 +125,17 @@ def _checked(model: type[Model], fields: Any, data: bytes | None) -> tuple[Model
 def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name in form:
-        values = [value for value in form.getlist(name) if isinstance(value, str)]
+        sent = form.getlist(name)
+        values = [value for value in sent if isinstance(value, str)]
         known = model.model_fields.get(name)
+        listed = known is not None and get_origin(known.annotation) is list
+        if known is not None and len(sent) > 1 and not listed:
+            raise ApiError(422, "bad_field", f"{name}: it stands there twice", param=name)
+        if known is not None and len(values) < len(sent) and name != "image":
+            raise ApiError(422, "bad_field", f"{name}: it is no file", param=name)
         if not values or known is None:
             fields[name] = values[0] if values else None
-        elif get_origin(known.annotation) is list:
+        elif listed:
             fields[name] = values
         elif values[0][:1] in ("{", "["):
             try:

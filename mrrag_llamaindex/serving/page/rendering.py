@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -27,6 +29,9 @@ _TEMPLATES = Environment(
 )
 THUMBNAIL = 512
 """Pixels of the longer side of a case's picture."""
+
+
+_TEMPLATES.filters["quoted"] = functools.partial(quote, safe="")  # an id may hold slashes, dots
 
 
 def render(template: str, **context: Any) -> str:
@@ -84,9 +89,17 @@ def cards(turn: Turn) -> str:
     return render("cases.html", cases=rows, turn=turn, before={})
 
 
-def panel(service: Service, turn: Turn) -> str:
-    """Return the answer: why, both sides, without what was taken away, and attention."""
-    return render("answer.html", **answer_context(service, turn))
+def panel(service: Service, turn: Turn, *, other_film: bool = False) -> str:
+    """Return the answer: why, both sides, without what was taken away, and attention.
+
+    Parameters
+    ----------
+    service : Service
+    turn : Turn
+    other_film : bool
+        Say that the answer is about another film than the one shown.
+    """
+    return render("answer.html", **answer_context(service, turn), other_film=other_film)
 
 
 def answer_context(service: Service, turn: Turn) -> dict[str, Any]:

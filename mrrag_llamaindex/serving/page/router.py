@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
 from mrrag_llamaindex.serving.http.work import EventStream, Workers
@@ -134,14 +135,16 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         async with request.form(max_files=1) as form:
             file, number, frame = form.get("image"), form.get("example"), form.get("frame")
             data = await file.read() if isinstance(file, UploadFile) else b""
-        if frame and not str(frame).isdecimal():
+        if frame and not _is_whole(frame):
             raise ApiError(400, "bad_frame", "the frame is not a whole number")
+
+        place = session.choose()
 
         def work(_: threading.Event) -> str:
             known = examples()
             chosen = known[int(str(number))] if str(number) in map(str, range(len(known))) else None
             reading = ReadingOptions.parse(None, int(str(frame)) if frame else None)
-            session.show(service.read_image(chosen.png if chosen else data, reading))
+            session.show(service.read_image(chosen.png if chosen else data, reading), place)
             return _viewer(session, chosen)
 
         return HTMLResponse(await workers.run(request, work))
@@ -154,11 +157,12 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         if image is None or isinstance(image.content, Image):
             raise ApiError(400, "no_image", "choose a film first")
         data, frame = image.content, image.options.frame
+        place = session.choose()
 
         def work(_: threading.Event) -> str:
             ends = f"{form.get('low', '')},{form.get('high', '')}"
             reading = ReadingOptions.parse(ends, frame)
-            session.show(service.read_image(data, reading))
+            session.show(service.read_image(data, reading), place)
             return _viewer(session, None)
 
         return HTMLResponse(await workers.run(request, work))
@@ -178,11 +182,12 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         session = session_of(request)
         form = await request.form()
         question = str(form.get("question", "")).strip()
-        if session.image is None:
+        image = _image(session, form)
+        if image is None:
             raise ApiError(400, "no_image", "choose a film first: drop a file, or take an example")
         if not question:
             raise ApiError(400, "no_question", "write a question first")
-        turn = session.begin(question, _options(form, service), session.image)
+        turn = session.begin(question, _options(form, service), image)
 
         def work(cancelled: threading.Event) -> Iterator[str]:
             for kind, value in turns.answer(service, turn, cancelled):
@@ -202,7 +207,7 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         session = session_of(request)
         form = await request.form()
         question = str(form.get("question", "")).strip()
-        image = session.image
+        image = _image(session, form)
         if image is None or not question:
             return HTMLResponse("", status_code=204)
         options = _options(form, service)
@@ -232,14 +237,8 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         pair_id = str(form.get("pair_id", ""))
 
         def work(_: threading.Event) -> str:
-            before = set(turn.hidden)
-            turn.hidden = before ^ {pair_id}
-            try:
-                turns.hide(service, turn)
-            except Exception:
-                turn.hidden = before
-                raise
-            return _both(service, turn)
+            turns.hide(service, turn, pair_id)
+            return _both(service, session, turn)
 
         return HTMLResponse(await workers.run(request, work))
 
@@ -247,7 +246,7 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     async def again(request: Request) -> HTMLResponse:
         session = session_of(request)
         turn = _turn(session, await request.form())
-        text = await workers.run(request, lambda _: _both(service, turn))
+        text = await workers.run(request, lambda _: _both(service, session, turn))
         return HTMLResponse(text)
 
     @routes.post("/page/export")
@@ -277,9 +276,22 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     return routes
 
 
+def _is_whole(text: Any) -> bool:
+    return str(text).isdecimal() and len(str(text)) < 10
+
+
+def _image(session: Session, form: FormData) -> QueryImage | None:
+    """Return the film of a session; refuse where the tab shows another than it."""
+    with session.lock:
+        image, number = session.image, session.film_number
+    if str(form.get("film") or number) != str(number):
+        raise ApiError(409, "other_film", "another film than the one shown was chosen: try again")
+    return image
+
+
 def _turn(session: Session, form: FormData) -> Turn:
     number = str(form.get("turn", ""))
-    turn = session.turn(int(number)) if number.isdecimal() else None
+    turn = session.turn(int(number)) if _is_whole(number) else None
     if turn is None or "steered" not in turn.results:
         raise ApiError(409, "no_turn", "this session does not hold that answer any more: ask again")
     return turn
@@ -312,11 +324,12 @@ def _options(form: FormData, service: Service) -> AskOptions:
 
 
 def _viewer(session: Session, example: Example | None) -> str:
-    film = session.film
+    with session.lock:
+        film, number = session.film, session.film_number
     assert film is not None
     height, width = film.samples.shape[:2]
     data = {
-        "source": f"/page/film/{session.film_number}",
+        "source": f"/page/film/{number}",
         "width": width,
         "height": height,
         "channels": 1 if film.samples.ndim == 2 else 3,
@@ -327,7 +340,12 @@ def _viewer(session: Session, example: Example | None) -> str:
         "presets": film.presets,
     }
     return rendering.render(
-        "film.html", data=json.dumps(data), film=film, presets=film.presets, example=example
+        "film.html",
+        data=json.dumps(data),
+        number=number,
+        film=film,
+        presets=film.presets,
+        example=example,
     )
 
 
@@ -338,15 +356,19 @@ def _events(service: Service, session: Session, turn: Turn, kind: str, value: An
     if kind in ("documents", "answered"):
         yield _event("html", target="cases", html=rendering.cards(turn))
     if kind in ("looked", "answered"):
-        yield _event("html", target="answer", html=rendering.panel(service, turn))
+        yield _event("html", target="answer", html=_panel(service, session, turn))
     if kind == "answered":
         yield _event("html", target="history", html=rendering.history(session, turn.number))
 
 
-def _both(service: Service, turn: Turn) -> str:
+def _panel(service: Service, session: Session, turn: Turn) -> str:
+    return rendering.panel(service, turn, other_film=turn.image is not session.image)
+
+
+def _both(service: Service, session: Session, turn: Turn) -> str:
     """Return the answer, and its cards for their own place on the page."""
     return rendering.render(
-        "both.html", panel=rendering.panel(service, turn), cards=rendering.cards(turn)
+        "both.html", panel=_panel(service, session, turn), cards=rendering.cards(turn)
     )
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.images.film import Film
 from mrrag_llamaindex.images.query_image import QueryImage
 
@@ -46,6 +47,8 @@ class Turn:
         Ids of the documents that the person has taken away.
     without : FirstToken or None
         How the answer begins without those.
+    lock : threading.Lock
+        Held while ``hidden`` and ``without``, which belong together, change.
     """
 
     number: int
@@ -57,6 +60,7 @@ class Turn:
     looks: dict[str, AttentionShares] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     without: FirstToken | None = None
+    lock: Any = field(default_factory=threading.Lock)
 
 
 @dataclass(eq=False)
@@ -72,7 +76,10 @@ class Session:
     film : Film or None
         Its samples.
     film_number : int
-        How many films there have been: addresses of an earlier one are refused.
+        Of the film, by the order in which they were chosen: addresses of an earlier one are
+        refused.
+    chosen : int
+        How many films have been chosen; the last may still be decoded.
     turns : list of Turn
     used : float
         When it was last used, by the monotonic clock.
@@ -84,17 +91,39 @@ class Session:
     image: QueryImage | None = None
     film: Film | None = None
     film_number: int = 0
+    chosen: int = 0
     turns: list[Turn] = field(default_factory=list)
     used: float = field(default_factory=time.monotonic)
     lock: Any = field(default_factory=threading.Lock)
 
-    def show(self, image: QueryImage) -> None:
-        """Look at another film."""
+    def choose(self) -> int:
+        """Return the number of a film that is about to be read."""
+        with self.lock:
+            self.chosen += 1
+            return self.chosen
+
+    def show(self, image: QueryImage, number: int | None = None) -> None:
+        """Look at another film.
+
+        Parameters
+        ----------
+        image : QueryImage
+        number : int, optional
+            What `choose` returned before the film was read; default: chosen now.
+
+        Raises
+        ------
+        InputError
+            If a film was chosen after this one: a large one may be read for longer than the next,
+            and would take its place, perhaps that of another patient's.
+        """
+        number = self.choose() if number is None else number
         film = Film.of(image)
         image.release_pixels()  # they are decoded again for each question
         with self.lock:
-            self.image, self.film = image, film
-            self.film_number += 1
+            if number != self.chosen:
+                raise InputError("another film was chosen after this one")
+            self.image, self.film, self.film_number = image, film, number
 
     @property
     def memory(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -85,19 +86,34 @@ def documents(turn: Turn) -> list[dict[str, Any]]:
     return rows
 
 
-def hide(service: Service, turn: Turn) -> None:
-    """Ask again how a turn's answer begins, without the documents that are hidden in it."""
-    if not turn.hidden:
-        turn.without = None
-        return
-    turn.without = without_documents(
-        service.llm.engine,
-        request_of(turn.question, turn.nodes),
-        turn.image.rgb,
-        turn.hidden,
-        service.llm.policy,
-        turn.options.max_new_tokens,
-    )
+def hide(service: Service, turn: Turn, pair_id: str) -> None:
+    """Hide a document of a turn, or put it back, and ask again how the answer then begins.
+
+    Parameters
+    ----------
+    service : Service
+    turn : Turn
+    pair_id : str
+        Of the document.
+
+    Raises
+    ------
+    MRRAGError
+        Then nothing is changed.
+    """
+    with turn.lock:
+        hidden = turn.hidden ^ {pair_id}
+        without = None
+        if hidden:
+            without = without_documents(
+                service.llm.engine,
+                request_of(turn.question, turn.nodes),
+                turn.image.rgb,
+                hidden,
+                service.llm.policy,
+                turn.options.max_new_tokens,
+            )
+        turn.hidden, turn.without = hidden, without
 
 
 def _look(service: Service, turn: Turn) -> None:
@@ -132,7 +148,11 @@ def _both(
         except BaseException as error:
             arrived.put((name, None, error))
 
-    threads = [threading.Thread(target=read, args=item, daemon=True) for item in streams.items()]
+    # In a copy of this context, by which a request that is given up takes back its calls.
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(read, *item), daemon=True)
+        for item in streams.items()
+    ]
     for thread in threads:
         thread.start()
     try:

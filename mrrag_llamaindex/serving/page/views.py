@@ -13,6 +13,7 @@ from mrrag_llamaindex.mcr.weights import ALL_TERMS
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.attention import AttentionShares
+    from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.serving.page.sessions import Turn
 
 LABELS: Mapping[str, str] = {
@@ -153,11 +154,18 @@ def verdict(p_yes: float, p_no: float) -> tuple[str, float, float] | None:
     return ("yes", p_yes, p_no) if p_yes >= p_no else ("no", p_no, p_yes)
 
 
+def _said(result: AskResult) -> tuple[str, float, float] | None:
+    """Return the `verdict` on an answer; None where its words are others than yes or no."""
+    found = verdict(result.answer.p_yes, result.answer.p_no)
+    begun = re.match(r"\W*(\w*)", result.text)
+    return found if found is not None and begun and begun[1].lower() == found[0] else None
+
+
 def why(turn: Turn) -> list[str]:
     """Say in a few sentences why the answer is what it is; only what was measured."""
     result = turn.results["steered"]
     answer = result.answer
-    found = verdict(answer.p_yes, answer.p_no)
+    found = _said(result)
     said: list[str] = []
     if found is not None:
         word, p, other = found
@@ -173,8 +181,8 @@ def why(turn: Turn) -> list[str]:
         said.append(f"Attention was not steered: {answer.steering.reason}.")
     elif plain is not None and found is not None:
         before = plain.answer.p_yes if found[0] == "yes" else plain.answer.p_no
-        other_found = verdict(plain.answer.p_yes, plain.answer.p_no)
-        turned = other_found is not None and other_found[0] != found[0]
+        other_found = _said(plain)
+        turned = other_found is None or other_found[0] != found[0]
         change = f"p({found[0]}) was {before:.2f} with plain attention, {found[1]:.2f} steered"
         said.append(
             f"Steering towards the cases with high scores turned the answer: {change}."
@@ -200,7 +208,7 @@ def _because(turn: Turn) -> Iterator[str]:
     best, moved = ranked[0]
     if moved.points < 1:
         yield (
-            f"No single one of the {len(known)} cases moves it by more than a point: it rests on "
+            "Leaving out any one case would not lower its probability by a point: it rests on "
             "several of them together, or on the film."
         )
     else:

@@ -25,6 +25,7 @@
     if (!root || root.viewer) return;
     document.getElementById("choose").open = false;
     root.viewer = new FilmViewer(root, headers);
+    document.querySelector("[data-other-film]")?.removeAttribute("hidden");
     root.viewer.ready.then(
       () => root.setAttribute("data-ready", ""),
       (error) => alertWith(error.message),
