@@ -20,7 +20,8 @@ def find_chromium() -> str | None:
     return next(filter(None, names), None)
 
 
-@pytest.fixture(scope="session")
+# Not of the session: playwright holds a running event loop in this thread until it is stopped.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     found = find_chromium()
     try:
