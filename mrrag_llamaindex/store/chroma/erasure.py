@@ -6,7 +6,7 @@ entries stay, without their text; then the file is written anew.
 
 The index itself is first saved with room for elements to come, which is memory that nobody has
 written: it may hold whatever the process held before, reports included. That room is filled with
-zeros.
+zeros, and so is ``length.bin``, where nothing is ever written with inner products.
 """
 
 from __future__ import annotations
@@ -49,9 +49,6 @@ process do not see each other."""
 _HEADER = struct.Struct("<i4Q")
 """Start of an index's header: version, offset, room, number of elements, bytes of an element."""
 
-_LENGTH_BYTES = 4
-"""Of an element in ``length.bin``."""
-
 
 def scrub_index(folder: Path) -> None:
     """Fill with zeros what a store's index files hold beyond their elements.
@@ -68,7 +65,7 @@ def scrub_index(folder: Path) -> None:
         version, _, _, count, size = _HEADER.unpack(start)
         if version != 1:
             continue
-        for name, element in (("data_level0.bin", size), ("length.bin", _LENGTH_BYTES)):
+        for name, element in (("data_level0.bin", size), ("length.bin", 0)):
             path = header.with_name(name)
             rest = path.stat().st_size - count * element if path.is_file() else 0
             if rest > 0:
