@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,6 +67,28 @@ def test_what_is_left_answers_as_before_also_when_opened_again(store):
         after = again.get(["p7"])["p7"]
         assert after.report == before.report
         assert np.array_equal(after.vector, before.vector)
+
+
+@pytest.mark.parametrize(("k", "weight"), [(5, 1.0), (5, -0.1), (40, 1.0)])
+def test_what_another_process_deletes_is_found_no_more(store, k, weight):
+    """A server has searched before, and its index is in its memory."""
+    query, weights = vectors(40)[0], FusionWeights(1.0, 1.0, weight)
+    store.close()  # whoever has written holds the store for writing until then
+    store = PairStore.open(store.folder)
+    before = [hit.pair_id for hit in store.query(query, query, weights, k=40)]
+    gone = before[:7:2]
+    delete = (
+        "import sys; from mrrag_llamaindex.store.protocol import PairStore; "
+        "PairStore.open(sys.argv[1]).delete(sys.argv[2:])"
+    )
+    # What it deletes may stay in files that this process holds open, of which it complains.
+    subprocess.run([sys.executable, "-c", delete, str(store.folder), *gone], timeout=60)
+    assert len(store) == 36
+    hits = store.query(query, query, weights, k=k)
+    assert {hit.pair_id for hit in hits}.isdisjoint(gone)
+    assert len(hits) == min(k, 36)
+    assert all(hit.report and hit.patient_id for hit in hits)
+    store.close()
 
 
 def test_a_database_in_use_elsewhere_says_what_is_left(store, monkeypatch):

@@ -135,6 +135,28 @@ class ChromaPairStore(PairStore):
         complete: bool,
         width: int = 0,
     ) -> Sequence[tuple[float, StoredPair]]:
+        asked = count
+        while True:
+            found = self._search(vector, asked, filters, complete=complete, width=width)
+            live = [(score, pair) for score, pair in found if pair is not None]
+            if len(live) >= count or len(found) < asked:
+                return live[:count]
+            asked = count + len(found) - len(live)
+
+    def _search(
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        filters: Filter | None,
+        *,
+        complete: bool,
+        width: int,
+    ) -> list[tuple[float, StoredPair | None]]:
+        """Return the nearest; None is one that another process has deleted.
+
+        Chroma's index stays in the memory of a process that searched it, and lacks nothing that
+        others delete afterwards: what it finds of those has neither metadata nor document.
+        """
         # The search is as wide as the number asked for, where that is above ``ef_search``.
         wide = width > count
         include = [] if wide else _COMPLETE if complete else _COMPLETE[:1]
@@ -148,12 +170,19 @@ class ChromaPairStore(PairStore):
             ),
         )
         ids, distances = result["ids"][0][:count], result["distances"][0][:count]
-        scores = {key: 1.0 - float(distance) for key, distance in zip(ids, distances, strict=True)}
         if wide:
-            pairs = self._fetch(ids, complete=complete)
+            pairs = {pair.pair_id: pair for pair in self._fetch(ids, complete=complete)}
         else:
-            pairs = map(decode, ids, *(result[name][0] for name in include))
-        return [(scores[pair.pair_id], pair) for pair in pairs]
+            columns = [result[name][0] for name in include]
+            pairs = {row[0]: decode(*row) for row in zip(ids, *columns, strict=True)}
+            bare = [name for name, metadata in zip(ids, columns[0], strict=True) if not metadata]
+            stored = {pair.pair_id for pair in self._fetch(bare, complete=False)}
+            for name in set(bare) - stored:
+                del pairs[name]
+        return [
+            (1.0 - float(distance), pairs.get(name))
+            for name, distance in zip(ids, distances, strict=True)
+        ]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._writes:  # nobody writes while what is replaced is erased
