@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import time
@@ -43,7 +44,9 @@ def hostile(value: int, folder: Path) -> None:
     if value == 5:
         time.sleep(600)
     if value == 6:
-        bytearray(200 * 2**20)[::4096] = b"x" * (200 * 2**8)
+        # Fresh pages: a list or an array may lie where the process has freed others.
+        with mmap.mmap(-1, 200 * 2**20) as pages:
+            pages[::4096] = b"x" * (200 * 2**8)
 
 
 @pytest.fixture
