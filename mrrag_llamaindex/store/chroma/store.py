@@ -170,18 +170,13 @@ class ChromaPairStore(PairStore):
             ),
         )
         ids, distances = result["ids"][0][:count], result["distances"][0][:count]
-        if wide:
-            pairs = {pair.pair_id: pair for pair in self._fetch(ids, complete=complete)}
-        else:
-            columns = [result[name][0] for name in include]
-            pairs = {row[0]: decode(*row) for row in zip(ids, *columns, strict=True)}
-            bare = [name for name, metadata in zip(ids, columns[0], strict=True) if not metadata]
-            stored = {pair.pair_id for pair in self._fetch(bare, complete=False)}
-            for name in set(bare) - stored:
-                del pairs[name]
+        rows = zip(ids, *(result[name][0] for name in include), strict=True) if include else ()
+        pairs = {row[0]: decode(*row) for row in rows if row[1]}  # every record has metadata
+        absent = [pair_id for pair_id in ids if pair_id not in pairs]
+        pairs |= {pair.pair_id: pair for pair in self._fetch(absent, complete=complete)}
         return [
-            (1.0 - float(distance), pairs.get(name))
-            for name, distance in zip(ids, distances, strict=True)
+            (1.0 - float(distance), pairs.get(pair_id))
+            for pair_id, distance in zip(ids, distances, strict=True)
         ]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
