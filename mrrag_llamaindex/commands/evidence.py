@@ -56,9 +56,7 @@ def demo(
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     image: Annotated[Path, typer.Option(help="The query image.")],
-    store: Annotated[
-        str | None, typer.Option(help="Folder of the store, or http://host:port.")
-    ] = None,
+    store: options.Store = None,
     server: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Ask mrrag serve, in place of --store and --model."),
@@ -75,21 +73,9 @@ def ask(
         Literal["model", "vote"],
         typer.Option(help="Who answers: a model, or the pairs' own answers, weighted by score."),
     ] = "model",
-    model: Annotated[
-        str | None,
-        typer.Option(help=f'"phantom", a folder, or a hub id; default: {defaults.DEFAULT_MODEL}.'),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|none",
-            help="What turns scores into probabilities; default: calibration.json in the store.",
-        ),
-    ] = None,
+    model: options.ModelOrDefault = None,
+    weights: options.Weights = None,
+    calibration: options.CalibrationOrNone = None,
     documents: Annotated[
         int | None,
         typer.Option(

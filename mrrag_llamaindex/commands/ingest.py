@@ -30,9 +30,7 @@ def ingest(
             "optional patient_id, study_id; all others become metadata."
         ),
     ],
-    store: Annotated[
-        str | None, typer.Option(help="Folder of the store, or http://host:port.")
-    ] = None,
+    store: options.Store = None,
     towers: Annotated[
         str | None, typer.Option(help='"phantom", a folder of towers, or a hub id.')
     ] = None,

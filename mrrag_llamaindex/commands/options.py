@@ -71,6 +71,22 @@ ReportFile = Annotated[
     Path | None, typer.Option(help="The pairs that documents come from, likewise.")
 ]
 ImageFolder = Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")]
+Store = Annotated[str | None, typer.Option(help="Folder of the store, or http://host:port.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
+]
+CalibrationOrNone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|none",
+        help="What turns scores into probabilities; default: calibration.json in the store.",
+    ),
+]
+ModelOrDefault = Annotated[
+    str | None,
+    typer.Option(help=f'"phantom", a folder, or a hub id; default: {defaults.DEFAULT_MODEL}.'),
+]
 Model = Annotated[str, typer.Option(help='"phantom", a folder, or a hub id.')]
 ModelOfData = Annotated[
     str | None,

@@ -28,13 +28,8 @@ Out = Annotated[Path, typer.Option(help="demo: folder for the images and the sto
 
 
 def serve(
-    store: Annotated[
-        str | None, typer.Option(help="Folder of the store, or http://host:port.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f'"phantom", a folder, or a hub id; default: {defaults.DEFAULT_MODEL}.'),
-    ] = None,
+    store: options.Store = None,
+    model: options.ModelOrDefault = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Serve synthetic studies and the shipped model.")
     ] = False,
@@ -48,17 +43,8 @@ def serve(
         list[str] | None,
         typer.Option(help="Further name by which clients call the server, behind a proxy."),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|none",
-            help="What turns scores into probabilities; default: calibration.json in the store.",
-        ),
-    ] = None,
+    weights: options.Weights = None,
+    calibration: options.CalibrationOrNone = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer, in tokens.")

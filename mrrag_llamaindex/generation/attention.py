@@ -99,8 +99,7 @@ def attention_shares(
         If the model steers with the flex backend, which never forms the attention of a row, or
         does not have such a layer.
     """
-    text = engine.model.config.get_text_config(decoder=True)
-    if "flex" in text._attn_implementation:
+    if not engine.forms_attention:
         raise ModelError(
             "attention can be looked at with the steering backends 'rows' and 'eager'; 'flex' "
             "never forms it"
@@ -123,15 +122,13 @@ def attention_shares(
         plan = SteeringPlan(nothing, nothing > 0, frozenset(layers), shared_prefix=shared)
     watched = replace(plan, watch=watch)
     logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
-    p = logits[0, -1].softmax(-1)
     names = [document.document_id for document in prompt.documents]
     question, answer = (
         {layer: _layer(names, watch.seen[layer][rows].tolist()) for layer in layers}
         for rows in (0, 1)
     )
     steered = tuple(layer for layer in layers if plan.is_active and layer in plan.layers)
-    p_yes, p_no = (float(p[ids].sum()) for ids in (engine.yes_ids, engine.no_ids))
-    return AttentionShares(question, answer, steered, p_yes, p_no)
+    return AttentionShares(question, answer, steered, *engine.yes_and_no(logits[0, -1].softmax(-1)))
 
 
 def _layer(names: list[str], shares: list[float]) -> LayerShares:

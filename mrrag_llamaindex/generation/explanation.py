@@ -37,8 +37,7 @@ def require_explainable(engine: LlavaEngine) -> None:
             f"{engine.loaded.source!r} cannot share one (its positions depend on the image, or it "
             "looks back a limited number of tokens); use explain=False"
         )
-    text = engine.model.config.get_text_config(decoder=True)
-    if "flex" in text._attn_implementation:
+    if not engine.forms_attention:
         raise ModelError(
             "explain=True needs the steering backend 'rows' or 'eager'; 'flex' takes no mask that "
             "hides a document"
@@ -149,9 +148,8 @@ def without_documents(
     if not read.issuperset(document_ids):
         raise InputError("the prompt of this answer does not hold that document")
     (p,) = _blind_passes(engine, prompt, prepared, policy, [set(document_ids)])
-    p_yes, p_no = (float(p[ids].sum()) for ids in (engine.yes_ids, engine.no_ids))
     text = engine.tokenizer.decode([int(p.argmax())], skip_special_tokens=True)
-    return FirstToken(text.strip(), p_yes, p_no)
+    return FirstToken(text.strip(), *engine.yes_and_no(p))
 
 
 def _explainable(

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.files.digests import json_digest
-from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
+from mrrag_llamaindex.mcr.json_file import check_keys, is_number, parse_object, read_text
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
@@ -169,7 +169,7 @@ class Calibration:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise ValueError("the curve must be pairs of finite numbers")
     return float(value)
 
@@ -218,8 +218,7 @@ class Abstention:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
         for name in ("threshold", "error_rate", "confidence"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            if not is_number(value := getattr(self, name)):
                 raise ValueError(f"{name} is {value!r}; it must be a number")
         check_rates(self.error_rate, self.confidence)
         if not 0 <= self.threshold <= 1:

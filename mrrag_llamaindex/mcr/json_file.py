@@ -7,6 +7,9 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from typing_extensions import TypeIs
+
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.json_files import parse_json
 
@@ -41,3 +44,8 @@ def check_keys(
     missing, unknown = sorted(required - data.keys()), sorted(data.keys() - required - optional)
     if missing or unknown:
         raise InputError(f"{what}: missing {missing}, unknown {unknown}")
+
+
+def is_number(value: object) -> TypeIs[float]:
+    """Tell whether a value is a number; a truth is none."""
+    return not isinstance(value, bool) and isinstance(value, (int, float, np.number))

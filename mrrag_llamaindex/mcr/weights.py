@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.atomic import write_atomically
-from mrrag_llamaindex.mcr.json_file import check_keys, parse_object, read_text
+from mrrag_llamaindex.mcr.json_file import check_keys, is_number, parse_object, read_text
 
 TERMS: Final = ("image_text", "image_image", "text_text")
 """Names of the paper's three similarity terms, in the order of every array of terms."""
@@ -153,7 +153,7 @@ class FusionWeights(SavedWeights):
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            if not is_number(value):
                 raise ValueError(f"weight {name} is {value!r}; it must be a number")
             if not math.isfinite(value):
                 raise ValueError(f"weight {name} is {value!r}; it must be finite")

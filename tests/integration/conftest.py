@@ -35,17 +35,19 @@ class Hospital:
     index: MRRAGIndex
     images: dict[str, str]
     """Path of each patient's query image."""
-    expected: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    """Documents of (patient, question), as a single undisturbed retrieval gives them."""
-    scores: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
-    """Of the first documents of (patient, question)."""
+    known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    """Scores of the first documents of (patient, question), as one retrieval alone gives them."""
+
+    def scores(self, patient: str, question: str) -> dict[str, float]:
+        key = patient, question
+        if key not in self.known:
+            retriever = self.index.as_retriever(similarity_top_k=12)
+            hits = retriever.hits(question, self.images[patient])
+            self.known[key] = {hit.pair_id: hit.score for hit in hits}
+        return self.known[key]
 
     def evidence(self, patient: str, question: str) -> tuple[str, ...]:
-        key = patient, question
-        if key not in self.expected:
-            hits = self.index.as_retriever().hits(question, self.images[patient])
-            self.expected[key] = tuple(hit.pair_id for hit in hits[:6])
-        return self.expected[key]
+        return tuple(self.scores(patient, question))[:6]
 
     def is_evidence(self, patient: str, question: str, names: Sequence[str]) -> bool:
         """Whether these documents are among the first six of a question, best first.
@@ -53,12 +55,7 @@ class Hospital:
         Queries that are embedded together differ by rounding: pairs whose scores are equal but for
         that may change places, and they do in this hospital, whose towers have learned nothing.
         """
-        key = patient, question
-        if key not in self.scores:
-            retriever = self.index.as_retriever(similarity_top_k=12)
-            hits = retriever.hits(question, self.images[patient])
-            self.scores[key] = {hit.pair_id: hit.score for hit in hits}
-        scores = self.scores[key]
+        scores = self.scores(patient, question)
         found = [scores.get(name, -math.inf) for name in names]
         ordered = all(later <= earlier + ROUNDING for earlier, later in pairwise(found))
         least = sorted(scores.values())[-6] - ROUNDING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError
@@ -69,6 +70,16 @@ class PromptReader:
         )
         self.yes_ids = spellings(self.tokenizer, "yes")
         self.no_ids = spellings(self.tokenizer, "no")
+
+    @property
+    def forms_attention(self) -> bool:
+        """Whether the backend forms the attention of a row, and takes a mask of ours."""
+        return "flex" not in self.model.config.get_text_config(decoder=True)._attn_implementation
+
+    def yes_and_no(self, probabilities: torch.Tensor) -> tuple[float, float]:
+        """Return p(yes) and p(no) of the first token, from its distribution (vocabulary,)."""
+        p_yes, p_no = (float(probabilities[ids].sum()) for ids in (self.yes_ids, self.no_ids))
+        return p_yes, p_no
 
     def _require_room(self, max_new_tokens: int) -> None:
         if max_new_tokens < 1:

@@ -29,8 +29,6 @@ class RowWatch(Watch):
         The model's end tokens.
     thins : bool
         Whether the batch may go on with fewer rows.
-    finished : callable
-        Called with a job and its result.
     between : callable
         Called after every step.
     """
@@ -41,14 +39,12 @@ class RowWatch(Watch):
         probe: FirstTokenProbe,
         ends: Set[int],
         thins: bool,
-        finished: Callable[[Job, Generated], object],
         between: Callable[[], object],
     ) -> None:
         self._jobs = list(enumerate(jobs))  # with the row of the first step
         self._probe = probe
         self._ends = ends
         self._thins = thins
-        self._finished = finished
         self._between = between
         self._started = time.perf_counter()
         self._going_on: list[int] = []
@@ -86,13 +82,12 @@ class RowWatch(Watch):
     def finish(self, row: int, job: Job) -> None:
         """Give a row its result."""
         seconds = time.perf_counter() - self._started
-        self._finished(job, Generated(job.tokens, self._probe.row(row), seconds))
+        job.succeed(Generated(job.tokens, self._probe.row(row), seconds))
 
 
 def run_batch(
     jobs: Sequence[Job],
     shared: int,
-    finished: Callable[[Job, Generated], object],
     between: Callable[[], object],
 ) -> None:
     """Answer requests that may run together.
@@ -103,7 +98,7 @@ def run_batch(
         See `Asked.joins`.
     shared : int
         Tokens at the start that all of them have in common.
-    finished, between
+    between : callable
         As for `RowWatch`.
 
     Raises
@@ -121,7 +116,7 @@ def run_batch(
     # and models that keep positions beside the cache.
     steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)
     thins = first.shares_prefix and steady
-    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, finished, between)
+    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, between)
     limit = max(one.max_new_tokens for one in asked)
     images = [one.image for one in asked]
     tokens = first.decoding.run(

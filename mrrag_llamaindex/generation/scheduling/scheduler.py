@@ -221,7 +221,7 @@ class Scheduler:
         failure: BaseException | None = None
         try:
             with person_readable():
-                run_batch(jobs, shared, _succeed, self._give_up_late_ones)
+                run_batch(jobs, shared, self._give_up_late_ones)
         except BaseException as error:
             failure = error
         if failure is None:
@@ -273,10 +273,6 @@ class Arrival:
             self._scheduler._coming += number
             if number < 0:
                 self._scheduler._changed.notify_all()
-
-
-def _succeed(job: Job, generated: Generated) -> None:
-    job.succeed(generated)
 
 
 _OPEN: weakref.WeakSet[Scheduler] = weakref.WeakSet()

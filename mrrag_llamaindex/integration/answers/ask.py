@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from mrrag_llamaindex.integration.answers.retrieval import score_facts
 from mrrag_llamaindex.integration.query_image import query_image
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
-from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
@@ -54,18 +54,8 @@ class AskResult:
         rows: list[dict[str, Any]] = []
         influences = self.answer.influence
         for item in self.source_nodes:
-            facts = item.node.metadata[METADATA_KEY]
-            rows.append(
-                {
-                    "pair_id": item.node.node_id,
-                    "views": facts.get("views", []),
-                    "score": facts["score"],
-                    **{name: facts[name] for name in ALL_TERMS if name in facts},
-                    "lambda": facts["lambda"],
-                    "probability": facts.get("probability"),
-                    "read": item.node.node_id in self.answer.document_ids,
-                }
-            )
+            read = item.node.node_id in self.answer.document_ids
+            rows.append({**score_facts(item), "read": read})
             if influences is not None:
                 influence = influences.get(item.node.node_id)
                 rows[-1]["influence"] = None if influence is None else asdict(influence)

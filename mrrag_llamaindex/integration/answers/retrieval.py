@@ -47,16 +47,24 @@ def node_facts(item: NodeWithScore) -> dict[str, Any]:
     """Return what is known of a retrieved document, as `retrieve` does."""
     facts = item.node.metadata[METADATA_KEY]
     return {
-        "pair_id": item.node.node_id,
-        "views": facts.get("views", []),
+        **score_facts(item),
         "rank": facts["rank"],
-        "score": facts["score"],
-        **{name: facts[name] for name in ALL_TERMS if name in facts},
         "weights": facts["weights"],
-        "lambda": facts["lambda"],
-        "probability": facts.get("probability"),
         "report": item.node.get_content(),
         "patient_id": item.node.metadata.get("patient_id"),
         "study_id": item.node.metadata.get("study_id"),
         "has_image": item.node.metadata.get("image_path") is not None,
+    }
+
+
+def score_facts(item: NodeWithScore) -> dict[str, Any]:
+    """Return how a retrieved document was ranked: score, similarity terms, lambda, probability."""
+    facts = item.node.metadata[METADATA_KEY]
+    return {
+        "pair_id": item.node.node_id,
+        "views": facts.get("views", []),
+        "score": facts["score"],
+        **{name: facts[name] for name in ALL_TERMS if name in facts},
+        "lambda": facts["lambda"],
+        "probability": facts.get("probability"),
     }
