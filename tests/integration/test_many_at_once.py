@@ -132,7 +132,13 @@ async def test_who_finds_the_queue_full_is_told(endless, wait_for):
     while llm.engine.scheduler.stats.running == 0:
         await asyncio.sleep(0.01)
     others = [asyncio.create_task(llm.acomplete("Is there a nodule?")) for _ in range(3)]
-    done, waiting = await asyncio.wait(others, timeout=5)
+    done, waiting = set(), set(others)
+    while len(done) < 2:  # no longer: where the machine is fast, what waits is answered, too
+        refused, waiting = await asyncio.wait(
+            waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert refused
+        done |= refused
     assert len(done) == 2
     assert all(isinstance(one.exception(), BusyError) for one in done)
     for task in (running, *waiting):

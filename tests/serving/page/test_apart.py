@@ -179,6 +179,7 @@ def test_off_loopback_the_page_wants_a_token(open_tab, browser, service, corpus)
         tab.page.fill("#token", token)
         tab.page.keyboard.press("Enter")
         tab.page.wait_for_selector("#question")
+        tab.page.wait_for_load_state()  # until then nothing listens
         tab.film(corpus.images[0])
         tab.ask(corpus.question)
         assert tab.cases()
