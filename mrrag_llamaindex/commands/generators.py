@@ -44,6 +44,7 @@ def doctor(
     ] = defaults.BATCH_SIZE,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    engine: options.Engine = "transformers",
     as_json: options.AsJson = False,
 ) -> None:
     """Say whether a model or towers can be loaded here, and the memory needed; load nothing."""
@@ -64,6 +65,7 @@ def doctor(
         allow_pickle=allow_pickle,
         max_documents=documents,
         batch_size=batch_size,
+        engine=engine,
     )
     if as_json:
         console.print_json(diagnosis.as_dict())

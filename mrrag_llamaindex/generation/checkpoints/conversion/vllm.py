@@ -167,4 +167,3 @@ def _write_small(checkpoint: Checkpoint, folder: Path, dtype: str | None) -> tup
     if notes:  # vLLM would read the faulty one
         processor.save_pretrained(folder)
     return notes
-
