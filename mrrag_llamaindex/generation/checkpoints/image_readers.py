@@ -62,6 +62,14 @@ class ImageReader(ABC):
             digest.update(tensors[name].contiguous().numpy().tobytes())
         return PreparedImage(text, text.count(self.image_token), tensors, digest.hexdigest())
 
+    def to_send(self, image: Image.Image) -> Image.Image:
+        """Return what to give another process that prepares images with the same processor.
+
+        As far as its size is known, it is the image at the size at which the model sees it: to
+        resize it again changes nothing, by whichever library that is done.
+        """
+        return image
+
     @abstractmethod
     def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]: ...
 
@@ -86,10 +94,20 @@ class FixedReader(ImageReader):
         self._text, _ = processed(processor, blank, self.marker, self.image_token)
 
     def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        if self.pads:
-            image = pad_to_square(image, self.processor.image_processor.image_mean)
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        inputs = self.processor.image_processor(images=[self._padded(image)], return_tensors="pt")
         return self._text, {"pixel_values": inputs["pixel_values"]}
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        if not self.pads:
+            return image
+        return pad_to_square(image, self.processor.image_processor.image_mean)
+
+    def to_send(self, image: Image.Image) -> Image.Image:
+        """See `ImageReader`."""
+        levels = self.processor.image_processor(
+            images=[self._padded(image)], do_rescale=False, do_normalize=False, return_tensors="pt"
+        )["pixel_values"][0]
+        return Image.fromarray(levels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy())
 
 
 class TiledReader(ImageReader):
@@ -130,6 +148,14 @@ class GridReader(ImageReader):
         merged = self.image_processor.merge_size**2
         count = int(inputs["image_grid_thw"][0].prod()) // merged
         return self.marker.replace(self.image_token, self.image_token * count), dict(inputs)
+
+    def to_send(self, image: Image.Image) -> Image.Image:
+        """See `ImageReader`."""
+        inputs = self.image_processor(images=[image], return_tensors="pt")
+        _, rows, columns = inputs["image_grid_thw"][0].tolist()
+        side = self.image_processor.patch_size
+        resample = Image.Resampling(int(self.image_processor.resample))
+        return image.resize((columns * side, rows * side), resample)
 
 
 def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
