@@ -130,7 +130,12 @@ class Engine:
                 self.store.delete_nodes(node_ids=list(ids))
 
     def search(
-        self, vector: NDArray[np.float32], count: int, kind: Kind, filters: Filter | None, width: int
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        kind: Kind,
+        filters: Filter | None,
+        width: int,
     ) -> list[str]:
         """Return ids of nodes of a kind that are nearest to a vector, at most `count`.
 

@@ -23,11 +23,12 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
+from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, StoreError
-from mrrag_llamaindex.store.filters import Combination, Comparison, Filter
+from mrrag_llamaindex.store.filters import Comparison, Filter
 from mrrag_llamaindex.store.llamaindex.engine import Engine, batches
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
@@ -43,6 +44,9 @@ from mrrag_llamaindex.store.schema import HNSWSettings
 CONNECT_SECONDS: Final = 5.0
 SECONDS: Final = 20.0
 """In which a server has to answer: its client would try 75 times, for minutes."""
+
+LOAD_SECONDS: Final = 600.0
+"""In which a collection that nobody uses is brought into a server's memory."""
 
 MOST_AT_ONCE: Final = 16_384
 """Results of a search, of every Milvus."""
@@ -64,7 +68,7 @@ _local_guard = threading.Lock()
 
 
 class MilvusEngine(Engine):
-    """A collection of Milvus, of metric ``IP``: on a server, or a local store in a ``.db`` folder."""
+    """A collection of Milvus, of metric ``IP``: on a server, or in a folder."""
 
     filterable = True
 
@@ -131,7 +135,13 @@ class MilvusEngine(Engine):
         if self._path is not None and not self._path.exists():
             return False
         with self._asking():
-            return bool(self.client.has_collection(self._collection))
+            present = bool(self.client.has_collection(self._collection))
+            if (
+                present
+                and self.client.get_load_state(self._collection)["state"] != LoadState.Loaded
+            ):
+                self.client.load_collection(self._collection, timeout=LOAD_SECONDS)
+        return present
 
     def create(self, length: int, hnsw: HNSWSettings | None) -> HNSWSettings | None:
         """Make a collection of inner product; a given one is taken as it is."""
@@ -251,7 +261,12 @@ class MilvusEngine(Engine):
                 self.client.delete(self._collection, ids=list(ids))
 
     def search(
-        self, vector: NDArray[np.float32], count: int, kind: Kind, filters: Filter | None, width: int
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        kind: Kind,
+        filters: Filter | None,
+        width: int,
     ) -> list[str]:
         """Return ids of nodes of a kind that are nearest to a vector; 16,384 at most."""
         count = min(count, MOST_AT_ONCE)

@@ -10,9 +10,27 @@ from __future__ import annotations
 from typing import Final
 
 from mrrag_llamaindex.store.filters import IDENTIFIERS, Combination, Comparison, Filter, Operator
+from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.llamaindex.record import is_filterable
+from mrrag_llamaindex.store.pair import STUDY_KEY
 
 _OPPOSITE: Final[dict[str, Operator]] = {"==": "!=", "!=": "==", "in": "nin", "nin": "in"}
+
+
+def allowing(exclude: Exclusion, filters: Filter | None) -> Filter | None:
+    """Return a filter of what is not excluded and matches `filters`, None for everything."""
+    parts: list[Filter] = [] if filters is None else [filters]
+    for key, values in (
+        ("pair_id", exclude.pair_ids),
+        ("patient_id", exclude.patient_ids),
+        (STUDY_KEY, exclude.study_ids),
+    ):
+        if values:
+            parts.append(Comparison(key, "nin", tuple(sorted(values))))
+    for patient, study in sorted(exclude.cases, key=str):
+        own = (Comparison("patient_id", "==", patient or ""), Comparison(STUDY_KEY, "==", study))
+        parts.append(Combination("not", (Combination("and", own),)))
+    return Combination("and", tuple(parts)) if parts else None
 
 
 def narrowed(condition: Filter | None) -> Filter | None:

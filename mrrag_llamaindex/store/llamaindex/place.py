@@ -1,17 +1,15 @@
-"""Which vector store a place means: a URL of Qdrant or Milvus, or an application's own object."""
+"""URLs of Qdrant and Milvus: servers, folders, memory."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.collection_name import check_collection_name
-from mrrag_llamaindex.store.llamaindex.engine import Engine
 
 _URL: Final = re.compile(r"(qdrant|milvus)(\+https?)?:(.*)", re.DOTALL)
 _PORTS: Final = {"qdrant": 6333, "milvus": 19530}
@@ -95,44 +93,3 @@ class Place:
             raise StoreError(f"{engine}:{rest}: a local Milvus store is a path that ends in .db")
         name = f"collection {collection!r} of {engine}:{path}"
         return cls(engine, name, collection, path=Path(path).expanduser().absolute())
-
-
-def engine_of(where: Where, collection: str) -> Engine:
-    """Return the engine of a place; makes nothing and connects to nothing.
-
-    Raises
-    ------
-    StoreError
-        If its package is not installed, or the place is none.
-    """
-    if isinstance(where, str):
-        place = Place.parse(where, collection)
-        package = f"llama-index-vector-stores-{place.engine}"
-        try:
-            if place.engine == "qdrant":
-                from mrrag_llamaindex.store.llamaindex.qdrant import QdrantEngine
-
-                return QdrantEngine.at(place)
-            from mrrag_llamaindex.store.llamaindex.milvus import MilvusEngine
-
-            return MilvusEngine.at(place)
-        except ModuleNotFoundError as error:
-            raise StoreError(
-                f"{place.name} needs {package} ({error.name} is not installed): "
-                f'pip install "mrrag-llamaindex[{place.engine}]"'
-            ) from None
-    if collection != DEFAULT_COLLECTION:
-        raise StoreError(
-            f"a vector store of one's own is one collection: leave out collection={collection!r}"
-        )
-    store: Any = where
-    kind = type(store).__name__
-    if kind == "QdrantVectorStore":
-        from mrrag_llamaindex.store.llamaindex.qdrant import QdrantEngine
-
-        return QdrantEngine.over(store)
-    if kind == "MilvusVectorStore":
-        from mrrag_llamaindex.store.llamaindex.milvus import MilvusEngine
-
-        return MilvusEngine.over(store)
-    return Engine(store, f"the given {kind}")

@@ -59,6 +59,8 @@ def probe_vectors(schema: StoreSchema) -> tuple[NDArray[np.float32], NDArray[np.
     documents, questions = rows[:_DOCUMENTS], rows[_DOCUMENTS:]
     documents[0:3, :image] = documents[3:6, image:] = 0.0
     documents[6:8] *= 2.0
+    documents[8, :image] = np.eye(1, image)[0]  # what is clipped shows in few large numbers
+    documents[9, image:] = -np.eye(1, schema.blocks.text)[0]
     questions[0, :image] = questions[1, image:] = 0.0
     questions[2:5] *= [[0.3], [2.5], [-1.0]]
     questions[5, :image] *= -0.5
@@ -111,14 +113,12 @@ def _ordered(scores: NDArray[Any], rows: list[int]) -> bool:
     return bool((np.diff(scores[rows]) <= NEAR).all())
 
 
-def _order_of(
-    documents: NDArray[Any], questions: NDArray[Any], found: Sequence[list[int]]
-) -> str:
+def _order_of(documents: NDArray[Any], questions: NDArray[Any], found: Sequence[list[int]]) -> str:
     lengths = np.linalg.norm(documents, axis=1)
     orders: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         "it ranks by cosine": lambda question: documents @ question / lengths,
-        "it ranks by distance (L2)": lambda question: -(
-            np.linalg.norm(documents - question, axis=1)
+        "it ranks by distance (L2)": lambda question: (
+            -(np.linalg.norm(documents - question, axis=1))
         ),
         "it ranks the least first": lambda question: -(documents @ question),
     }

@@ -121,7 +121,7 @@ class QdrantEngine(Engine):
                     size=length, distance=rest.Distance.DOT, hnsw_config=graph
                 ),
             )
-            for key in _INDEXED:
+            for key in () if self._local else _INDEXED:
                 self.client.create_payload_index(
                     self._collection, key, field_schema=rest.PayloadSchemaType.KEYWORD
                 )
@@ -175,7 +175,12 @@ class QdrantEngine(Engine):
                 self.client.delete(self._collection, list(ids))
 
     def search(
-        self, vector: NDArray[np.float32], count: int, kind: Kind, filters: Filter | None, width: int
+        self,
+        vector: NDArray[np.float32],
+        count: int,
+        kind: Kind,
+        filters: Filter | None,
+        width: int,
     ) -> list[str]:
         """Return ids of nodes of a kind that are nearest to a vector."""
         query = VectorStoreQuery(query_embedding=vector.tolist(), similarity_top_k=count)
@@ -257,7 +262,7 @@ def _comparison(item: Comparison) -> Any:
     key = FILTER_PREFIX + item.key
     order = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}.get(item.operator)
     if order is not None:
-        return rest.FieldCondition(key=key, range=rest.Range(**{order: item.value}))  # type: ignore[arg-type]
+        return rest.FieldCondition(key=key, range=rest.Range(**{order: item.value}))
     texts = [value for value in item.values if isinstance(value, str)]
     others = [value for value in item.values if not isinstance(value, str)]
     parts: list[Any] = [_is(key, value) for value in others]

@@ -7,7 +7,6 @@ metadata is excluded from what a language model or an embedding reads of the nod
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import uuid
@@ -18,6 +17,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.checksums import text_checksum, vector_checksum
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.pair import STUDY_KEY
 
@@ -97,7 +97,7 @@ def decode(node: BaseNode) -> StoredPair:
         If it is not as it was written.
     """
     stored = str(node.metadata.get(_RECORD_KEY, ""))
-    checksum, record = stored[:16], stored[16:]
+    checksum, record = stored[:32], stored[32:]
     report = node.get_content(metadata_mode=MetadataMode.NONE)
     vector = np.asarray(node.embedding if node.embedding is not None else [], dtype=np.float32)
     try:
@@ -113,6 +113,5 @@ def decode(node: BaseNode) -> StoredPair:
 
 
 def _checksum(vector: NDArray[np.float32], report: str, record: str) -> str:
-    digest = hashlib.blake2b(vector.astype("<f4").tobytes(), digest_size=8)
-    digest.update(json.dumps([report, record]).encode())
-    return digest.hexdigest()
+    values = vector.astype("<f4").tobytes()
+    return vector_checksum(values) + text_checksum(report, record)

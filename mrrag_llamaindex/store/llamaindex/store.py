@@ -14,10 +14,10 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.filters import Filter
-from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.llamaindex.engine import Engine
-from mrrag_llamaindex.store.llamaindex.narrowing import narrowed
-from mrrag_llamaindex.store.llamaindex.place import engine_of
+from mrrag_llamaindex.store.llamaindex.engines import engine_of
+from mrrag_llamaindex.store.llamaindex.narrowing import allowing, narrowed
 from mrrag_llamaindex.store.llamaindex.probe import probe_nodes, prove
 from mrrag_llamaindex.store.llamaindex.record import (
     ADDED_KEY,
@@ -34,8 +34,7 @@ _SCHEMA = node_id("manifest", "schema")
 
 
 class VectorStorePairStore(PairStore):
-    """Pairs in a vector store of LlamaIndex that has proven, when it was opened, that it ranks by
-    inner product.
+    """Pairs in a vector store of LlamaIndex, which proves at each opening that its order is ours.
 
     Beside the pairs it holds a node with the schema and the known vectors of `probe`.
     """
@@ -119,8 +118,11 @@ class VectorStorePairStore(PairStore):
         *,
         complete: bool,
         width: int = 0,
+        exclude: Exclusion | None = None,
     ) -> Sequence[tuple[float, StoredPair]]:
-        narrow = narrowed(filters) if self._engine.filterable else None
+        narrow = None
+        if self._engine.filterable:
+            narrow = narrowed(allowing(exclude or Exclusion(), filters))
         width = max(width, self.schema.hnsw.ef_search if self.schema.hnsw else 0)
         names = self._engine.search(vector, count, "pair", narrow, width)
         pairs = self._decoded(names)
