@@ -12,7 +12,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrrag_llamaindex"
 FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 MOST_FILES = 12
-ONLY_IN = {"llama_index": "integration", "langchain_core": "langchain", "typer": "commands"}
+ONLY_IN = {
+    "llama_index": "integration",
+    "langchain_core": "langchain",
+    "ray": "cluster",
+    "typer": "commands",
+}
 """Library to the one folder that may import it; chromadb has a contract in pyproject.toml."""
 
 
