@@ -111,6 +111,9 @@ OnePer = Annotated[
     Literal["patient", "study", "none"],
     typer.Option(help="What takes one place at most among the documents."),
 ]
+Engine = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What runs the model (vllm: extra vllm).")
+]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')
 ]

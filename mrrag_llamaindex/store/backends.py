@@ -7,7 +7,7 @@ import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import MRRAGError, StoreError
 from mrrag_llamaindex.store.filters import Filter
-from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.schema import StoreSchema
 
 MEMORY: Final = "memory"
@@ -62,6 +62,10 @@ class Backend(ABC):
     `StoreError`.
     """
 
+    _leaves_out: ClassVar[bool] = False
+    """Whether `_nearest` itself leaves out what is excluded and what a filter does not match, so
+    that no more candidates are asked for than are wanted."""
+
     @classmethod
     @abstractmethod
     def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
@@ -105,12 +109,14 @@ class Backend(ABC):
         *,
         complete: bool,
         width: int = 0,
+        exclude: Exclusion | None = None,
     ) -> Sequence[tuple[float, StoredPair]]:
         """Return the `count` pairs of largest inner product with `vector`, shape (2n,), with it.
 
-        In any order; fewer only if there are no more. `filters` may narrow the search, as far as
-        the back end can be sure to lose no match: every pair is compared with them afterwards.
-        An index that does not look at every pair keeps at least `width` candidates.
+        In any order; fewer only if there are no more. `filters` and `exclude` may narrow the
+        search, as far as the back end can be sure to lose no match: every pair is compared with
+        them afterwards. An index that does not look at every pair keeps at least `width`
+        candidates.
         """
 
     @abstractmethod

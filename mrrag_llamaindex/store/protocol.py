@@ -347,11 +347,13 @@ class PairStore(Backend):
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
-        if exclude or filters is not None:
+        if (exclude or filters is not None) and not self._leaves_out:
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
-            candidates = self._nearest(vector, wanted, filters, complete=complete, width=width)
+            candidates = self._nearest(
+                vector, wanted, filters, complete=complete, width=width, exclude=exclude
+            )
             allowed = [
                 (score, pair)
                 for score, pair in candidates
