@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
@@ -42,9 +43,36 @@ class DatabaseClient(Protocol):
         ...
 
 
-Where: TypeAlias = str | os.PathLike[str] | DatabaseClient
-"""`MEMORY`, `EXACT`, a folder, ``"http://host:port"``, ``"postgresql://host/database"``, or a
-client."""
+@runtime_checkable
+class VectorStore(Protocol):
+    """LlamaIndex's `BasePydanticVectorStore`, an application's own."""
+
+    stores_text: bool
+
+    def add(self, nodes: Any, **options: Any) -> list[str]:
+        """Write nodes."""
+        ...
+
+    def delete_nodes(self, node_ids: Any = None, filters: Any = None, **options: Any) -> None:
+        """Remove nodes."""
+        ...
+
+    def query(self, query: Any, **options: Any) -> Any:
+        """Return the nodes that are nearest."""
+        ...
+
+
+Where: TypeAlias = str | os.PathLike[str] | DatabaseClient | VectorStore
+"""`MEMORY`, `EXACT`, a folder, a URL, a client, or a vector store of LlamaIndex."""
+
+_LLAMAINDEX: Final = "mrrag_llamaindex.store.llamaindex"
+_ENGINES: Final = re.compile(r"(qdrant|milvus)(\+\w+)?:")
+
+
+def _of_llamaindex(where: Where) -> bool:
+    if isinstance(where, str):
+        return _ENGINES.match(where.strip()) is not None
+    return isinstance(where, VectorStore)
 
 
 BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
@@ -53,6 +81,7 @@ BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
         lambda where: isinstance(where, str) and where.strip().lower().startswith(POSTGRES),
         "mrrag_llamaindex.store.postgres.store:PostgresPairStore",
     ),
+    (lambda where: _of_llamaindex(where), f"{_LLAMAINDEX}.store:VectorStorePairStore"),
     # Whatever nothing else takes: memory, a folder, a server, a client.
     (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
 )
