@@ -97,13 +97,15 @@ def ingest_with_workers(
     strict: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """Do what `ingest_pairs` does, with the same result; see there.
+    """Do what `ingest_pairs` does, with the same result.
 
     Parameters
     ----------
-    pool : Pool
+    pairs, store, batch_size, missing, strict, progress
+        As there, with the same errors.
+    pool
         Whose context is an `Embedder`.
-    writes : bool
+    writes
         Whether its workers write.
     """
 
