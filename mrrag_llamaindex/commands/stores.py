@@ -19,13 +19,14 @@ def verify(
 ) -> None:
     """Check that a store holds what was written into it: counts, reports, vectors, index."""
     from mrrag_llamaindex.doctor.store_check import verify_store
+    from mrrag_llamaindex.store.places import without_password
     from mrrag_llamaindex.store.protocol import PairStore
 
     with PairStore.open(store, collection=collection) as pairs, progress_bar("pairs") as advance:
         check = verify_store(pairs, advance)
         name = pairs.name
     if as_json:
-        console.print_json({"store": store, **asdict(check)})
+        console.print_json({"store": without_password(store), **asdict(check)})
         return
     without = f"; {check.unmarked} have no checksum" if check.unmarked else ""
     print(f"{name}: {check.pairs} pairs are as they were written{without}")
@@ -60,7 +61,7 @@ def copy(
         )
         names = pairs.name, copied.name
     if as_json:
-        console.print_json({"source": source, "target": target, **asdict(report)})
+        console.print_json({"source": names[0], "target": names[1], **asdict(report)})
         return
     print(
         f"{names[1]} holds all pairs of {names[0]}: {report.copied} copied, {report.unchanged} "
