@@ -71,7 +71,12 @@ ReportFile = Annotated[
     Path | None, typer.Option(help="The pairs that documents come from, likewise.")
 ]
 ImageFolder = Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")]
-Store = Annotated[str | None, typer.Option(help="Folder of the store, or http://host:port.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the store, or its URL: http://host:port, postgresql://..., qdrant+http://..."
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),

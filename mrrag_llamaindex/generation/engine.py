@@ -7,7 +7,6 @@ from functools import partial
 from types import EllipsisType
 from typing import Any
 
-from PIL import Image
 from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
@@ -23,6 +22,7 @@ from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import PromptBatch, make_batches
+from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.scheduling.cancellation import cover
@@ -147,7 +147,7 @@ class LlavaEngine(Engine):
     def generate(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image.Image | None],
+        images: Sequence[Pictures],
         *,
         policy: SteeringPolicy | None = None,
         decoding: Decoding | None = None,
@@ -242,7 +242,7 @@ class LlavaEngine(Engine):
     def stream(
         self,
         request: PromptRequest,
-        image: Image.Image | None,
+        image: Pictures,
         *,
         policy: SteeringPolicy | None = None,
         max_new_tokens: int | None = None,
@@ -250,7 +250,7 @@ class LlavaEngine(Engine):
         """See `Engine`."""
         self._process.check("this model was", ModelError)
         with person_readable():
-            prepared = None if image is None else self.read_image(image)
+            prepared = self.read_image(image)
         limit = self.answer_tokens(max_new_tokens)
         asked = self._asked(request, prepared, policy, Greedy(), limit)
         return TokenStream(

@@ -8,13 +8,12 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.answer import Answer, SteeringOutcome
-from mrrag_llamaindex.generation.prompt.reader import PromptReader
+from mrrag_llamaindex.generation.prompt.reader import Pictures, PromptReader
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.decoding.decoding import Decoding
@@ -151,7 +150,7 @@ class Engine(PromptReader, ABC):
     def generate(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image.Image | None],
+        images: Sequence[Pictures],
         *,
         policy: SteeringPolicy | None = None,
         decoding: Decoding | None = None,
@@ -163,8 +162,9 @@ class Engine(PromptReader, ABC):
         ----------
         requests : sequence of PromptRequest
             Question and documents of each; see `PromptRequest`.
-        images : sequence of PIL.Image.Image or None
-            The query image of each request, mode RGB; None for a request without one.
+        images : sequence of PIL.Image.Image, sequence of them, or None
+            The query image of each request, mode RGB, or the several images of its study, in
+            order; None for a request without one.
         policy : SteeringPolicy or None
             One of `mrrag_llamaindex.steering.policies.registry`. None: plain attention.
         decoding : Decoding or None
@@ -188,7 +188,7 @@ class Engine(PromptReader, ABC):
     def stream(
         self,
         request: PromptRequest,
-        image: Image.Image | None,
+        image: Pictures,
         *,
         policy: SteeringPolicy | None = None,
         max_new_tokens: int | None = None,

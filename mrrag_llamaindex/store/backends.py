@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
@@ -25,6 +26,10 @@ EXACT: Final = "numpy"
 """The place of a store in memory that is searched by an exact scan."""
 
 
+POSTGRES: Final = ("postgresql:", "postgres:")
+"""How the URL of a PostgreSQL server begins."""
+
+
 @runtime_checkable
 class DatabaseClient(Protocol):
     """A client that the application has made itself: a synchronous one of chromadb."""
@@ -38,12 +43,45 @@ class DatabaseClient(Protocol):
         ...
 
 
-Where: TypeAlias = str | os.PathLike[str] | DatabaseClient
-"""`MEMORY`, `EXACT`, a folder, ``"http://host:port"``, or a client."""
+@runtime_checkable
+class VectorStore(Protocol):
+    """LlamaIndex's `BasePydanticVectorStore`, an application's own."""
+
+    stores_text: bool
+
+    def add(self, nodes: Any, **options: Any) -> list[str]:
+        """Write nodes."""
+        ...
+
+    def delete_nodes(self, node_ids: Any = None, filters: Any = None, **options: Any) -> None:
+        """Remove nodes."""
+        ...
+
+    def query(self, query: Any, **options: Any) -> Any:
+        """Return the nodes that are nearest."""
+        ...
+
+
+Where: TypeAlias = str | os.PathLike[str] | DatabaseClient | VectorStore
+"""`MEMORY`, `EXACT`, a folder, a URL, a client, or a vector store of LlamaIndex."""
+
+_LLAMAINDEX: Final = "mrrag_llamaindex.store.llamaindex"
+_ENGINES: Final = re.compile(r"(qdrant|milvus)(\+\w+)?:")
+
+
+def _of_llamaindex(where: Where) -> bool:
+    if isinstance(where, str):
+        return _ENGINES.match(where.strip()) is not None
+    return isinstance(where, VectorStore)
 
 
 BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
     (lambda where: where == EXACT, "mrrag_llamaindex.store.numpy.store:NumpyPairStore"),
+    (
+        lambda where: isinstance(where, str) and where.strip().lower().startswith(POSTGRES),
+        "mrrag_llamaindex.store.postgres.store:PostgresPairStore",
+    ),
+    (lambda where: _of_llamaindex(where), f"{_LLAMAINDEX}.store:VectorStorePairStore"),
     # Whatever nothing else takes: memory, a folder, a server, a client.
     (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
 )
@@ -122,6 +160,17 @@ class Backend(ABC):
     @abstractmethod
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write pairs, each replacing the whole of what its id held."""
+
+    def _learned(self, name: str) -> str | None:
+        """Return what a store without a folder keeps of what was learned for it, None for nothing.
+
+        By default it keeps nothing; `name` is a file's.
+        """
+        return None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        """Keep it, in place of an earlier one."""
+        raise StoreError(f"there is no place in this store for {name}")
 
     def _check_contents(self) -> int:
         """Check what lies on disk beneath the records; return how many have no checksum.

@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             return ids, None
         (part,) = body["content_parts"]
         data = base64.b64decode(part["url"].removeprefix("data:image/png;base64,"))
-        prepared = engine.read_image(Image.open(io.BytesIO(data)))
+        prepared = engine.read_image(Image.open(io.BytesIO(data)).copy())
         mark = engine.tokenizer.convert_tokens_to_ids("<image>")
         assert ids.count(mark) == 1
         place = ids.index(mark)

@@ -91,7 +91,7 @@ def describe(model: str, profile: str | None = None) -> DescribedModel:
             stored = generation.from_pretrained(checkpoint.folder)
         else:
             stored = generation.from_model_config(config)
-        reader = reader_for(checkpoint.family, processor)
+        reader = reader_for(checkpoint.family, processor, config)
         own = profile_for(checkpoint, tokenizer, processor, reader)
     for note in notes:
         logger.warning("model %r: %s", model, note)

@@ -1,4 +1,4 @@
-"""The way to a vLLM engine, and what goes in and out of it: tokens, one image, one plan."""
+"""The way to a vLLM engine, and what goes in and out of it: tokens, images, one plan."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class WireRequest:
     Attributes
     ----------
     sent_ids : tuple of int
-        The prompt, with one marker in place of the image's features.
+        The prompt, with one marker in place of an image's features.
     prompt_ids : tuple of int
         The prompt as the engine must read it.
-    image : PIL.Image.Image or None
-        As `ImageReader.to_send` gives it.
+    images : tuple of PIL.Image.Image
+        As `ImageReader.to_send` gives them.
     max_new_tokens : int
     watched : tuple of int
         Tokens whose log-probability is wanted.
@@ -39,7 +39,7 @@ class WireRequest:
 
     sent_ids: tuple[int, ...]
     prompt_ids: tuple[int, ...]
-    image: Image.Image | None
+    images: tuple[Image.Image, ...]
     max_new_tokens: int
     watched: tuple[int, ...]
     unused: tuple[int, ...]

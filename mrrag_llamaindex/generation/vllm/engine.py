@@ -10,9 +10,8 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import aclosing, suppress
 from functools import partial
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import BusyError, ModelError, MRRAGError, SteeringError
@@ -22,6 +21,7 @@ from mrrag_llamaindex.generation.decoding.decoding import Decoding, Greedy
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.planner import Planner
+from mrrag_llamaindex.generation.prompt.reader import Pictures, pictures_of
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.scheduling.cancellation import cover
 from mrrag_llamaindex.generation.scheduling.job import Admission, Generated
@@ -33,6 +33,9 @@ from mrrag_llamaindex.generation.vllm.door import MOST_LOGPROBS, Piece, WireRequ
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 from mrrag_llamaindex.steering.wire.request_plan import RequestPlan
 from mrrag_llamaindex.steering.wire.request_report import RequestReport
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Call(Future[Generated]):
@@ -136,7 +139,7 @@ class VllmEngine(Engine):
     def generate(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image.Image | None],
+        images: Sequence[Pictures],
         *,
         policy: SteeringPolicy | None = None,
         decoding: Decoding | None = None,
@@ -167,14 +170,14 @@ class VllmEngine(Engine):
     def stream(
         self,
         request: PromptRequest,
-        image: Image.Image | None,
+        image: Pictures,
         *,
         policy: SteeringPolicy | None = None,
         max_new_tokens: int | None = None,
     ) -> TokenStream:
         """See `Engine`."""
         with person_readable():
-            read = None if image is None else self.read_image(image)
+            read = self.read_image(image)
         limit = self.answer_tokens(max_new_tokens)
         made = self._call(request, image, read, policy, limit)
         parts = made.prompt, made.policy, made.layers, made.request
@@ -192,7 +195,7 @@ class VllmEngine(Engine):
     def _call(
         self,
         request: PromptRequest,
-        image: Image.Image | None,
+        image: Pictures,
         read: PreparedImage | None,
         policy: SteeringPolicy | None,
         limit: int,
@@ -206,16 +209,19 @@ class VllmEngine(Engine):
             raise SteeringError(f"vLLM runs no guided decoding: use {name}(guidance=1)")
         if policy is not None and layers and not policy.is_off:
             plan = RequestPlan.of(prompt.spans, prompt.lambdas, policy, layers)
-        sent, shown = prompt.input_ids, None
-        if read is not None and image is not None and self.loaded.images is not None:
+        sent = prompt.input_ids
+        shown: tuple[Image.Image, ...] = ()
+        if read is not None and self.loaded.images is not None:
             with person_readable():
-                shown = self.loaded.images.to_send(image)
-            text = prompt.text.replace(read.text, self.loaded.images.marker, 1)
+                shown = tuple(map(self.loaded.images.to_send, pictures_of(image)))
+            text = prompt.text
+            for written in read.texts:
+                text = text.replace(written, self.loaded.images.marker, 1)
             sent = tuple(self.tokenizer(text)["input_ids"])
         wire = WireRequest(
             sent_ids=sent,
             prompt_ids=prompt.input_ids,
-            image=shown,
+            images=shown,
             max_new_tokens=limit,
             watched=self._watched,
             unused=self._unused,

@@ -89,8 +89,8 @@ class InProcessDoor(Door):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.sent_ids)}
-        if request.image is not None:
-            prompt["multi_modal_data"] = {"image": request.image}
+        if request.images:
+            prompt["multi_modal_data"] = {"image": list(request.images)}
         sampling = SamplingParams(**request.sampling, output_kind=RequestOutputKind.DELTA)
         name = f"mrrag-{next(self._numbers)}"
         try:
@@ -113,7 +113,12 @@ class InProcessDoor(Door):
 
 
 def arguments_for(
-    *, dtype: str, batch_size: int, prefix_cache: int, sees_images: bool, options: Mapping[str, Any]
+    *,
+    dtype: str,
+    batch_size: int,
+    prefix_cache: int,
+    images: int | None,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the engine's arguments for our settings and those of a user's own.
 
@@ -129,7 +134,7 @@ def arguments_for(
         "dtype": dtype,
         "max_num_seqs": batch_size,
         "enable_prefix_caching": prefix_cache > 0,
-        "limit_mm_per_prompt": {"image": 1} if sees_images else {},
+        "limit_mm_per_prompt": {} if images is None else {"image": images},
         "max_logprobs": MOST_LOGPROBS,
         "disable_log_stats": True,
         **options,

@@ -164,8 +164,9 @@ class HttpDoor(Door):
             "return_token_ids": True,
             "stream": True,
         }
-        if request.image is not None:
-            body["content_parts"] = [{"type": "image_url", "url": _data_url(request.image)}]
+        if request.images:
+            urls = map(_data_url, request.images)
+            body["content_parts"] = [{"type": "image_url", "url": url} for url in urls]
         return body
 
     def _piece(self, data: str) -> Piece | None:

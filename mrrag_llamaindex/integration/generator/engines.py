@@ -87,7 +87,7 @@ def _vllm(settings: GeneratorSettings, limits: Mapping[str, Any]) -> Engine:
         dtype=str(dtype).removeprefix("torch."),
         batch_size=settings.batch_size,
         prefix_cache=settings.prefix_cache,
-        sees_images=loaded.family.sees_images,
+        images=1 if loaded.family.sees_images and not loaded.family.several_images else None,
         options=settings.engine_options,
     )
     connection = Connection(InProcessDoor(folder, arguments), let_go)
