@@ -10,6 +10,7 @@ import pytest
 
 from mrrag_llamaindex import MRRAGLLaVA
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from tests.generation.checkpoints.llava_original.original_checkpoint import (
     make_original,
     sentencepiece_model,
@@ -94,7 +95,7 @@ def test_settings_travel_and_reach_the_server_anew(llm):
     assert other.engine.connection is not llm.engine.connection
     other.engine.connection.close()
     with pytest.raises(ModelError, match="was closed"):
-        other.complete("effusion")
+        other.engine.generate([PromptRequest("effusion")], [None])
 
 
 def test_folders_that_vllm_would_not_load_are_refused_before_it_starts(tmp_path):
