@@ -77,6 +77,8 @@ class LimitedConnection(psycopg.Connection[Row]):
                 return end.value
             ready = yield wanted
             if time.monotonic() > self._end:
+                with contextlib.suppress(Exception):  # what it would still ask cannot be answered
+                    gen.close()
                 raise Late
 
 
@@ -142,9 +144,7 @@ class Server:
         """Run a statement that no transaction may hold, as VACUUM."""
         with self._connection(WRITE_SECONDS) as connection:
             connection.autocommit = True
-            connection.execute(SQL("SET statement_timeout = {}").format(int(1000 * WRITE_SECONDS)))
             connection.execute(statement)
-            connection.execute("RESET statement_timeout")
             connection.autocommit = False
 
     def learn_vectors(self) -> bool:
