@@ -31,6 +31,7 @@ from mrrag_llamaindex.store.postgres.conditions import Conditions  # noqa: E402
 from mrrag_llamaindex.store.postgres.connection import (  # noqa: E402
     SCAN_SECONDS,
     WRITE_SECONDS,
+    DamagedIndex,
     Server,
 )
 from mrrag_llamaindex.store.postgres.record import decode, encode  # noqa: E402
@@ -158,11 +159,14 @@ class PostgresPairStore(PairStore):
         rows: list[tuple[Any, ...]] = []
         if self._index.suffices(count):
             width = self._index.width(count, width)
-            rows = self._server.rows(
-                self._sql.search(conditions, count, width, complete),
-                parameters,
-                settings=self._index.settings(width),
-            )
+            try:
+                rows = self._server.rows(
+                    self._sql.search(conditions, count, width, complete),
+                    parameters,
+                    settings=self._index.settings(width),
+                )
+            except DamagedIndex as error:
+                logger.warning("%s; comparing with all pairs", error)
         if len(rows) < count:
             rows = self._server.rows(
                 self._sql.scan(conditions, count, complete), parameters, seconds=SCAN_SECONDS
@@ -200,8 +204,7 @@ class PostgresPairStore(PairStore):
     def _erase_replaced(self) -> None:
         """Free the room of rows that are gone, so that it is written over.
 
-        A role that does not own the table is passed over by the server, and its own autovacuum
-        follows in time.
+        The server passes over a role that does not own the table, and vacuums by itself in time.
         """
         if not self._replaced:
             return

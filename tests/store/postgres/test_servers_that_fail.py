@@ -245,3 +245,58 @@ def test_tables_of_a_later_release_are_refused_and_older_ones_migrated(mortal, m
     for call in (PairStore.open, lambda where: PairStore.create(where, StoreSchema("t@1", "", 8))):
         with pytest.raises(StoreError, match="made by a later release"):
             call(url)
+
+
+def test_damaged_index_is_named_and_answers_stay_right(mortal, units, pairs, caplog) -> None:
+    image, text = units(300, seed=1), units(300, seed=2)
+    with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="damaged") as store:
+        store.upsert(pairs(300), image, text)
+        question = (*units(2, seed=3), FusionWeights(), 10)
+        before = store.query(*question)
+        table = store._sql._table.as_string()
+        with psycopg.connect(mortal.url()) as sql:
+            (file,) = sql.execute(
+                "SELECT pg_relation_filepath(indexrelid) FROM pg_index JOIN pg_class c "
+                "ON c.oid = indexrelid JOIN pg_am a ON a.oid = relam "
+                f"WHERE indrelid = '{table}'::regclass AND amname = 'hnsw'"
+            ).fetchone() or [""]  # fmt: skip
+            sql.execute("COMMIT")
+        mortal.execute("CHECKPOINT")
+    mortal.kill()
+    content = bytearray((mortal.data / file).read_bytes())
+    for row in range(0, 300, 3):
+        place = content.find(image[row].astype("<f4").tobytes())
+        assert place > 4
+        content[place - 4 : place] = bytes(4)  # its number of dimensions
+    (mortal.data / file).write_bytes(content)
+    mortal.start()
+    with PairStore.open(mortal.url(), collection="damaged") as store:
+        after = store.query(*question)
+        assert "the vector index is damaged" in caplog.text
+        assert [hit.pair_id for hit in after] == [hit.pair_id for hit in before]
+        mortal.execute(f"REINDEX TABLE {table}")
+        caplog.clear()
+        assert [hit.pair_id for hit in store.query(*question)] == [hit.pair_id for hit in before]
+        assert not caplog.text
+
+
+def test_deleted_reports_are_gone_from_the_table_once_it_is_written_anew(
+    mortal, units, pairs
+) -> None:
+    """What docs/stores.md tells a DBA: at once for every role, in the file by VACUUM FULL."""
+    with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="erased") as store:
+        store.upsert(pairs(40, report=lambda i: f"secretreport{i:04d}"), units(40), units(40))
+        table = store._sql._table.as_string()
+        store.delete([f"p{i}" for i in range(0, 40, 2)])
+        left = set(range(1, 40, 2))
+        assert {int(name[1:]) for name in store.pair_ids()} == left
+        with psycopg.connect(mortal.url(), autocommit=True) as sql:
+            # The room of the deleted rows is free for others: that much our own VACUUM has done.
+            dead = f"SELECT n_dead_tup FROM pg_stat_all_tables WHERE relid = '{table}'::regclass"
+            assert sql.execute(dead).fetchone() == (0,)
+            sql.execute(f"VACUUM FULL {table}")
+            sql.execute("CHECKPOINT")
+            (file,) = sql.execute(f"SELECT pg_relation_filepath('{table}')").fetchone() or [""]
+        content = (mortal.data / file).read_bytes()
+        assert {i for i in range(40) if f"secretreport{i:04d}".encode() in content} == left
+        assert len(store.query(*units(2), FusionWeights(), 40)) == 20
