@@ -130,13 +130,15 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     )
     ids = dict(zip(marks, tokens.convert_tokens_to_ids(marks), strict=True))
     text = {key: value for key, value in TEXT.items() if key != "head_dim"}
+    dim = TEXT["head_dim"]  # which this family derives
+    text["hidden_size"] = dim * TEXT["num_attention_heads"]
     config = transformers.Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_heads": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": text["hidden_size"],
             "patch_size": 14,
             "window_size": 56,
             "fullatt_block_indexes": [1],
@@ -146,7 +148,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [dim // 8, 3 * dim // 16, 3 * dim // 16],
             },
         },
         image_token_id=ids["<|image_pad|>"],
