@@ -164,8 +164,9 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 def gemma3() -> tuple[Any, Any]:
     marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    lines = ["\n\n\n\n", "\n\n\n", "\n\n", "\n"]  # tokens that its processors look up
     tokens = byte_pairs(
-        [*marks, "<start_of_turn>", "<end_of_turn>"],
+        [*marks, "<start_of_turn>", "<end_of_turn>", *lines],
         extra_special_tokens=dict(
             zip(("boi_token", "eoi_token", "image_token"), marks, strict=True)
         ),
