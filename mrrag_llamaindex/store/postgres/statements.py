@@ -16,6 +16,17 @@ LOG: Final = SQL(
 )
 """An entry in the log: tenant, collection, what was done, and to which pairs."""
 
+LEARNED: Final = SQL(
+    "SELECT content FROM mrrag.learned WHERE collection = %s AND tenant = %s AND name = %s"
+)
+"""What was learned for a collection and is kept under a name."""
+
+KEEP_LEARNED: Final = SQL(
+    "INSERT INTO mrrag.learned (collection, tenant, name, content) VALUES (%s, %s, %s, %s) "
+    "ON CONFLICT (collection, tenant, name) DO UPDATE SET content = excluded.content"
+)
+"""Keep it, in place of an earlier one."""
+
 
 class Statements:
     """Statements on one table; what a role's tenant is, is a parameter of each.

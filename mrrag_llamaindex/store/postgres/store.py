@@ -57,6 +57,7 @@ class PostgresPairStore(PairStore):
         hnsw = self.schema.hnsw or HNSWSettings()
         self._server = server
         self._collection = found.name
+        self._number = found.number
         self._tenant = found.tenant
         self._index = VectorIndex(self.schema.length, found.pgvector, hnsw)
         self._sql = statements.Statements(layout.table_of(found.number), self._index)
@@ -198,6 +199,14 @@ class PostgresPairStore(PairStore):
                 connection.execute(statements.LOG, [self._tenant, self._collection, "delete", gone])
         self._replaced = self._replaced or bool(gone)
         self._erase_replaced()
+
+    def _learned(self, name: str) -> str | None:
+        rows = self._server.rows(statements.LEARNED, [self._number, self._tenant, name])
+        return str(rows[0][0]) if rows else None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        with self._server.transaction() as connection:
+            connection.execute(statements.KEEP_LEARNED, [self._number, self._tenant, name, text])
 
     _replaced = False
 
