@@ -45,6 +45,11 @@ class Engine(PromptReader, ABC):
     queue_timeout : float, optional
         Seconds that a request may wait until it is begun. Default: without end.
 
+    Attributes
+    ----------
+    shares_prefix : bool
+        Whether passes of ours may share the cache of image and documents.
+
     Raises
     ------
     ModelError
@@ -52,7 +57,6 @@ class Engine(PromptReader, ABC):
     """
 
     shares_prefix: bool = False
-    """Whether passes of ours may share the cache of image and documents."""
 
     def __init__(
         self,
