@@ -115,6 +115,8 @@ def ask(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    engine: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
@@ -123,6 +125,8 @@ def ask(
         "--quantization": quantization,
         "--allow-pickle": allow_pickle,
         "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
+        "--engine": None if engine == "transformers" else engine,
+        "--api-base": api_base,
     }
     for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
     if server is not None:
@@ -200,7 +204,9 @@ def ask(
         return
     llm = MRRAGLLaVA(
         model=model or defaults.DEFAULT_MODEL,
-        device=device,
+        device="auto" if api_base else device,  # the towers run here in any case
+        runtime=engine,
+        api_base=api_base,
         quantization=quantization,
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,
