@@ -121,7 +121,7 @@ def load_model(
     )
     check_quantized(network, quantization)
     with readable(model):  # a processor may load well and fail on its first image
-        reader = reader_for(checkpoint.family, processor)
+        reader = reader_for(checkpoint.family, processor, network.config)
         profile = profile_for(checkpoint, tokenizer, processor, reader)
         critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
     return LoadedModel(
