@@ -75,17 +75,3 @@ def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=10)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Any]:
-    """A real PostgreSQL with pgvector on the loopback address."""
-    from tests.store.postgres_server import PostgresServer, installation
-
-    if installation() is None:
-        pytest.skip("no PostgreSQL: pgserver has no wheel here, and MRRAG_POSTGRES names none")
-    server = PostgresServer()
-    try:
-        yield server
-    finally:
-        server.close()

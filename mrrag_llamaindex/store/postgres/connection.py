@@ -45,6 +45,9 @@ CANCEL_SECONDS: Final = 2.0
 MOST_CONNECTIONS: Final = 8
 """Of one store; a call that finds none free waits."""
 
+_DAMAGE: Final = ("22000", "XX000", "XX001", "XX002")
+"""Codes of what pgvector says of its index, and PostgreSQL of a page."""
+
 _SETTINGS: Final = SQL(
     "SELECT set_config(name, value, true) "
     "FROM unnest(%s::text[], %s::text[]) AS setting (name, value)"
@@ -53,6 +56,10 @@ _SETTINGS: Final = SQL(
 
 class Late(Exception):  # noqa: N818 (caught in this file, where it becomes a StoreError)
     """A server did not answer in time."""
+
+
+class DamagedIndex(StoreError):  # noqa: N818 (of no use to a caller of the store)
+    """The vector index holds what cannot be; the table need not be damaged."""
 
 
 class LimitedConnection(psycopg.Connection[Row]):
@@ -77,6 +84,8 @@ class LimitedConnection(psycopg.Connection[Row]):
                 return end.value
             ready = yield wanted
             if time.monotonic() > self._end:
+                with contextlib.suppress(Exception):  # what it would still ask cannot be answered
+                    gen.close()
                 raise Late
 
 
@@ -142,9 +151,7 @@ class Server:
         """Run a statement that no transaction may hold, as VACUUM."""
         with self._connection(WRITE_SECONDS) as connection:
             connection.autocommit = True
-            connection.execute(SQL("SET statement_timeout = {}").format(int(1000 * WRITE_SECONDS)))
             connection.execute(statement)
-            connection.execute("RESET statement_timeout")
             connection.autocommit = False
 
     def learn_vectors(self) -> bool:
@@ -190,7 +197,8 @@ class Server:
             _cancel(connection)
             raise StoreError(f"{self.name} did not answer within {seconds:g} s") from None
         except psycopg.Error as error:
-            raise StoreError(f"{self.name}: {reason(error)}") from None
+            kind = DamagedIndex if error.sqlstate in _DAMAGE else StoreError
+            raise kind(f"{self.name}: {reason(error)}") from None
         finally:
             if connection is not None:
                 connection.close()
@@ -236,6 +244,8 @@ def reason(error: psycopg.Error) -> str:
     told = " ".join((error.diag.message_primary or str(error)).split())[:300]
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return f"{told}: this role lacks the right; docs/stores.md says what to grant"
+    if error.sqlstate in _DAMAGE:
+        return f"{told}: the vector index is damaged; docs/stores.md says how to make it anew"
     if isinstance(error, (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)):
         lost = (
             ""

@@ -19,7 +19,7 @@ from mrrag_llamaindex.store.postgres.connection import LimitedConnection, Server
 from mrrag_llamaindex.store.postgres.vector_index import VectorIndex
 from mrrag_llamaindex.store.schema import StoreSchema
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of what stands in the schema ``mrrag``."""
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,21 @@ CREATE POLICY own ON {table}
 COMMENT ON TABLE {table} IS {comment};
 """
 
-MIGRATIONS: Final[dict[int, Statement]] = {}
-"""From each version to the next."""
+MIGRATIONS: Final[dict[int, Statement]] = {
+    1: SQL("""
+CREATE TABLE mrrag.learned (
+    collection integer NOT NULL REFERENCES mrrag.collections (id),
+    tenant text NOT NULL DEFAULT mrrag.tenant(),
+    name text NOT NULL,
+    content text NOT NULL,
+    PRIMARY KEY (collection, tenant, name)
+);
+ALTER TABLE mrrag.learned ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON mrrag.learned
+    USING (tenant = (SELECT mrrag.tenant())) WITH CHECK (tenant = (SELECT mrrag.tenant()));
+"""),
+}
+"""From each version to the next; new tables go the whole way."""
 
 _COLLECTION: Final = SQL("""
 SELECT c.id, c.metadata::text, mrrag.tenant(), a.atttypmod, extversion, (

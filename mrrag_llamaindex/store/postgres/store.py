@@ -31,6 +31,7 @@ from mrrag_llamaindex.store.postgres.conditions import Conditions  # noqa: E402
 from mrrag_llamaindex.store.postgres.connection import (  # noqa: E402
     SCAN_SECONDS,
     WRITE_SECONDS,
+    DamagedIndex,
     Server,
 )
 from mrrag_llamaindex.store.postgres.record import decode, encode  # noqa: E402
@@ -56,6 +57,7 @@ class PostgresPairStore(PairStore):
         hnsw = self.schema.hnsw or HNSWSettings()
         self._server = server
         self._collection = found.name
+        self._number = found.number
         self._tenant = found.tenant
         self._index = VectorIndex(self.schema.length, found.pgvector, hnsw)
         self._sql = statements.Statements(layout.table_of(found.number), self._index)
@@ -158,11 +160,14 @@ class PostgresPairStore(PairStore):
         rows: list[tuple[Any, ...]] = []
         if self._index.suffices(count):
             width = self._index.width(count, width)
-            rows = self._server.rows(
-                self._sql.search(conditions, count, width, complete),
-                parameters,
-                settings=self._index.settings(width),
-            )
+            try:
+                rows = self._server.rows(
+                    self._sql.search(conditions, count, width, complete),
+                    parameters,
+                    settings=self._index.settings(width),
+                )
+            except DamagedIndex as error:
+                logger.warning("%s; comparing with all pairs", error)
         if len(rows) < count:
             rows = self._server.rows(
                 self._sql.scan(conditions, count, complete), parameters, seconds=SCAN_SECONDS
@@ -195,13 +200,20 @@ class PostgresPairStore(PairStore):
         self._replaced = self._replaced or bool(gone)
         self._erase_replaced()
 
+    def _learned(self, name: str) -> str | None:
+        rows = self._server.rows(statements.LEARNED, [self._number, self._tenant, name])
+        return str(rows[0][0]) if rows else None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        with self._server.transaction() as connection:
+            connection.execute(statements.KEEP_LEARNED, [self._number, self._tenant, name, text])
+
     _replaced = False
 
     def _erase_replaced(self) -> None:
         """Free the room of rows that are gone, so that it is written over.
 
-        A role that does not own the table is passed over by the server, and its own autovacuum
-        follows in time.
+        The server passes over a role that does not own the table, and vacuums by itself in time.
         """
         if not self._replaced:
             return
