@@ -162,7 +162,7 @@ class QdrantEngine(Engine):
     def get(
         self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
     ) -> list[BaseNode]:
-        """Return those of the nodes that exist; without vectors, without reports as well."""
+        """Return those of the nodes that exist."""
         found: list[BaseNode] = []
         with self._asking():
             for ids in batches(node_ids):
