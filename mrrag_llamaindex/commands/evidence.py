@@ -65,8 +65,9 @@ def ask(
         str | None, typer.Option(envvar="MRRAG_TOKEN", help="server: its token.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="server: seconds to wait for the answer.")
-    ] = 300.0,
+        float | None,
+        typer.Option(min=0.001, help="server: seconds to wait for the answer; default 300."),
+    ] = None,
     window: options.Window = None,
     frame: options.Frame = None,
     by: Annotated[
@@ -149,10 +150,13 @@ def ask(
             "window": ReadingOptions.parse(window, frame).window,
             "frame": frame,
         }
-        _ask_server(Client(server, token, timeout), question, image, asked, as_json)
+        limit = {} if timeout is None else {"seconds": timeout}
+        _ask_server(Client(server, token, **limit), question, image, asked, as_json)
         return
     if store is None:
         raise InputError("--store is missing: give the folder of a store, or --server")
+    if timeout is not None:
+        raise InputError("--timeout goes with --server: without one, the answer is waited for")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.query_image import QueryImage
@@ -162,9 +166,8 @@ def ask(
     voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
     check_name(quantization)
     check_encodable(question, "the question")
-    reading = ReadingOptions.parse(window, frame)
-    reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
-    query = QueryImage.read(image, reading)
+    query = QueryImage.read(image, ReadingOptions.parse(window, frame), what=f"--image {image}")
+    query.rgb  # noqa: B018 (decoded now: it fails before anything slow is loaded)
     # A store that is not there, or a server that hangs, is told before what takes long to import.
     pairs = PairStore.open(store)
 

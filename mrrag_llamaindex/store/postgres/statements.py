@@ -72,13 +72,10 @@ class Statements:
         """Return what finds pairs by their ids."""
         return self._fetch[complete]
 
-    def search(self, conditions: Conditions, count: int, width: int, complete: bool) -> Statement:
-        """Return what asks the index, and scores what it finds by the whole vectors.
-
-        Where the index orders by other numbers than the score (half precision), or may return a
-        worse pair before a better one, all candidates of the search are scored.
-        """
-        candidates = width if self._index.rescored(width) else count
+    def search(
+        self, conditions: Conditions, count: int, candidates: int, complete: bool
+    ) -> Statement:
+        """Return what asks the index, and scores its candidates by the whole vectors."""
         return self._of(
             "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
             "SELECT * FROM {table} WHERE {condition} ORDER BY {indexed} <#> {question} LIMIT {most}"
