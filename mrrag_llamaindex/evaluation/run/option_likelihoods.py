@@ -69,8 +69,8 @@ def option_likelihoods(
     for start in range(0, len(rows), engine.batch_size):
         batch = rows[start : start + engine.batch_size]
         plan, _ = engine.planner.plan(prompts[start : start + len(batch)], policy, shared)
-        if plan is not None and not plan.every_step:
-            plan = _without_answers(plan, [count for _, count in batch])
+        if plan is not None:
+            plan = _beside_answers(plan, [count for _, count in batch])
         logits = engine.runner.logits(
             [ids for ids, _ in batch],
             [prepared] * len(batch),
@@ -83,9 +83,11 @@ def option_likelihoods(
     return tuple(values)
 
 
-def _without_answers(plan: SteeringPlan, counts: Sequence[int]) -> SteeringPlan:
-    """Leave the rows of the answers alone, as those of tokens that are generated are."""
-    steered = plan.steered_rows.clone()
+def _beside_answers(plan: SteeringPlan, counts: Sequence[int]) -> SteeringPlan:
+    """Steer towards no answer, and the rows of answers only where generated tokens' are, too."""
+    rows, weights = plan.steered_rows.clone(), plan.column_weights.clone()
     for row, count in enumerate(counts):
-        steered[row, -count:] = False
-    return replace(plan, steered_rows=steered)
+        weights[row, -count:] = 0
+        if not plan.every_step:
+            rows[row, -count:] = False
+    return replace(plan, steered_rows=rows, column_weights=weights)
