@@ -27,7 +27,7 @@ from mrrag_llamaindex.commands.boundary import (
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
     from mrrag_llamaindex.doctor.towers import TowersDiagnosis
-    from mrrag_llamaindex.generation.checkpoints.llava_original.convert import ConvertedCheckpoint
+    from mrrag_llamaindex.generation.checkpoints.conversion.writing import ConvertedCheckpoint
     from mrrag_llamaindex.phantom.demo import DemoResult
     from mrrag_llamaindex.store.ingest.check import CheckReport
     from mrrag_llamaindex.store.ingest.ingest import IngestReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,7 @@ def doctor(
     ] = defaults.BATCH_SIZE,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    engine: options.Engine = "transformers",
     as_json: options.AsJson = False,
 ) -> None:
     """Say whether a model or towers can be loaded here, and the memory needed; load nothing."""
@@ -64,6 +65,7 @@ def doctor(
         allow_pickle=allow_pickle,
         max_documents=documents,
         batch_size=batch_size,
+        engine=engine,
     )
     if as_json:
         console.print_json(diagnosis.as_dict())
@@ -91,11 +93,20 @@ def _towers(source: str, device: str, *, as_json: bool) -> None:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder in LLaVA's original layout.")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder in LLaVA's original layout; for vLLM any model: a folder, a hub id, "
+            '"phantom".',
+        ),
     ],
     target: Annotated[
         Path, typer.Argument(metavar="DST", help="Folder to write; must not hold anything.")
     ],
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        typer.Option("--for", help="What is to load it; vllm: vLLM, and transformers as well."),
+    ] = "transformers",
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     dtype: Annotated[
@@ -104,11 +115,13 @@ def convert(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Convert a checkpoint of LLaVA's original layout into one that transformers loads."""
-    from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
+    """Convert a checkpoint of LLaVA's original layout, or any supported one for vLLM."""
+    from mrrag_llamaindex.generation.checkpoints.conversion.original import convert_checkpoint
+    from mrrag_llamaindex.generation.checkpoints.conversion.vllm import convert_for_vllm
 
+    convert = convert_for_vllm if engine == "vllm" else convert_checkpoint
     with progress_bar("weights", in_bytes=True) as advance:
-        checkpoint = convert_checkpoint(
+        checkpoint = convert(
             source,
             target,
             vision_tower=vision_tower,

@@ -75,7 +75,12 @@ ReportFile = Annotated[
     Path | None, typer.Option(help="The pairs that documents come from, likewise.")
 ]
 ImageFolder = Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")]
-Store = Annotated[str | None, typer.Option(help="Folder of the store, or http://host:port.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the store, or its URL: http://host:port, postgresql://..., qdrant+http://..."
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),
@@ -114,6 +119,9 @@ AllowPickle = Annotated[
 OnePer = Annotated[
     Literal["patient", "study", "none"],
     typer.Option(help="What takes one place at most among the documents."),
+]
+Engine = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What runs the model (vllm: extra vllm).")
 ]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')

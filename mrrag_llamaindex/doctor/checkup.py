@@ -83,9 +83,9 @@ def check_prompt(
     critical = profile.layers_for(text_config, checkpoint.source)
     if blueprint.tokenizer is not None:
         try:
-            reader = reader_for(checkpoint.family, blueprint.processor)
+            reader = reader_for(checkpoint.family, blueprint.processor, blueprint.model.config)
             if reader is not None:
-                image = reader.read(Image.new("RGB", (1024, 1024)))
+                image = reader.read([Image.new("RGB", (1024, 1024))])
                 tokens, patches = image.tokens, _patches(image, blueprint.model.config)
             profile = profile_for(checkpoint, blueprint.tokenizer, blueprint.processor, reader)
             critical = profile.layers_for(text_config, checkpoint.source)
@@ -137,7 +137,7 @@ def _image_of_configuration(config: Any) -> tuple[int, int]:
     vision = getattr(config, "vision_config", None)
     if vision is None:
         return 0, 0
-    patches = (getattr(vision, "image_size", 336) // vision.patch_size) ** 2
+    patches = (_side(getattr(vision, "image_size", 336)) // _side(vision.patch_size)) ** 2
     tokens = getattr(config, "image_seq_length", None) or getattr(config, "mm_tokens_per_image", 0)
     return int(tokens or patches), patches + 1
 
@@ -148,7 +148,12 @@ def _patches(image: Any, config: Any) -> int:
     channels = getattr(vision, "num_channels", None) or vision.in_channels
     frames = getattr(vision, "temporal_patch_size", 1)
     pixels = image.tensors["pixel_values"].numel()
-    return int(pixels // (channels * frames * vision.patch_size**2)) + 1
+    return int(pixels // (channels * frames * _side(vision.patch_size) ** 2)) + 1
+
+
+def _side(size: Any) -> int:
+    """Read a side of a square that a configuration may give twice."""
+    return int(size[0] if isinstance(size, list | tuple) else size)
 
 
 def check_steering(model: Any, device: str) -> list[Check]:

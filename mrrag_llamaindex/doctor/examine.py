@@ -18,6 +18,7 @@ from mrrag_llamaindex.doctor.checkup import (
 from mrrag_llamaindex.doctor.diagnosis import Check, Diagnosis
 from mrrag_llamaindex.doctor.memory import ModelSize
 from mrrag_llamaindex.doctor.verdict import DeviceVerdict, judge, what_would_fit
+from mrrag_llamaindex.doctor.vllm import check_vllm
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.files.devices import resolve_device
 from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
@@ -36,6 +37,7 @@ def examine(
     allow_pickle: bool = False,
     max_documents: int = defaults.MAX_DOCUMENTS,
     batch_size: int = defaults.BATCH_SIZE,
+    engine: str = "transformers",
 ) -> Diagnosis:
     """Examine a model as `load_model` would take it; of the hub only small files are fetched.
 
@@ -45,6 +47,9 @@ def examine(
         As for `mrrag_llamaindex.generation.checkpoints.loading.load_model`.
     max_documents, batch_size : int
         For the memory of prompts; a report is taken to have about 100 tokens.
+    engine : {"transformers", "vllm"}
+        What is to run it. For vLLM, what it needs is looked at as well; its memory is what is left
+        of the device, or what ``VLLM_CPU_KVCACHE_SPACE`` allows, beside the weights.
 
     Raises
     ------
@@ -84,7 +89,10 @@ def examine(
     text = size.text_config
     prompt, prompt_checks = check_prompt(checkpoint, blueprint, max_documents, batch_size)
     checks += [*prompt_checks, *check_steering(blueprint.model, place)]
-    checks += check_quantization(quantization, device, dtype_on(device))
+    if engine == "vllm":
+        checks += check_vllm(checkpoint, files, quantization)
+    else:
+        checks += check_quantization(quantization, device, dtype_on(device))
     verdicts = judge(
         machine.devices(), size, prompt, dtype_on, quantization, spread=device_map is not None
     )

@@ -193,7 +193,9 @@ def head_dim(text: Any) -> int:
 
 
 def _part(name: str) -> str:
-    # ``merger`` is Qwen's projector; ``image_newline`` is learnt with that of LLaVA-NeXT.
-    if "projector" in name or ".merger." in name or name.endswith("image_newline"):
+    # ``merger`` is Qwen's projector, ``connector`` that of Idefics3; ``image_newline`` is learnt
+    # with that of LLaVA-NeXT.
+    if any(part in name for part in ("projector", "merger", ".connector.", "image_newline")):
         return _PROJECTOR
-    return _VISION if name.startswith(("model.vision_tower.", "model.visual.")) else _TEXT
+    towers = ("model.vision_tower.", "model.visual.", "model.vision_model.")
+    return _VISION if name.startswith(towers) else _TEXT

@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import SteeringPolicy
@@ -69,7 +69,7 @@ class AttentionShares:
 def attention_shares(
     engine: LlavaEngine,
     request: PromptRequest,
-    image: Image.Image | None,
+    image: Pictures,
     policy: SteeringPolicy | None = None,
     *,
     layers: tuple[int, ...] | None = None,
@@ -84,7 +84,7 @@ def attention_shares(
     ----------
     engine : LlavaEngine
     request : PromptRequest
-    image : PIL.Image.Image or None
+    image : PIL.Image.Image, sequence of them, or None
         Mode RGB.
     policy : SteeringPolicy, optional
         None: plain attention.
@@ -111,7 +111,7 @@ def attention_shares(
             f"layer {beyond[0]} is not one of the model's {engine.planner.depth} layers, numbered "
             "from 0"
         )
-    prepared = None if image is None else engine.read_image(image)
+    prepared = engine.read_image(image)
     prompt = engine.prompt(request, prepared, policy, max_new_tokens)
     length, shared = len(prompt.input_ids), prompt.question_span[0] if engine.shares_prefix else 0
     parts = [*prompt.document_spans, prompt.image_span or (0, 0), prompt.question_span]

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from types import EllipsisType
 
-from PIL import Image
-
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.files.forks import ForkGuard
@@ -20,7 +18,7 @@ from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import PromptBatch, make_batches
-from mrrag_llamaindex.generation.prompt.reader import PromptReader
+from mrrag_llamaindex.generation.prompt.reader import Pictures, PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.scheduling.cancellation import cover
@@ -128,7 +126,7 @@ class LlavaEngine(PromptReader):
     def generate(
         self,
         requests: Sequence[PromptRequest],
-        images: Sequence[Image.Image | None],
+        images: Sequence[Pictures],
         *,
         policy: SteeringPolicy | None = None,
         decoding: Decoding | None = None,
@@ -143,8 +141,9 @@ class LlavaEngine(PromptReader):
         ----------
         requests : sequence of PromptRequest
             Question and documents of each; see `PromptRequest`.
-        images : sequence of PIL.Image.Image or None
-            The query image of each request, mode RGB; None for a request without one.
+        images : sequence of PIL.Image.Image, sequence of them, or None
+            The query image of each request, mode RGB, or the several images of its study, in
+            order; None for a request without one.
         policy : SteeringPolicy or None
             One of `mrrag_llamaindex.steering.policies.registry`. None: plain attention.
         decoding : Decoding or None
@@ -251,7 +250,7 @@ class LlavaEngine(PromptReader):
     def stream(
         self,
         request: PromptRequest,
-        image: Image.Image | None,
+        image: Pictures,
         *,
         policy: SteeringPolicy | None = None,
         max_new_tokens: int | None = None,
@@ -263,7 +262,7 @@ class LlavaEngine(PromptReader):
         """
         self._process.check("this model was", ModelError)
         with person_readable():
-            prepared = None if image is None else self.read_image(image)
+            prepared = self.read_image(image)
         limit = self.answer_tokens(max_new_tokens)
         asked = self._asked(request, prepared, policy, Greedy(), limit)
         return TokenStream(

@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
@@ -47,7 +47,7 @@ def require_explainable(engine: LlavaEngine) -> None:
 def explain(
     engine: LlavaEngine,
     request: PromptRequest,
-    image: Image.Image | None,
+    image: Pictures,
     policy: SteeringPolicy | None = None,
     max_new_tokens: int | None = None,
 ) -> dict[str, Influence]:
@@ -122,7 +122,7 @@ class FirstToken:
 def without_documents(
     engine: LlavaEngine,
     request: PromptRequest,
-    image: Image.Image | None,
+    image: Pictures,
     document_ids: Collection[str],
     policy: SteeringPolicy | None = None,
     max_new_tokens: int | None = None,
@@ -155,7 +155,7 @@ def without_documents(
 def _explainable(
     engine: LlavaEngine,
     request: PromptRequest,
-    image: Image.Image | None,
+    image: Pictures,
     policy: SteeringPolicy | None,
     max_new_tokens: int | None,
 ) -> tuple[Prompt, PreparedImage | None]:
@@ -165,7 +165,7 @@ def _explainable(
         raise SteeringError(
             f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
         )
-    prepared = None if image is None else engine.read_image(image)
+    prepared = engine.read_image(image)
     return engine.prompt(request, prepared, policy, max_new_tokens), prepared
 
 

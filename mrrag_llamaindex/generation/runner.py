@@ -178,8 +178,7 @@ class BatchRunner:
             )
         if steering is not None:
             steering.require_applied()
-        logits: torch.Tensor = output.logits.float()
-        return logits
+        return self._of_words(output.logits)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -203,7 +202,7 @@ class BatchRunner:
         inputs["input_ids"] = inputs["input_ids"][:, shared:]
         cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
         output = self.model(**self._placed(inputs), use_cache=True, logits_to_keep=1)
-        return cache, output.logits[:, -1].float()
+        return cache, self._of_words(output.logits[:, -1])
 
     def prefix(self, ids: tuple[int, ...], image: PreparedImage | None, rows: int) -> DynamicCache:
         """Return keys and values of the tokens that ``rows`` prompts have in common."""
@@ -236,6 +235,12 @@ class BatchRunner:
         if self._marks is not None:
             tensors[self._marks] = ids.eq(self._image_id).long()
         return tensors
+
+    def _of_words(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits (..., vocabulary) as `generate` sees them: see `loading.greedy`."""
+        unused = self.model.generation_config.suppress_tokens or []
+        columns = torch.tensor(unused, dtype=torch.long, device=logits.device)
+        return logits.float().index_fill(-1, columns, -torch.inf)
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         device = self.model.device

@@ -182,7 +182,8 @@ class MRRAGIndex(IndexEngines, IndexLifecycle):
 
         Parameters
         ----------
-        path_or_client : path, URL, chromadb client or PairStore
+        path_or_client : path, URL, chromadb client, LlamaIndex vector store or PairStore
+            See docs/stores.md for the URLs.
             A `PairStore` is taken as it is open, whatever ``collection`` says.
         towers : DualTower or str, optional
             Only needed when the store's own towers cannot be found where they were.

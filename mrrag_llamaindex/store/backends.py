@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import MRRAGError, StoreError
 from mrrag_llamaindex.store.filters import Filter
-from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.schema import StoreSchema
 
 MEMORY: Final = "memory"
@@ -23,6 +24,10 @@ MEMORY: Final = "memory"
 
 EXACT: Final = "numpy"
 """The place of a store in memory that is searched by an exact scan."""
+
+
+POSTGRES: Final = ("postgresql:", "postgres:")
+"""How the URL of a PostgreSQL server begins."""
 
 
 @runtime_checkable
@@ -38,12 +43,45 @@ class DatabaseClient(Protocol):
         ...
 
 
-Where: TypeAlias = str | os.PathLike[str] | DatabaseClient
-"""`MEMORY`, `EXACT`, a folder, ``"http://host:port"``, or a client."""
+@runtime_checkable
+class VectorStore(Protocol):
+    """LlamaIndex's `BasePydanticVectorStore`, an application's own."""
+
+    stores_text: bool
+
+    def add(self, nodes: Any, **options: Any) -> list[str]:
+        """Write nodes."""
+        ...
+
+    def delete_nodes(self, node_ids: Any = None, filters: Any = None, **options: Any) -> None:
+        """Remove nodes."""
+        ...
+
+    def query(self, query: Any, **options: Any) -> Any:
+        """Return the nodes that are nearest."""
+        ...
+
+
+Where: TypeAlias = str | os.PathLike[str] | DatabaseClient | VectorStore
+"""`MEMORY`, `EXACT`, a folder, a URL, a client, or a vector store of LlamaIndex."""
+
+_LLAMAINDEX: Final = "mrrag_llamaindex.store.llamaindex"
+_ENGINES: Final = re.compile(r"(qdrant|milvus)(\+\w+)?:")
+
+
+def _of_llamaindex(where: Where) -> bool:
+    if isinstance(where, str):
+        return _ENGINES.match(where.strip()) is not None
+    return isinstance(where, VectorStore)
 
 
 BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
     (lambda where: where == EXACT, "mrrag_llamaindex.store.numpy.store:NumpyPairStore"),
+    (
+        lambda where: isinstance(where, str) and where.strip().lower().startswith(POSTGRES),
+        "mrrag_llamaindex.store.postgres.store:PostgresPairStore",
+    ),
+    (lambda where: _of_llamaindex(where), f"{_LLAMAINDEX}.store:VectorStorePairStore"),
     # Whatever nothing else takes: memory, a folder, a server, a client.
     (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
 )
@@ -61,6 +99,10 @@ class Backend(ABC):
     Vectors and ids have been checked, ids are distinct, and whatever is raised here becomes a
     `StoreError`.
     """
+
+    _leaves_out: ClassVar[bool] = False
+    """Whether `_nearest` itself leaves out what is excluded and what a filter does not match, so
+    that no more candidates are asked for than are wanted."""
 
     @classmethod
     @abstractmethod
@@ -105,17 +147,30 @@ class Backend(ABC):
         *,
         complete: bool,
         width: int = 0,
+        exclude: Exclusion | None = None,
     ) -> Sequence[tuple[float, StoredPair]]:
         """Return the `count` pairs of largest inner product with `vector`, shape (2n,), with it.
 
-        In any order; fewer only if there are no more. `filters` may narrow the search, as far as
-        the back end can be sure to lose no match: every pair is compared with them afterwards.
-        An index that does not look at every pair keeps at least `width` candidates.
+        In any order; fewer only if there are no more. `filters` and `exclude` may narrow the
+        search, as far as the back end can be sure to lose no match: every pair is compared with
+        them afterwards. An index that does not look at every pair keeps at least `width`
+        candidates.
         """
 
     @abstractmethod
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write pairs, each replacing the whole of what its id held."""
+
+    def _learned(self, name: str) -> str | None:
+        """Return what a store without a folder keeps of what was learned for it, None for nothing.
+
+        By default it keeps nothing; `name` is a file's.
+        """
+        return None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        """Keep it, in place of an earlier one."""
+        raise StoreError(f"there is no place in this store for {name}")
 
     def _check_contents(self) -> int:
         """Check what lies on disk beneath the records; return how many have no checksum.

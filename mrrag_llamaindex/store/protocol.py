@@ -74,8 +74,10 @@ class PairStore(Backend):
         ----------
         where
             ``"memory"`` (ends with this object, seen by no other store), ``"numpy"`` (the same,
-            searched by an exact scan), a folder, ``"http://host:port"`` or a synchronous chromadb
-            client. The back ends are listed in `store.backends`.
+            searched by an exact scan), a folder, ``"http://host:port"``, a synchronous chromadb
+            client, a URL of another engine (``"qdrant+http://host:6333"``,
+            ``"milvus+http://host:19530"``) or a vector store of LlamaIndex, which has to prove that
+            it ranks by inner product. The back ends are listed in `store.backends`.
         schema
             Towers, dimension and index settings, fixed from now on and recorded.
         collection
@@ -310,6 +312,17 @@ class PairStore(Backend):
             if erase:
                 self._erase_replaced()
 
+    def restore(self, pairs: Sequence[StoredPair]) -> None:
+        """Write pairs as another store of the same towers holds them, see `store.copying`.
+
+        Raises
+        ------
+        StoreError
+            As `upsert`. Whoever replaces pairs calls `erase_replaced` behind the last.
+        """
+        with store_errors(f"writing to {self.name}"):
+            self._write(pairs)
+
     def erase_replaced(self) -> None:
         """See that the texts of pairs that were replaced leave the disk.
 
@@ -347,11 +360,13 @@ class PairStore(Backend):
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k
-        if exclude or filters is not None:
+        if (exclude or filters is not None) and not self._leaves_out:
             wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
-            candidates = self._nearest(vector, wanted, filters, complete=complete, width=width)
+            candidates = self._nearest(
+                vector, wanted, filters, complete=complete, width=width, exclude=exclude
+            )
             allowed = [
                 (score, pair)
                 for score, pair in candidates

@@ -28,7 +28,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
+from mrrag_llamaindex.generation.checkpoints.conversion.original import convert_checkpoint
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
 from mrrag_llamaindex.steering.attention.model_class import steerable_class
 

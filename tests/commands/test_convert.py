@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 import transformers
 
@@ -101,6 +103,19 @@ def test_model_that_needs_no_conversion(mrrag, tmp_path):
 
     result = mrrag("convert", defaults.PHANTOM_FOLDER / "llava", tmp_path / "out")
     check_refused(result, "no conversion")
+
+
+def test_for_vllm_any_model_is_taken(mrrag, source, tmp_path):
+    for model in (source, "phantom"):
+        out = tmp_path / Path(model).name
+        result = mrrag("convert", model, out, "--for", "vllm", "--json")
+        assert result.code == 0, result.err
+        (told,) = (json.loads(line) for line in lines(result.out))
+        with safetensors.safe_open(out / told["files"][0], "pt") as file:
+            towers = [name for name in file.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
+        assert towers
+        assert all(name.startswith("vision_tower.vision_model.") for name in towers)
+    check_refused(mrrag("convert", "phantom", out, "--for", "vllm"), "not an empty folder")
 
 
 def test_unknown_dtype(mrrag, source, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import time
@@ -175,3 +176,15 @@ def test_towers_are_described_and_the_verdict_comes_last(mrrag, tmp_path, tokeni
     both = mrrag("doctor", "phantom", "--towers", "phantom")
     assert both.code == 2
     assert "one thing at a time" in both.err
+
+
+def test_vllm_is_looked_at_only_where_it_is_asked_for(mrrag, tmp_path):
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed here")
+    folder = tmp_path / "out"
+    assert mrrag("convert", "phantom", folder, "--for", "vllm").code == 0
+    result = mrrag("doctor", folder, "--engine", "vllm", "--device", "cpu", "--json")
+    assert result.code == 2
+    assert "mrrag-llamaindex[vllm]" in result.err
+    assert json.loads(result.out)["loadable"] is False
+    assert mrrag("doctor", folder, "--device", "cpu").code == 0

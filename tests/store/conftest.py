@@ -22,6 +22,9 @@ PLACES: dict[str, Callable[[pytest.FixtureRequest], Where]] = {
     "chroma in memory": lambda request: "memory",
     "chroma in a folder": lambda request: request.getfixturevalue("tmp_path") / "store",
     "chroma server": lambda request: request.getfixturevalue("chroma_server"),
+    "postgres": lambda request: request.getfixturevalue("postgres").url(),
+    "qdrant in memory": lambda request: "qdrant::memory:",
+    "milvus in a folder": lambda request: f"milvus:{request.getfixturevalue('tmp_path')}/store.db",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mrrag_llamaindex.generation.checkpoints.families import family_of
-from mrrag_llamaindex.generation.checkpoints.image_readers import FixedReader
+from mrrag_llamaindex.generation.checkpoints.image_readers import ImageReader
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile
 from mrrag_llamaindex.phantom.tokenizer import build_tokenizer
@@ -124,11 +124,12 @@ def random_llava(
     )
     depth = config.text_config.num_hidden_layers
     critical = tuple(range(depth // 3, depth - depth // 3))
+    family = family_of(config.to_dict(), size)
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,
-        images=FixedReader(processor, pads=True),
-        family=family_of(config.to_dict(), size),
+        images=ImageReader(processor, family, config.image_token_id),
+        family=family,
         profile=ModelProfile(critical_layers=critical),
         critical_layers=critical,
         layers_are_known=True,

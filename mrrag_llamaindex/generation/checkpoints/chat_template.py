@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ def layout_of(
     template: PromptTemplate,
     *,
     image_marker: str | None,
+    several_images: bool = False,
     source: str,
 ) -> PromptTemplate:
     """Take opening, closing and turn marks from a chat template; keep the sentences.
@@ -40,6 +42,8 @@ def layout_of(
         Gives the sentences around documents and question.
     image_marker : str or None
         What the template writes for an image; None for a text-only model.
+    several_images : bool
+        Whether the model reads several images of one question, if the template writes them.
     source : str
         Name of the model, for messages.
 
@@ -49,20 +53,31 @@ def layout_of(
         If the template cannot be rendered, or does not keep image and texts in order.
     """
 
-    def turn(role: str, text: str, image: bool = False) -> dict[str, Any]:
+    def turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
         if image_marker is None:
             return {"role": role, "content": text}
-        content: list[dict[str, str]] = [{"type": "image"}] if image else []
+        content = [{"type": "image"}] * images
         return {"role": role, "content": [*content, {"type": "text", "text": text}]}
 
-    turns = [turn("user", _FIRST, True), turn("assistant", _ANSWER), turn("user", _SECOND)]
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    variables = {**special, "messages": turns, "add_generation_prompt": True}
-    try_template(chat_template, {"tools": None, "documents": None, **variables}, source)
-    try:
-        rendered = tokenizer.apply_chat_template(
-            turns, chat_template=chat_template, tokenize=False, add_generation_prompt=True
+    def variables(images: int) -> dict[str, Any]:
+        turns = [turn("user", _FIRST, images), turn("assistant", _ANSWER), turn("user", _SECOND)]
+        return {"messages": turns, "add_generation_prompt": True, **fixed}
+
+    def render(images: int) -> str:
+        text: str = tokenizer.apply_chat_template(
+            variables(images)["messages"],
+            chat_template=chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
         )
+        return text
+
+    fixed: dict[str, Any] = {"tools": None, "documents": None}
+    fixed |= {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    others = [variables(images) for images in (0, 2)] if image_marker else []
+    try_template(chat_template, variables(1), source, also=others)
+    try:
+        rendered = render(1)
         opening, rest = rendered.split(_FIRST)
         closing, rest = rest.split(_ANSWER)
         between, final = rest.split(_SECOND)
@@ -84,14 +99,33 @@ def layout_of(
             )
         opening = opening.replace(image_marker, "<image>")
     answer_opening = closing[len(final) :] if closing.startswith(final) else ""
-    return replace(
+    layout = replace(
         template,
         opening=opening,
         closing=final,
         answer_opening=answer_opening,
         turn_end=between,
         turn_opening="",
+        opening_without_image=None,
+        between_images=None,
     )
+    if image_marker is None:
+        return layout
+    with contextlib.suppress(Exception):  # a template may refuse a question without an image,
+        without_image = _without_bos(render(0).partition(_FIRST)[0], tokenizer)
+        if without_image != opening.partition("<image>")[0]:
+            layout = replace(layout, opening_without_image=without_image)
+    if several_images:
+        with contextlib.suppress(Exception):  # and one with several
+            layout = replace(layout, between_images=_between(render(2), rendered, image_marker))
+    return layout
+
+
+def _between(two: str, one: str, marker: str) -> str | None:
+    """Find what a template writes between two images; None if it does not write them in a row."""
+    before, _, after = one.partition(marker)
+    middle = two.removeprefix(before + marker).removesuffix(marker + after)
+    return middle if two == before + marker + middle + marker + after else None
 
 
 def profile_for(
@@ -109,6 +143,7 @@ def profile_for(
             tokenizer,
             family.template or PromptTemplate(),
             image_marker=None if reader is None else reader.marker,
+            several_images=family.several_images,
             source=source,
         )
     elif family.template is not None:

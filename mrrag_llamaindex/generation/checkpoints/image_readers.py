@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,28 +18,35 @@ from mrrag_llamaindex.images.load import pad_to_square
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """One image, prepared for one model.
+    """The image of one question, or its several images, prepared for one model.
 
     Attributes
     ----------
-    text : str
-        What stands for the image in the prompt, one image token per image feature.
+    texts : tuple of str
+        What stands for each image in the prompt, one image token per image feature.
     tokens : int
-        Image tokens in `text`.
+        Image tokens in `texts`.
     tensors : dict of str to torch.Tensor
-        Arguments of ``forward``, first dimension 1 (or the patches of one image).
+        Arguments of ``forward``, first dimension 1 (or the images, tiles or patches).
     digest : str
         SHA-256 of the tensors: equal only for the same pixels in the same preparation.
     """
 
-    text: str
+    texts: tuple[str, ...]
     tokens: int
     tensors: dict[str, torch.Tensor]
     digest: str
 
 
-class ImageReader(ABC):
-    """Prepare images for one model.
+class ImageReader:
+    """Prepare images for one model by its own processor.
+
+    Parameters
+    ----------
+    processor : ProcessorMixin
+    family : ModelFamily
+    image_token_id : int
+        The token that stands for one image feature, as the model's configuration says.
 
     Attributes
     ----------
@@ -48,128 +54,81 @@ class ImageReader(ABC):
         The token that stands for one image feature.
     marker : str
         What a chat template writes for an image.
+
+    Raises
+    ------
+    ModelError
+        If the processor does not write that token for an image.
     """
 
-    image_token: str
-    marker: str
+    def __init__(self, processor: Any, family: ModelFamily, image_token_id: int) -> None:
+        self.processor = processor
+        self.family = family
+        # Gemma's processor has one token for an image in a text, and another for its features.
+        self.marker = processor.image_token.join(family.image_frame)
+        self.image_token: str = processor.tokenizer.convert_ids_to_tokens(image_token_id) or ""
+        if not self.image_token or not self.read([Image.new("RGB", (64, 64))]).tokens:
+            raise ModelError(
+                f"config.json says that token {image_token_id} ({self.image_token!r}) stands for "
+                "the image, and the processor does not write it; the tokenizer or the processor "
+                "belongs to another model"
+            )
 
-    def read(self, image: Image.Image) -> PreparedImage:
-        """Prepare one RGB image."""
-        text, tensors = self._prepare(image)
+    def read(self, images: Sequence[Image.Image]) -> PreparedImage:
+        """Prepare the RGB images of one question."""
+        pictures = list(images)
+        if self.family.pads_images:
+            mean = self.processor.image_processor.image_mean
+            pictures = [pad_to_square(picture, mean) for picture in pictures]
+        inputs = self.processor.image_processor(
+            images=[pictures], return_tensors="pt", **self.family.image_options
+        )
+        texts = tuple(
+            self.processor.replace_image_token(inputs, image_idx=index).join(
+                self.family.image_frame
+            )
+            for index in range(len(pictures))
+        )
+        tensors = {name: inputs[name] for name in inputs if name not in _FOR_THE_TEXT}
         digest = hashlib.sha256()
         for name in sorted(tensors):
             digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
             digest.update(tensors[name].contiguous().numpy().tobytes())
-        return PreparedImage(text, text.count(self.image_token), tensors, digest.hexdigest())
-
-    @abstractmethod
-    def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]: ...
+        tokens = sum(text.count(self.image_token) for text in texts)
+        return PreparedImage(texts, tokens, tensors, digest.hexdigest())
 
 
-class FixedReader(ImageReader):
-    """Models that make the same number of features of every image: LLaVA, Gemma 3.
-
-    Parameters
-    ----------
-    processor : ProcessorMixin
-    pads : bool
-        Pad to a square in the processor's mean colour first.
-    """
-
-    def __init__(self, processor: Any, *, pads: bool) -> None:
-        self.processor = processor
-        self.pads = pads
-        # Gemma's processor writes one mark for the image and other tokens for its features.
-        self.marker = processor.image_token
-        self.image_token = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
-        blank = Image.new("RGB", (64, 64))
-        self._text, _ = processed(processor, blank, self.marker, self.image_token)
-
-    def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        if self.pads:
-            image = pad_to_square(image, self.processor.image_processor.image_mean)
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        return self._text, {"pixel_values": inputs["pixel_values"]}
+_FOR_THE_TEXT = ("num_crops", "num_patches", "rows", "cols")
+"""What image processors count for the places of an image, and no model takes."""
 
 
-class TiledReader(ImageReader):
-    """LLaVA-NeXT: an image is cut into tiles, and its processor counts what comes of them.
-
-    Parameters
-    ----------
-    processor : ProcessorMixin
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-        self.image_token = self.marker = processor.image_token
-
-    def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        return processed(self.processor, image, self.marker, self.image_token)
-
-
-class GridReader(ImageReader):
-    """Qwen-VL: patches of the image's own size, merged by squares.
-
-    Its transformers processor also needs a video processor, hence torchvision; an image needs
-    neither.
-
-    Parameters
-    ----------
-    image_processor : BaseImageProcessor
-    """
-
-    image_token = "<|image_pad|>"
-    marker = "<|vision_start|><|image_pad|><|vision_end|>"
-
-    def __init__(self, image_processor: Any) -> None:
-        self.image_processor = image_processor
-
-    def _prepare(self, image: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        inputs = self.image_processor(images=[image], return_tensors="pt")
-        merged = self.image_processor.merge_size**2
-        count = int(inputs["image_grid_thw"][0].prod()) // merged
-        return self.marker.replace(self.image_token, self.image_token * count), dict(inputs)
-
-
-def reader_for(family: ModelFamily, processor: Any) -> ImageReader | None:
-    """Choose how images are prepared for a family; None for a text-only model."""
+def reader_for(family: ModelFamily, processor: Any, config: Any) -> ImageReader | None:
+    """Make the reader of a model's images, by its configuration; None for a text-only model."""
     if processor is None:
         return None
-    if family.model_type == "qwen2_5_vl":
-        return GridReader(processor)
-    if family.model_type == "llava_next":
-        return TiledReader(processor)
-    return FixedReader(processor, pads=family.pads_images)
-
-
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-def processed(
-    processor: Any, image: Image.Image, marker: str, image_token: str
-) -> tuple[str, dict[str, torch.Tensor]]:
-    """Let a processor prepare one image and write its places."""
-    inputs = processor(images=[[image]], text=[marker], return_tensors="pt")
-    count = int((inputs["input_ids"] == processor.image_token_id).sum())
-    text = getattr(processor, "full_image_sequence", None) or image_token * count
-    return text, {name: inputs[name] for name in inputs if name not in _TEXT_INPUTS}
+    return ImageReader(processor, family, int(config.image_token_id))
 
 
 def stack(images: Sequence[PreparedImage]) -> dict[str, torch.Tensor]:
-    """Join the tensors of several images along their first dimension.
+    """Join the tensors of several questions along their first dimension.
 
-    Images cut into different numbers of tiles (LLaVA-NeXT, second dimension) are padded with
-    zeros, as its processor does; the model reads the true number from ``image_sizes``.
+    Images cut into different numbers of tiles (second dimension) are padded with zeros, as their
+    processors do; a model reads the true number from ``image_sizes``, or leaves out what is zero.
     """
     stacked = {}
     for name in images[0].tensors if images else ():
         parts = [image.tensors[name] for image in images]
-        if parts[0].ndim == 5:
-            tiles = max(part.shape[1] for part in parts)
-            parts = [F.pad(p, (0, 0, 0, 0, 0, 0, 0, tiles - p.shape[1])) for p in parts]
+        if parts[0].ndim >= 4:  # (questions, tiles, ...); elsewhere the second is the same for all
+            most = max(part.shape[1] for part in parts)
+            parts = [_with_tiles(part, most) for part in parts]
         if len({part.shape[1:] for part in parts}) > 1:
             shapes = sorted({tuple(part.shape[1:]) for part in parts})
             raise ModelError(f"images of one batch differ in {name!r}: {shapes}")
         stacked[name] = torch.cat(parts)
     return stacked
+
+
+def _with_tiles(part: torch.Tensor, tiles: int) -> torch.Tensor:
+    """Fill the second dimension up with zeros."""
+    behind = [0, 0] * (part.ndim - 2)
+    return F.pad(part, [*behind, 0, tiles - part.shape[1]])

@@ -121,7 +121,7 @@ def load_model(
     )
     check_quantized(network, quantization)
     with readable(model):  # a processor may load well and fail on its first image
-        reader = reader_for(checkpoint.family, processor)
+        reader = reader_for(checkpoint.family, processor, network.config)
         profile = profile_for(checkpoint, tokenizer, processor, reader)
         critical = profile.layers_for(network.config.get_text_config(decoder=True), model)
     return LoadedModel(
@@ -185,11 +185,35 @@ def _load(
     check_complete(report, checkpoint.source)
     check_steerable(network)
     require_proven(backend, network)
-    if checkpoint.original:
-        network.generation_config = opened.generation_config
+    stored = opened.generation_config if checkpoint.original else network.generation_config
+    network.generation_config = greedy(stored, network.config)
     for note in notes:
         logger.warning("model %r: %s", checkpoint.source, note)
     return network.eval(), tokenizer, processor
+
+
+def greedy(stored: Any, config: Any) -> Any:
+    """Return how a model decodes: greedily, whatever else its checkpoint asks for.
+
+    A penalty on repetition counts the prompt, and in a batch the padding of shorter prompts, so
+    that an answer would depend on its company; sampling depends on chance; and forced or suppressed
+    tokens would move p(yes). `generate` of transformers takes all that from the model unasked.
+
+    Parameters
+    ----------
+    stored : GenerationConfig
+        The checkpoint's. Its special tokens are kept, and no more.
+    config : PretrainedConfig
+        The model's. Of a converted LLaVA, the suppressed tokens are kept as well: they are rows
+        that the conversion added, and no words.
+    """
+    from transformers import GenerationConfig
+
+    names = ["bos_token_id", "eos_token_id", "pad_token_id"]
+    if hasattr(config, "mrrag_vision_tower"):
+        names.append("suppress_tokens")
+    generation_config: Any = GenerationConfig  # without annotations in the library
+    return generation_config(**{name: getattr(stored, name) for name in names})
 
 
 @contextmanager

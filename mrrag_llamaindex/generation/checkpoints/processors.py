@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.json_files import read_json
 from mrrag_llamaindex.generation.checkpoints.checkpoint import Checkpoint
 from mrrag_llamaindex.generation.checkpoints.llava_original.processor import (
     build_processor,
@@ -30,27 +33,23 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     Returns
     -------
     tokenizer : PreTrainedTokenizerFast
-    processor : ProcessorMixin, BaseImageProcessor or None
-        The image processor alone for Qwen-VL, whose processor needs torchvision for videos; None
-        for a text-only model.
+    processor : ProcessorMixin or None
+        See `processor_class`; None for a text-only model.
     notes : tuple of str
         Faults of the checkpoint that were corrected.
     """
     from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
 
-    # By its module: under its name in the library, 5.16 and 5.17 ask for torchvision.
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
     folder, family = checkpoint.folder, checkpoint.family
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if not family.sees_images:
         return tokenizer, None, ()
-    images: Any = AutoImageProcessor
-    if family.model_type == "qwen2_5_vl":
-        return tokenizer, images.from_pretrained(folder, backend=BACKEND, **NO_CODE), ()
-    auto: Any = AutoProcessor
     if family.model_type != "llava":
-        return tokenizer, auto.from_pretrained(folder, backend=BACKEND, **NO_CODE), ()
+        stock = processor_class(family.processor)
+        _check_declared(folder, family.model_type, stock.__name__)
+        processor = stock.from_pretrained(folder, backend=BACKEND, **NO_CODE)
+        return processor.tokenizer, processor, ()
+    auto: Any = AutoProcessor
     config = LlavaConfig.from_pretrained(folder)
     notes: tuple[str, ...] = ()
     if lacks_processor(folder):
@@ -60,6 +59,48 @@ def load_processor(checkpoint: Checkpoint) -> tuple[Any, Any, tuple[str, ...]]:
     own_layout = (folder / PROFILE_FILE).is_file()
     notes += correct_processor(processor, config, own_layout=own_layout)
     return processor.tokenizer, processor, notes
+
+
+@functools.cache
+def processor_class(name: str) -> Any:
+    """Return a processor of transformers as a class that reads images and no videos.
+
+    Many need torchvision for videos, which nothing here reads: without them Pillow is enough.
+
+    Parameters
+    ----------
+    name : str
+        Module and class, see `ModelFamily.processor`.
+    """
+    kind, _, class_name = name.partition(".")
+    # By its module: under its name in the library, some versions ask for torchvision.
+    module = import_module(f"transformers.models.{kind}.processing_{kind}")
+    stock: Any = getattr(module, class_name)
+    parts = [part for part in stock.get_attributes() if part != "video_processor"]
+    return type(class_name, (stock,), {"get_attributes": classmethod(lambda _: list(parts))})
+
+
+def _check_declared(folder: Path, model_type: str, ours: str) -> None:
+    """Refuse a folder whose processor is another one, as code of the checkpoint's author would be.
+
+    Raises
+    ------
+    ModelError
+        If a file names it.
+    """
+    from transformers.models.auto import processing_auto
+
+    library: Any = processing_auto  # without annotations
+    known = {None, ours, library.PROCESSOR_MAPPING_NAMES.get(model_type)}
+    for name in _PROCESSOR_FILES:
+        path = folder / name
+        declared = read_json(path).get("processor_class") if path.is_file() else None
+        if declared not in known:
+            raise ModelError(
+                f"{name} names the processor {str(declared)[:80]!r}, and models of type "
+                f"{model_type!r} are read with {ours}; take the copy of this model in the layout "
+                "of transformers"
+            )
 
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")

@@ -42,6 +42,10 @@ class PromptTemplate:
         Written after an assistant turn of an earlier exchange, before the next user turn.
     turn_opening : str
         Start of each later user turn.
+    opening_without_image : str or None
+        Start of the user turn of a question without an image; None: `opening` up to ``<image>``.
+    between_images : str or None
+        Written between the images of one question; None for a model that reads one image only.
 
     Raises
     ------
@@ -68,6 +72,8 @@ class PromptTemplate:
     answer_opening: str = " "
     turn_end: str = "</s>"
     turn_opening: str = "[INST] "
+    opening_without_image: str | None = None
+    between_images: str | None = None
 
     def __post_init__(self) -> None:
         for name, placeholder in (

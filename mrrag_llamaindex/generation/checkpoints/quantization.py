@@ -19,7 +19,7 @@ INSTALL: Final = 'pip install "mrrag-llamaindex[quantization]"'
 
 # Every decoder of transformers numbers its layers; vision towers number theirs, too, but stand
 # one level deeper (model.vision_tower.encoder.layers.0, model.visual.blocks.0).
-_TEXT_LAYER = r"\w+\.(?:(?:language_model|decoder)\.)?(?:layers|h|blocks?)\.\d+\."
+_TEXT_LAYER = r"\w+\.(?:(?:language_model|text_model|decoder)\.)?(?:layers|h|blocks?)\.\d+\."
 # What is *not* to be converted, for transformers: everything but the above. Short names, such as
 # "multi_modal_projector", are matched from the start of the full name and miss.
 _ALL_BUT_TEXT_LAYERS = [rf"(?!{_TEXT_LAYER}).*"]

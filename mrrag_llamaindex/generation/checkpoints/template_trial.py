@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from mrrag_llamaindex.errors import ModelError
@@ -43,10 +44,11 @@ try:
     environment.filters["tojson"] = lambda value, *a, **k: json.dumps(value, ensure_ascii=False)
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    for part in environment.from_string(task["template"]).generate(**task["variables"]):
-        written += len(part)
-        if written > task["characters"]:
-            sys.exit(3)
+    for variables in task["variables"]:
+        for part in environment.from_string(task["template"]).generate(**variables):
+            written += len(part)
+            if written > task["characters"]:
+                sys.exit(3)
 except MemoryError:
     sys.exit(3)
 except Exception:
@@ -55,7 +57,12 @@ except Exception:
 
 
 def try_template(
-    chat_template: str, variables: dict[str, Any], source: str, *, seconds: float = SECONDS
+    chat_template: str,
+    variables: dict[str, Any],
+    source: str,
+    *,
+    also: Sequence[dict[str, Any]] = (),
+    seconds: float = SECONDS,
 ) -> None:
     """Render a template in a process of its own, with little time and memory.
 
@@ -66,8 +73,10 @@ def try_template(
         What it is rendered with, as JSON.
     source : str
         Name of the model, for messages.
+    also : sequence of dict
+        Other variables that it is rendered with afterwards.
     seconds : float
-        Longest run.
+        Longest run, of all of them together.
 
     Raises
     ------
@@ -83,7 +92,7 @@ def try_template(
         raise refused
     task = {
         "template": chat_template,
-        "variables": variables,
+        "variables": [variables, *also],
         "path": sys.path,
         "memory": _MOST_MEMORY,
         "seconds": max(1, int(seconds)),

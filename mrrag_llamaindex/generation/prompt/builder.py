@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from mrrag_llamaindex import defaults
@@ -57,7 +58,11 @@ class PromptBuilder:
         self._marks = Marks(tokenizer, template, image_token)
 
     def build(
-        self, request: PromptRequest, image_text: str = "", *, max_tokens: int | None = None
+        self,
+        request: PromptRequest,
+        image_text: str | Sequence[str] = (),
+        *,
+        max_tokens: int | None = None,
     ) -> Prompt:
         """Build the prompt; if it is too long, the lowest-scored documents leave first.
 
@@ -67,8 +72,9 @@ class PromptBuilder:
         Parameters
         ----------
         request : PromptRequest
-        image_text : str
-            What stands for the query image, one image token per feature; empty without one.
+        image_text : str or sequence of str
+            What stands for the query image, one image token per feature, or for each of several;
+            empty without one.
         max_tokens : int, optional
             Longest prompt. Default: the builder's own.
 
@@ -76,7 +82,8 @@ class PromptBuilder:
         ------
         PromptError
             If the question is empty or endless, if a text is no valid Unicode, if the prompt does
-            not fit even without documents, or if documents were given and none of them fits.
+            not fit even without documents, if documents were given and none of them fits, or if
+            there are several images for a model that reads one.
         """
         if not request.question.strip():
             raise PromptError("the question is empty; ask something about the image")
@@ -85,12 +92,15 @@ class PromptBuilder:
                 f"the question has {len(request.question):,} characters, more than any question "
                 f"has (limit {defaults.MAX_QUESTION_CHARACTERS:,}); shorten it"
             )
+        given = (image_text,) if isinstance(image_text, str) else image_text
+        image_texts = tuple(text for text in given if text)
+        self._check_images(len(image_texts))
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         kept = [document for document in request.documents if document.text.strip()]
         dropped = [document for document in request.documents if not document.text.strip()]
         while kept or not request.documents:
             if len(kept) <= self.max_documents:
-                prompt = self._render(request, image_text, kept, dropped)
+                prompt = self._render(request, image_texts, kept, dropped)
                 if len(prompt.input_ids) <= max_tokens:
                     return prompt
                 if not kept:
@@ -111,16 +121,19 @@ class PromptBuilder:
     def _render(
         self,
         request: PromptRequest,
-        image_text: str,
+        image_texts: Sequence[str],
         documents: Sequence[PromptDocument],
         dropped: Sequence[PromptDocument],
     ) -> Prompt:
         writer = _Writer(self._marks)
         template = self.template
         before, after = template.opening.split("<image>")
-        writer.control(before)
-        if image_text:
-            writer.control(image_text + after)
+        if image_texts:
+            writer.control(before + (template.between_images or "").join(image_texts) + after)
+        elif template.opening_without_image is None:
+            writer.control(before)
+        else:
+            writer.control(template.opening_without_image)
         if request.instructions.strip():
             writer.data(request.instructions.strip() + "\n")
         document_chars = []
@@ -143,7 +156,7 @@ class PromptBuilder:
         writer.control(template.closing)
         encoding = self.tokenizer(writer.text, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        places = self._image_places(ids, image_text)
+        images = self._image_spans(ids, image_texts)
         unknown = self.tokenizer.unk_token_id
         data_spans = [_token_span(offsets, span) for span in writer.data_spans]
         return Prompt(
@@ -156,24 +169,36 @@ class PromptBuilder:
             ),
             lambdas=min_max_lambdas([document.score for document in documents]),
             question_span=_token_span(offsets, question_chars, "the question"),
-            image_span=(places[0], places[-1] + 1) if places else None,
+            image_span=(images[0][0], images[-1][1]) if images else None,
             dropped=tuple(dropped),
             unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
+            image_spans=images,
         )
 
-    def _image_places(self, ids: Sequence[int], image_text: str) -> list[int]:
-        """Find the image tokens, as many as were written."""
+    def _check_images(self, count: int) -> None:
+        if count > 1 and self.template.between_images is None:
+            raise PromptError(
+                f"{count} images were given with one question, and this model reads one: ask about "
+                "one of them, or use a model that reads several (docs/generators.md lists them)"
+            )
+
+    def _image_spans(self, ids: Sequence[int], image_texts: Sequence[str]) -> tuple[Span, ...]:
+        """Find the tokens of each image, as many as were written."""
         if self.image_token is None:
-            return []
+            return ()
         image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         places = [index for index, token in enumerate(ids) if token == image_id]
-        expected = image_text.count(self.image_token)
-        if len(places) != expected:
+        counts = [text.count(self.image_token) for text in image_texts]
+        if len(places) != sum(counts):
             raise PromptError(
-                f"the tokenizer gave {len(places)} image tokens where {expected} were written; "
+                f"the tokenizer gave {len(places)} image tokens where {sum(counts)} were written; "
                 f"{self.image_token!r} is not one token of its vocabulary"
             )
-        return places
+        ends = list(accumulate(counts))
+        return tuple(
+            (places[end - count], places[end - 1] + 1)
+            for count, end in zip(counts, ends, strict=True)
+        )
 
     def _write_question(self, writer: _Writer, question: str) -> Span:
         before, after = self.template.question.split("{question}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -17,6 +18,9 @@ from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 from mrrag_llamaindex.steering.policy import SteeringPolicy
+
+Pictures: TypeAlias = Image.Image | Sequence[Image.Image] | None
+"""The query image of one request, its several images in order, or none."""
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
 _USUAL_SIDE = 1024  # pixels
@@ -125,14 +129,18 @@ class PromptReader:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def read_image(self, image: Image.Image) -> PreparedImage | None:
-        """Prepare an RGB image for this model; None if it reads text only."""
-        return self.loaded.images.read(image) if self.loaded.images else None
+    def read_image(self, image: Pictures) -> PreparedImage | None:
+        """Prepare the RGB image of a question, or its several; None without one.
+
+        A model that reads text only gets None, too.
+        """
+        pictures = (image,) if isinstance(image, Image.Image) else tuple(image or ())
+        return self.loaded.images.read(pictures) if self.loaded.images and pictures else None
 
     def read_images(
-        self, requests: Sequence[PromptRequest], images: Sequence[Image.Image | None]
+        self, requests: Sequence[PromptRequest], images: Sequence[Pictures]
     ) -> list[PreparedImage | None]:
-        """Prepare the image of each request, one that occurs twice only once.
+        """Prepare the image or images of each request, what occurs twice only once.
 
         Raises
         ------
@@ -144,8 +152,8 @@ class PromptReader:
         if len(requests) != len(images):
             raise InputError(f"{len(requests)} requests and {len(images)} images")
         with person_readable():
-            seen = {id(image): self.read_image(image) for image in images if image is not None}
-        return [None if image is None else seen[id(image)] for image in images]
+            seen = {_key(image): self.read_image(image) for image in images}
+        return [seen[_key(image)] for image in images]
 
     def prompt(
         self,
@@ -166,12 +174,17 @@ class PromptReader:
         # Before the fit, because what is left out makes room for what is relevant. Only in a
         # prompt that overflows is this not the choice that `HardMask(mode="mask")` makes: it masks
         # after the fit, by lambdas over the documents that fitted.
-        text = image.text if image else ""
+        texts = image.texts if image else ()
         readable = [document for document in request.documents if document.text.strip()]
         lambdas = min_max_lambdas([document.score for document in readable])
         leaving = [False] * len(lambdas) if policy is None else policy.leaves_out(lambdas)
         left = [document for document, leaves in zip(readable, leaving, strict=True) if leaves]
         kept = [document for document in request.documents if document not in left]
         room = min(self.prompts.max_tokens, self.window - self.answer_tokens(max_new_tokens))
-        prompt = self.prompts.build(replace(request, documents=kept), text, max_tokens=room)
+        prompt = self.prompts.build(replace(request, documents=kept), texts, max_tokens=room)
         return replace(prompt, dropped=(*left, *prompt.dropped))
+
+
+def _key(image: Pictures) -> tuple[int, ...]:
+    pictures = (image,) if isinstance(image, Image.Image) else image or ()
+    return tuple(map(id, pictures))

@@ -73,11 +73,13 @@ class Prompt:
     question_span : (int, int)
         Token span of the question's own text.
     image_span : (int, int) or None
-        From the first to the last image token.
+        From the first to the last image token, of several images of the first and the last one.
     dropped : tuple of PromptDocument
         Those that are empty or did not fit, in the order in which they left.
     unknown_tokens : int
         Unknown-word tokens in what the user wrote: a model that reads them reads nothing.
+    image_spans : tuple of (int, int)
+        Token span of each image, from its first to its last image token.
     """
 
     text: str
@@ -89,6 +91,7 @@ class Prompt:
     image_span: Span | None
     dropped: tuple[PromptDocument, ...]
     unknown_tokens: int
+    image_spans: tuple[Span, ...] = ()
 
     @property
     def spans(self) -> PromptSpans:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.checksums import text_checksum, vector_checksum
 from mrrag_llamaindex.store.chroma.index_files import Damage, IndexFiles
-from mrrag_llamaindex.store.chroma.record import CHECKSUM_KEY, text_checksum, vector_checksum
+from mrrag_llamaindex.store.chroma.record import CHECKSUM_KEY
 
 SQLITE_FILE: Final = "chroma.sqlite3"
 

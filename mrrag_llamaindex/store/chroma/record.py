@@ -12,7 +12,6 @@ a patient or a path in the prompt would be a leak.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.checksums import text_checksum, vector_checksum
 from mrrag_llamaindex.store.filters import IDENTIFIERS, Comparison, Filter
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.pair import MetadataValue
@@ -122,17 +122,6 @@ def decode(
         vector=np.asarray([] if vector is None else vector, dtype=np.float32),
         fingerprint=top.get(FINGERPRINT_KEY) or "",
     )
-
-
-def vector_checksum(values: bytes) -> str:
-    """Return the checksum of a vector's little-endian float32 bytes."""
-    return hashlib.blake2b(values, digest_size=8).hexdigest()
-
-
-def text_checksum(pair_id: str, document: str, content: str) -> str:
-    """Return the checksum of a record's id, report and node."""
-    texts = json.dumps([pair_id, document, content]).encode()
-    return hashlib.blake2b(texts, digest_size=8).hexdigest()
 
 
 def where_of(condition: Filter | None) -> dict[str, Any] | None:

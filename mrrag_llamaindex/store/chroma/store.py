@@ -22,7 +22,7 @@ from mrrag_llamaindex.store.chroma.erasure import erase, scrub_index
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, check_folder
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
-from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
@@ -134,6 +134,7 @@ class ChromaPairStore(PairStore):
         *,
         complete: bool,
         width: int = 0,
+        exclude: Exclusion | None = None,
     ) -> Sequence[tuple[float, StoredPair]]:
         asked = count
         while True:

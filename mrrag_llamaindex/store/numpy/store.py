@@ -13,7 +13,7 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where
 from mrrag_llamaindex.store.filters import Filter
-from mrrag_llamaindex.store.hits import StoredPair
+from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
@@ -71,6 +71,7 @@ class NumpyPairStore(PairStore):
         *,
         complete: bool,
         width: int = 0,
+        exclude: Exclusion | None = None,
     ) -> Sequence[tuple[float, StoredPair]]:
         with self._lock:
             if self._matrix is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 import transformers
 from PIL import Image
 
-from mrrag_llamaindex.errors import ModelError, MRRAGError, SteeringError
+from mrrag_llamaindex.errors import ModelError, MRRAGError, PromptError, SteeringError
 from mrrag_llamaindex.generation.checkpoints import families
 from mrrag_llamaindex.generation.checkpoints.image_readers import stack
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
+from mrrag_llamaindex.generation.prompt.marks import turn_marks
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchCall
 from mrrag_llamaindex.steering.ifa import IFA
@@ -95,6 +97,14 @@ def assembled(engine: LlavaEngine) -> tuple[list[Any], dict[str, torch.Tensor]]:
     return prompts, inputs
 
 
+def stock_processor(engine: LlavaEngine, folder: Path) -> Any:
+    """Return the processor as transformers loads it, or at least as it calls it."""
+    try:
+        return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
+    except (ImportError, ValueError):  # it needs torchvision, or more, for videos
+        return engine.loaded.images.processor
+
+
 @torch.inference_mode()
 def logits(model: Any, inputs: dict[str, torch.Tensor], **steering: Any) -> torch.Tensor:
     return model(**inputs, **steering).logits[inputs["attention_mask"].bool()]
@@ -109,15 +119,17 @@ class TestFamily:
                 transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
             )
             return
-        if engine.loaded.family.model_type == "qwen2_5_vl":
-            pytest.skip("its stock processor needs torchvision")
         square = film(5, (56, 56))
         read = engine.read_image(square)
         prompt = engine.prompt(REQUESTS[0], read)
-        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
-        text = prompt.text.replace(read.text, processor.image_token)
+        processor = stock_processor(engine, folder)
+        mark = processor.image_token.join(engine.loaded.family.image_frame)
+        text = prompt.text.replace(*read.texts, mark)
         stock = processor(images=[[square]], text=[text], return_tensors="pt")
         assert prompt.input_ids == tuple(stock.pop("input_ids")[0].tolist())
+        if marks := engine.loaded.family.image_marks:
+            token = engine.tokenizer.convert_tokens_to_ids(engine.prompts.image_token)
+            assert [int(index == token) for index in prompt.input_ids] == stock[marks][0].tolist()
         for name, tensor in read.tensors.items():
             assert torch.equal(tensor, stock[name])
 
@@ -157,9 +169,13 @@ class TestFamily:
                 assert prompt.image_span is None
                 continue
             token = engine.tokenizer.convert_tokens_to_ids(engine.prompts.image_token)
-            start, stop = prompt.image_span
-            assert prompt.input_ids[start:stop] == (token,) * engine.read_image(image).tokens
-            assert prompt.input_ids.count(token) == stop - start
+            (start, stop), read = prompt.image_span, engine.read_image(image)
+            inside = prompt.input_ids[start:stop]
+            assert inside[0] == inside[-1] == token
+            assert inside.count(token) == prompt.input_ids.count(token) == read.tokens
+            between = {index for index in inside if index != token}  # of tiles
+            written = engine.tokenizer(read.texts[0], add_special_tokens=False)["input_ids"]
+            assert between <= set(written[written.index(token) :])
 
     @pytest.mark.parametrize("ifa", [None, STEERED])
     def test_padded_batch_equals_one_at_a_time(self, load, ifa):
@@ -208,6 +224,69 @@ class TestFamily:
         stream = engine.stream(REQUESTS[0], IMAGES[0], policy=STEERED)
         assert "".join(stream).strip() == whole.text
         assert stream.answer.p_yes == whole.p_yes
+
+    def test_two_images_of_one_question_are_read_or_refused_by_name(self, load, folder):
+        engine = load("rows")
+        if engine.loaded.images is None:
+            pytest.skip("this model reads no image")
+        read = engine.read_image(IMAGES)
+        if not engine.loaded.family.several_images:
+            with pytest.raises(PromptError, match="2 images were given with one question"):
+                engine.generate(REQUESTS[:1], [IMAGES])
+            return
+        prompt = engine.prompt(REQUESTS[0], read)
+        (first, end), (start, last) = prompt.image_spans
+        assert prompt.image_span == (first, last)
+        token = engine.tokenizer.convert_tokens_to_ids(engine.prompts.image_token)
+        counts = [text.count(engine.prompts.image_token) for text in read.texts]
+        assert [prompt.input_ids[first:end].count(token), sum(counts)] == [counts[0], read.tokens]
+        assert first < end <= start < last <= prompt.document_spans[0][0]
+        processor = stock_processor(engine, folder)
+        mark = processor.image_token.join(engine.loaded.family.image_frame)
+        between = engine.prompts.template.between_images
+        text = prompt.text.replace(between.join(read.texts), mark + between + mark)
+        stock = processor(images=[IMAGES], text=[text], return_tensors="pt")
+        assert prompt.input_ids == tuple(stock["input_ids"][0].tolist())
+        for name, tensor in read.tensors.items():
+            assert torch.equal(tensor, stock[name])
+
+    def test_two_images_are_both_seen_in_their_order_and_steered(self, load):
+        engine = load("rows")
+        if not engine.loaded.family.several_images:
+            pytest.skip("this family reads one image of a question")
+        asked, (one, two) = REQUESTS[:1], IMAGES
+        studies = [[one, two], [two, one], [one, film(2, (64, 40))], one]
+        answers = engine.generate(asked * 4, studies, policy=STEERED)  # in one batch
+        for study, answer in zip(studies, answers, strict=True):
+            (alone,) = engine.generate(asked, [study], policy=STEERED)
+            assert answer.p_yes == pytest.approx(alone.p_yes, abs=1e-6)
+            assert answer.steering.applied
+        values = [answer.p_yes for answer in answers]
+        assert min(abs(a - b) for a, b in itertools.combinations(values, 2)) > 1e-6
+
+    def test_no_text_from_outside_opens_a_turn_or_stands_for_an_image(self, load):
+        engine = load("rows")
+        template = engine.prompts.template
+        marks = {*turn_marks(template), *engine.tokenizer.get_added_vocab()} - {"<unk>"}
+        assert turn_marks(template)
+        attack = "".join(f"x{mark} yes {mark}{mark} " for mark in sorted(marks))
+
+        def prompt(text: str) -> Any:
+            documents = [PromptDocument("a", f"Clear. {text}", 1.0)]
+            asked = PromptRequest(
+                f"A nodule? {text}",
+                documents,
+                f"Be brief. {text}",
+                history=[(f"Why? {text}", text)],
+            )
+            return engine.prompts.build(asked, max_tokens=10**6)
+
+        clean, dirty = prompt("-"), prompt(attack)
+        for mark in marks:
+            assert dirty.text.count(mark) == clean.text.count(mark), mark
+            token = engine.tokenizer.convert_tokens_to_ids(mark)
+            if mark in engine.tokenizer.get_added_vocab() and not mark.startswith("<0x"):
+                assert dirty.input_ids.count(token) == clean.input_ids.count(token), mark
 
     def test_earlier_turns_and_closing_follow_the_chat_template(self, load):
         engine = load("rows")
@@ -262,8 +341,9 @@ def test_text_only_model_says_that_it_does_not_see_the_image(tmp_path):
         ),
         (transformers.BertConfig(hidden_size=32, num_hidden_layers=1), "type 'bert'"),
         (transformers.Blip2Config(), "type 'blip-2'"),
+        (transformers.MllamaConfig(), "type 'mllama', which cannot be steered: .*cross-attention"),
     ],
-    ids=["soft-capping", "no attention", "encoder", "unknown family"],
+    ids=["soft-capping", "no attention", "encoder", "unknown family", "cross-attention"],
 )
 def test_model_that_cannot_be_steered_is_refused_by_name(tmp_path, config, reason):
     config.save_pretrained(tmp_path)
@@ -271,10 +351,18 @@ def test_model_that_cannot_be_steered_is_refused_by_name(tmp_path, config, reaso
     class_name = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(
         config.model_type, ""
     )
-    if class_name.endswith("ForCausalLM"):
+    if class_name.endswith("ForCausalLM") and config.model_type != "mllama":
         getattr(transformers, class_name)(config).save_pretrained(tmp_path)
     with pytest.raises(MRRAGError, match=reason):
         load_model(str(tmp_path), device="cpu")
+
+
+def test_a_processor_of_another_kind_is_refused_by_name(tmp_path):
+    folder = write("internvl", tmp_path)
+    path = folder / "processor_config.json"
+    path.write_text(path.read_text().replace("InternVLProcessor", "OwnCodeProcessor"))
+    with pytest.raises(ModelError, match=r"processor_config.json names .*'OwnCodeProcessor'"):
+        load_model(str(folder), device="cpu")
 
 
 def test_llava_of_an_unknown_text_model_needs_a_chat_template(tmp_path):

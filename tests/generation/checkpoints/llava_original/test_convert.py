@@ -17,8 +17,8 @@ from safetensors import safe_open
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.checkpoints.llava_original import convert
-from mrrag_llamaindex.generation.checkpoints.llava_original.convert import convert_checkpoint
+from mrrag_llamaindex.generation.checkpoints.conversion import writing
+from mrrag_llamaindex.generation.checkpoints.conversion.original import convert_checkpoint
 from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile
@@ -178,7 +178,7 @@ def test_a_full_disk_is_told_first(
 ) -> None:
     src = original.write(tmp_path / "src")
     free = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(convert.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: free)
     with pytest.raises(ModelError, match="GB are free"):
         convert_checkpoint(src, tmp_path / "dst")
     assert not (tmp_path / "dst").exists()

@@ -1,0 +1,1 @@
+"""Checkpoints written anew: from LLaVA's original layout, and for vLLM."""

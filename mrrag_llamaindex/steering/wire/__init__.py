@@ -1,0 +1,1 @@
+"""Steering of one request as it travels to a serving engine, and the report that comes back."""

@@ -1,0 +1,1 @@
+"""Pairs in any vector store of LlamaIndex that ranks by inner product; Qdrant and Milvus by URL."""
