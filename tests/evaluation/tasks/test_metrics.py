@@ -117,6 +117,7 @@ def empty_wordnet(folder: Path) -> None:
     corpus = folder / "corpora" / "wordnet"
     corpus.mkdir(parents=True)
     (corpus / "lexnames").write_text("00\tadj.all\t3\n")
+    (corpus / "index.sense").write_text("")
     for part in ("adj", "adv", "noun", "verb"):
         for name in (f"index.{part}", f"data.{part}", f"{part}.exc"):
             (corpus / name).write_text("  1 \n")
