@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TextStreamer
 
 from mrrag_llamaindex.generation.answer import Answer
-from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
+from mrrag_llamaindex.generation.scheduling.job import Generated
+
+JobT = TypeVar("JobT", bound=Future[Generated])
 
 
 class TokenStream:
@@ -24,7 +26,8 @@ class TokenStream:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-    asked : Asked
+    job_for : callable
+        ``job_for(on_token)`` makes the request, which calls ``on_token(token)`` for each.
     submit : callable
         ``submit(job)`` puts the request into the queue; called once, with the first read.
     finish : callable
@@ -39,17 +42,18 @@ class TokenStream:
     def __init__(
         self,
         tokenizer: Any,
-        asked: Asked,
-        submit: Callable[[Job], None],
+        job_for: Callable[[Callable[[int], object]], JobT],
+        submit: Callable[[JobT], None],
         finish: Callable[[Generated], Answer],
     ) -> None:
         arrived: SimpleQueue[int | None] = SimpleQueue()
-        self._job = Job(asked, arrived.put)
+        job = job_for(arrived.put)
+        self._job: Future[Generated] = job
         self._job.add_done_callback(lambda _: arrived.put(None))
         self._answers: list[Answer] = []
         # It knows nothing of this object, so that it ends where its reader forgets it.
         self._pieces = _pieces(
-            self._job, arrived, _Words(tokenizer), submit, finish, self._answers.append
+            job, arrived, _Words(tokenizer), submit, finish, self._answers.append
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -69,10 +73,10 @@ class TokenStream:
 
 
 def _pieces(
-    job: Job,
+    job: JobT,
     arrived: SimpleQueue[int | None],
     words: _Words,
-    submit: Callable[[Job], None],
+    submit: Callable[[JobT], None],
     finish: Callable[[Generated], Answer],
     done: Callable[[Answer], object],
 ) -> Iterator[str]:

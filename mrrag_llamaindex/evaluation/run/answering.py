@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.evaluation.methods.vote import Voters
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
 
 _BATCHES_AT_ONCE = 4
 
@@ -33,7 +33,7 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine or None
+    engine : Engine or None
         None: only for methods that ask no model.
     max_new_tokens : int
         Longest answer.
@@ -47,7 +47,7 @@ class Answering:
     """
 
     def __init__(
-        self, engine: LlavaEngine | None, max_new_tokens: int, weighs_options: bool = False
+        self, engine: Engine | None, max_new_tokens: int, weighs_options: bool = False
     ) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens

@@ -12,7 +12,7 @@ from mrrag_llamaindex.learning.mining.gold_answer import mean_log_probability
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
     from mrrag_llamaindex.generation.prompt.request import PromptRequest
     from mrrag_llamaindex.steering.plan import SteeringPlan
     from mrrag_llamaindex.steering.policy import SteeringPolicy
@@ -37,7 +37,7 @@ def has_likelihoods(policy: SteeringPolicy | None, decoding: Any) -> bool:
 
 
 def option_likelihoods(
-    engine: LlavaEngine,
+    engine: Engine,
     request: PromptRequest,
     image: Image | None,
     options: Sequence[str],
@@ -49,7 +49,7 @@ def option_likelihoods(
 
     Parameters
     ----------
-    engine : LlavaEngine
+    engine : Engine
     request : PromptRequest
     image : PIL.Image.Image or None
     options : sequence of str
@@ -58,7 +58,7 @@ def option_likelihoods(
     Raises
     ------
     InputError, PromptError, SteeringError, ModelError
-        As `LlavaEngine.generate`; and if an option holds control tokens of the model.
+        As `Engine.generate`; and if an option holds control tokens of the model.
     """
     prepared = None if image is None else engine.read_image(image)
     prompt = engine.prompt(request, prepared, policy, 1)

@@ -57,6 +57,16 @@ class LoadedModel:
     layers_are_known: bool
     source: str
 
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def generation_config(self) -> Any:
+        """How the model decodes, see `greedy`."""
+        return self.model.generation_config
+
 
 def load_model(
     model: str = defaults.DEFAULT_MODEL,

@@ -18,6 +18,7 @@ from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
+from mrrag_llamaindex.generation.prompt.reader import PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.mining.gold_answer import mean_log_probability, renormalised
 from mrrag_llamaindex.mcr.vote import polarity
@@ -181,7 +182,9 @@ class AnswerConfidence:
         return common if common >= (rows[0].image_stop or LEAST_SHARED) else 0
 
 
-def teacher_forced(engine: LlavaEngine, prompt: Prompt, answer: str) -> tuple[tuple[int, ...], int]:
+def teacher_forced(
+    engine: PromptReader, prompt: Prompt, answer: str
+) -> tuple[tuple[int, ...], int]:
     """Return the tokens of a prompt with its answer behind it, and how many are the answer's.
 
     Raises

@@ -73,12 +73,7 @@ class Statements:
         return self._fetch[complete]
 
     def search(self, conditions: Conditions, count: int, width: int, complete: bool) -> Statement:
-        """Return what asks the index, and scores what it finds by the whole vectors.
-
-        Where the index orders by other numbers than the score (half precision), or may return a
-        worse pair before a better one, all candidates of the search are scored.
-        """
-        candidates = width if self._index.rescored(width) else count
+        """Return what asks the index, and scores its candidates by the whole vectors."""
         return self._of(
             "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
             "SELECT * FROM {table} WHERE {condition} ORDER BY {indexed} <#> {question} LIMIT {most}"
@@ -87,7 +82,7 @@ class Statements:
             condition=conditions.sql,
             indexed=self._index.indexed,
             question=self._index.question,
-            most=Literal(candidates),
+            most=Literal(self._index.candidates(count, width, conditions.selective)),
             count=Literal(count),
         )
 

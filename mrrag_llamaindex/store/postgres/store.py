@@ -28,13 +28,9 @@ driver()  # what follows imports it
 
 from mrrag_llamaindex.store.postgres import layout, statements  # noqa: E402
 from mrrag_llamaindex.store.postgres.conditions import Conditions  # noqa: E402
-from mrrag_llamaindex.store.postgres.connection import (  # noqa: E402
-    SCAN_SECONDS,
-    WRITE_SECONDS,
-    DamagedIndex,
-    Server,
-)
+from mrrag_llamaindex.store.postgres.connection import DamagedIndex  # noqa: E402
 from mrrag_llamaindex.store.postgres.record import decode, encode  # noqa: E402
+from mrrag_llamaindex.store.postgres.server import SCAN_SECONDS, WRITE_SECONDS, Server  # noqa: E402
 from mrrag_llamaindex.store.postgres.vector_index import VectorIndex  # noqa: E402
 
 MAX_RECORDS: Final = 500

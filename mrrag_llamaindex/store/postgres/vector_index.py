@@ -134,9 +134,16 @@ class VectorIndex:
             settings["hnsw.iterative_scan"] = "relaxed_order"
         return settings
 
-    def rescored(self, width: int) -> bool:
-        """Return whether the index's own order is not enough, see `Statements.search`."""
-        return self.halved or (self.iterative and width > WIDEST)
+    def candidates(self, count: int, width: int, selective: bool) -> int:
+        """Return how many of the index's candidates are scored to find the best `count`.
+
+        More than those, where the index orders by other numbers than the score (half precision),
+        or may return a worse pair before a better one: a search that goes on, because a condition
+        left out too many, is less thorough the further out it gets.
+        """
+        if self.halved or (self.iterative and width > WIDEST):
+            return width
+        return max(4 * count, WIDEST // 10) if self.iterative and selective else count
 
     def suffices(self, count: int) -> bool:
         """Return whether a search of the index can return so many."""

@@ -15,7 +15,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import keep_learned, learned_text
 from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.postgres import connection, layout
+from mrrag_llamaindex.store.postgres import connection, layout, server
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
@@ -103,8 +103,8 @@ def test_server_killed_in_the_middle_of_questions_is_one_error_and_then_answers_
 def test_server_that_hangs_is_named_in_time_and_used_again_when_it_goes_on(
     mortal, units, pairs, monkeypatch
 ) -> None:
-    monkeypatch.setattr(connection, "READ_SECONDS", 1.0)
-    monkeypatch.setattr(connection, "WRITE_SECONDS", 1.0)
+    monkeypatch.setattr(server, "READ_SECONDS", 1.0)
+    monkeypatch.setattr(server, "WRITE_SECONDS", 1.0)
     monkeypatch.setattr(connection, "CANCEL_SECONDS", 0.5)
     with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="hangs") as store:
         store.upsert(pairs(5), units(5), units(5))
@@ -131,7 +131,7 @@ def test_statement_that_takes_too_long_is_ended_on_the_server(mortal, units, pai
         with psycopg.connect(mortal.url()) as other:
             other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(connection, "READ_SECONDS", 0.5)
+                patch.setattr(server, "READ_SECONDS", 0.5)
                 with pytest.raises(StoreError, match=r"did not answer|took too long") as caught:
                     store.get(["p1"])
             in_one_line(caught.value, mortal)
