@@ -121,7 +121,12 @@ OnePer = Annotated[
     typer.Option(help="What takes one place at most among the documents."),
 ]
 Engine = Annotated[
-    Literal["transformers", "vllm"], typer.Option(help="What runs the model (vllm: extra vllm).")
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model (vllm: extra vllm)."),
+]
+ApiBase = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="A vLLM server that runs the model; --model is its folder."),
 ]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')

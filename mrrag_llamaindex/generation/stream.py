@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import TextStreamer
 
+from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.generation.scheduling.job import Generated
 
@@ -53,7 +55,13 @@ class TokenStream:
         self._answers: list[Answer] = []
         # It knows nothing of this object, so that it ends where its reader forgets it.
         self._pieces = _pieces(
-            job, arrived, _Words(tokenizer), submit, finish, self._answers.append
+            job,
+            arrived,
+            _Words(tokenizer),
+            submit,
+            finish,
+            self._answers.append,
+            ForkGuard(),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -79,12 +87,14 @@ def _pieces(
     submit: Callable[[JobT], None],
     finish: Callable[[Generated], Answer],
     done: Callable[[Answer], object],
+    process: ForkGuard,
 ) -> Iterator[str]:
     started = time.perf_counter()
     try:
+        process.check("this stream was", ModelError)
         if not job.done():
             submit(job)
-        while (token := arrived.get()) is not None:
+        while (token := _next(arrived, process)) is not None:
             if piece := words.after(token):
                 yield piece
         if piece := words.rest():
@@ -97,6 +107,12 @@ def _pieces(
         return
     seconds = time.perf_counter() - started
     done(finish(Generated(generated.tokens, generated.confidence, seconds)))
+
+
+def _next(arrived: SimpleQueue[int | None], process: ForkGuard) -> int | None:
+    """Wait for a token; behind a fork nobody would bring one."""
+    process.check("this stream was", ModelError)
+    return arrived.get()
 
 
 class _Words(TextStreamer):

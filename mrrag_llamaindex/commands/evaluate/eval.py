@@ -126,6 +126,8 @@ def evaluate(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    runtime: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients.
@@ -240,7 +242,8 @@ def evaluate(
         source = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
         engine, layers = ModelOptions(
             *(source, device, quantization, vision_tower, allow_pickle)
-        ).engine(
+        ).any_engine(
+            *(runtime, api_base),
             max_documents=max(*counts, defaults.MAX_DOCUMENTS),
             max_new_tokens=settings.max_new_tokens,
             batch_size=max(batch_size, 32) if synthetic else batch_size,

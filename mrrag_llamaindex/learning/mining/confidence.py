@@ -15,8 +15,7 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
-from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
 from mrrag_llamaindex.generation.prompt.reader import PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest
@@ -43,7 +42,7 @@ class AnswerConfidence:
 
     Parameters
     ----------
-    engine : LlavaEngine
+    engine : Engine
     batch_size : int
         Most prompts in one forward pass.
     share : bool
@@ -60,13 +59,13 @@ class AnswerConfidence:
         If `batch_size` is not positive.
     """
 
-    def __init__(self, engine: LlavaEngine, *, batch_size: int = ROWS, share: bool = True) -> None:
+    def __init__(self, engine: Engine, *, batch_size: int = ROWS, share: bool = True) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.engine = engine
         self.batch_size = batch_size
         self.share = share and engine.shares_prefix
-        self.identity = model_identity(engine.loaded)
+        self.identity = engine.identity
         self._polar = {"yes": engine.yes_ids, "no": engine.no_ids}
 
     def rate(

@@ -72,7 +72,9 @@ class Statements:
         """Return what finds pairs by their ids."""
         return self._fetch[complete]
 
-    def search(self, conditions: Conditions, count: int, width: int, complete: bool) -> Statement:
+    def search(
+        self, conditions: Conditions, count: int, candidates: int, complete: bool
+    ) -> Statement:
         """Return what asks the index, and scores its candidates by the whole vectors."""
         return self._of(
             "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
@@ -82,7 +84,7 @@ class Statements:
             condition=conditions.sql,
             indexed=self._index.indexed,
             question=self._index.question,
-            most=Literal(self._index.candidates(count, width, conditions.selective)),
+            most=Literal(candidates),
             count=Literal(count),
         )
 

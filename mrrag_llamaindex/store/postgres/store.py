@@ -36,6 +36,10 @@ from mrrag_llamaindex.store.postgres.vector_index import VectorIndex  # noqa: E4
 MAX_RECORDS: Final = 500
 """Rows sent or asked for at once."""
 
+RARE: Final = 8
+"""So many searches more may find enough; where a condition leaves fewer, all that match are few
+enough to be compared one by one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -153,22 +157,43 @@ class PostgresPairStore(PairStore):
     ) -> Sequence[tuple[float, StoredPair]]:
         conditions = Conditions(self._tenant, filters, exclude)
         parameters = {"vector": vector, **conditions.parameters}
-        rows: list[tuple[Any, ...]] = []
-        if self._index.suffices(count):
-            width = self._index.width(count, width)
-            try:
-                rows = self._server.rows(
-                    self._sql.search(conditions, count, width, complete),
-                    parameters,
-                    settings=self._index.settings(width),
-                )
-            except DamagedIndex as error:
-                logger.warning("%s; comparing with all pairs", error)
+        rows = self._searched(conditions, parameters, count, width, complete)
         if len(rows) < count:
             rows = self._server.rows(
                 self._sql.scan(conditions, count, complete), parameters, seconds=SCAN_SECONDS
             )
         return [(float(score), decode(record)) for score, *record in rows]
+
+    def _searched(
+        self,
+        conditions: Conditions,
+        parameters: dict[str, Any],
+        count: int,
+        width: int,
+        complete: bool,
+    ) -> list[tuple[Any, ...]]:
+        """Return the best rows that the index finds; too few, where those are not sure to be it."""
+        # At the edge of what a search looks at, the index misses some.
+        enough = 2 * count if conditions.selective else count
+        if not self._index.suffices(enough):
+            return []
+        width = self._index.width(enough, width)
+        for goes_on in self._index.passes(width, conditions.selective):
+            candidates = self._index.candidates(enough, width, goes_on)
+            try:
+                rows = self._server.rows(
+                    self._sql.search(conditions, enough, candidates, complete),
+                    parameters,
+                    settings=self._index.settings(width, goes_on),
+                )
+            except DamagedIndex as error:
+                logger.warning("%s; comparing with all pairs", error)
+                return []
+            if len(rows) >= enough:
+                return rows[:count]
+            if len(rows) < enough // RARE:
+                break
+        return []
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write the pairs and the entry in the log in one transaction: all of them or none."""

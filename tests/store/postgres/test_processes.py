@@ -84,9 +84,9 @@ def test_search_uses_the_index_that_there_is_whatever_statistics_say(
             2 * dimension <= 2000 or (2 * dimension <= 4000 and store._index.version >= (0, 7))
         )
         if store._index.exists:
-            statement = store._sql.search(conditions, 5, 100, True)
+            statement = store._sql.search(conditions, 5, 5, True)
             with store._server.transaction() as sql:
-                for setting, value in store._index.settings(100).items():
+                for setting, value in store._index.settings(100, False).items():
                     sql.execute(f"SET LOCAL {setting} = {value}")
                 plan = sql.execute(
                     b"EXPLAIN " + statement.as_bytes(sql),
