@@ -1,7 +1,8 @@
 """Questions per second of vLLM with plans, without, and of our engine in transformers.
 
     tools/vllm/parity.sh FOLDER --co   # makes the environment
-    VLLM_CPU_KVCACHE_SPACE=1 PYTHONPATH=tools/vllm:. FOLDER/bin/python tests/benchmarks/vllm.py --seed 0 --json
+    export VLLM_CPU_KVCACHE_SPACE=1 PYTHONPATH=tools/vllm:.
+    FOLDER/bin/python tests/benchmarks/vllm.py --seed 0 --json
 
 A random Mistral of 14M parameters reads prompts of three documents (about 400 tokens), no two
 alike, and answers with eight tokens; IFA steers its middle third. Questions come 1, 8 or 32 at
