@@ -21,6 +21,8 @@ class ModelOptions:
     quantization: str | None
     vision_tower: str
     allow_pickle: bool
+    adapter: str | None = None
+    merge_adapter: bool = False
 
     def load(self, backend: str = "rows") -> LoadedModel:
         """Load the model as it is."""

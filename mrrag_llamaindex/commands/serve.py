@@ -74,6 +74,8 @@ def serve(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     out: Out = _OUT,
     as_json: AsJson = False,
@@ -103,6 +105,8 @@ def serve(
         "quantization": quantization,
         "vision_tower": vision_tower,
         "allow_pickle": allow_pickle,
+        "adapter": adapter,
+        "merge_adapter": merge_adapter,
     }
     if demo:
         from mrrag_llamaindex.phantom.demo import build_demo

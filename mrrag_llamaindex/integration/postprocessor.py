@@ -44,9 +44,11 @@ from mrrag_llamaindex.integration.tickets.nodes import (
 )
 from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.views import CombineImages, asked_views, score_views
 from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
@@ -112,6 +114,9 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     minimum_documents: int = Field(default=1, ge=1, description="Minimum documents kept.")
     unknown: Literal["embed", "keep", "error"] = Field(
         default="embed", description="What to do with nodes that the pair store does not hold."
+    )
+    combine_images: CombineImages = Field(
+        default="mean", description="Score of a question with several images, see store.views."
     )
     on_missing_image: MissingImage = Field(
         default="error", description="What to do with a question without an image."
@@ -237,12 +242,14 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         if known is not None and image != known:
             raise other_image()
         towers = GatheredTowers(self._towers)
-        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
-        text_vector = mean_embedding(self._towers, query.embedding_strs)
-        weights = self._weights.weights_for(image_vector, text_vector)
+        images = None if image is None else towers.embed_images(list(image.pictures))
+        text = mean_embedding(self._towers, query.embedding_strs)
+        views, weights = asked_views(
+            images, text, self._weights, Blocks.of(self._towers), self.combine_images
+        )
         plain = [without_scores(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in pair_ids(node)))
-        hits = self._store.score(ids, image_vector, text_vector, weights)
+        hits = score_views(self._store, views, ids)
         scored: dict[int, Scored] = {}
         for position, node in enumerate(plain):
             hit = next((hits[pair_id] for pair_id in pair_ids(node) if pair_id in hits), None)
@@ -256,7 +263,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
                 'its pair, or choose unknown="embed" or unknown="keep"'
             )
         if unknown and self.unknown == "embed":
-            scored |= score_unknown(unknown, self._towers, image_vector, text_vector, weights)
+            scored |= score_unknown(unknown, self._towers, views)
         ranking = []
         evidence = Evidence(query.query_str, image)
         for position, (node, item) in enumerate(zip(plain, nodes, strict=True)):

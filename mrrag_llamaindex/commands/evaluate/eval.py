@@ -94,6 +94,8 @@ def evaluate(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -186,14 +188,15 @@ def evaluate(
     if any(row_named(name).generates for name in wanted):
         source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
         engine, layers = ModelOptions(
-            *(source, device, quantization, vision_tower, allow_pickle)
+            *(source, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
         ).engine(
             max_documents=max(count, defaults.MAX_DOCUMENTS),
             max_new_tokens=settings.max_new_tokens,
             batch_size=max(batch_size, 32) if synthetic else batch_size,
         )
-    elif model is not None:
-        raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
+    elif model is not None or adapter is not None:
+        unused = "--adapter" if model is None else "--model"
+        raise InputError(f"{unused} has nothing to answer: {', '.join(wanted)} asks no model")
     with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
         data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:

@@ -97,6 +97,8 @@ _LOADED = (
     "quantization",
     "vision_tower",
     "allow_pickle",
+    "adapter",
+    "merge_adapter",
     "steering_backend",
     "prefix_cache",
     "profile",
@@ -136,6 +138,12 @@ class GeneratorSettings(EntryPoints):
     )
     allow_pickle: bool = Field(
         default=False, description="Read weights in .bin files, which are pickles."
+    )
+    adapter: str | None = Field(
+        default=None, description="LoRA adapter of the model (peft): a folder, or a hub id."
+    )
+    merge_adapter: bool = Field(
+        default=False, description="Add the adapter to the weights, rounded to their type."
     )
     steering_backend: Literal["rows", "eager", "flex"] = Field(
         default="rows", description="How steering is computed; all give the same result."
@@ -247,6 +255,8 @@ class GeneratorSettings(EntryPoints):
                     quantization=self.quantization,
                     vision_tower=self.vision_tower,
                     allow_pickle=self.allow_pickle,
+                    adapter=self.adapter,
+                    merge_adapter=self.merge_adapter,
                 ),
                 self.profile,
             ),
