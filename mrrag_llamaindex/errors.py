@@ -76,6 +76,10 @@ class BusyError(ModelError):
         )
 
 
+class ClusterError(MRRAGError):
+    """Workers of a cluster cannot be had, or not do what is asked of them."""
+
+
 class PromptError(MRRAGError):
     """A prompt cannot be built: the wrong order, or it does not fit the model's window."""
 

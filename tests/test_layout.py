@@ -15,6 +15,7 @@ MOST_FILES = 12
 ONLY_IN = {
     "llama_index": ["integration", "store/llamaindex"],
     "langchain_core": ["langchain"],
+    "ray": ["cluster"],
     "typer": ["commands"],
 }
 """Library to the folders that may import it; databases have contracts in pyproject.toml."""

@@ -14,6 +14,7 @@ import typer
 
 from mrrag_llamaindex import __version__
 from mrrag_llamaindex.commands import console, evidence, generators, ingest, serve, stores
+from mrrag_llamaindex.commands.cluster.options import WithAddress
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
@@ -68,4 +69,10 @@ def _main(
 
 
 for _name, (_run, _example) in COMMANDS.items():
-    app.command(name=_name, epilog=f"Example: mrrag {_name} {_example}")(_run)
+    app.command(name=_name, cls=WithAddress, epilog=f"Example: mrrag {_name} {_example}")(_run)
+
+_store = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Move a store.")
+for _name, (_run, _example) in stores.STORE.items():
+    _epilog = f"Example: mrrag store {_name} {_example}"
+    _store.command(name=_name, epilog=_epilog)(_run)
+app.add_typer(_store, name="store")

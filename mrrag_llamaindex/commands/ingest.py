@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
-from mrrag_llamaindex.commands.progress import progress_bar
+from mrrag_llamaindex.commands.cluster import options as cluster
+from mrrag_llamaindex.commands.progress import Advance, progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.ingest.admission import Missing
+    from mrrag_llamaindex.store.ingest.ingest import IngestReport
     from mrrag_llamaindex.store.ingest.pair_table import TableRows
     from mrrag_llamaindex.store.pair import Pair, Skipped
+    from mrrag_llamaindex.store.protocol import PairStore
+    from mrrag_llamaindex.store.schema import StoreSchema
+
+    _FirstUsable: TypeAlias = Callable[[], Iterator[Pair | Skipped]]
 
 
 def ingest(
@@ -63,20 +70,22 @@ def ingest(
     fail_on_skipped: options.FailOnSkipped = False,
     batch_size: Annotated[int, typer.Option(min=1, max=2000)] = defaults.INGEST_BATCH,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Embed image/report pairs into a store; run it again to resume or to update."""
     from mrrag_llamaindex.images.options import ReadingOptions
-    from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
     from mrrag_llamaindex.store.ingest.pair_table import read_pairs
-    from mrrag_llamaindex.store.protocol import PairStore
-    from mrrag_llamaindex.store.schema import StoreSchema
-    from mrrag_llamaindex.towers.loading import load_towers
 
+    spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     if not check and (store is None or towers is None):
         raise InputError("name --store and --towers, or say --check to store nothing")
     if contact_sheet is not None and not check:
         raise InputError("--contact-sheet goes with --check")
+    if spread and check:
+        raise InputError("--check embeds nothing: leave --ray out")
     reading = ReadingOptions.parse(window, frame)
     rows = read_pairs(
         pairs, options.renames_of(columns), images, encoding=encoding, delimiter=delimiter
@@ -87,24 +96,13 @@ def ingest(
         return
     assert store is not None
     assert towers is not None
-    encoder = load_towers(towers, device=device)
-    items: Iterator[Pair | Skipped] = rows
-    if not PairStore.exists(store):
-        items = _from_first_usable(rows, missing, strict, reading, as_json)
-    with PairStore.open_or_create(store, StoreSchema.of(encoder)) as target:
-        with progress_bar("pairs") as advance:
-            report = ingest_pairs(
-                items,
-                target,
-                encoder,
-                batch_size=batch_size,
-                missing=missing,
-                strict=strict,
-                replace=replace,
-                reading=reading,
-                progress=advance,
-            )
-        total = len(target)
+    target = _Target(store, towers, device, replace, reading)
+    settings = {"batch_size": batch_size, "missing": missing, "strict": strict}
+    first = partial(_from_first_usable, rows, missing, strict, reading, as_json)
+    if spread:
+        report, total = target.by_workers(spread, rows, first, images or pairs.parent, settings)
+    else:
+        report, total = target.by_this_process(rows, first, settings)
     notes = tuple(rows.notes)
     if as_json:
         skipped = console.skipped_rows(report.skipped)
@@ -113,6 +111,75 @@ def ingest(
         console.print_report(report, total, notes)
     _require_some(report.added + report.updated, report.skipped)
     console.end_with_skipped(len(report.skipped), as_json=as_json, fail=fail_on_skipped)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where pairs go, and what embeds them: the options of these names."""
+
+    store: str
+    towers: str
+    device: str
+    replace: bool
+    reading: ReadingOptions
+
+    def by_this_process(
+        self, rows: TableRows[Pair], first: _FirstUsable, settings: dict[str, Any]
+    ) -> tuple[IngestReport, int]:
+        """Ingest; return what was done, and how many pairs the store then holds."""
+        from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+        from mrrag_llamaindex.store.schema import StoreSchema
+        from mrrag_llamaindex.towers.loading import load_towers
+
+        encoder = load_towers(self.towers, device=self.device)
+        settings = settings | {"replace": self.replace, "reading": self.reading}
+        return self._into(
+            StoreSchema.of(encoder),
+            rows,
+            first,
+            lambda items, store, progress: ingest_pairs(
+                items, store, encoder, progress=progress, **settings
+            ),
+        )
+
+    def by_workers(
+        self,
+        spread: cluster.RayOptions,
+        rows: TableRows[Pair],
+        first: _FirstUsable,
+        images: Path,
+        settings: dict[str, Any],
+    ) -> tuple[IngestReport, int]:
+        """Do the same with the workers of a cluster."""
+        from mrrag_llamaindex.store.ingest import workers
+
+        server = workers.server_of(self.store)
+        embedder = workers.Embedder(self.towers, self.device, server, self.replace, self.reading)
+        with spread.pool(embedder.loaded, self.device, [images]) as pool:
+            return self._into(
+                pool.ask(workers.schema_of),
+                rows,
+                first,
+                lambda items, store, progress: workers.ingest_with_workers(
+                    items, store, pool, writes=server is not None, progress=progress, **settings
+                ),
+            )
+
+    def _into(
+        self,
+        schema: StoreSchema,
+        rows: TableRows[Pair],
+        first: _FirstUsable,
+        ingest: Callable[[Iterable[Pair | Skipped], PairStore, Advance], IngestReport],
+    ) -> tuple[IngestReport, int]:
+        from mrrag_llamaindex.store.protocol import PairStore
+
+        items = rows if PairStore.exists(self.store) else first()
+        with (
+            PairStore.open_or_create(self.store, schema) as target,
+            progress_bar("pairs") as advance,
+        ):
+            return ingest(items, target, advance), len(target)
 
 
 def _check(

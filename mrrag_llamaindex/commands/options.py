@@ -73,7 +73,9 @@ ReportFile = Annotated[
 ImageFolder = Annotated[Path | None, typer.Option(help="Folder of the images, likewise.")]
 Store = Annotated[
     str | None,
-    typer.Option(help="Folder of the store, or its URL: http://host:port, qdrant+http://host:6333"),
+    typer.Option(
+        help="Folder of the store, or its URL: http://host:port, postgresql://..., qdrant+http://..."
+    ),
 ]
 Weights = Annotated[
     Path | None,

@@ -15,6 +15,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.boundary import Terminated
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.store.places import without_password
 
 _EXTRA = ("fastapi", "jinja2", "python_multipart", "prometheus_client", "uvicorn")
 _OUT = Path("mrrag-demo")
@@ -132,13 +133,14 @@ def serve(
 
     def ready() -> None:
         address, pairs = modules.address_of(listener), len(service.index.store)
+        place = without_password(str(store))
         if as_json:
             served = {"address": address, "model": service.name, "device": service.device}
-            console.print_json({**served, "store": store, "pairs": pairs})
+            console.print_json({**served, "store": place, "pairs": pairs})
             sys.stdout.flush()  # whoever waits for it reads a pipe
         console.say(
             "serving",
-            f"{address}, model {service.name} on {service.device}, store {store} "
+            f"{address}, model {service.name} on {service.device}, store {place} "
             f"({pairs} pairs); {address}/ is the page for people, "
             f"{address}/docs describes the API, Ctrl-C ends it",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import read_bytes
+from mrrag_llamaindex.files.rows import unusable
 
 Header = TypeVar("Header")
 Record = TypeVar("Record")
@@ -89,23 +90,45 @@ class LineFormat(Generic[Header, Record]):
 
     def read_whole_lines(self, path: PathLike) -> tuple[Header, list[Record], int]:
         """Return header, records, and the length in bytes of the whole lines; see `read`."""
-        source = Path(path)
-        content = read_bytes(source)
-        whole = content.rfind(b"\n") + 1
-        # Not splitlines: only \n ends one of our lines.
-        lines = content[:whole].split(b"\n")[:-1]
-        header = self._header(lines, source.name)
+        lines = self.scan(path)
+        header, _, whole = next(lines)
         records: list[Record] = []
-        keys = set()
-        for number, line in enumerate(lines[1:], start=2):
-            where = f"{source.name}, line {number}"
-            record = self._record(line, header, where)
-            key = getattr(record, self.key, number)
-            if key in keys:
-                raise InputError(f"{where} has the {self.key} of an earlier line")
-            keys.add(key)
+        for _, record, end in lines:
+            assert record is not None
             records.append(record)
+            whole = end
         return header, records, whole
+
+    def stream(self, path: PathLike) -> Iterator[Record]:
+        """Yield the records of a file, one at a time in memory; see `read`."""
+        return (record for _, record, _ in self.scan(path) if record is not None)
+
+    def scan(self, path: PathLike) -> Iterator[tuple[Header, Record | None, int]]:
+        """Yield for each whole line the header, the record, and where in the file the line ends.
+
+        The record is None for the header's own line; for errors see `read`.
+        """
+        source = Path(path)
+        try:
+            with source.open("rb") as handle:
+                # Iterated in binary, only \n ends a line, as it does ours.
+                lines = (line for line in handle if line.endswith(b"\n"))
+                first = next(lines, None)
+                header = self._header([] if first is None else [first[:-1]], source.name)
+                end = len(first or b"")
+                yield header, None, end
+                keys = set()
+                for number, line in enumerate(lines, start=2):
+                    where = f"{source.name}, line {number}"
+                    record = self._record(line[:-1], header, where)
+                    key = getattr(record, self.key, number)
+                    if key in keys:
+                        raise InputError(f"{where} has the {self.key} of an earlier line")
+                    keys.add(key)
+                    end += len(line)
+                    yield header, record, end
+        except OSError as error:
+            raise unusable(source, error, "read") from None
 
     def _header(self, lines: list[bytes], name: str) -> Header:
         data = _parsed(lines[0], f"{name}, line 1") if lines else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from filelock import BaseFileLock, FileLock, Timeout
 from typing_extensions import Self
@@ -35,11 +35,15 @@ class LineLog(Generic[Header, Record]):
         that no record follows, is written anew: nothing rests on it.
     instead : str
         What to do if another process is writing and one would not wait for it.
+    wait : float
+        Seconds to wait for a process that is writing.
+    keep : bool
+        False: records are not kept in memory, and are read with `LineFormat.stream`.
 
     Attributes
     ----------
     records : list
-        Those in the file.
+        Those in the file, if they are kept.
     keys : set
         Their values in `LineFormat.key`.
 
@@ -57,12 +61,16 @@ class LineLog(Generic[Header, Record]):
         header: Header,
         *,
         instead: str = "write to another file",
+        wait: float = 0.0,
+        keep: bool = True,
     ) -> None:
         self.path = Path(path)
         self.form = form
         self.header = header
         self.records: list[Record] = []
-        self._lock = _locked(self.path, instead)
+        self.keys: set[Any] = set()
+        self._keep = keep
+        self._lock = _locked(self.path, instead, wait)
         try:
             # A kill may come between making the file and its first whole line.
             begun = self.path.exists() and not self._header_is_torn()
@@ -70,7 +78,6 @@ class LineLog(Generic[Header, Record]):
         except BaseException:
             self._lock.release()
             raise
-        self.keys = {getattr(record, form.key) for record in self.records} if form.key else set()
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records; they are on the disk when this returns.
@@ -90,7 +97,8 @@ class LineLog(Generic[Header, Record]):
         if self.form.key and (len(keys) < len(records) or keys & self.keys):
             raise InputError(f"{self.path.name}: a {self.form.key} would be written twice")
         self._write("".join(map(self.form.line, records)))
-        self.records += records
+        if self._keep:
+            self.records += records
         self.keys |= keys
 
     def close(self) -> None:
@@ -105,10 +113,17 @@ class LineLog(Generic[Header, Record]):
         self.close()
 
     def _resume(self) -> int:
-        earlier, self.records, whole = self.form.read_whole_lines(self.path)
-        if not self.records:
-            return 0
-        check_same_header(earlier, self.header, self.path.name)
+        whole = 0
+        for earlier, record, end in self.form.scan(self.path):
+            if record is None:
+                continue
+            if not whole:
+                check_same_header(earlier, self.header, self.path.name)
+            if self._keep:
+                self.records.append(record)
+            if self.form.key:
+                self.keys.add(getattr(record, self.form.key))
+            whole = end
         return whole
 
     def _header_is_torn(self) -> bool:
@@ -134,12 +149,12 @@ class LineLog(Generic[Header, Record]):
         os.fsync(self._handle.fileno())
 
 
-def _locked(path: Path, instead: str) -> BaseFileLock:
+def _locked(path: Path, instead: str, wait: float) -> BaseFileLock:
     """Keep a second process from writing between our lines.
 
     The lock ends with the process: a kill does not leave it behind.
     """
-    lock = FileLock(path.with_name(path.name + ".lock"), timeout=0)
+    lock = FileLock(path.with_name(path.name + ".lock"), timeout=wait)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -26,6 +26,10 @@ EXACT: Final = "numpy"
 """The place of a store in memory that is searched by an exact scan."""
 
 
+POSTGRES: Final = ("postgresql:", "postgres:")
+"""How the URL of a PostgreSQL server begins."""
+
+
 @runtime_checkable
 class DatabaseClient(Protocol):
     """A client that the application has made itself: a synchronous one of chromadb."""
@@ -73,6 +77,10 @@ def _of_llamaindex(where: Where) -> bool:
 
 BACKENDS: Final[Sequence[tuple[Callable[[Where], bool], str]]] = (
     (lambda where: where == EXACT, "mrrag_llamaindex.store.numpy.store:NumpyPairStore"),
+    (
+        lambda where: isinstance(where, str) and where.strip().lower().startswith(POSTGRES),
+        "mrrag_llamaindex.store.postgres.store:PostgresPairStore",
+    ),
     (lambda where: _of_llamaindex(where), f"{_LLAMAINDEX}.store:VectorStorePairStore"),
     # Whatever nothing else takes: memory, a folder, a server, a client.
     (lambda where: True, "mrrag_llamaindex.store.chroma.store:ChromaPairStore"),
@@ -152,6 +160,17 @@ class Backend(ABC):
     @abstractmethod
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write pairs, each replacing the whole of what its id held."""
+
+    def _learned(self, name: str) -> str | None:
+        """Return what a store without a folder keeps of what was learned for it, None for nothing.
+
+        By default it keeps nothing; `name` is a file's.
+        """
+        return None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        """Keep it, in place of an earlier one."""
+        raise StoreError(f"there is no place in this store for {name}")
 
     def _check_contents(self) -> int:
         """Check what lies on disk beneath the records; return how many have no checksum.

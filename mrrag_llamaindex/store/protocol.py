@@ -312,6 +312,17 @@ class PairStore(Backend):
             if erase:
                 self._erase_replaced()
 
+    def restore(self, pairs: Sequence[StoredPair]) -> None:
+        """Write pairs as another store of the same towers holds them, see `store.copying`.
+
+        Raises
+        ------
+        StoreError
+            As `upsert`. Whoever replaces pairs calls `erase_replaced` behind the last.
+        """
+        with store_errors(f"writing to {self.name}"):
+            self._write(pairs)
+
     def erase_replaced(self) -> None:
         """See that the texts of pairs that were replaced leave the disk.
 

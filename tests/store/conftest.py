@@ -22,6 +22,7 @@ PLACES: dict[str, Callable[[pytest.FixtureRequest], Where]] = {
     "chroma in memory": lambda request: "memory",
     "chroma in a folder": lambda request: request.getfixturevalue("tmp_path") / "store",
     "chroma server": lambda request: request.getfixturevalue("chroma_server"),
+    "postgres": lambda request: request.getfixturevalue("postgres").url(),
     "qdrant in memory": lambda request: "qdrant::memory:",
     "milvus in a folder": lambda request: f"milvus:{request.getfixturevalue('tmp_path')}/store.db",
 }
@@ -67,3 +68,17 @@ def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A real PostgreSQL with pgvector on the loopback address."""
+    from tests.store.postgres_server import PostgresServer, installation
+
+    if installation() is None:
+        pytest.skip("no PostgreSQL: pgserver has no wheel here, and MRRAG_POSTGRES names none")
+    server = PostgresServer()
+    try:
+        yield server
+    finally:
+        server.close()

@@ -8,15 +8,22 @@ already is recognised without being embedded, so at most the batch in hand is lo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.store.ingest.admission import Admission, batches, notes_of, require_patient
-from mrrag_llamaindex.store.ingest.embedding import embed_pairs
-from mrrag_llamaindex.store.pair import Pair, Skipped, fingerprint
+from mrrag_llamaindex.store.ingest.admission import Admission, Missing, notes_of
+from mrrag_llamaindex.store.ingest.batches import (
+    Batch,
+    EmbeddedBatch,
+    admitted,
+    embed_batch,
+    write_batch,
+)
+from mrrag_llamaindex.store.pair import Pair, Skipped
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.options import ReadingOptions
@@ -52,22 +59,13 @@ class IngestReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A numbered pair on its way in, with the fingerprint of its contents."""
-
-    number: int
-    pair: Pair
-    fingerprint: str
-
-
 def ingest_pairs(
     pairs: Iterable[Pair | Skipped],
     store: PairStore,
     towers: DualTower,
     *,
     batch_size: int = defaults.INGEST_BATCH,
-    missing: Literal["skip", "keep"] = "skip",
+    missing: Missing = "skip",
     strict: bool = False,
     replace: bool = False,
     reading: ReadingOptions | None = None,
@@ -116,95 +114,63 @@ def ingest_pairs(
     ValueError
         If an option is out of range.
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
-    store.check_towers(towers.identity)
-    ingest = _Ingest(store, towers, Admission(missing), strict, replace, reading)
-    start = time.perf_counter()
-    done = 0
-    try:
-        for batch in batches(pairs, batch_size):
-            ingest.take(batch, first=done + 1)
-            done += len(batch)
-            if progress is not None:
-                progress(done)
-    finally:
-        if ingest.replaced:
-            store.erase_replaced()
-    skipped = tuple(sorted(ingest.skipped, key=lambda item: item.row))
-    seconds = time.perf_counter() - start
-    return IngestReport(
-        ingest.added, ingest.updated, ingest.unchanged, skipped, seconds, notes_of(pairs)
+    embed = partial(embed_batch, towers, reading, replace)
+    return ingest_batches(
+        pairs,
+        store,
+        towers.identity,
+        lambda rows: map(embed, rows),
+        batch_size=batch_size,
+        missing=missing,
+        strict=strict,
+        progress=progress,
     )
 
 
-@dataclass
-class _Ingest:
-    """One run: its options, and what became of the rows."""
+def ingest_batches(
+    pairs: Iterable[Pair | Skipped],
+    store: PairStore,
+    towers_identity: str,
+    embed: Callable[[Iterator[Batch]], Iterator[EmbeddedBatch]],
+    *,
+    batch_size: int = defaults.INGEST_BATCH,
+    missing: Missing = "skip",
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> IngestReport:
+    """Write pairs into a store, whoever embeds them.
 
-    store: PairStore
-    towers: DualTower
-    admission: Admission
-    strict: bool
-    replace: bool
-    reading: ReadingOptions | None
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    replaced: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def take(self, items: Sequence[Pair | Skipped], first: int) -> None:
-        """Write one batch, whose first item is row `first`."""
-        rows = []
-        for place, item in enumerate(items, start=first):
-            number = item.row or place
-            if isinstance(item, Skipped):
-                self._skip(number, item.pair_id, item.reason)
-                continue
-            try:
-                self.admission.admit(number, item)
-                rows.append(_Row(number, item, fingerprint(item, self.reading)))
-            except InputError as error:
-                self._skip(number, item.pair_id, str(error))
-        stored = self.store.fingerprints(row.pair.pair_id for row in rows)
-        fresh = []
-        for row in rows:
-            known = stored.get(row.pair.pair_id)
-            if known is None:
-                fresh.append(row)
-            elif not self.replace and (reason := require_patient(row.pair, known)):
-                self._skip(row.number, row.pair.pair_id, reason)
-            elif known.digest == row.fingerprint:
-                self.updated += 1
-                self.unchanged += 1
-            else:
-                fresh.append(row)
-        written = self._write(fresh)
-        replaced = sum(row.pair.pair_id in stored for row in written)
-        self.updated += replaced
-        self.replaced += replaced
-        self.added += len(written) - replaced
-
-    def _write(self, rows: Sequence[_Row]) -> list[_Row]:
-        """Embed and store the rows; return those that were."""
-        embedded = embed_pairs([row.pair for row in rows], self.towers, self.reading)
-        for place, reason in embedded.problems.items():
-            self._skip(rows[place].number, rows[place].pair.pair_id, reason)
-        good = [place for place in range(len(rows)) if place not in embedded.problems]
-        written = [rows[place] for place in good]
-        if written:
-            self.store.upsert(
-                [row.pair for row in written],
-                embedded.image_vectors[good],
-                embedded.text_vectors[good],
-                fingerprints=[row.fingerprint for row in written],
-                erase=False,
-            )
-        return written
-
-    def _skip(self, number: int, pair_id: str | None, reason: str) -> None:
-        skipped = Skipped(number, pair_id, reason)
-        if self.strict:
-            raise InputError(str(skipped)) from None
-        self.skipped.append(skipped)
+    Parameters
+    ----------
+    pairs, store, batch_size, missing, strict, progress
+        As in `ingest_pairs`, whose errors these are, too.
+    towers_identity
+        Of what embeds.
+    embed
+        Takes batches, some of them ahead of time, and gives them back embedded, in their order.
+    """
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
+    store.check_towers(towers_identity)
+    start = time.perf_counter()
+    added = updated = unchanged = done = 0
+    skipped: list[Skipped] = []
+    try:
+        for batch in embed(admitted(pairs, store, Admission(missing), batch_size, strict)):
+            if strict and batch.skipped:
+                raise InputError(str(batch.skipped[0]))
+            if not batch.written:
+                write_batch(store, batch)
+            skipped += batch.skipped
+            added += len(batch.rows) - batch.replaced
+            updated += batch.replaced + batch.unchanged
+            unchanged += batch.unchanged
+            done += batch.size
+            if progress is not None:
+                progress(done)
+    finally:
+        if updated > unchanged:
+            store.erase_replaced()
+    rows = tuple(sorted(skipped, key=lambda item: item.row))
+    seconds = time.perf_counter() - start
+    return IngestReport(added, updated, unchanged, rows, seconds, notes_of(pairs))

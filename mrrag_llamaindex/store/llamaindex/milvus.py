@@ -86,7 +86,7 @@ class MilvusEngine(Engine):
         self._uri, self._path = uri, path
         self._client: Any = None
         self._given = store
-        self._hnsw = HNSWSettings()
+        self._hnsw: HNSWSettings | None = None
         if store is not None:
             self._client = _Limited(store.client)
         elif not _NAME.fullmatch(collection):
@@ -120,7 +120,8 @@ class MilvusEngine(Engine):
         self.require_open()
         if self._client is None:
             # It would write errors, with what was asked, beside the one that is raised.
-            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+            for name in ("pymilvus", *(("grpc._server",) if self._path is not None else ())):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             token = os.environ.get(_TOKEN, "") if self._path is None else ""
             if self._path is not None:
                 with _local_guard:
@@ -150,8 +151,11 @@ class MilvusEngine(Engine):
                 raise StoreError(f"{self.name} has an index of its own: leave hnsw out")
             self.check()
             return None
-        self._hnsw = hnsw or HNSWSettings()
-        if self._path is not None:
+        if self._path is None:
+            self._hnsw = hnsw or HNSWSettings()
+        elif hnsw is not None:
+            raise StoreError(f"{self.name} compares every pair, without an index: leave hnsw out")
+        else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._asking():
             if self.exists():
@@ -213,16 +217,18 @@ class MilvusEngine(Engine):
             embedding_field=_VECTOR,
             upsert_mode=True,
             similarity_metric="IP",
-            index_config={
-                "index_type": "HNSW",
-                "M": self._hnsw.max_neighbors,
-                "efConstruction": self._hnsw.ef_construction,
-            },
+            index_config=self._index(),
             use_async_client=False,
             timeout=CONNECT_SECONDS,
         )
         store._milvusclient = self.client
         return store
+
+    def _index(self) -> dict[str, Any]:
+        if self._hnsw is None:  # a local index gives up among the few that a filter leaves
+            return {"index_type": "FLAT"}
+        graph = {"M": self._hnsw.max_neighbors, "efConstruction": self._hnsw.ef_construction}
+        return {"index_type": "HNSW", **graph}
 
     def add(self, nodes: Sequence[TextNode], replaced: Sequence[str]) -> None:
         """Write nodes: one replaces that of its id."""

@@ -100,6 +100,16 @@ class VectorStorePairStore(PairStore):
         """Release the place; a store in memory ends here. May be called again."""
         self._engine.close()
 
+    def _learned(self, name: str) -> str | None:
+        nodes = self._engine.get([node_id("learned", name)])
+        return nodes[0].get_content() if nodes else None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        with self._engine.lock:
+            earlier = [node.node_id for node in self._engine.get([node_id("learned", name)])]
+            unit = np.eye(1, self.schema.length, dtype=np.float32)[0]
+            self._engine.add([make_node("learned", name, unit, text)], earlier)
+
     def _count(self) -> int:
         return self._engine.count()
 

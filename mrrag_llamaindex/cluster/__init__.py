@@ -1,0 +1,1 @@
+"""Long work on many processes and machines, by Ray, and what they write."""

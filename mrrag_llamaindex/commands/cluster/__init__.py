@@ -1,0 +1,1 @@
+"""Options of commands whose work may be spread, and what they have in common."""

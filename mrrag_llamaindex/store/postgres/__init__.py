@@ -1,0 +1,1 @@
+"""Pairs in PostgreSQL with pgvector: ``postgresql://user@host/database``."""

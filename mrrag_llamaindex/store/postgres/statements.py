@@ -1,0 +1,97 @@
+"""What is asked of a collection's table, in SQL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
+
+from mrrag_llamaindex.store.postgres.conditions import Conditions
+from mrrag_llamaindex.store.postgres.connection import Statement
+from mrrag_llamaindex.store.postgres.record import BRIEF, COMPLETE, WRITTEN
+from mrrag_llamaindex.store.postgres.vector_index import VectorIndex
+
+LOG: Final = SQL(
+    "INSERT INTO mrrag.log (tenant, collection, action, pair_ids) VALUES (%s, %s, %s, %s::text[])"
+)
+"""An entry in the log: tenant, collection, what was done, and to which pairs."""
+
+
+class Statements:
+    """Statements on one table; what a role's tenant is, is a parameter of each.
+
+    Parameters
+    ----------
+    table
+        Of the collection.
+    index
+        How its vectors are searched.
+    """
+
+    def __init__(self, table: Identifier, index: VectorIndex) -> None:
+        self._table = table
+        self._index = index
+        self.count = self._of("SELECT count(*) FROM {table} WHERE tenant = %(c0)s")
+        self.pair_ids = self._of(
+            "SELECT pair_id FROM {table} WHERE tenant = %(c0)s ORDER BY number"
+        )
+        some = "tenant = %(tenant)s AND pair_id = ANY (%(ids)s::text[])"
+        self.known = self._of(f"SELECT 1 FROM {{table}} WHERE {some} LIMIT 1")
+        self.delete = self._of(f"DELETE FROM {{table}} WHERE {some} RETURNING pair_id")
+        # Not the indexes: an HNSW index takes hours at millions of pairs, and before pgvector 0.8.4
+        # an insertion at that moment could damage it. What it still names is passed over.
+        self.vacuum = self._of("VACUUM (SKIP_LOCKED, INDEX_CLEANUP OFF) {table}")
+        self._fetch = [
+            self._of(f"SELECT {columns} FROM {{table}} WHERE {some}")
+            for columns in (BRIEF, COMPLETE)
+        ]
+        columns = ("tenant", *WRITTEN)
+        self.upsert = SQL(
+            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (tenant, pair_id) DO UPDATE SET {}"
+        ).format(
+            table,
+            SQL(", ").join(map(Identifier, columns)),
+            SQL(", ").join([Placeholder()] * len(columns)),
+            SQL(", ").join(
+                SQL("{0} = excluded.{0}").format(Identifier(name)) for name in WRITTEN[1:]
+            ),
+        )
+
+    def fetch(self, complete: bool) -> Statement:
+        """Return what finds pairs by their ids."""
+        return self._fetch[complete]
+
+    def search(self, conditions: Conditions, count: int, width: int, complete: bool) -> Statement:
+        """Return what asks the index, and scores what it finds by the whole vectors.
+
+        Where the index orders by other numbers than the score (half precision), or may return a
+        worse pair before a better one, all candidates of the search are scored.
+        """
+        candidates = width if self._index.rescored(width) else count
+        return self._of(
+            "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
+            "SELECT * FROM {table} WHERE {condition} ORDER BY {indexed} <#> {question} LIMIT {most}"
+            ") AS nearest ORDER BY score DESC, pair_id LIMIT {count}",
+            complete,
+            condition=conditions.sql,
+            indexed=self._index.indexed,
+            question=self._index.question,
+            most=Literal(candidates),
+            count=Literal(count),
+        )
+
+    def scan(self, conditions: Conditions, count: int, complete: bool) -> Statement:
+        """Return what compares a question with every pair; no index orders by a negated number."""
+        return self._of(
+            "SELECT score, {columns} FROM ("
+            "SELECT *, -(embedding <#> %(vector)s) AS score FROM {table} WHERE {condition} "
+            "ORDER BY score DESC, pair_id LIMIT {count}"
+            ") AS best",
+            complete,
+            condition=conditions.sql,
+            count=Literal(count),
+        )
+
+    def _of(self, text: str, complete: bool = False, **parts: Composable) -> Composed:
+        columns = SQL(COMPLETE if complete else BRIEF)
+        return SQL(text).format(table=self._table, columns=columns, **parts)

@@ -1,0 +1,17 @@
+"""One small cluster for all tests of a session; they skip where Ray is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mrrag_llamaindex.cluster.connection import connected
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[Any]:
+    pytest.importorskip("ray", reason='Ray is not installed: pip install "mrrag-llamaindex[ray]"')
+    with connected() as module:
+        yield module
