@@ -35,7 +35,7 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
         asked, data = await read_request(request, AskRequest)
 
         def work(cancelled: threading.Event) -> dict[str, Any]:
-            image = service.read_image(data or b"", asked.reading)
+            image = service.read_image(data, asked.reading)
             try:
                 result = service.ask(image, asked.question, asked, cancelled=cancelled)
             except NoRelevantCase as nothing:

@@ -44,7 +44,7 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, lis
         fields = await request.body()
     elif kind == "multipart/form-data":
         try:
-            async with request.form(max_files=MAX_QUERY_IMAGES, max_fields=1000) as form:
+            async with request.form(max_files=MAX_QUERY_IMAGES + 1, max_fields=1000) as form:
                 fields = _fields_of(form, model)
                 sent = [one for one in form.getlist("image") if isinstance(one, UploadFile)]
                 if sent:
@@ -134,6 +134,8 @@ def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
             raise ApiError(422, "bad_field", f"{name}: it stands there twice", param=name)
         if known is not None and len(values) < len(sent) and name != "image":
             raise ApiError(422, "bad_field", f"{name}: it is no file", param=name)
+        if name == "image" and 0 < len(values) < len(sent):
+            raise ApiError(422, "bad_field", "image: it is a file and a text", param=name)
         if not values or known is None:
             fields[name] = values[0] if values else None
         elif listed:
