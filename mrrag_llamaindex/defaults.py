@@ -130,6 +130,10 @@ QUEUE_TIMEOUT = None
 """Seconds that a question may wait; None is without end. A library cannot know how slow a device
 is, nor how patient its caller; a server should set one."""
 
+REQUEST_TIMEOUT = 300.0
+"""Seconds that a server with vLLM may take for one answer: a long one of a 7B model takes ten on a
+GPU, and what takes minutes is a server that hangs, or has too many to answer."""
+
 PREFIX_CACHE = 1
 """Images with their documents whose keys and values are kept: follow-up questions come about the
 patient at hand, and each kept prefix costs a 7B model about 250 MiB."""

@@ -68,8 +68,9 @@ def ask(
         str | None, typer.Option(envvar="MRRAG_TOKEN", help="server: its token.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="server: seconds to wait for the answer.")
-    ] = 300.0,
+        float | None,
+        typer.Option(min=0.001, help="server: seconds to wait for the answer; default 300."),
+    ] = None,
     window: options.Window = None,
     frame: options.Frame = None,
     by: Annotated[
@@ -157,10 +158,13 @@ def ask(
             "window": ReadingOptions.parse(window, frame).window,
             "frame": frame,
         }
-        _ask_server(Client(server, token, timeout), question, image, asked, as_json)
+        limit = {} if timeout is None else {"seconds": timeout}
+        _ask_server(Client(server, token, **limit), question, image, asked, as_json)
         return
     if store is None:
         raise InputError("--store is missing: give the folder of a store, or --server")
+    if timeout is not None:
+        raise InputError("--timeout goes with --server: without one, the answer is waited for")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.query_image import QueryImage
@@ -171,9 +175,10 @@ def ask(
     check_name(quantization)
     check_encodable(question, "the question")
     reading = ReadingOptions.parse(window, frame)
-    for one in image:
-        reading.load(one, what=f"--image {one}")  # fail before anything slow is loaded
-    query = QueryImage.study([QueryImage.read(one, reading) for one in image])
+    query = QueryImage.study(
+        [QueryImage.read(one, reading, what=f"--image {one}") for one in image]
+    )
+    query.pictures  # noqa: B018 (decoded now: it fails before anything slow is loaded)
     # A store that is not there, or a server that hangs, is told before what takes long to import.
     pairs = PairStore.open(store)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from PIL import Image
 
@@ -16,6 +17,9 @@ from mrrag_llamaindex.images.load import ImageSource, image_digest, read_bytes
 from mrrag_llamaindex.images.options import ReadingOptions
 
 _WHAT = "query image"
+_MOST_KEPT = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class QueryImage:
         without reading the file again. Never shown.
     options : ReadingOptions
         Window and frame by which the file is decoded.
+    what : str
+        What error messages call it.
     others : tuple of QueryImage
         Further images of the same study, in order; see `study`.
     """
@@ -45,11 +51,16 @@ class QueryImage:
     content: bytes | Image.Image = field(repr=False, compare=False)
     path: str | None = field(default=None, repr=False, compare=False)
     options: ReadingOptions = field(default_factory=ReadingOptions)
+    what: str = field(default=_WHAT, repr=False, compare=False)
     others: tuple[QueryImage, ...] = ()
 
     @classmethod
     def read(
-        cls, source: ImageSource | QueryImage, options: ReadingOptions | None = None
+        cls,
+        source: ImageSource | QueryImage,
+        options: ReadingOptions | None = None,
+        *,
+        what: str = _WHAT,
     ) -> QueryImage:
         """Read an image's bytes, or copy the pixels of an open one; nothing is opened later.
 
@@ -59,6 +70,8 @@ class QueryImage:
             One that has been read already is returned as it is.
         options : ReadingOptions, optional
             Window and frame of a file, or the window of an open image.
+        what : str
+            What error messages call it.
 
         Raises
         ------
@@ -70,11 +83,11 @@ class QueryImage:
             return source
         options = options or ReadingOptions()
         if isinstance(source, Image.Image):
-            copy = options.load(source, what=_WHAT)
-            return cls(image_digest(source, what=_WHAT), copy, options=options)
-        data = read_bytes(source, what=_WHAT)
+            copy = options.load(source, what=what)
+            return cls(image_digest(source, what=what), copy, options=options, what=what)
+        data = read_bytes(source, what=what)
         path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        return cls(image_digest(data), data, path, options)
+        return cls(image_digest(data), data, path, options, what)
 
     @classmethod
     def study(cls, sources: Sequence[ImageSource | QueryImage]) -> QueryImage:
@@ -113,7 +126,7 @@ class QueryImage:
         first, *others = images
         joined = hashlib.sha256("".join(image.digest for image in images).encode()).hexdigest()
         # No path: a step that names the first file alone asks about another thing.
-        return _Study(joined, first.content, None, first.options, tuple(others), first)
+        return _Study(joined, first.content, None, first.options, first.what, tuple(others), first)
 
     @property
     def views(self) -> tuple[QueryImage, ...]:
@@ -136,7 +149,7 @@ class QueryImage:
         """
         if isinstance(self.content, Image.Image):
             return self.content
-        return self.options.load(self.content, what=_WHAT)
+        return self.options.load(self.content, what=self.what)
 
     @property
     def memory(self) -> int:
@@ -145,6 +158,20 @@ class QueryImage:
             return 4 * self.content.width * self.content.height
         decoded = self.__dict__.get("rgb")
         return len(self.content) + (4 * decoded.width * decoded.height if decoded else 0)
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make()`` returns, or returned before under the same key.
+
+        The last few are held as long as the image is: its vectors, for example, while it is asked
+        about again and again.
+        """
+        known = self.__dict__.get("_kept", {})
+        if key not in known:
+            # A new dictionary each time, so that threads need not wait for each other.
+            known = {**dict(list(known.items())[1 - _MOST_KEPT :]), key: make()}
+            self.__dict__["_kept"] = known
+        value: T = known[key]
+        return value
 
     def release_pixels(self) -> None:
         """Drop decoded pixels that can be decoded again from the file's bytes."""

@@ -27,12 +27,12 @@ from mrrag_llamaindex.integration.foreign_nodes import (
 from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.inputs.room import question_room, require_room
+from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
     read_query_image,
 )
-from mrrag_llamaindex.integration.retriever import mean_embedding
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import (
     Evidence,
@@ -49,7 +49,6 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.views import CombineImages, asked_views, score_views
-from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -241,9 +240,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
             raise other_image()
-        towers = GatheredTowers(self._towers)
-        images = None if image is None else towers.embed_images(list(image.pictures))
-        text = mean_embedding(self._towers, query.embedding_strs)
+        images, text = study_vectors(self._towers, query.embedding_strs, image)
         views, weights = asked_views(
             images, text, self._weights, Blocks.of(self._towers), self.combine_images
         )

@@ -111,7 +111,7 @@ class Service:
     @property
     def device(self) -> str:
         """The device of the generator."""
-        return str(self.llm.engine.loaded.model.device)
+        return self.llm.engine.device
 
     def read_image(
         self,

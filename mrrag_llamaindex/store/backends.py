@@ -123,6 +123,10 @@ class Backend(ABC):
     def close(self) -> None:
         """Release the place; a store in memory ends here. May be called again."""
 
+    def _check_open(self) -> None:
+        """Raise if the place is gone; called often."""
+        self._count()
+
     @abstractmethod
     def _count(self) -> int:
         """Return the number of pairs."""

@@ -156,6 +156,11 @@ class PairStore(Backend):
                 "ingest into a new store"
             )
 
+    def check_open(self) -> None:
+        """Raise `StoreError` if the store is not there any more."""
+        with store_errors(f"looking for {self.name}"):
+            self._check_open()
+
     def __len__(self) -> int:
         """Return the number of pairs."""
         with store_errors(f"counting {self.name}"):

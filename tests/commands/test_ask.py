@@ -6,11 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.images import load as load_module
+from mrrag_llamaindex.images import query_image as query_image_module
+from mrrag_llamaindex.images.options import ReadingOptions
 from tests.generation.checkpoints.test_adapters import trained
 from tests.tiny.families import write
 
@@ -345,3 +349,32 @@ def test_an_adapter_is_put_onto_the_model(mrrag, corpus, tmp_path):
     assert json.loads(tuned.out)["p_yes"] != plain["p_yes"]
     check_refused(ask(mrrag, corpus, "--merge-adapter"), "merge_adapter goes with adapter")
     check_refused(ask(mrrag, corpus, "--adapter", tmp_path / "none"), "there is no such folder")
+
+
+def test_a_limit_of_time_is_for_a_server(mrrag, corpus):
+    result = ask(mrrag, corpus, "--timeout", 5)
+    assert result.code == 2
+    assert "--timeout" in result.err
+    assert "--server" in result.err
+
+
+def test_the_query_image_is_read_once_and_decoded_once(mrrag, corpus, monkeypatch):
+    opened, decoded = [], []
+    read, load = load_module.read_bytes, ReadingOptions.load
+
+    def reading(source, **options):
+        if isinstance(source, Path):
+            opened.append(source)
+        return read(source, **options)
+
+    def loading(self, source, **options):
+        decoded.append(source)
+        return load(self, source, **options)
+
+    monkeypatch.setattr(query_image_module, "read_bytes", reading)
+    monkeypatch.setattr(load_module, "read_bytes", reading)
+    monkeypatch.setattr(ReadingOptions, "load", loading)
+    result = ask(mrrag, corpus)
+    assert result.code == 0, result.err
+    assert opened == [corpus.image]
+    assert len(decoded) == 1

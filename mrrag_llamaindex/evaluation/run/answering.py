@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.evaluation.methods.vote import Voters
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
 
 _BATCHES_AT_ONCE = 4
 
@@ -27,7 +27,7 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine or None
+    engine : Engine or None
         None: only for methods that ask no model.
     max_new_tokens : int
         Longest answer.
@@ -38,7 +38,7 @@ class Answering:
         By method and question id: questions that could not be asked. Their text is empty.
     """
 
-    def __init__(self, engine: LlavaEngine | None, max_new_tokens: int) -> None:
+    def __init__(self, engine: Engine | None, max_new_tokens: int) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens
         self.left_out: dict[tuple[str, str], LeftOut] = {}

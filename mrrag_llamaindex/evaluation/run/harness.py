@@ -23,12 +23,11 @@ from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
 from mrrag_llamaindex.files.digests import json_digest
-from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.store.ingest.question_table import digest_of
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.methods.learning import Learned
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
 
 LAYERS = "critical_layers"
 """Setting of every file of answers: the layers that steering takes where none are named."""
@@ -47,7 +46,7 @@ class Harness:
 
     Parameters
     ----------
-    engine : LlavaEngine or None
+    engine : Engine or None
         Its critical layers are a setting of the run, which resumes only with the same ones. None:
         only methods that ask no model can be run.
     towers_identity : str
@@ -61,7 +60,7 @@ class Harness:
 
     def __init__(
         self,
-        engine: LlavaEngine | None,
+        engine: Engine | None,
         towers_identity: str,
         settings: HarnessSettings,
         *,
@@ -73,7 +72,7 @@ class Harness:
         self.folder = folder
         self._answering = Answering(engine, settings.max_new_tokens)
         self._layers = [] if engine is None else list(engine.loaded.critical_layers)
-        self._model = NO_MODEL if engine is None else model_identity(engine.loaded)
+        self._model = NO_MODEL if engine is None else engine.identity
         self._towers = towers_identity
         self._progress = progress
         self._done = self._total = self._resumed = 0

@@ -68,6 +68,16 @@ class LoadedModel:
         names = [Path(self.source).name, *([self.adapter.name] if self.adapter else [])]
         return "+".join(names)
 
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def generation_config(self) -> Any:
+        """How the model decodes, see `greedy`."""
+        return self.model.generation_config
+
 
 def load_model(
     model: str = defaults.DEFAULT_MODEL,

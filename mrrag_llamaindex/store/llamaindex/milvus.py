@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
-from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 from typing_extensions import Self
 
@@ -56,6 +55,7 @@ MOST_BYTES: Final = 65_535
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _PLAIN: Final = re.compile(r'[^"\\\x00-\x1f\x7f]*')
+_NOT_LOADED: Final = 101
 _TOKEN: Final = "MILVUS_TOKEN"
 _ID: Final = "id"
 _VECTOR: Final = "embedding"
@@ -127,7 +127,7 @@ class MilvusEngine(Engine):
                 with _local_guard:
                     _local[self._path] += 1
             self._client = _Limited(
-                MilvusClient(uri=self._uri, token=token, timeout=CONNECT_SECONDS)
+                MilvusClient(uri=self._uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
             )
         return self._client
 
@@ -136,13 +136,7 @@ class MilvusEngine(Engine):
         if self._path is not None and not self._path.exists():
             return False
         with self._asking():
-            present = bool(self.client.has_collection(self._collection))
-            if (
-                present
-                and self.client.get_load_state(self._collection)["state"] != LoadState.Loaded
-            ):
-                self.client.load_collection(self._collection, timeout=LOAD_SECONDS)
-        return present
+            return bool(self.client.has_collection(self._collection))
 
     def create(self, length: int, hnsw: HNSWSettings | None) -> HNSWSettings | None:
         """Make a collection of inner product; a given one is taken as it is."""
@@ -220,7 +214,9 @@ class MilvusEngine(Engine):
             index_config=self._index(),
             use_async_client=False,
             timeout=CONNECT_SECONDS,
+            dedicated=True,
         )
+        store.client.close()
         store._milvusclient = self.client
         return store
 
@@ -242,17 +238,23 @@ class MilvusEngine(Engine):
             for rows in batches(nodes):
                 self.store.add(list(rows))
 
-    def get(self, node_ids: Sequence[str], *, vectors: bool = True) -> list[BaseNode]:
+    def get(
+        self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
+    ) -> list[BaseNode]:
         """Return those of the nodes that exist; without vectors, without reports as well."""
         fields = ["_node_content", "_node_type"]
         store = self.store
         if vectors:
             fields += [store.text_key, store.embedding_field]
         found: list[BaseNode] = []
+        level = _STRONG if fresh else {}
         with self._asking():
             for ids in batches(node_ids):
                 rows = self.client.get(
-                    self._collection, ids=list(ids), output_fields=fields, **_STRONG
+                    self._collection,
+                    ids=list(ids),
+                    output_fields=fields,
+                    **level,
                 )
                 for row in rows:
                     node = metadata_dict_to_node(row, text=row.get(store.text_key))
@@ -333,7 +335,10 @@ class MilvusEngine(Engine):
 
 
 class _Limited:
-    """A client each of whose calls has a limit: by itself, it tries again for minutes."""
+    """A client each of whose calls has a limit: by itself, it tries again for minutes.
+
+    A collection that is not in the server's memory, as after a restart, is brought there.
+    """
 
     def __init__(self, client: MilvusClient) -> None:
         self._limited = client
@@ -342,7 +347,17 @@ class _Limited:
         value = getattr(self._limited, name)
         if not callable(value) or "timeout" not in inspect.signature(value).parameters:
             return value
-        return functools.partial(value, timeout=SECONDS)
+        return functools.partial(self._call, functools.partial(value, timeout=SECONDS))
+
+    def _call(self, ask: Callable[..., Any], *values: Any, **options: Any) -> Any:
+        try:
+            return ask(*values, **options)
+        except MilvusException as error:
+            if error.code != _NOT_LOADED:
+                raise
+        collection = options.get("collection_name") or values[0]
+        self._limited.load_collection(collection, timeout=LOAD_SECONDS)
+        return ask(*values, **options)
 
 
 def _unreachable(error: Exception) -> bool:

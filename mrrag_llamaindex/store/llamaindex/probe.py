@@ -101,6 +101,18 @@ def prove(engine: Engine, schema: StoreSchema) -> None:
         raise _refusal(engine, "it changes vectors: it normalises, clips or rounds them")
 
 
+def prove_removal(engine: Engine, schema: StoreSchema) -> None:
+    """Raise `StoreError` unless a node can be removed again."""
+    node = make_node("probe", "removed", probe_vectors(schema)[0][0])
+    fault = "nodes are not removed by id (delete_nodes)"
+    with _faults(engine, fault):
+        engine.add([node], [])
+        engine.delete([node.node_id])
+        left = engine.get([node.node_id])
+    if left:
+        raise _refusal(engine, fault)
+
+
 @contextlib.contextmanager
 def _faults(engine: Engine, fault: str) -> Iterator[None]:
     try:

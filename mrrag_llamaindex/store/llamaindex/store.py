@@ -18,10 +18,11 @@ from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.llamaindex.engine import Engine
 from mrrag_llamaindex.store.llamaindex.engines import engine_of
 from mrrag_llamaindex.store.llamaindex.narrowing import allowing, narrowed
-from mrrag_llamaindex.store.llamaindex.probe import probe_nodes, prove
+from mrrag_llamaindex.store.llamaindex.probe import probe_nodes, prove, prove_removal
 from mrrag_llamaindex.store.llamaindex.record import (
     ADDED_KEY,
     ID_KEY,
+    KIND_KEY,
     decode,
     encode,
     make_node,
@@ -61,9 +62,9 @@ class VectorStorePairStore(PairStore):
                 with store_errors(f"writing to {engine.name}"):
                     engine.add(nodes, [])
                 prove(engine, schema)
-            except BaseException:
-                with store_errors(f"removing what was written to {engine.name}"):
-                    engine.drop([node.node_id for node in nodes])
+                prove_removal(engine, schema)
+            except BaseException as error:
+                _undo(engine, [node.node_id for node in nodes], error)
                 raise
         except BaseException:
             engine.close()
@@ -135,7 +136,7 @@ class VectorStorePairStore(PairStore):
             narrow = narrowed(allowing(exclude or Exclusion(), filters))
         width = max(width, self.schema.hnsw.ef_search if self.schema.hnsw else 0)
         names = self._engine.search(vector, count, "pair", narrow, width)
-        pairs = self._decoded(names)
+        pairs = self._decoded(names, fresh=False)
         if len(pairs) < count and len(pairs) < self._engine.count(narrow):
             # An index may give up early among few matches, an engine has a limit, and what was
             # found may have been deleted since: all of them are scored.
@@ -144,8 +145,8 @@ class VectorStorePairStore(PairStore):
         scored = [(float(pair.vector @ vector), pair) for pair in pairs]
         return sorted(scored, key=lambda item: (-item[0], item[1].pair_id))[:count]
 
-    def _decoded(self, names: Sequence[str]) -> list[StoredPair]:
-        return [decode(node) for node in self._engine.get(names)]
+    def _decoded(self, names: Sequence[str], *, fresh: bool = True) -> list[StoredPair]:
+        return [decode(node) for node in self._engine.get(names, fresh=fresh)]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._engine.lock:
@@ -167,6 +168,17 @@ class VectorStorePairStore(PairStore):
     def _delete(self, pair_ids: Sequence[str]) -> None:
         with self._engine.lock:
             self._engine.delete([node_id("pair", pair_id) for pair_id in pair_ids])
+
+
+def _undo(engine: Engine, names: Sequence[str], error: BaseException) -> None:
+    """Remove what was written to a store that is refused, and say so if that fails as well."""
+    try:
+        engine.drop(names)
+    except Exception:
+        raise StoreError(
+            f"{error}. What was written to find that out, nodes with {KIND_KEY!r}, could not be "
+            "removed: remove them"
+        ) from error
 
 
 def _manifest(engine: Engine) -> str | None:

@@ -35,6 +35,15 @@ class Conditions:
         lost.
     exclude
         What must not be found.
+
+    Attributes
+    ----------
+    sql
+        The condition.
+    parameters
+        By name.
+    selective
+        Whether it says more than whose the pairs are.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class Conditions:
             parts += self._exclusion(exclude)
         if filters is not None and _comparable(filters):
             parts.append(self._filter(filters))
+        self.selective = len(parts) > 1
         self.sql: Composable = SQL(" AND ").join(parts)
 
     def _of(self, value: Any) -> Composable:

@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -14,24 +13,13 @@ import pytest
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
+from mrrag_llamaindex.store.learned_files import keep_learned, learned_text
 from mrrag_llamaindex.store.pair import Pair
-from mrrag_llamaindex.store.postgres import connection, layout
+from mrrag_llamaindex.store.postgres import connection, layout, server
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
-from tests.store.postgres_server import PASSWORD, PostgresServer, installation
-
-
-@pytest.fixture(scope="module")
-def mortal() -> Iterator[PostgresServer]:
-    """A server that only these tests use, and kill."""
-    if installation() is None:
-        pytest.skip("no PostgreSQL: pgserver has no wheel here, and MRRAG_POSTGRES names none")
-    server = PostgresServer()
-    try:
-        yield server
-    finally:
-        server.close()
+from tests.store.postgres_server import PASSWORD, PostgresServer
 
 
 def in_one_line(error: BaseException, server: PostgresServer) -> str:
@@ -115,8 +103,8 @@ def test_server_killed_in_the_middle_of_questions_is_one_error_and_then_answers_
 def test_server_that_hangs_is_named_in_time_and_used_again_when_it_goes_on(
     mortal, units, pairs, monkeypatch
 ) -> None:
-    monkeypatch.setattr(connection, "READ_SECONDS", 1.0)
-    monkeypatch.setattr(connection, "WRITE_SECONDS", 1.0)
+    monkeypatch.setattr(server, "READ_SECONDS", 1.0)
+    monkeypatch.setattr(server, "WRITE_SECONDS", 1.0)
     monkeypatch.setattr(connection, "CANCEL_SECONDS", 0.5)
     with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="hangs") as store:
         store.upsert(pairs(5), units(5), units(5))
@@ -143,7 +131,7 @@ def test_statement_that_takes_too_long_is_ended_on_the_server(mortal, units, pai
         with psycopg.connect(mortal.url()) as other:
             other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(connection, "READ_SECONDS", 0.5)
+                patch.setattr(server, "READ_SECONDS", 0.5)
                 with pytest.raises(StoreError, match=r"did not answer|took too long") as caught:
                     store.get(["p1"])
             in_one_line(caught.value, mortal)
@@ -222,26 +210,31 @@ def test_database_without_a_store_and_one_without_the_collection(mortal) -> None
         PairStore.create(url, StoreSchema("t@1", "", 8), collection="one")
 
 
-def test_tables_of_a_later_release_are_refused_and_older_ones_migrated(mortal, monkeypatch) -> None:
+def test_tables_of_a_later_release_are_refused_and_older_ones_migrated(
+    mortal, monkeypatch, units, pairs
+) -> None:
     mortal.execute("CREATE DATABASE aged")
     url = mortal.url(database="aged")
-    PairStore.create(url, StoreSchema("t@1", "", 8)).close()
-    with monkeypatch.context() as later:
-        later.setattr(layout, "LAYOUT", layout.LAYOUT + 1)
-        step = "ALTER TABLE mrrag.collections ADD COLUMN remark text"
-        later.setitem(layout.MIGRATIONS, layout.LAYOUT - 1, step)
-        mortal.execute(
-            "CREATE ROLE visitor LOGIN PASSWORD 'visitor'",
-            "GRANT USAGE ON SCHEMA mrrag TO visitor",
-            "GRANT SELECT ON ALL TABLES IN SCHEMA mrrag TO visitor",
-            database="aged",
-        )
-        with pytest.raises(StoreError, match="as the role that owns"):
-            PairStore.open(mortal.url("visitor", "visitor", "aged"))
-        PairStore.open(url).close()
-        with psycopg.connect(url) as sql:
-            assert sql.execute("SELECT remark FROM mrrag.collections").fetchall() == [(None,)]
-        PairStore.open(mortal.url("visitor", "visitor", "aged")).close()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(layout, "LAYOUT", 1)
+        PairStore.create(url, StoreSchema("t@1", "", 8)).close()
+    visitor = mortal.url("visitor", "visitor", "aged")
+    mortal.execute(
+        "CREATE ROLE visitor LOGIN PASSWORD 'visitor'",
+        "GRANT USAGE ON SCHEMA mrrag TO visitor",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA mrrag GRANT SELECT ON TABLES TO visitor",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA mrrag TO visitor",
+        database="aged",
+    )
+    with pytest.raises(StoreError, match="as the role that owns"):
+        PairStore.open(visitor)
+    with PairStore.open(url) as store:
+        store.upsert(pairs(3), units(3), units(3))
+        keep_learned(store, "calibration.json", "{}")
+    with PairStore.open(visitor) as store:
+        assert len(store) == 3
+        assert learned_text(store, "calibration.json") == "{}"
+    mortal.execute(f"UPDATE mrrag.layout SET version = {layout.LAYOUT + 1}", database="aged")
     for call in (PairStore.open, lambda where: PairStore.create(where, StoreSchema("t@1", "", 8))):
         with pytest.raises(StoreError, match="made by a later release"):
             call(url)
