@@ -125,6 +125,8 @@ def ask(
     adapter: options.Adapter = None,
     merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
+    engine: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
@@ -135,6 +137,8 @@ def ask(
         "--adapter": adapter,
         "--merge-adapter": merge_adapter,
         "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
+        "--engine": None if engine == "transformers" else engine,
+        "--api-base": api_base,
     }
     for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
     if server is not None:
@@ -219,7 +223,9 @@ def ask(
         return
     llm = MRRAGLLaVA(
         model=model or defaults.DEFAULT_MODEL,
-        device=device,
+        device="auto" if api_base else device,  # the towers run here in any case
+        runtime=engine,
+        api_base=api_base,
         quantization=quantization,
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,

@@ -78,6 +78,8 @@ def serve(
     adapter: options.Adapter = None,
     merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
+    engine: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     out: Out = _OUT,
     as_json: AsJson = False,
 ) -> None:
@@ -108,6 +110,8 @@ def serve(
         "allow_pickle": allow_pickle,
         "adapter": adapter,
         "merge_adapter": merge_adapter,
+        "runtime": engine,
+        "api_base": api_base,
     }
     if demo:
         from mrrag_llamaindex.phantom.demo import build_demo

@@ -104,7 +104,10 @@ class Engine(PromptReader, ABC):
         ModelError
             If the engine runs none.
         """
-        raise ModelError(f"{self.device} runs whole answers, and no pass that looks into a model")
+        raise ModelError(
+            f"{self.device} runs whole answers, and no pass that looks into a model or reads a "
+            'probability behind the first token: use engine="transformers" for what needs one'
+        )
 
     def why_unexplainable(self) -> str:
         """Say why answers cannot be explained; empty where they can."""

@@ -105,7 +105,9 @@ class Service:
         index = MRRAGIndex.from_store(
             store, weights=weights, calibration=calibration, device=device
         )
-        llm = MRRAGLLaVA(device=device, **generator)
+        if generator.get("api_base") is None:  # towers run here in any case
+            generator["device"] = device
+        llm = MRRAGLLaVA(**generator)
         return cls(index, llm, name=name, image_pixels=image_pixels)
 
     @property

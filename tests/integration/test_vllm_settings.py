@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import threading
 
 import pytest
 
@@ -17,20 +16,14 @@ from tests.generation.checkpoints.llava_original.original_checkpoint import (
     write_clip,
 )
 from tests.tiny.families import write
-from tests.tiny.token_server import TokenServer
 
 
-@pytest.fixture(scope="module")
-def server(engine):
-    served = TokenServer(engine)
-    thread = threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield served
-    served.shutdown()
-    served.server_close()
+@pytest.fixture
+def server(token_server):
+    return token_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def llm(server):
     return MRRAGLLaVA(model="phantom", api_base=server.address, max_new_tokens=4)
 

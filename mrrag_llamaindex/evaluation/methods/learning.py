@@ -14,7 +14,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.methods.ranking import Ranking
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
-from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
@@ -57,7 +57,7 @@ def learn(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine | None,
+    engine: Engine | None,
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
@@ -117,7 +117,7 @@ def _fusion(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine | None,
+    engine: Engine | None,
     folder: Path | None,
     seed: int,
     progress: Callable[[int, int, int], None] | None,

@@ -253,20 +253,21 @@ class VllmEngine(Engine):
         call.add_done_callback(lambda _: self.connection.call_soon(task.cancel))
         await asyncio.wait([task])
         counters = self.connection.line.counters
-        with suppress(InvalidStateError):  # it was cancelled meanwhile
+        if call.done():  # it was cancelled meanwhile
+            counters.add("cancelled")
+            return
+        with suppress(InvalidStateError):  # it is cancelled just now
             if task.cancelled():
-                closed = ModelError(f"{self.device} was closed while it answered")
-                call.set_exception(closed)
+                counters.add("failed")
+                call.set_exception(ModelError(f"{self.device} was closed while it answered"))
             elif error := task.exception():
-                call.set_exception(_for_a_person(error))
                 if not isinstance(error, BusyError):
                     counters.add("failed")
+                call.set_exception(_for_a_person(error))
             else:
-                call.set_result(task.result())
                 counters.add("answered")
                 counters.ran(task.result().seconds)
-        if call.cancelled():
-            counters.add("cancelled")
+                call.set_result(task.result())
 
     async def _generated(self, call: Call, admission: Admission) -> Generated:
         async with self.connection.line.place(self.batch_size, admission):

@@ -93,6 +93,8 @@ class InProcessDoor(Door):
             prompt["multi_modal_data"] = {"image": list(request.images)}
         sampling = SamplingParams(**request.sampling, output_kind=RequestOutputKind.DELTA)
         name = f"mrrag-{next(self._numbers)}"
+        if self._engine is None:
+            raise ModelError("vLLM was closed: make another MRRAGLLaVA")
         try:
             async with aclosing(self._engine.generate(prompt, sampling, name)) as outputs:
                 async for output in outputs:
@@ -108,8 +110,12 @@ class InProcessDoor(Door):
 
     async def close(self) -> None:
         """See `Door`."""
-        if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown)
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        if engine.output_handler is not None:  # it would take the end for a failure
+            engine.output_handler.cancel()
+        await asyncio.to_thread(engine.shutdown)
 
 
 def arguments_for(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,14 +13,8 @@ from tests.tiny.token_server import TokenServer
 
 
 @pytest.fixture
-def server(engine) -> Iterator[TokenServer]:
-    served = TokenServer(engine)
-    thread = threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield served
-    served.shutdown()
-    served.server_close()
-    thread.join()
+def server(token_server) -> TokenServer:
+    return token_server
 
 
 @pytest.fixture

@@ -94,8 +94,8 @@ class Definition:
         reader = self.engine.loaded.images
         if reader is None or prepared is None or image is None:
             return {"prompt_token_ids": list(prompt.input_ids)}
-        text = prompt.text.replace(prepared.text, reader.marker)
-        if getattr(reader, "pads", False):
+        text = prompt.text.replace(prepared.texts[0], reader.marker)
+        if reader.family.pads_images:
             image = pad_to_square(image, reader.processor.image_processor.image_mean)
         return {
             "prompt_token_ids": self.engine.tokenizer(text)["input_ids"],
@@ -118,7 +118,6 @@ SIZES = {
     "llava": [(28, 28)],
     "llava_next": [(28, 28)],
     "qwen2_5_vl": [(56, 56), (56, 84), (84, 56)],
-    "gemma3": [(56, 56)],
 }
 """Height and width of images that no processor has to scale: transformers has two ways to scale,
 by Pillow and by torchvision, and takes whichever it finds."""
