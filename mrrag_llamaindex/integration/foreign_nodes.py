@@ -10,9 +10,9 @@ from PIL.Image import Image
 
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.inputs.images import image_of_node
+from mrrag_llamaindex.integration.inputs.study_scores import AskedView
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fuse, similarity_terms
-from mrrag_llamaindex.store.views import AskedView
 from mrrag_llamaindex.towers.protocol import DualTower
 
 Scored = tuple[float, dict[str, float]]

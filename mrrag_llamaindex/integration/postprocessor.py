@@ -27,6 +27,7 @@ from mrrag_llamaindex.integration.foreign_nodes import (
 from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.inputs.room import question_room, require_room
+from mrrag_llamaindex.integration.inputs.study_scores import CombineImages, asked_views, score_views
 from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
@@ -48,7 +49,6 @@ from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.views import CombineImages, asked_views, score_views
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -115,7 +115,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         default="embed", description="What to do with nodes that the pair store does not hold."
     )
     combine_images: CombineImages = Field(
-        default="mean", description="Score of a question with several images, see store.views."
+        default="mean",
+        description="Score of a question with several images, see inputs.study_scores.",
     )
     on_missing_image: MissingImage = Field(
         default="error", description="What to do with a question without an image."

@@ -24,6 +24,12 @@ from mrrag_llamaindex.integration.inputs.options import (
     require_count,
     require_one_of,
 )
+from mrrag_llamaindex.integration.inputs.study_scores import (
+    COMBINE_IMAGES,
+    CombineImages,
+    asked_views,
+    query_views,
+)
 from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
@@ -38,12 +44,6 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import ONE_PER, Exclusion, OnePer, one_per_case
 from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.store.views import (
-    COMBINE_IMAGES,
-    CombineImages,
-    asked_views,
-    query_views,
-)
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.mcr.calibration import Calibration
@@ -80,7 +80,7 @@ class MRRAGRetriever(BaseRetriever):
         patient, the best stands for all, and its ``metadata["mrrag"]["views"]`` names the others;
         further pairs are fetched, so that as many documents are returned. See `one_per_case`.
     combine_images : {"mean", "max"}
-        Score of a pair where the question has several images, see `store.views`.
+        Score of a pair where the question has several images, see `inputs.study_scores`.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion

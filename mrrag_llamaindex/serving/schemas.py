@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.integration.inputs.study_scores import CombineImages
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, OnePer
-from mrrag_llamaindex.store.views import CombineImages
 
 MOST_DOCUMENTS = 100
 """Documents that one request may ask for: more than any prompt holds."""

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.integration.inputs.study_scores import asked_views, query_views, score_views
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
-from mrrag_llamaindex.store.views import asked_views, query_views, score_views
 from tests.tiny import pairs as toy
 
 COUNT, VIEWS = 60, 3
