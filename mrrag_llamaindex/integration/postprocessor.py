@@ -93,6 +93,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         What to do with a node that the store does not hold: embed its text (and its
         ``image_path``, where it has one) on the fly; keep it without a score, last and
         unsteered; or raise.
+    combine_images : {"mean", "max"}
+        As for `MRRAGRetriever`.
     on_missing_image : {"error", "ignore"}
     stamped : bool, optional
         As for `MRRAGRetriever`.
