@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +13,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
@@ -17,6 +21,8 @@ from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.data import OwnCopy
+    from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers
+    from mrrag_llamaindex.generation.engine import LlavaEngine
 
 
 def evaluate(
@@ -95,6 +101,9 @@ def evaluate(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients.
@@ -110,16 +119,23 @@ def evaluate(
     from mrrag_llamaindex.evaluation.run.harness import Harness
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
+    from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers
     from mrrag_llamaindex.mcr.weights_file import load_weights
     from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
     from mrrag_llamaindex.towers.loading import load_towers
 
+    spread = cluster.RayOptions(ray, workers, gpus_per_worker)
+    by_vote = data == "vqa-rad" and not any((methods, model, towers, predictions, report_file))
+    own_data = data != defaults.PHANTOM
+    alone = bool(predictions) and own_data and not any((methods, model, towers, weights))
+    if spread and (rescored is not None or by_vote or alone):
+        raise InputError("--ray spreads what a model is asked, and here none is: leave it out")
     if rescored is not None:
         if any((root, question_file, report_file, images, model, towers, weights, predictions)):
             raise InputError("--rescore reads the answers of a run; leave data and models out")
         rescore(data, rescored, methods, scoring=scoring, seed=seed, out=out, as_json=as_json)
         return
-    if predictions and data != defaults.PHANTOM and not any((methods, model, towers, weights)):
+    if alone:
         if facts or report_file or images:
             raise InputError(
                 "--predictions without --methods, --model or --towers are scored alone: leave "
@@ -127,7 +143,7 @@ def evaluate(
             )
         _score_predictions(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
-            _named(predictions, name or [], ()),
+            _named(predictions or [], name or [], ()),
             questions,
             scoring=scoring,
             seed=seed,
@@ -135,7 +151,6 @@ def evaluate(
             as_json=as_json,
         )
         return
-    by_vote = data == "vqa-rad" and not any((methods, model, towers, predictions, report_file))
     if by_vote:
         given = (weights, questions, documents, facts, name)
         if any(item is not None for item in given):
@@ -182,19 +197,27 @@ def evaluate(
     fusion_weights = (
         None if weights is None else load_weights(weights, towers_identity=encoder.identity)
     )
-    engine, layers = None, "no model was asked"
-    if any(row_named(name).generates for name in wanted):
-        source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
-        engine, layers = ModelOptions(
-            *(source, device, quantization, vision_tower, allow_pickle)
-        ).engine(
-            max_documents=max(count, defaults.MAX_DOCUMENTS),
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=max(batch_size, 32) if synthetic else batch_size,
-        )
-    elif model is not None:
-        raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
-    with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+    generates = any(row_named(name).generates for name in wanted)
+    chosen = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
+    if (model is not None or spread) and not generates:
+        option = "--ray" if model is None else "--model"
+        raise InputError(f"{option} has nothing to answer: {', '.join(wanted)} asks no model")
+    generator = partial(
+        ModelOptions(chosen, device, quantization, vision_tower, allow_pickle).engine,
+        max_documents=max(count, defaults.MAX_DOCUMENTS),
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=max(batch_size, 32) if synthetic else batch_size,
+    )
+    engine: LlavaEngine | AnsweringWorkers | None = None
+    layers = "no model was asked"
+    with ExitStack() as stack:
+        if spread:
+            engine = stack.enter_context(_workers(spread, generator, device, out, (root, images)))
+            layers = engine.facts.note
+        elif generates:
+            engine, layers = generator()
+        where = None if synthetic else out
+        data_sets, store = stack.enter_context(sources.embedded(sets, encoder, where))
         data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:
             fit, tune, *tests = data_sets
@@ -203,7 +226,8 @@ def evaluate(
             parts = division.split_parts(data_sets[0], validation, seed, learns=weights is None)
         with progress_bar("questions mined") as advance:
             learned = learn(
-                *(parts.fit, store, encoder, engine),
+                *(parts.fit, store, encoder),
+                engine.raters if isinstance(engine, AnsweringWorkers) else engine,
                 facts_from=data_sets[0],
                 weights=fusion_weights,
                 wanted=wanted,
@@ -234,6 +258,25 @@ def evaluate(
     report(
         scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
     )
+
+
+@contextmanager
+def _workers(
+    spread: cluster.RayOptions,
+    generator: Callable[[], tuple[LlavaEngine, str]],
+    device: str,
+    out: Path | None,
+    read: tuple[Path | None, ...],
+) -> Iterator[AnsweringWorkers]:
+    from mrrag_llamaindex.evaluation.run.workers import Answerer, AnsweringWorkers
+
+    if out is None:
+        raise InputError("--ray needs --out, a folder that all machines see: answers go there")
+    out.mkdir(parents=True, exist_ok=True)
+    with spread.pool(partial(Answerer, generator), device, [out, *filter(None, read)]) as pool:
+        workers = AnsweringWorkers(pool)
+        console.say("note", workers.facts.note)
+        yield workers
 
 
 def _score_predictions(
