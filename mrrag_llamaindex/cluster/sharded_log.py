@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic
 
@@ -64,8 +65,8 @@ class Sharded(Generic[Header, Record]):
     log : LineLog
     keys : sequence of str
         Of all its records, in their order.
-    size : int
-        Records of a shard.
+    starts : sequence of int
+        Where in ``keys`` each shard begins.
     item_of : callable
         From a place in ``keys`` to what the record is made from.
     about : object
@@ -74,7 +75,7 @@ class Sharded(Generic[Header, Record]):
 
     log: LineLog[Header, Record]
     keys: Sequence[str]
-    size: int
+    starts: Sequence[int]
     item_of: Callable[[int], Any]
     about: Any = None
 
@@ -83,12 +84,11 @@ class Sharded(Generic[Header, Record]):
         """Where the shards are."""
         return self.log.path.with_name(f"{self.log.path.name}.shards").absolute()
 
-    def parts(self) -> Iterator[tuple[Path, list[int]]]:
-        """Yield the shards' files, and the places in ``keys`` that the whole log lacks of each."""
-        for start in range(0, len(self.keys), self.size):
-            places = range(start, min(start + self.size, len(self.keys)))
-            missing = [place for place in places if self.keys[place] not in self.log.keys]
-            yield self.folder / f"{start:09}-{self.size}.jsonl", missing
+    def parts(self) -> Iterator[tuple[Path, int, list[int]]]:
+        """Yield each shard's file, its number of keys, and the places that the whole log lacks."""
+        for start, stop in pairwise([*self.starts, len(self.keys)]):
+            missing = [n for n in range(start, stop) if self.keys[n] not in self.log.keys]
+            yield self.folder / f"{start:09}-{stop - start}.jsonl", stop - start, missing
 
     def is_written(self, path: Path, missing: Sequence[int]) -> bool:
         """Whether a shard holds all that the log lacks of it."""
@@ -129,16 +129,15 @@ def fill(
         If a worker's shard is not seen here.
     """
     parts = [(log, *part) for log in logs for part in log.parts()]
-    todo = [
-        (log, path, missing) for log, path, missing in parts if not log.is_written(path, missing)
-    ]
-    waits = {path for _, path, _ in todo}
-    results = pool.run(write, (log.shard(path, missing) for log, path, missing in todo))
-    for log, path, missing in parts:
-        result = next(results) if path in waits else None
+    todo = {
+        path: (log, missing) for log, path, _, missing in parts if not log.is_written(path, missing)
+    }
+    results = pool.run(write, (log.shard(path, lacks) for path, (log, lacks) in todo.items()))
+    for log, path, count, missing in parts:
+        result = next(results) if path in todo else None
         if missing:
             _append(log.log, path, [log.keys[place] for place in missing])
-        yield log, min(log.size, len(log.keys) - int(path.name.partition("-")[0])), result
+        yield log, count, result
     for log in logs:
         with contextlib.suppress(OSError):
             log.folder.rmdir()

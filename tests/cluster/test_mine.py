@@ -54,15 +54,19 @@ def test_shards_that_a_killed_run_has_left_are_not_made_again(plain, tmp_path):
     left = tmp_path / "killed.jsonl.shards"
     # The first shard was not begun, the second is half done and torn, the third is whole. What
     # stands in them is told from what would be made by a confidence that no model gives.
-    for start, count in ((8, 3), (16, 4)):
+    for start, count, size in ((8, 3, 8), (16, 4, 4)):
         made = tuple(range(start, start + count))
         shard = Shard(
-            left / f"{start:09}-8.jsonl", TRAINING_FILE, header, names[start : start + count], made
+            left / f"{start:09}-{size}.jsonl",
+            TRAINING_FILE,
+            header,
+            names[start : start + count],
+            made,
         )
         with shard.opened() as (log, items):
             assert items == list(made)
             log.append([records[n] for n in made])
-    marked = left / "000000016-8.jsonl"
+    marked = left / "000000016-4.jsonl"
     marked.write_text(marked.read_text().replace('"unaided": 0.', '"unaided": 0.0000'))
     with (left / "000000008-8.jsonl").open("a") as torn:
         torn.write('{"question_id": "x')

@@ -9,6 +9,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
@@ -94,6 +95,9 @@ def noise(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
@@ -134,6 +138,8 @@ def noise(
             allow_pickle,
         ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
+        ray=cluster.RayOptions(ray, workers, gpus_per_worker),
+        out=out,
     )
     report = phantom_noise(study) if where is None else data_noise(study, where)
     figures: list[Path] = []

@@ -110,7 +110,7 @@ class AnsweringWorkers:
         return Sharded(
             log,
             [item.question_id for item in data.questions],
-            at_once(self.facts.batch_size),
+            range(0, len(data), at_once(self.facts.batch_size)),
             asked,
             # What has ranked is not needed any more, and may be large.
             (replace(method, ranking=None), max_new_tokens),

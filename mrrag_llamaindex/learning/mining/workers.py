@@ -64,7 +64,7 @@ class Raters:
                 return Skipped(place + 1, drawn[place].question_id, str(error))
 
         names = [item.question_id for item in drawn]
-        shards = Sharded(log, names, QUESTIONS, item_of, settings)
+        shards = Sharded(log, names, range(0, len(names), QUESTIONS), item_of, settings)
         rows = {item.question_id: row for row, item in enumerate(drawn, start=1)}
         done = 0
         for _, count, reasons in fill([shards], self.pool, partial(_label, self.confidence_of)):
