@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class NoiseOptions:
     towers: str
     model: ModelOptions
     batch_size: int
-    ray: RayOptions = RayOptions()
+    ray: RayOptions = field(default_factory=RayOptions)
     out: Path = Path("mrrag-noise")
 
 

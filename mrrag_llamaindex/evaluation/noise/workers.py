@@ -118,16 +118,8 @@ class SweepWorkers:
         level: Level,
         layers: Sequence[int],
     ) -> NoiseHeader:
-        asked = [
-            (
-                q.question_id,
-                q.question,
-                q.truth,
-                q.order,
-                repr((q.relevant, q.irrelevant, q.contradicting)),
-            )
-            for q in questions
-        ]
+        documents = [repr((q.relevant, q.irrelevant, q.contradicting)) for q in questions]
+        asked = [[q.question_id, q.question, q.truth, *q.order] for q in questions]
         settings = {
             "adversarial": level[0],
             "irrelevant": level[1],
@@ -135,7 +127,7 @@ class SweepWorkers:
             "layers": list(layers),
             "batch_size": self.sweep.batch_size,
         }
-        return NoiseHeader(self._model, json_digest(asked, 16), settings)
+        return NoiseHeader(self._model, json_digest([asked, documents], 16), settings)
 
     def _sharded(
         self, log: LineLog[NoiseHeader, NoiseRecord], questions: list[NoiseQuestion], about: Any
