@@ -20,6 +20,7 @@ from tests.cluster.test_ingest import (
 )
 from tests.store.conftest import chroma_server  # noqa: F401
 
+pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SECONDS = 180
 BY_RAY = ("--ray", "--workers", "2")
