@@ -64,16 +64,15 @@ def run_noise(
     adversarial = (False, True) if all(q.contradicting for q in questions) else (False,)
     levels = [(hostile, k) for hostile in adversarial for k in range(hostile, count + 1)]
     found: dict[Key, Cell] = {}
-    advance(0, len(levels))
+    total = len(adversarial) * (count + 1)
+    advance(0, total)
     outcomes = _cells(sweep, questions, contestants, levels, layers)
-    for done, ((hostile, irrelevant), level) in enumerate(zip(levels, outcomes, strict=True), 1):
+    for (hostile, irrelevant), level in zip(levels, outcomes, strict=True):
+        # Without an irrelevant document the two kinds of noise are the same.
+        kinds = adversarial if not irrelevant else (hostile,)
         for c, cell in zip(contestants, level, strict=True):
-            found[c.policy, c.scores, hostile, irrelevant] = cell
-            if not irrelevant:  # without an irrelevant document the two kinds are the same
-                found[c.policy, c.scores, True, 0] = cell
-        advance(done, len(levels))
-    if len(adversarial) == 1:
-        found = {key: cell for key, cell in found.items() if not key[2]}
+            found |= {(c.policy, c.scores, kind, irrelevant): cell for kind in kinds}
+        advance(len(found) // len(contestants), total)
     owners = tuple(question.patient_id for question in questions)
     return NoiseResult(count, tuple(contestants), owners, tuple(sorted(layers)), found, seed)
 

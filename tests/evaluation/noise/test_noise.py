@@ -538,7 +538,7 @@ class Oracle:
             key = () if policy is None else (policy.strength, policy.layers, variant.lambdas[0])
             p_no = np.full(len(requests), self.sure.get(key, 0.5))
             verdicts = ("yes" if key in self.wrong else "no",) * len(requests)
-            found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2))))
+            found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2, 4, 2))))
         return found
 
 
