@@ -126,6 +126,10 @@ QUEUE_TIMEOUT = None
 """Seconds that a question may wait; None is without end. A library cannot know how slow a device
 is, nor how patient its caller; a server should set one."""
 
+REQUEST_TIMEOUT = 300.0
+"""Seconds that a server with vLLM may take for one answer: a long one of a 7B model takes ten on a
+GPU, and what takes minutes is a server that hangs, or has too many to answer."""
+
 PREFIX_CACHE = 1
 """Images with their documents whose keys and values are kept: follow-up questions come about the
 patient at hand, and each kept prefix costs a 7B model about 250 MiB."""
@@ -160,8 +164,15 @@ TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 PHANTOM = "phantom"
 """Name of the small synthetic towers and model shipped in the wheel."""
 
+PHANTOM_DESCRIBING = "phantom-describing"
+"""Name of the small synthetic model that writes reports, shipped as well."""
+
+PHANTOM_MODELS = {PHANTOM: "llava", PHANTOM_DESCRIBING: "describing"}
+"""Shipped models by name, with their folders below `PHANTOM_FOLDER`."""
+
 PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
-"""Folder of the shipped weights: ``llava``, ``towers`` and the towers' ``fusion_weights.json``."""
+"""Folder of the shipped weights: ``llava``, ``describing``, ``towers`` and the towers'
+``fusion_weights.json``."""
 
 RELEVANCE_THRESHOLD = 0.5
 """Lambda from which `HardMask` keeps a document and `PASTA` highlights it: the middle of the

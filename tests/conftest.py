@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.tiny.fixtures"]
+pytest_plugins = ["tests.store.postgres_server", "tests.tiny.fixtures"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread per worker, in the processes that a test starts, too: workers share the cores.

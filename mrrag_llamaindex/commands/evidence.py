@@ -65,8 +65,9 @@ def ask(
         str | None, typer.Option(envvar="MRRAG_TOKEN", help="server: its token.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="server: seconds to wait for the answer.")
-    ] = 300.0,
+        float | None,
+        typer.Option(min=0.001, help="server: seconds to wait for the answer; default 300."),
+    ] = None,
     window: options.Window = None,
     frame: options.Frame = None,
     by: Annotated[
@@ -115,6 +116,8 @@ def ask(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    engine: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question about an image from a store of pairs; the store knows its towers."""
@@ -123,6 +126,8 @@ def ask(
         "--quantization": quantization,
         "--allow-pickle": allow_pickle,
         "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
+        "--engine": None if engine == "transformers" else engine,
+        "--api-base": api_base,
     }
     for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
     if server is not None:
@@ -145,10 +150,13 @@ def ask(
             "window": ReadingOptions.parse(window, frame).window,
             "frame": frame,
         }
-        _ask_server(Client(server, token, timeout), question, image, asked, as_json)
+        limit = {} if timeout is None else {"seconds": timeout}
+        _ask_server(Client(server, token, **limit), question, image, asked, as_json)
         return
     if store is None:
         raise InputError("--store is missing: give the folder of a store, or --server")
+    if timeout is not None:
+        raise InputError("--timeout goes with --server: without one, the answer is waited for")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.images.query_image import QueryImage
@@ -158,9 +166,8 @@ def ask(
     voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
     check_name(quantization)
     check_encodable(question, "the question")
-    reading = ReadingOptions.parse(window, frame)
-    reading.load(image, what=f"--image {image}")  # fail before anything slow is loaded
-    query = QueryImage.read(image, reading)
+    query = QueryImage.read(image, ReadingOptions.parse(window, frame), what=f"--image {image}")
+    query.rgb  # noqa: B018 (decoded now: it fails before anything slow is loaded)
     # A store that is not there, or a server that hangs, is told before what takes long to import.
     pairs = PairStore.open(store)
 
@@ -200,7 +207,9 @@ def ask(
         return
     llm = MRRAGLLaVA(
         model=model or defaults.DEFAULT_MODEL,
-        device=device,
+        device="auto" if api_base else device,  # the towers run here in any case
+        runtime=engine,
+        api_base=api_base,
         quantization=quantization,
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,

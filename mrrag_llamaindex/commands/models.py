@@ -10,6 +10,8 @@ from mrrag_llamaindex.commands import console
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
     from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
+    from mrrag_llamaindex.generation.prompt.readable import ReadableModel
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,18 @@ class ModelOptions:
     quantization: str | None
     vision_tower: str
     allow_pickle: bool
+
+    def any_engine(self, runtime: str, api_base: str | None, **settings: Any) -> tuple[Engine, str]:
+        """Load it into transformers or vLLM, or reach a server, as `engine` does."""
+        if runtime == "transformers" and api_base is None:
+            return self.engine(**settings)
+        from mrrag_llamaindex.integration.llm import MRRAGLLaVA
+
+        here = vars(self) | {"device": "auto" if api_base else self.device}
+        llm = MRRAGLLaVA(**here, runtime=runtime, api_base=api_base, **settings)
+        note = _layers_note(llm.engine.loaded, kept=False)
+        console.say("note", note)
+        return llm.engine, note
 
     def load(self, backend: str = "rows") -> LoadedModel:
         """Load the model as it is."""
@@ -48,7 +62,7 @@ class ModelOptions:
         return LlavaEngine(known, **settings), note
 
 
-def _layers_note(loaded: LoadedModel, *, kept: bool) -> str:
+def _layers_note(loaded: ReadableModel, *, kept: bool) -> str:
     """Name the layers and where they come from; ``kept`` ones were found here by find-layers."""
     layers = f"critical layers {', '.join(map(str, loaded.critical_layers))}"
     if kept:

@@ -11,10 +11,14 @@ import typer
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
+from mrrag_llamaindex.evaluation.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     Data = str
+    TaskName = str
 else:
+    TaskName = Literal[TASKS]
+    """What is asked."""
     Data = Literal[(defaults.PHANTOM, *DATA_SETS)]
     """Questions to evaluate on: synthetic ones, or one's own copy."""
 
@@ -117,7 +121,12 @@ OnePer = Annotated[
     typer.Option(help="What takes one place at most among the documents."),
 ]
 Engine = Annotated[
-    Literal["transformers", "vllm"], typer.Option(help="What runs the model (vllm: extra vllm).")
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model (vllm: extra vllm)."),
+]
+ApiBase = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="A vLLM server that runs the model; --model is its folder."),
 ]
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')

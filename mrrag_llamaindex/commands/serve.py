@@ -76,6 +76,8 @@ def serve(
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
     device: options.Device = "auto",
+    engine: options.Engine = "transformers",
+    api_base: options.ApiBase = None,
     out: Out = _OUT,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +106,8 @@ def serve(
         "quantization": quantization,
         "vision_tower": vision_tower,
         "allow_pickle": allow_pickle,
+        "runtime": engine,
+        "api_base": api_base,
     }
     if demo:
         from mrrag_llamaindex.phantom.demo import build_demo

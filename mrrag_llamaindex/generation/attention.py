@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -67,7 +67,7 @@ class AttentionShares:
 
 
 def attention_shares(
-    engine: LlavaEngine,
+    engine: Engine,
     request: PromptRequest,
     image: Pictures,
     policy: SteeringPolicy | None = None,
@@ -82,7 +82,7 @@ def attention_shares(
 
     Parameters
     ----------
-    engine : LlavaEngine
+    engine : Engine
     request : PromptRequest
     image : PIL.Image.Image, sequence of them, or None
         Mode RGB.
@@ -102,7 +102,7 @@ def attention_shares(
     if not engine.forms_attention:
         raise ModelError(
             "attention can be looked at with the steering backends 'rows' and 'eager'; 'flex' "
-            "never forms it"
+            "never forms it, and vLLM does not show it"
         )
     layers = engine.loaded.critical_layers if layers is None else layers
     beyond = [layer for layer in layers if not 0 <= layer < engine.planner.depth]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from types import EllipsisType
+from typing import Any
+
+from typing_extensions import Self
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, SteeringError
@@ -13,12 +15,14 @@ from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.generation.answer import Answer, steering_outcome
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
 from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.generation.checkpoints.profile_store import model_identity
 from mrrag_llamaindex.generation.decoding.decoding import Decoding, Greedy
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.planner import Planner
 from mrrag_llamaindex.generation.prefix_cache import PrefixCache
 from mrrag_llamaindex.generation.prompt.batching import PromptBatch, make_batches
-from mrrag_llamaindex.generation.prompt.reader import Pictures, PromptReader
+from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchRunner
 from mrrag_llamaindex.generation.scheduling.cancellation import cover
@@ -29,11 +33,12 @@ from mrrag_llamaindex.generation.scheduling.job import (
     Job,
 )
 from mrrag_llamaindex.generation.scheduling.scheduler import Scheduler
+from mrrag_llamaindex.generation.scheduling.statistics import SchedulerStats
 from mrrag_llamaindex.generation.stream import TokenStream
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
-class LlavaEngine(PromptReader):
+class LlavaEngine(Engine):
     """A loaded generator and everything one call of it needs.
 
     Calls are independent: whatever differs between two calls (image, spans, lambda) is an
@@ -44,18 +49,10 @@ class LlavaEngine(PromptReader):
     ----------
     loaded : LoadedModel
         See `load_model`.
-    max_documents : int
-        Most documents in one prompt.
-    max_new_tokens : int
-        Longest answer, in tokens; reserved in the model's window.
-    batch_size : int
-        Most questions that are answered at once.
     prefix_cache : int
         Prefixes (image and documents) whose keys and values are kept for further questions.
-    max_queue : int
-        Most requests that may wait for the model; one more is refused.
-    queue_timeout : float, optional
-        Seconds that a request may wait for its batch. Default: without end.
+    **limits
+        As of `Engine`.
 
     Attributes
     ----------
@@ -68,27 +65,62 @@ class LlavaEngine(PromptReader):
         If image and answer leave no room for text in the model's window.
     """
 
+    loaded: LoadedModel
+
     def __init__(
         self,
         loaded: LoadedModel,
         *,
-        max_documents: int = defaults.MAX_DOCUMENTS,
-        max_new_tokens: int = defaults.MAX_NEW_TOKENS,
-        batch_size: int = defaults.BATCH_SIZE,
         prefix_cache: int = defaults.PREFIX_CACHE,
-        max_queue: int = defaults.MAX_QUEUE,
-        queue_timeout: float | None = defaults.QUEUE_TIMEOUT,
+        **limits: Any,
     ) -> None:
-        super().__init__(loaded, max_documents, max_new_tokens)
-        self.batch_size = batch_size
+        super().__init__(loaded, Planner(loaded, loaded.model.device), **limits)
+        self.model = loaded.model
         self._process = ForkGuard()
-        self.runner = BatchRunner(loaded, PrefixCache(prefix_cache))
-        self.planner = Planner(loaded)
-        self.max_queue = max_queue
-        self.queue_timeout = queue_timeout
+        self._runner = BatchRunner(loaded, PrefixCache(prefix_cache))
         # A sliding window counts padding, which stands behind a shared prefix.
         self.shares_prefix = loaded.family.shares_prefix and self.planner.sliding_window is None
         self.scheduler = Scheduler()
+
+    @property
+    def device(self) -> str:
+        """See `Engine`."""
+        return str(self.model.device)
+
+    @property
+    def identity(self) -> str:
+        """See `Engine`."""
+        return model_identity(self.loaded)
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """See `Engine`."""
+        return self.scheduler.stats
+
+    @property
+    def runner(self) -> BatchRunner:
+        """See `Engine`."""
+        return self._runner
+
+    @property
+    def forms_attention(self) -> bool:
+        """See `Engine`: not with the backend ``"flex"``."""
+        return "flex" not in self.loaded.config.get_text_config(decoder=True)._attn_implementation
+
+    def why_unexplainable(self) -> str:
+        """See `Engine`."""
+        if not self.shares_prefix:
+            return (
+                f"explain=True hides documents behind a shared prefix, and model "
+                f"{self.loaded.source!r} cannot share one (its positions depend on the image, or "
+                "it looks back a limited number of tokens); use explain=False"
+            )
+        if not self.forms_attention:
+            return (
+                "explain=True needs the steering backend 'rows' or 'eager'; 'flex' takes no mask "
+                "that hides a document"
+            )
+        return ""
 
     def with_limits(
         self,
@@ -98,20 +130,9 @@ class LlavaEngine(PromptReader):
         batch_size: int | None = None,
         max_queue: int | None = None,
         queue_timeout: float | EllipsisType | None = ...,
-    ) -> LlavaEngine:
-        """Return an engine over the same loaded model and queue, with other limits.
-
-        Parameters
-        ----------
-        max_documents, max_new_tokens, batch_size, max_queue, queue_timeout : optional
-            Default: this engine's.
-
-        Raises
-        ------
-        ModelError
-            As the class.
-        """
-        engine = LlavaEngine(
+    ) -> Self:
+        """See `Engine`."""
+        engine = type(self)(
             self.loaded,
             max_documents=max_documents or self.prompts.max_documents,
             max_new_tokens=max_new_tokens or self.max_new_tokens,
@@ -119,7 +140,7 @@ class LlavaEngine(PromptReader):
             max_queue=max_queue or self.max_queue,
             queue_timeout=self.queue_timeout if queue_timeout is ... else queue_timeout,
         )
-        engine.runner = self.runner
+        engine._runner = self._runner
         engine.scheduler = self.scheduler
         return engine
 
@@ -132,35 +153,10 @@ class LlavaEngine(PromptReader):
         decoding: Decoding | None = None,
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
-        """Answer any number of requests; each is steered by its own plan.
+        """See `Engine`; requests run in batches.
 
-        They run in batches: requests on one image and the same documents share the work up to
-        the question, others run with requests of about their length.
-
-        Parameters
-        ----------
-        requests : sequence of PromptRequest
-            Question and documents of each; see `PromptRequest`.
-        images : sequence of PIL.Image.Image, sequence of them, or None
-            The query image of each request, mode RGB, or the several images of its study, in
-            order; None for a request without one.
-        policy : SteeringPolicy or None
-            One of `mrrag_llamaindex.steering.policies.registry`. None: plain attention.
-        decoding : Decoding or None
-            How tokens are chosen; None: `Greedy`.
-        max_new_tokens : int, optional
-            Longest answer, in tokens; the prompt leaves room for it. Default: the engine's own.
-
-        Returns
-        -------
-        list of Answer
-            In the order of the requests.
-
-        Raises
-        ------
-        InputError, PromptError, SteeringError, ModelError
-        BusyError
-            If the queue is full, or none of them left it in time.
+        Those on one image and the same documents share the work up to the question, others run
+        with requests of about their length.
         """
         self._process.check("this model was", ModelError)
         decoding = decoding or Greedy()
@@ -226,12 +222,8 @@ class LlavaEngine(PromptReader):
         )
 
     def _answer(self, asked: Asked, generated: Generated) -> Answer:
-        text = self.tokenizer.decode(generated.tokens, skip_special_tokens=True)
         outcome = steering_outcome(asked.prompt, asked.policy, asked.layers)
-        answer = Answer.of(asked.prompt, text, generated.confidence, outcome, generated.seconds)
-        tokens = generated.tokens
-        cut_off = len(tokens) >= asked.max_new_tokens and tokens[-1] not in self.end_ids
-        return replace(answer, answer_tokens=len(tokens), cut_off=cut_off)
+        return self.answer_of(asked.prompt, generated, outcome, asked.max_new_tokens)
 
     def _batches(
         self,
@@ -255,11 +247,7 @@ class LlavaEngine(PromptReader):
         policy: SteeringPolicy | None = None,
         max_new_tokens: int | None = None,
     ) -> TokenStream:
-        """Answer one request piece by piece; see `TokenStream`.
-
-        The prompt is built now, so that its errors are raised here. It joins the queue with the
-        first read, and leaves it, or its batch, when the stream is closed.
-        """
+        """See `Engine`."""
         self._process.check("this model was", ModelError)
         with person_readable():
             prepared = self.read_image(image)
@@ -267,7 +255,7 @@ class LlavaEngine(PromptReader):
         asked = self._asked(request, prepared, policy, Greedy(), limit)
         return TokenStream(
             self.tokenizer,
-            asked,
+            partial(Job, asked),
             self._submit,
             partial(self._answer, asked),
         )

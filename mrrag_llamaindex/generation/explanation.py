@@ -16,36 +16,27 @@ import torch
 from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
-def require_explainable(engine: LlavaEngine) -> None:
+def require_explainable(engine: Engine) -> None:
     """Check that answers of this model can be explained.
 
     Raises
     ------
     ModelError
-        If the model cannot share the prefix of a prompt, or steers with the flex backend, which
-        takes no mask of ours.
+        If the model cannot share the prefix of a prompt, steers with the flex backend, which takes
+        no mask of ours, or runs in an engine without passes of its own.
     """
-    if not engine.shares_prefix:
-        raise ModelError(
-            f"explain=True hides documents behind a shared prefix, and model "
-            f"{engine.loaded.source!r} cannot share one (its positions depend on the image, or it "
-            "looks back a limited number of tokens); use explain=False"
-        )
-    if not engine.forms_attention:
-        raise ModelError(
-            "explain=True needs the steering backend 'rows' or 'eager'; 'flex' takes no mask that "
-            "hides a document"
-        )
+    if why := engine.why_unexplainable():
+        raise ModelError(why)
 
 
 def explain(
-    engine: LlavaEngine,
+    engine: Engine,
     request: PromptRequest,
     image: Pictures,
     policy: SteeringPolicy | None = None,
@@ -64,7 +55,7 @@ def explain(
 
     Parameters
     ----------
-    engine : LlavaEngine
+    engine : Engine
     request : PromptRequest
     image : PIL.Image.Image or None
         Mode RGB.
@@ -120,7 +111,7 @@ class FirstToken:
 
 
 def without_documents(
-    engine: LlavaEngine,
+    engine: Engine,
     request: PromptRequest,
     image: Pictures,
     document_ids: Collection[str],
@@ -153,7 +144,7 @@ def without_documents(
 
 
 def _explainable(
-    engine: LlavaEngine,
+    engine: Engine,
     request: PromptRequest,
     image: Pictures,
     policy: SteeringPolicy | None,
@@ -170,7 +161,7 @@ def _explainable(
 
 
 def _blind_passes(
-    engine: LlavaEngine,
+    engine: Engine,
     prompt: Prompt,
     image: PreparedImage | None,
     policy: SteeringPolicy | None,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
+from mrrag_llamaindex.generation.prompt.readable import ReadableModel
 from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.steering.attention.call_checks import sliding_window
 from mrrag_llamaindex.steering.plan import SteeringPlan
@@ -18,12 +19,15 @@ class Planner:
 
     Parameters
     ----------
-    loaded : LoadedModel
+    loaded : ReadableModel
+    device : torch.device or str
+        Of the plans that are laid over batches.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: ReadableModel, device: Any = "cpu") -> None:
         self.loaded = loaded
-        text = loaded.model.config.get_text_config(decoder=True)
+        self.device = device
+        text = loaded.config.get_text_config(decoder=True)
         self.depth = int(text.num_hidden_layers)
         self.sliding_window = sliding_window(text)
         kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * self.depth
@@ -73,7 +77,7 @@ class Planner:
             policy,
             layers,
             max(len(prompt.input_ids) for prompt in prompts),
-            self.loaded.model.device,
+            self.device,
             shared_prefix=shared,
         )
         return plan if plan.is_active else None

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TextStreamer
 
+from mrrag_llamaindex.errors import ModelError
+from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.generation.answer import Answer
-from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
+from mrrag_llamaindex.generation.scheduling.job import Generated
+
+JobT = TypeVar("JobT", bound=Future[Generated])
 
 
 class TokenStream:
@@ -24,7 +28,8 @@ class TokenStream:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-    asked : Asked
+    job_for : callable
+        ``job_for(on_token)`` makes the request, which calls ``on_token(token)`` for each.
     submit : callable
         ``submit(job)`` puts the request into the queue; called once, with the first read.
     finish : callable
@@ -39,17 +44,24 @@ class TokenStream:
     def __init__(
         self,
         tokenizer: Any,
-        asked: Asked,
-        submit: Callable[[Job], None],
+        job_for: Callable[[Callable[[int], object]], JobT],
+        submit: Callable[[JobT], None],
         finish: Callable[[Generated], Answer],
     ) -> None:
         arrived: SimpleQueue[int | None] = SimpleQueue()
-        self._job = Job(asked, arrived.put)
+        job = job_for(arrived.put)
+        self._job: Future[Generated] = job
         self._job.add_done_callback(lambda _: arrived.put(None))
         self._answers: list[Answer] = []
         # It knows nothing of this object, so that it ends where its reader forgets it.
         self._pieces = _pieces(
-            self._job, arrived, _Words(tokenizer), submit, finish, self._answers.append
+            job,
+            arrived,
+            _Words(tokenizer),
+            submit,
+            finish,
+            self._answers.append,
+            ForkGuard(),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -69,18 +81,20 @@ class TokenStream:
 
 
 def _pieces(
-    job: Job,
+    job: JobT,
     arrived: SimpleQueue[int | None],
     words: _Words,
-    submit: Callable[[Job], None],
+    submit: Callable[[JobT], None],
     finish: Callable[[Generated], Answer],
     done: Callable[[Answer], object],
+    process: ForkGuard,
 ) -> Iterator[str]:
     started = time.perf_counter()
     try:
+        process.check("this stream was", ModelError)
         if not job.done():
             submit(job)
-        while (token := arrived.get()) is not None:
+        while (token := _next(arrived, process)) is not None:
             if piece := words.after(token):
                 yield piece
         if piece := words.rest():
@@ -93,6 +107,12 @@ def _pieces(
         return
     seconds = time.perf_counter() - started
     done(finish(Generated(generated.tokens, generated.confidence, seconds)))
+
+
+def _next(arrived: SimpleQueue[int | None], process: ForkGuard) -> int | None:
+    """Wait for a token; behind a fork nobody would bring one."""
+    process.check("this stream was", ModelError)
+    return arrived.get()
 
 
 class _Words(TextStreamer):

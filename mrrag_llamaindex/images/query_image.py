@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from PIL import Image
 
@@ -12,6 +14,9 @@ from mrrag_llamaindex.images.load import ImageSource, image_digest, read_bytes
 from mrrag_llamaindex.images.options import ReadingOptions
 
 _WHAT = "query image"
+_MOST_KEPT = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,23 @@ class QueryImage:
         without reading the file again. Never shown.
     options : ReadingOptions
         Window and frame by which the file is decoded.
+    what : str
+        What error messages call it.
     """
 
     digest: str
     content: bytes | Image.Image = field(repr=False, compare=False)
     path: str | None = field(default=None, repr=False, compare=False)
     options: ReadingOptions = field(default_factory=ReadingOptions)
+    what: str = field(default=_WHAT, repr=False, compare=False)
 
     @classmethod
     def read(
-        cls, source: ImageSource | QueryImage, options: ReadingOptions | None = None
+        cls,
+        source: ImageSource | QueryImage,
+        options: ReadingOptions | None = None,
+        *,
+        what: str = _WHAT,
     ) -> QueryImage:
         """Read an image's bytes, or copy the pixels of an open one; nothing is opened later.
 
@@ -52,6 +64,8 @@ class QueryImage:
             One that has been read already is returned as it is.
         options : ReadingOptions, optional
             Window and frame of a file, or the window of an open image.
+        what : str
+            What error messages call it.
 
         Raises
         ------
@@ -63,11 +77,11 @@ class QueryImage:
             return source
         options = options or ReadingOptions()
         if isinstance(source, Image.Image):
-            copy = options.load(source, what=_WHAT)
-            return cls(image_digest(source, what=_WHAT), copy, options=options)
-        data = read_bytes(source, what=_WHAT)
+            copy = options.load(source, what=what)
+            return cls(image_digest(source, what=what), copy, options=options, what=what)
+        data = read_bytes(source, what=what)
         path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        return cls(image_digest(data), data, path, options)
+        return cls(image_digest(data), data, path, options, what)
 
     @cached_property
     def rgb(self) -> Image.Image:
@@ -80,7 +94,7 @@ class QueryImage:
         """
         if isinstance(self.content, Image.Image):
             return self.content
-        return self.options.load(self.content, what=_WHAT)
+        return self.options.load(self.content, what=self.what)
 
     @property
     def memory(self) -> int:
@@ -89,6 +103,20 @@ class QueryImage:
             return 4 * self.content.width * self.content.height
         decoded = self.__dict__.get("rgb")
         return len(self.content) + (4 * decoded.width * decoded.height if decoded else 0)
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make()`` returns, or returned before under the same key.
+
+        The last few are held as long as the image is: its vectors, for example, while it is asked
+        about again and again.
+        """
+        known = self.__dict__.get("_kept", {})
+        if key not in known:
+            # A new dictionary each time, so that threads need not wait for each other.
+            known = {**dict(list(known.items())[1 - _MOST_KEPT :]), key: make()}
+            self.__dict__["_kept"] = known
+        value: T = known[key]
+        return value
 
     def release_pixels(self) -> None:
         """Drop decoded pixels that can be decoded again from the file's bytes."""

@@ -12,8 +12,8 @@ from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LL
 
 from mrrag_llamaindex.errors import EvidenceError, ModelError
 from mrrag_llamaindex.generation.answer import Answer
-from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain, require_explainable
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.generation.stream import TokenStream
@@ -60,9 +60,11 @@ class MRRAGLLaVA(LoadedGenerator):
         Say for each document how much it moved the answer (`Answer.influence`, and the metadata
         of responses). Costs one more pass over the tokens of the question, with a row for each
         document; the answer itself does not change.
-    engine : LlavaEngine, optional
-        A generator that is loaded already. The fields that say how to load one are not used then,
-        and limits that are not given are the engine's.
+    engine : Engine or {"transformers", "vllm"}, optional
+        What runs the model, ``runtime`` in short: transformers here, or vLLM, which batches
+        whatever is asked at once. A server with vLLM is named by ``api_base=``. Or a generator
+        that is loaded already: the fields that say how to load one are not used then, and limits
+        that are not given are the engine's.
 
     Raises
     ------
@@ -79,7 +81,7 @@ class MRRAGLLaVA(LoadedGenerator):
     by ``to_dict``, are the settings: the model is loaded anew where they are read.
     """
 
-    def __init__(self, *, engine: LlavaEngine | None = None, **data: Any) -> None:
+    def __init__(self, *, engine: Engine | str | None = None, **data: Any) -> None:
         super().__init__(engine=engine, **data)
         if self.explain:
             require_explainable(self._engine)

@@ -27,12 +27,12 @@ from mrrag_llamaindex.integration.foreign_nodes import (
 from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.inputs.room import question_room, require_room
+from mrrag_llamaindex.integration.inputs.vectors import query_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
     read_query_image,
 )
-from mrrag_llamaindex.integration.retriever import mean_embedding
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import (
     Evidence,
@@ -47,7 +47,6 @@ from mrrag_llamaindex.integration.tickets.stamps import stamp
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -236,9 +235,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
             raise other_image()
-        towers = GatheredTowers(self._towers)
-        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
-        text_vector = mean_embedding(self._towers, query.embedding_strs)
+        image_vector, text_vector = query_vectors(self._towers, query.embedding_strs, image)
         weights = self._weights.weights_for(image_vector, text_vector)
         plain = [without_scores(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in pair_ids(node)))

@@ -7,7 +7,6 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.vector_store import VectorIndexRetriever
@@ -25,6 +24,7 @@ from mrrag_llamaindex.integration.inputs.options import (
     require_count,
     require_one_of,
 )
+from mrrag_llamaindex.integration.inputs.vectors import query_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     enclosing_image,
@@ -33,16 +33,12 @@ from mrrag_llamaindex.integration.query_image import (
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
-from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import ONE_PER, Exclusion, OnePer, one_per_case
 from mrrag_llamaindex.store.learned_files import require_weights
 from mrrag_llamaindex.store.protocol import PairStore
-from mrrag_llamaindex.towers.gathering import GatheredTowers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mrrag_llamaindex.mcr.calibration import Calibration
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.filters import Filter
@@ -169,7 +165,8 @@ class MRRAGRetriever(BaseRetriever):
     @weights.setter
     def weights(self, weights: AnyWeights) -> None:
         require_weights(weights)
-        self.selection.check(self.towers.identity, weights)
+        if self.selection.calibration is not None:
+            self.selection.check(self.towers.identity, weights)
         self._weights = weights
 
     @property
@@ -228,9 +225,7 @@ class MRRAGRetriever(BaseRetriever):
     def _search(
         self, texts: Sequence[str], image: QueryImage | None, count: int
     ) -> tuple[list[Hit], FusionWeights]:
-        towers = GatheredTowers(self.towers)
-        image_vector = None if image is None else towers.embed_images([image.rgb])[0]
-        text_vector = mean_embedding(self.towers, texts)
+        image_vector, text_vector = query_vectors(self.towers, texts, image)
         weights = self.weights.weights_for(image_vector, text_vector)
         hits = self.store.query(
             image_vector,
@@ -282,40 +277,3 @@ class MRRAGRetriever(BaseRetriever):
         if self.stamped is False:
             return nodes
         return stamp(nodes, question, image, elsewhere=self.stamped is True)
-
-
-def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:
-    """Return the mean of the texts' vectors, of unit length; None where none says anything.
-
-    A question may stand for several texts (`QueryBundle.custom_embedding_strs`), as a hypothetical
-    document beside the question itself.
-
-    Returns
-    -------
-    ndarray of float32, shape (n,), or None
-        With raw blocks longer, each block of unit length.
-
-    Raises
-    ------
-    InputError
-        If a text is longer than `defaults.MAX_QUESTION_CHARACTERS`, or if the texts point in
-        opposite directions.
-    """
-    longest = max(map(len, texts), default=0)
-    if longest > defaults.MAX_QUESTION_CHARACTERS:
-        raise InputError(
-            f"the question has {longest:,} characters, more than any question has (limit "
-            f"{defaults.MAX_QUESTION_CHARACTERS:,}); shorten it"
-        )
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        return None
-    vectors = GatheredTowers(towers).embed_texts(texts)
-    if len(vectors) == 1:
-        return np.asarray(vectors[0], dtype=np.float32)
-    parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()
-    lengths = [np.linalg.norm(part) for part in parts]
-    if min(lengths) < 1e-6:
-        raise InputError("the texts of this question point in opposite directions; give one")
-    units = [part / length for part, length in zip(parts, lengths, strict=True)]
-    return np.concatenate(units).astype(np.float32)

@@ -29,7 +29,11 @@ def load_weights(path: str | os.PathLike[str], *, towers_identity: str | None = 
     InputError
         If the file cannot be read, holds no weights, or was learned on other towers.
     """
-    text = read_text(path, WHAT)
+    return weights_from_json(read_text(path, WHAT), towers_identity=towers_identity)
+
+
+def weights_from_json(text: str, *, towers_identity: str | None = None) -> AnyWeights:
+    """Return the weights that a file's text holds, see `load_weights`."""
     stated = parse_object(text, WHAT).get("format", FusionWeights.FORMAT)
     for kind in (FusionWeights, QueryGatedWeights):
         if stated == kind.FORMAT:

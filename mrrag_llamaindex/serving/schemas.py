@@ -15,6 +15,8 @@ from mrrag_llamaindex.store.hits import Exclusion, OnePer
 MOST_DOCUMENTS = 100
 """Documents that one request may ask for: more than any prompt holds."""
 
+_IN_A_FORM = "In a form: the field once for each, or one list in JSON."
+
 Identifiers = Annotated[list[str], Field(max_length=10_000)]
 
 
@@ -40,9 +42,15 @@ class RetrievalOptions(_Strict):
         "text_image, raw_image and raw_text where towers have them. Default: the server's. With "
         "other weights than the server's no document has a probability.",
     )
-    exclude_pairs: Identifiers = Field([], description="Pairs that may not be evidence.")
-    exclude_patients: Identifiers = Field([], description="Patients whose pairs may not be.")
-    exclude_studies: Identifiers = Field([], description="Studies whose pairs may not be.")
+    exclude_pairs: Identifiers = Field(
+        [], description=f"Pairs that may not be evidence. {_IN_A_FORM}"
+    )
+    exclude_patients: Identifiers = Field(
+        [], description=f"Patients whose pairs may not be evidence. {_IN_A_FORM}"
+    )
+    exclude_studies: Identifiers = Field(
+        [], description=f"Studies whose pairs may not be evidence. {_IN_A_FORM}"
+    )
     minimum_probability: float | None = Field(
         None, ge=0, le=1, description="Leave out documents that are less probable; keep one."
     )

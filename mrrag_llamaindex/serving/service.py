@@ -105,13 +105,15 @@ class Service:
         index = MRRAGIndex.from_store(
             store, weights=weights, calibration=calibration, device=device
         )
-        llm = MRRAGLLaVA(device=device, **generator)
+        if generator.get("api_base") is None:  # towers run here in any case
+            generator["device"] = device
+        llm = MRRAGLLaVA(**generator)
         return cls(index, llm, name=name, image_pixels=image_pixels)
 
     @property
     def device(self) -> str:
         """The device of the generator."""
-        return str(self.llm.engine.loaded.model.device)
+        return self.llm.engine.device
 
     def read_image(
         self, data: bytes | QueryImage, reading: ReadingOptions | None = None

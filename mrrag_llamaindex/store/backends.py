@@ -123,6 +123,10 @@ class Backend(ABC):
     def close(self) -> None:
         """Release the place; a store in memory ends here. May be called again."""
 
+    def _check_open(self) -> None:
+        """Raise if the place is gone; called often."""
+        self._count()
+
     @abstractmethod
     def _count(self) -> int:
         """Return the number of pairs."""
@@ -160,6 +164,17 @@ class Backend(ABC):
     @abstractmethod
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write pairs, each replacing the whole of what its id held."""
+
+    def _learned(self, name: str) -> str | None:
+        """Return what a store without a folder keeps of what was learned for it, None for nothing.
+
+        By default it keeps nothing; `name` is a file's.
+        """
+        return None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        """Keep it, in place of an earlier one."""
+        raise StoreError(f"there is no place in this store for {name}")
 
     def _check_contents(self) -> int:
         """Check what lies on disk beneath the records; return how many have no checksum.

@@ -1,7 +1,7 @@
-"""What was learned for a store, in files in its folder: fusion weights and their calibration.
+"""What was learned for a store: fusion weights and their calibration, in files in its folder.
 
-Neither is part of the store: learning again replaces a file, and no vector changes. A store on a
-server, in memory or in a given client has no folder, and so no such files.
+Neither is part of the store: learning again replaces a file, and no vector changes. A store without
+a folder may keep their texts beside its pairs, where `mrrag store copy` puts them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.mcr.calibration import Calibration
-from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
+from mrrag_llamaindex.mcr.json_file import read_text
+from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights, weights_from_json
+from mrrag_llamaindex.store.backends import store_errors
 from mrrag_llamaindex.store.protocol import PairStore
 
 FUSION_FILE = "fusion_weights.json"
@@ -20,6 +23,8 @@ FUSION_FILE = "fusion_weights.json"
 
 CALIBRATION_FILE = "calibration.json"
 """Name of the file of the calibration."""
+
+LEARNED_FILES = (FUSION_FILE, CALIBRATION_FILE)
 
 GivenWeights: TypeAlias = AnyWeights | str | Path | None
 """Weights, the file that they are in, or None for those in the store's folder."""
@@ -42,15 +47,14 @@ def weights_of(store: PairStore, source: GivenWeights = None) -> AnyWeights:
     if source is not None and not isinstance(source, (str, Path)):
         require_weights(source)
         return source
-    file = _learned_file(store, FUSION_FILE) if source is None else None
-    path = file if source is None else source
-    if path is None:
+    if source is not None:
+        return load_weights(source, towers_identity=store.towers_identity)
+    text = learned_text(store, FUSION_FILE)
+    if text is None:
         return store.schema.blocks.equal_weights()
     try:
-        return load_weights(path, towers_identity=store.towers_identity)
+        return weights_from_json(text, towers_identity=store.towers_identity)
     except InputError as error:
-        if file is None:
-            raise
         raise InputError(f"{FUSION_FILE} beside the store: {error}") from None
 
 
@@ -73,15 +77,22 @@ def calibration_of(
     InputError
         If a file cannot be read, or the calibration belongs to other towers or other weights.
     """
-    file = _learned_file(store, CALIBRATION_FILE) if source is None else None
-    path = file if source is None else source
-    if path is None or path is False:
+    if source is False:
+        return None
+    text = None
+    if source is None and (text := learned_text(store, CALIBRATION_FILE)) is None:
         return None
     try:
-        calibration = path if isinstance(path, Calibration) else Calibration.load(path)
+        if text is not None:
+            calibration = Calibration.from_json(text)
+        elif isinstance(source, Calibration):
+            calibration = source
+        else:
+            assert source is not None
+            calibration = Calibration.load(source)
         calibration.check(store.towers_identity, weights)
     except InputError as error:
-        if file is None:
+        if text is None:
             raise
         raise InputError(
             f"{CALIBRATION_FILE} beside the store: {error}; to go on without probabilities, open "
@@ -90,9 +101,28 @@ def calibration_of(
     return calibration
 
 
-def _learned_file(store: PairStore, name: str) -> Path | None:
-    """Return the path of a file in a store's folder, `None` if there is none."""
-    if store.folder is None or not (store.folder / name).is_file():
+def learned_text(store: PairStore, name: str) -> str | None:
+    """Return the text of a learned file that lies with a store, None if there is none."""
+    if store.folder is None:
+        with store_errors(f"reading {name} of {store.name}"):
+            return store._learned(name)
+    path = store.folder / name
+    if not path.is_file():
         return None
     logger.info("using %s beside the store", name)
-    return store.folder / name
+    return read_text(path, name)
+
+
+def keep_learned(store: PairStore, name: str, text: str) -> None:
+    """Let the text of a learned file lie with a store, in place of an earlier one.
+
+    Raises
+    ------
+    StoreError
+        If the store has no place for it.
+    """
+    if store.folder is not None:
+        write_atomically(store.folder / name, text)
+        return
+    with store_errors(f"writing {name} to {store.name}"):
+        store._keep_learned(name, text)

@@ -75,14 +75,15 @@ class PairStore(Backend):
         where
             ``"memory"`` (ends with this object, seen by no other store), ``"numpy"`` (the same,
             searched by an exact scan), a folder, ``"http://host:port"``, a synchronous chromadb
-            client, a URL of another engine (``"qdrant+http://host:6333"``,
-            ``"milvus+http://host:19530"``) or a vector store of LlamaIndex, which has to prove that
-            it ranks by inner product. The back ends are listed in `store.backends`.
+            client, a URL of another engine (``"postgresql://user@host/database"``,
+            ``"qdrant+http://host:6333"``, ``"milvus+http://host:19530"``) or a vector store of
+            LlamaIndex, which has to prove that it ranks by inner product. The back ends are listed
+            in `store.backends`.
         schema
             Towers, dimension and index settings, fixed from now on and recorded.
         collection
-            Its name; a place holds any number of collections. Use one per split or tenant:
-            filtering inside a collection is 7 to 48 times slower.
+            Its name; a place holds any number of collections. Use one per split or tenant: in
+            Chroma, filtering inside a collection is 7 to 48 times slower.
 
         Raises
         ------
@@ -155,6 +156,11 @@ class PairStore(Backend):
                 f"{identity!r} are in use: their vectors cannot be compared. Use those towers, or "
                 "ingest into a new store"
             )
+
+    def check_open(self) -> None:
+        """Raise `StoreError` if the store is not there any more."""
+        with store_errors(f"looking for {self.name}"):
+            self._check_open()
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -311,6 +317,17 @@ class PairStore(Backend):
             self._write([StoredPair.of(*row) for row in rows])
             if erase:
                 self._erase_replaced()
+
+    def restore(self, pairs: Sequence[StoredPair]) -> None:
+        """Write pairs as another store of the same towers holds them, see `store.copying`.
+
+        Raises
+        ------
+        StoreError
+            As `upsert`. Whoever replaces pairs calls `erase_replaced` behind the last.
+        """
+        with store_errors(f"writing to {self.name}"):
+            self._write(pairs)
 
     def erase_replaced(self) -> None:
         """See that the texts of pairs that were replaced leave the disk.

@@ -113,7 +113,7 @@ def answer_directly(engine: LlavaEngine, question: Question, policy) -> str:
     prompt = engine.prompt(question.request, image, policy)
     (batch,) = engine._batches([prompt], [image])
     plan, _ = engine.planner.plan([prompt], policy, batch.shared)
-    probe = probe_for(engine, [question.request], [prompt], policy)
+    probe = probe_for(engine, [question.request], [prompt], policy, engine.model)
     call = BatchCall([prompt], [image], plan, probe, engine.max_new_tokens, batch.shared)
     (tokens,) = Greedy().run(engine.runner, call)
     return engine.tokenizer.decode(tokens, skip_special_tokens=True)

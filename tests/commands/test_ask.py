@@ -6,9 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from mrrag_llamaindex.images import load as load_module
+from mrrag_llamaindex.images import query_image as query_image_module
+from mrrag_llamaindex.images.options import ReadingOptions
 
 
 def ask(mrrag, corpus, *options, image=None, question=None):
@@ -313,3 +318,32 @@ def test_options_of_the_other_way_of_answering_are_refused(mrrag, corpus, answer
         check_refused(vote(mrrag, corpus, answered, *option), option[0], "no model")
     for option in (("--answer-column", "verdict"), ("--vote-temperature", 0.1)):
         check_refused(ask(mrrag, corpus, *option), option[0], "--by vote")
+
+
+def test_a_limit_of_time_is_for_a_server(mrrag, corpus):
+    result = ask(mrrag, corpus, "--timeout", 5)
+    assert result.code == 2
+    assert "--timeout" in result.err
+    assert "--server" in result.err
+
+
+def test_the_query_image_is_read_once_and_decoded_once(mrrag, corpus, monkeypatch):
+    opened, decoded = [], []
+    read, load = load_module.read_bytes, ReadingOptions.load
+
+    def reading(source, **options):
+        if isinstance(source, Path):
+            opened.append(source)
+        return read(source, **options)
+
+    def loading(self, source, **options):
+        decoded.append(source)
+        return load(self, source, **options)
+
+    monkeypatch.setattr(query_image_module, "read_bytes", reading)
+    monkeypatch.setattr(load_module, "read_bytes", reading)
+    monkeypatch.setattr(ReadingOptions, "load", loading)
+    result = ask(mrrag, corpus)
+    assert result.code == 0, result.err
+    assert opened == [corpus.image]
+    assert len(decoded) == 1

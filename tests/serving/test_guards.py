@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.serving.app import create_app
+from mrrag_llamaindex.serving.http.errors import ApiError
+from mrrag_llamaindex.serving.http.tokens import WrongTokens
+from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
 
@@ -371,3 +375,54 @@ async def test_a_client_that_has_gone_is_no_fault_of_the_server(failure, code, s
     }  # fmt: skip
     await app(scope, receive, send)
     assert bool(code) == any("request failed" in record.message for record in caplog.records)
+
+
+def test_wrong_tokens_are_not_heard_for_ever(service):
+    """Whichever way they are shown; and the right one of whoever does so waits as well."""
+    with running(service, Settings(token=TOKEN)) as address, httpx.Client(base_url=address) as one:
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        wrong = {"Authorization": "Bearer another-token-here"}
+        for _ in range(30):
+            assert one.post("/login", data={"token": "another-token-here"}).status_code == 401
+            refused(one.get("/v1/models", headers=wrong), 401, "token_required")
+        assert one.post("/login", data={"token": TOKEN}).status_code == 429
+        for headers in (wrong, right):
+            told = one.get("/v1/models", headers=headers)
+            refused(told, 429, "too_many_tokens")
+            assert 0 < int(told.headers["retry-after"]) <= 60
+        refused(one.get("/v1/models"), 401, "token_required")
+        assert one.get("/healthz").is_success
+
+
+def test_an_address_is_heard_again_after_a_while_and_others_always():
+    wrong = WrongTokens(most=2, seconds=0.05, addresses=3)
+    for _ in range(2):
+        wrong.note("10.0.0.1")
+    wrong.require_few("10.0.0.2")
+    with pytest.raises(ApiError):
+        wrong.require_few("10.0.0.1")
+    time.sleep(0.06)
+    wrong.require_few("10.0.0.1")
+    for number in range(10):
+        wrong.note(f"10.0.1.{number}")
+    assert len(wrong._seen) == 3
+
+
+def test_a_store_that_is_gone_is_said_so_everywhere(corpus, tmp_path, caplog):
+    folder = tmp_path / "of Mrs Miller"
+    shutil.copytree(corpus.store, folder)
+    service = Service.load(folder, model="phantom", max_new_tokens=4, device="cpu")
+    body = {"question": corpus.question, "image": corpus.data_url()}
+    with running(service, Settings()) as address, httpx.Client(base_url=address) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        (one,) = client.post("/v1/retrieve", json={**body, "k": 1}).json()["documents"]
+        folder.rename(tmp_path / "elsewhere")
+        pair = f"/v1/pairs/{one['pair_id']}"
+        answers = [client.get(path) for path in ("/healthz", pair, f"{pair}/image")]
+        answers += [client.post(f"/v1/{path}", json=body) for path in ("ask", "retrieve")]
+        for answer in answers:
+            message = refused(answer, 503, "store_unavailable")
+            assert message.count(".") == 0
+            assert "Miller" not in message
+        assert client.get("/").status_code == 503
+    assert "Miller" not in "".join(one.getMessage() for one in caplog.records)

@@ -312,3 +312,46 @@ def test_six_terms_have_six_sliders_and_six_bars(service, corpus, image):
     for case in views.cases(rows, corpus.question):
         assert len(case["terms"]) == 6
         assert sum(term["part"] for term in case["terms"]) == pytest.approx(case["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("film", {"example": 0}),
+        ("window", {"low": 0, "high": 200}),
+        ("ask", {"question": "Is there a nodule?"}),
+        ("rank", {"question": "Is there a nodule?"}),
+        ("without", {"turn": 1, "pair_id": "x"}),
+        ("turn", {"turn": 1}),
+        ("export", {"turn": 1, "session": "x"}),
+        ("close", {"session": "x"}),
+    ],
+)
+def test_no_field_of_the_pages_forms_is_passed_over(client, corpus, route, fields):
+    page = client.get("/").text
+    headers = {"X-MRRAG-Session": re.search('data-session="([^"]+)"', page)[1]}
+    client.post("/page/film", headers=headers, files={"image": corpus.images[0].read_bytes()})
+    sent = {**fields, "exclude_patient": "anna"}
+    refused = client.post(f"/page/{route}", headers=headers, data=sent)
+    assert (refused.status_code, refused.headers["mrrag-error"]) == (422, "unknown_field")
+    assert "exclude_patient" in refused.text
+
+
+def test_a_case_whose_film_is_gone_is_saved_with_a_note(service, corpus, image, monkeypatch):
+    turn = Session().begin(corpus.question, AskOptions(k=4), image)
+    for _ in turns.answer(service, turn, threading.Event()):
+        pass
+    whole = rendering.export(service, turn)
+    gone = turn.nodes[1].node.node_id
+    pair = service.pair
+
+    def without(pair_id):
+        found = pair(pair_id)
+        path = f"{found.image_path}.gone" if pair_id == gone else found.image_path
+        return replace(found, image_path=path)
+
+    monkeypatch.setattr(service, "pair", without)
+    saved = rendering.export(service, turn)
+    assert saved.count("data:image/png") == whole.count("data:image/png") - 1
+    assert "its film is gone" in saved
+    assert "its film is gone" not in whole

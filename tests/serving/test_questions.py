@@ -132,3 +132,50 @@ def test_an_image_file_that_is_gone_is_no_fault_of_the_query(client, service, co
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
     assert "query" not in refused.text
     assert pair.pair_id not in refused.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("exclude_pairs", '["{0}", "{1}"]')],
+        [("exclude_pairs", "{0}"), ("exclude_pairs", "{1}")],
+        [("exclude_pairs", '["{0}"]'), ("exclude_pairs", ' ["{1}"]')],
+        [("exclude_pairs", "{0}"), ("exclude_pairs", '["{1}"]')],
+    ],
+)
+def test_lists_of_a_form_are_repeated_or_in_json(client, corpus, fields):
+    body = {"question": corpus.question, "k": 4, "one_per": "none"}
+    rows = client.post("/v1/retrieve", json=body).json()["documents"]
+    first = [row["pair_id"] for row in rows[:2]]
+    form = [(name, (None, str(value))) for name, value in body.items()]
+    form += [
+        (name, (None, value.replace("{0}", first[0]).replace("{1}", first[1])))
+        for name, value in fields
+    ]
+    found = client.post("/v1/retrieve", files=form)
+    assert found.status_code == 200, found.text
+    expected = client.post("/v1/retrieve", json={**body, "exclude_pairs": first}).json()
+    assert found.json() == expected
+    assert not {row["pair_id"] for row in found.json()["documents"]} & set(first)
+
+
+@pytest.mark.parametrize("value", ['["anna', "[1]", '[["anna"]]', '{"anna": 1}', "[" * 100_000])
+def test_what_is_no_list_of_ids_is_no_id_either(client, corpus, value):
+    form = [("question", (None, corpus.question)), ("exclude_patients", (None, value))]
+    refused = client.post("/v1/retrieve", files=form)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"].startswith("exclude_patients")
+
+
+def test_a_question_of_a_form_may_begin_with_a_bracket(client, corpus):
+    question = f"[urgent] {corpus.question}"
+    form = [("question", (None, question)), ("k", (None, "2"))]
+    expected = client.post("/v1/retrieve", json={"question": question, "k": 2}).json()
+    assert client.post("/v1/retrieve", files=form).json() == expected
+
+
+def test_the_description_says_how_a_form_holds_a_list(client):
+    described = client.get("/openapi.json").json()["paths"]["/v1/ask"]["post"]["requestBody"]
+    fields = described["content"]["multipart/form-data"]["schema"]["properties"]
+    for name in ("exclude_pairs", "exclude_patients", "exclude_studies"):
+        assert "JSON" in fields[name]["description"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,12 @@ PLACES: dict[str, Callable[[pytest.FixtureRequest], Where]] = {
     "qdrant in memory": lambda request: "qdrant::memory:",
     "milvus in a folder": lambda request: f"milvus:{request.getfixturevalue('tmp_path')}/store.db",
 }
+
+for engine in ("qdrant", "milvus"):
+    if address := os.environ.get(
+        f"MRRAG_TEST_{engine.upper()}"
+    ):  # a server of one's own, http://...
+        PLACES[f"{engine} server"] = lambda request, place=f"{engine}+{address}": place
 
 
 @pytest.fixture(params=PLACES.values(), ids=PLACES)
@@ -68,17 +75,3 @@ def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=10)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Any]:
-    """A real PostgreSQL with pgvector on the loopback address."""
-    from tests.store.postgres_server import PostgresServer, installation
-
-    if installation() is None:
-        pytest.skip("no PostgreSQL: pgserver has no wheel here, and MRRAG_POSTGRES names none")
-    server = PostgresServer()
-    try:
-        yield server
-    finally:
-        server.close()

@@ -14,10 +14,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 PASSWORD = "a secret/of:the@owner"
 """Of the superuser ``postgres``; with what must be escaped in a URL."""
@@ -152,3 +154,26 @@ class PostgresServer:
             capture_output=True, text=True, cwd="/", **self._identity,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def started() -> Iterator[PostgresServer]:
+    """Yield a server, and close it; skips the test where there is none."""
+    if installation() is None:
+        pytest.skip("no PostgreSQL: pgserver has no wheel here, and MRRAG_POSTGRES names none")
+    server = PostgresServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL with pgvector on the loopback address."""
+    yield from started()
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[PostgresServer]:
+    """A server that only the tests of one file use, and kill."""
+    yield from started()

@@ -136,3 +136,22 @@ def test_questions_are_answered_while_reports_are_erased(store):
             ended.set()
         assert all(reader.result(timeout=60) for reader in readers)
     assert not on_disk(store) & set(range(10))
+
+
+def test_no_save_of_an_index_leaves_what_memory_held(tmp_path):
+    """Chroma saves every thousand vectors or so, with bytes that nobody has written."""
+    store = PairStore.create(tmp_path / "store", StoreSchema("t@0", "t", DIMENSION))
+    saves = []
+    for number in range(6):
+        held = [secret(n) * 200 for n in range(500)]  # what lies in memory then
+        del held
+        pairs = [Pair(b"", f"{number}-{n}", f"p{number}-{n}") for n in range(600)]
+        store.upsert(pairs, vectors(600), vectors(600))
+        (file,) = store.folder.glob("*/length.bin")
+        assert not any(file.read_bytes()), number
+        saves.append(file.stat().st_size)
+    assert len(set(saves)) > 2
+    hits = store.query(vectors(600)[7], None, FusionWeights(), 3)
+    store.close()
+    with PairStore.open(tmp_path / "store") as again:
+        assert again.query(vectors(600)[7], None, FusionWeights(), 3) == hits

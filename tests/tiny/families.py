@@ -131,13 +131,15 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     )
     ids = dict(zip(marks, tokens.convert_tokens_to_ids(marks), strict=True))
     text = {key: value for key, value in TEXT.items() if key != "head_dim"}
+    dim = TEXT["head_dim"]  # which this family derives
+    text["hidden_size"] = dim * TEXT["num_attention_heads"]
     config = transformers.Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_heads": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": text["hidden_size"],
             "patch_size": 14,
             "window_size": 56,
             "fullatt_block_indexes": [1],
@@ -147,7 +149,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [dim // 8, 3 * dim // 16, 3 * dim // 16],
             },
         },
         image_token_id=ids["<|image_pad|>"],
@@ -163,8 +165,9 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 def gemma3() -> tuple[Any, Any]:
     marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    lines = ["\n\n\n\n", "\n\n\n", "\n\n", "\n"]  # tokens that its processors look up
     tokens = byte_pairs(
-        [*marks, "<start_of_turn>", "<end_of_turn>"],
+        [*marks, "<start_of_turn>", "<end_of_turn>", *lines],
         extra_special_tokens=dict(
             zip(("boi_token", "eoi_token", "image_token"), marks, strict=True)
         ),

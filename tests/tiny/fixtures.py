@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,12 +21,25 @@ from mrrag_llamaindex.towers.kinds.resnet_bert import ResNetBertTower
 from tests.tiny import pairs as toy
 from tests.tiny import tokenizers
 from tests.tiny import towers as tiny
+from tests.tiny.token_server import TokenServer
 
 
 @pytest.fixture(scope="session")
 def engine() -> LlavaEngine:
     """The phantom model, loaded once."""
     return LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=4)
+
+
+@pytest.fixture
+def token_server(engine: LlavaEngine) -> Iterator[TokenServer]:
+    """A server that speaks vLLM's interface of tokens, over the phantom."""
+    served = TokenServer(engine)
+    thread = threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield served
+    served.shutdown()
+    served.server_close()
+    thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,13 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.methods.ranking import Ranking
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
-from mrrag_llamaindex.generation.engine import LlavaEngine
+from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
 from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
-from mrrag_llamaindex.learning.mining.workers import Raters
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
@@ -58,7 +57,7 @@ def learn(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine | Raters | None,
+    engine: Engine | None,
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
@@ -76,8 +75,8 @@ def learn(
     store : PairStore
         That of `fit`.
     towers, engine
-        The frozen towers, and the generator whose confidence labels the documents, or workers
-        that have one each; without either nothing is mined, and the weights stay equal.
+        The frozen towers, and the generator whose confidence labels the documents; without one
+        nothing is mined, and the weights stay equal.
     facts_from : EmbeddedSet, optional
         Pairs with finding labels; by default those of `fit`.
     weights : optional
@@ -118,7 +117,7 @@ def _fusion(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: LlavaEngine | Raters | None,
+    engine: Engine | None,
     folder: Path | None,
     seed: int,
     progress: Callable[[int, int, int], None] | None,
@@ -130,11 +129,7 @@ def _fusion(
     if not fit.pair_ids:
         return FusionWeights(), "fusion weights: none, there are no pairs to score"
     settings = MiningSettings(pool="each_term", seed=seed)
-    confidence = (
-        engine
-        if isinstance(engine, Raters)
-        else AnswerConfidence(engine, batch_size=engine.batch_size)
-    )
+    confidence = AnswerConfidence(engine, batch_size=engine.batch_size)
     with tempfile.TemporaryDirectory() as temporary:
         out = (folder or Path(temporary)) / "d_train.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError
@@ -11,40 +11,21 @@ from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.methods.method import Method
-from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
+from mrrag_llamaindex.evaluation.run.option_likelihoods import (
+    Likelihoods,
+    has_likelihoods,
+    option_likelihoods,
+)
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mrrag_llamaindex.evaluation.methods.vote import Voters
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
 
 _BATCHES_AT_ONCE = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A question as it is asked, with all that its answer depends on apart from the method.
-
-    Attributes
-    ----------
-    item : GoldQuestion
-    gold : str
-        "yes" or "no".
-    documents : tuple of PromptDocument
-        Best first.
-    """
-
-    item: GoldQuestion
-    gold: str
-    documents: tuple[PromptDocument, ...]
-
-    @classmethod
-    def of(cls, method: Method, data: EmbeddedSet, row: int) -> Asked:
-        """Return one question of a set with the documents that a method chooses for it."""
-        return cls(data.questions[row], data.golds[row], tuple(method.documents(data, row)))
 
 
 class Answering:
@@ -52,10 +33,12 @@ class Answering:
 
     Parameters
     ----------
-    engine : LlavaEngine or None
+    engine : Engine or None
         None: only for methods that ask no model.
     max_new_tokens : int
         Longest answer.
+    weighs_options : bool
+        Whether the likelihood of each of a question's options is asked for, too.
 
     Attributes
     ----------
@@ -63,9 +46,12 @@ class Answering:
         By method and question id: questions that could not be asked. Their text is empty.
     """
 
-    def __init__(self, engine: LlavaEngine | None, max_new_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine | None, max_new_tokens: int, weighs_options: bool = False
+    ) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens
+        self.weighs_options = weighs_options
         self.left_out: dict[tuple[str, str], LeftOut] = {}
         self._images: dict[object, Image] = {}
 
@@ -88,36 +74,13 @@ class Answering:
             Takes every batch of answers before the next one is asked for.
         """
         rows = [n for n, item in enumerate(data.questions) if item.question_id not in answered]
-        size = at_once(self.engine.batch_size if self.engine else 1)
+        size = _BATCHES_AT_ONCE * (self.engine.batch_size if self.engine else 1)
         answers: list[Prediction] = []
         for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            if method.generates:
-                batch = self.generated(method, [Asked.of(method, data, row) for row in some])
-            else:
-                batch = [self._voted(method, data, row) for row in some]
+            batch = self._batch(method, data, rows[start : start + size])
             keep(batch)
             answers += batch
         return answers
-
-    def generated(self, method: Method, asked: Sequence[Asked]) -> list[Prediction]:
-        """Ask the model some questions; those that it cannot be asked are listed.
-
-        Parameters
-        ----------
-        method : Method
-            Its ranking has chosen the documents.
-        asked : sequence of Asked
-        """
-        try:
-            return self._generate(method, asked)
-        except (PromptError, ImageError) as error:
-            if len(asked) == 1:
-                name = asked[0].item.question_id
-                self.left_out[method.name, name] = LeftOut(name, f"{method.name}: {error}")
-                return [_prediction(method, asked[0].item, asked[0].gold, None)]
-            # One question is refused for all of its batch, so they are asked one by one.
-            return [answer for one in asked for answer in self.generated(method, [one])]
 
     def note_unasked(self, answers: Iterable[Prediction]) -> None:
         """List the questions that an earlier run could not ask: their text has no probabilities."""
@@ -127,21 +90,46 @@ class Answering:
                 reason = f"{item.method}: it could not be asked by the run that this one goes on"
                 self.left_out[key] = LeftOut(item.question_id, reason)
 
-    def _generate(self, method: Method, asked: Sequence[Asked]) -> list[Prediction]:
+    def _batch(self, method: Method, data: EmbeddedSet, rows: Sequence[int]) -> list[Prediction]:
+        try:
+            return self._generate(method, data, rows)
+        except (PromptError, ImageError) as error:
+            if len(rows) == 1:
+                item = data.questions[rows[0]]
+                reason = LeftOut(item.question_id, f"{method.name}: {error}")
+                self.left_out[method.name, item.question_id] = reason
+                return [self._prediction(method, data, rows[0], None)]
+            # One question is refused for all of its batch, so they are asked one by one.
+            return [item for row in rows for item in self._batch(method, data, [row])]
+
+    def _generate(self, method: Method, data: EmbeddedSet, rows: Sequence[int]) -> list[Prediction]:
+        if not method.generates:
+            return [self._voted(method, data, row) for row in rows]
         if self.engine is None:
             raise InputError(f"{method.name} needs a model")
-        requests = [PromptRequest(one.item.question, one.documents) for one in asked]
+        requests = [
+            PromptRequest(data.questions[row].question, tuple(method.documents(data, row)))
+            for row in rows
+        ]
         decoding = {} if method.decoding is None else {"decoding": method.decoding}
         answers = self.engine.generate(
             requests,
-            self._shown([one.item for one in asked]),
+            self._shown(data, rows),
             policy=method.policy,
             max_new_tokens=self.max_new_tokens,
             **decoding,
         )
+        weighed: list[Likelihoods] = [()] * len(rows)
+        if self.weighs_options and has_likelihoods(method.policy, method.decoding):
+            options = [data.options[data.questions[row].question_id] for row in rows]
+            shown = self._shown(data, rows)
+            weighed = [
+                option_likelihoods(self.engine, *asked, method.policy)
+                for asked in zip(requests, shown, options, strict=True)
+            ]
         return [
-            _prediction(method, one.item, one.gold, answer)
-            for one, answer in zip(asked, answers, strict=True)
+            replace(self._prediction(method, data, row, answer), likelihoods=likelihoods)
+            for row, answer, likelihoods in zip(rows, answers, weighed, strict=True)
         ]
 
     def _voted(self, method: Method, data: EmbeddedSet, row: int) -> Prediction:
@@ -151,29 +139,26 @@ class Answering:
             question = data.questions[row].question_id
             reason = f"{method.name}: no pair answers it"
             self.left_out[method.name, question] = LeftOut(question, reason)
-            return _prediction(method, data.questions[row], data.golds[row], None)
+            return self._prediction(method, data, row, None)
         item = data.questions[row]
         key = method.name, item.question_id, item.patient_id, data.golds[row]
-        return Prediction(*key, ballot.answer, ballot.p_yes, ballot.p_no, documents)
+        shares = ballot.answer, ballot.p_yes, ballot.p_no
+        return Prediction(*key, *shares, documents, task=data.task)
 
-    def _shown(self, items: Sequence[GoldQuestion]) -> list[Image]:
+    def _shown(self, data: EmbeddedSet, rows: Sequence[int]) -> list[Image]:
         """Load the images of a batch; one that several rows ask about is loaded once."""
-        keys = [image_key(item) for item in items]
+        keys = [image_key(data.questions[row]) for row in rows]
         images = {key: self._images[key] for key in keys if key in self._images}
-        for key, item in zip(keys, items, strict=True):
+        for key, row in zip(keys, rows, strict=True):
             if key not in images:
-                images[key] = load_image(item.image, what="query image")
+                images[key] = load_image(data.questions[row].image, what="query image")
         self._images = images
         return [images[key] for key in keys]
 
-
-def at_once(batch_size: int) -> int:
-    """Return how many questions an engine is asked at once, to sort them into batches."""
-    return _BATCHES_AT_ONCE * batch_size
-
-
-def _prediction(method: Method, item: GoldQuestion, gold: str, answer: Any) -> Prediction:
-    key = method.name, item.question_id, item.patient_id, gold
-    if answer is None:
-        return Prediction(*key, text="")
-    return Prediction(*key, answer.text, answer.p_yes, answer.p_no, answer.document_ids)
+    def _prediction(self, method: Method, data: EmbeddedSet, row: int, answer: Any) -> Prediction:
+        item = data.questions[row]
+        key = method.name, item.question_id, item.patient_id, data.golds[row]
+        if answer is None:
+            return Prediction(*key, text="", task=data.task)
+        told = answer.text, answer.p_yes, answer.p_no, answer.document_ids
+        return Prediction(*key, *told, task=data.task)

@@ -8,7 +8,6 @@ settings from a `tune` set, and the table from the `tests`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,17 +18,21 @@ from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHe
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.registry import build_method, row_named
 from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, tune
-from mrrag_llamaindex.evaluation.methods.vote import NO_ANSWERS, has_answers
+from mrrag_llamaindex.evaluation.methods.vote import (
+    NO_ANSWERS,
+    NO_OPEN_ANSWERS,
+    OPEN,
+    has_answers,
+)
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
-from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers, EngineFacts
 from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.store.ingest.question_table import digest_of
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.methods.learning import Learned
-    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.generation.interface import Engine
 
 LAYERS = "critical_layers"
 """Setting of every file of answers: the layers that steering takes where none are named."""
@@ -48,9 +51,9 @@ class Harness:
 
     Parameters
     ----------
-    engine : LlavaEngine, AnsweringWorkers or None
+    engine : Engine or None
         Its critical layers are a setting of the run, which resumes only with the same ones. None:
-        only methods that ask no model can be run. Workers write into the folder.
+        only methods that ask no model can be run.
     towers_identity : str
         Of the towers that made all vectors.
     settings : HarnessSettings
@@ -62,7 +65,7 @@ class Harness:
 
     def __init__(
         self,
-        engine: LlavaEngine | AnsweringWorkers | None,
+        engine: Engine | None,
         towers_identity: str,
         settings: HarnessSettings,
         *,
@@ -72,15 +75,9 @@ class Harness:
         self.engine = engine
         self.settings = settings
         self.folder = folder
-        self._workers = engine if isinstance(engine, AnsweringWorkers) else None
-        if self._workers is not None and folder is None:
-            raise InputError("workers write their answers into a folder: name one")
-        own = None if isinstance(engine, AnsweringWorkers) else engine
-        self._answering = Answering(own, settings.max_new_tokens)
-        facts = self._workers.facts if self._workers else own and EngineFacts.of(own)
-        self._layers = list(facts.critical_layers) if facts else []
-        self._model = facts.identity if facts else NO_MODEL
-        self._depth = facts.depth if facts else 1
+        self._answering = Answering(engine, settings.max_new_tokens, settings.task.weighs_options)
+        self._layers = [] if engine is None else list(engine.loaded.critical_layers)
+        self._model = NO_MODEL if engine is None else engine.identity
         self._towers = towers_identity
         self._progress = progress
         self._done = self._total = self._resumed = 0
@@ -119,8 +116,9 @@ class Harness:
             validation = None
         grids = {}
         if validation is not None:
+            depth = 1 if self.engine is None else self.engine.planner.depth
             for method in methods:
-                settings = row_named(method.name).settings(method, self._depth, self._layers)
+                settings = row_named(method.name).settings(method, depth, self._layers)
                 if len(settings) > 1:
                     grids[method.name] = settings
         self._done = self._resumed = 0
@@ -128,18 +126,15 @@ class Harness:
         tuned: dict[str, Tuned[Method]] = {}
         if validation is not None:
             self._total += sum(map(len, grids.values())) * len(validation)
-            self._spread(
-                [(item, validation, "validation") for grid in grids.values() for item in grid]
-            )
             for name, grid in grids.items():
                 tuned[name] = self._tuned(grid, validation)
         answers = {}
-        chosen = [tuned[item.name].setting if item.name in tuned else item for item in methods]
-        parts = [(data, f"test-{number}") for number, data in enumerate(tests)]
-        self._spread([(method, *part) for method in chosen for part in parts])
-        for method in chosen:
-            name = method.name
-            runs = {number: self.predict(method, *part) for number, part in enumerate(parts)}
+        for published in methods:
+            method = tuned[name].setting if (name := published.name) in tuned else published
+            runs = {
+                number: self.predict(method, data, f"test-{number}")
+                for number, data in enumerate(tests)
+            }
             answers[name] = pool(runs) if len(runs) > 1 else runs[0]
             self._write_pooled(method, answers[name], tests)
         return Evaluation(
@@ -164,23 +159,6 @@ class Harness:
         part : str
             Names the file, together with method and settings.
         """
-        if self.folder is None:
-            return self._answer(method, data, (), lambda batch: None)
-        with self._opened(method, data, part) as writer:
-            self._resumed += len(writer.keys)
-            self._done += len(writer.keys)
-            fresh = self._answer(method, data, writer.keys, writer.append)
-            answers = {item.question_id: item for item in (*writer.records, *fresh)}
-        self._answering.note_unasked(answers.values())
-        golds = zip(data.questions, data.golds, strict=True)
-        # The labels are those of this run: its rule may not be that of the run which asked.
-        return [replace(answers[item.question_id], gold=gold) for item, gold in golds]
-
-    def _opened(
-        self, method: Method, data: EmbeddedSet, part: str, *, keep: bool = True
-    ) -> PredictionWriter:
-        """Open the file of a method's answers; the run has a folder."""
-        assert self.folder is not None
         settings = {
             "towers": self._towers,
             "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
@@ -189,33 +167,27 @@ class Harness:
             **({} if data.one_per == "study" else {"one_per": data.one_per}),
             **method.settings(),
         }
+        if self.folder is None:
+            return self._answer(method, data, (), lambda batch: None)
         path = self.folder / "answers" / part / f"{method.name}-{json_digest(settings, 8)}.jsonl"
         # Not in the file's name: with other layers the file is refused, no second one is begun.
         settings[LAYERS] = self._layers
         header = PredictionHeader(
-            method.name, digest_of(data.questions), self._model, self.settings.seed, settings
+            *(method.name, digest_of(data.questions), self._model, self.settings.seed, settings),
+            task=self.settings.task.name,
         )
-        return PredictionWriter(path, header, keep=keep)
-
-    def _spread(self, runs: Sequence[tuple[Method, EmbeddedSet, str]]) -> None:
-        """Have workers, if there are any, write all answers; `predict` then reads them."""
-        if self._workers is None:
-            return
-        with ExitStack() as stack:
-            logs = [
-                self._workers.sharded(
-                    stack.enter_context(self._opened(method, data, part, keep=False)),
-                    *(method, data, self.settings.max_new_tokens),
-                )
-                for method, data, part in runs
-                if method.generates
-            ]
-            done, resumed = self._done, self._resumed + sum(len(log.log.keys) for log in logs)
-            for name, count, left_out in self._workers.fill(logs):
-                done += count
-                self._answering.left_out.update(left_out)
-                if self._progress is not None:
-                    self._progress(name, done, self._total, resumed)
+        with PredictionWriter(path, header) as writer:
+            self._resumed += len(writer.keys)
+            self._done += len(writer.keys)
+            fresh = self._answer(
+                *(method, data, writer.keys),
+                lambda batch: writer.append(self._kept(batch)),
+            )
+            answers = {item.question_id: item for item in (*writer.records, *fresh)}
+        self._answering.note_unasked(answers.values())
+        golds = zip(data.questions, data.golds, strict=True)
+        # The labels are those of this run: its rule may not be that of the run which asked.
+        return [replace(answers[item.question_id], gold=gold) for item, gold in golds]
 
     def _answer(
         self,
@@ -251,8 +223,12 @@ class Harness:
             if method.ranking is not None and not has_pairs:
                 not_run[name] = NO_PAIRS
                 continue
+            if not method.generates and not self.settings.task.votes:
+                not_run[name] = f"a vote gives no answer to the task {self.settings.task.name}"
+                continue
             if not method.generates and not all(map(has_answers, tests)):
-                not_run[name] = NO_ANSWERS
+                is_open = self.settings.task.name == OPEN
+                not_run[name] = NO_OPEN_ANSWERS if is_open else NO_ANSWERS
                 continue
             if method.generates and self.engine is None:
                 not_run[name] = "no model was loaded"
@@ -268,6 +244,7 @@ class Harness:
             lambda method: self.predict(method, validation, "validation"),
             row_named(grid[0].name).choose,
             scoring=self.settings.scoring,
+            each=self.settings.task.each,
         )
 
     def _write_pooled(
@@ -279,6 +256,15 @@ class Harness:
         data = json_digest([digest_of(item.questions) for item in tests], 16)
         path = self.folder / "predictions" / f"{method.name}.jsonl"
         path.unlink(missing_ok=True)
-        header = PredictionHeader(method.name, data, self._model, self.settings.seed, settings)
+        header = PredictionHeader(
+            *(method.name, data, self._model, self.settings.seed, settings),
+            task=self.settings.task.name,
+        )
         with PredictionWriter(path, header) as writer:
-            writer.append(answers)
+            writer.append(self._kept(answers))
+
+    def _kept(self, answers: Sequence[Prediction]) -> list[Prediction]:
+        """Return answers as they stand in files: where gold answers are reports, without them."""
+        if self.settings.task.keeps_golds:
+            return list(answers)
+        return [replace(item, gold="") for item in answers]

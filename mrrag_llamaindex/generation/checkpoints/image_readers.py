@@ -76,10 +76,7 @@ class ImageReader:
 
     def read(self, images: Sequence[Image.Image]) -> PreparedImage:
         """Prepare the RGB images of one question."""
-        pictures = list(images)
-        if self.family.pads_images:
-            mean = self.processor.image_processor.image_mean
-            pictures = [pad_to_square(picture, mean) for picture in pictures]
+        pictures = [self._padded(picture) for picture in images]
         inputs = self.processor.image_processor(
             images=[pictures], return_tensors="pt", **self.family.image_options
         )
@@ -96,6 +93,33 @@ class ImageReader:
             digest.update(tensors[name].contiguous().numpy().tobytes())
         tokens = sum(text.count(self.image_token) for text in texts)
         return PreparedImage(texts, tokens, tensors, digest.hexdigest())
+
+    def to_send(self, image: Image.Image) -> Image.Image:
+        """Return what to give another process that prepares images by the same processor.
+
+        Where the model sees an image at one size, that is the image at this size: to resize it
+        again changes nothing, by whichever library that is done.
+        """
+        picture = self._padded(image)
+        plain = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        inputs = self.processor.image_processor(
+            images=[[picture]], **plain, **self.family.image_options
+        )
+        pixels = inputs["pixel_values"]
+        if pixels.ndim == 4 and len(pixels) == 1:
+            levels = pixels[0].permute(1, 2, 0).to(torch.uint8)
+            return Image.fromarray(levels.contiguous().numpy())
+        if "image_grid_thw" in inputs:
+            _, rows, columns = inputs["image_grid_thw"][0].tolist()
+            processor = self.processor.image_processor
+            size = columns * processor.patch_size, rows * processor.patch_size
+            return picture.resize(size, Image.Resampling(int(processor.resample)))
+        return picture  # what it is cut into depends on all of it
+
+    def _padded(self, picture: Image.Image) -> Image.Image:
+        if not self.family.pads_images:
+            return picture
+        return pad_to_square(picture, self.processor.image_processor.image_mean)
 
 
 _FOR_THE_TEXT = ("num_crops", "num_patches", "rows", "cols")

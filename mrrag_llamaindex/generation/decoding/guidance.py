@@ -119,6 +119,7 @@ def probe_for(
     requests: Sequence[PromptRequest],
     prompts: Sequence[Prompt],
     policy: SteeringPolicy | None,
+    model: Any,
 ) -> FirstTokenProbe:
     """Make what sees the first token's probabilities, and guides them where a policy asks for it.
 
@@ -129,6 +130,8 @@ def probe_for(
     requests, prompts : sequence of PromptRequest, sequence of Prompt
         Those of one batch; a guidance reads the same documents, without the image.
     policy : SteeringPolicy or None
+    model : PreTrainedModel
+        That a guidance runs without the image.
     """
     yes, no = reader.yes_ids, reader.no_ids
     if policy is None or policy.guidance == 1:
@@ -138,4 +141,4 @@ def probe_for(
         for request, prompt in zip(requests, prompts, strict=True)
     ]
     pad = reader.tokenizer.pad_token_id or 0
-    return GuidedProbe(yes, no, ImageGuidance(reader.model, imageless, pad, policy.guidance))
+    return GuidedProbe(yes, no, ImageGuidance(model, imageless, pad, policy.guidance))

@@ -11,16 +11,22 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
-from mrrag_llamaindex.generation.checkpoints.loading import LoadedModel
 from mrrag_llamaindex.generation.first_token import spellings
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prompt.builder import PromptBuilder
+from mrrag_llamaindex.generation.prompt.readable import ReadableModel
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 Pictures: TypeAlias = Image.Image | Sequence[Image.Image] | None
 """The query image of one request, its several images in order, or none."""
+
+
+def pictures_of(image: Pictures) -> tuple[Image.Image, ...]:
+    """Return the images of one request, in order."""
+    return (image,) if isinstance(image, Image.Image) else tuple(image or ())
+
 
 _LEAST_TEXT = 128  # tokens: a question and one short report
 _USUAL_SIDE = 1024  # pixels
@@ -31,8 +37,8 @@ class PromptReader:
 
     Parameters
     ----------
-    loaded : LoadedModel
-        Model, tokenizer, template and image reader; see `load_model`.
+    loaded : ReadableModel
+        Tokenizer, template, image reader and configuration; see `load_model`.
     max_documents : int
         Most documents in one prompt.
     max_new_tokens : int
@@ -54,12 +60,11 @@ class PromptReader:
         If image and answer leave no room for text in the model's window.
     """
 
-    def __init__(self, loaded: LoadedModel, max_documents: int, max_new_tokens: int) -> None:
+    def __init__(self, loaded: ReadableModel, max_documents: int, max_new_tokens: int) -> None:
         self.loaded = loaded
-        self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.max_new_tokens = max_new_tokens
-        text = self.model.config.get_text_config(decoder=True)
+        text = loaded.config.get_text_config(decoder=True)
         self.window = int(text.max_position_embeddings)
         # Some models cut an image into more tokens the larger it is; prompts count the true ones.
         usual = self.read_image(Image.new("RGB", (_USUAL_SIDE, _USUAL_SIDE)))
@@ -74,11 +79,6 @@ class PromptReader:
         )
         self.yes_ids = spellings(self.tokenizer, "yes")
         self.no_ids = spellings(self.tokenizer, "no")
-
-    @property
-    def forms_attention(self) -> bool:
-        """Whether the backend forms the attention of a row, and takes a mask of ours."""
-        return "flex" not in self.model.config.get_text_config(decoder=True)._attn_implementation
 
     def yes_and_no(self, probabilities: torch.Tensor) -> tuple[float, float]:
         """Return p(yes) and p(no) of the first token, from its distribution (vocabulary,)."""
@@ -115,7 +115,7 @@ class PromptReader:
     @property
     def end_ids(self) -> frozenset[int]:
         """The model's end tokens."""
-        ends = self.model.generation_config.eos_token_id
+        ends = self.loaded.generation_config.eos_token_id
         return frozenset([ends] if isinstance(ends, int) else ends or ())
 
     def document_room(self, question: str) -> int:
@@ -134,7 +134,7 @@ class PromptReader:
 
         A model that reads text only gets None, too.
         """
-        pictures = (image,) if isinstance(image, Image.Image) else tuple(image or ())
+        pictures = pictures_of(image)
         return self.loaded.images.read(pictures) if self.loaded.images and pictures else None
 
     def read_images(

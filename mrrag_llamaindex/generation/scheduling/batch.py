@@ -111,7 +111,8 @@ def run_batch(
     prompts = [one.prompt for one in asked]
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
-    probe = probe_for(first.reader, [one.request for one in asked], prompts, first.policy)
+    requests = [one.request for one in asked]
+    probe = probe_for(first.reader, requests, prompts, first.policy, first.runner.model)
     # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
     # and models that keep positions beside the cache.
     steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)

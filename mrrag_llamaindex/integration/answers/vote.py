@@ -10,6 +10,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.images import read_image
+from mrrag_llamaindex.integration.inputs.vectors import query_vectors
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 from mrrag_llamaindex.mcr.vote import (
@@ -171,7 +172,8 @@ def _without_own(retriever: MRRAGRetriever, image: QueryImage | None) -> tuple[s
     """Exclude the pairs of the question's own image and their patients; return the pairs' ids."""
     if image is None:
         return ()
-    vector = retriever.towers.embed_images([image.rgb])[0]
+    vector, _ = query_vectors(retriever.towers, (), image)
+    assert vector is not None
     own = pairs_of_image(retriever.store, vector)
     ids = [pair.pair_id for pair in own]
     patients = [pair.patient_id for pair in own if pair.patient_id is not None]

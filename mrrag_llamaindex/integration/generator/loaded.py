@@ -9,8 +9,9 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import require_explainable
+from mrrag_llamaindex.generation.interface import Engine
+from mrrag_llamaindex.integration.generator.engines import load_engine
 from mrrag_llamaindex.integration.generator.settings import LIMITS, GeneratorSettings
 from mrrag_llamaindex.integration.inputs.options import unknown_option
 
@@ -22,26 +23,28 @@ class LoadedGenerator(GeneratorSettings):
 
     Parameters
     ----------
-    engine : LlavaEngine, optional
-        A generator that is loaded already.
+    engine : Engine or {"transformers", "vllm"}, optional
+        A generator that is loaded already, or what is to run the model: ``runtime`` in short.
     **data
         The fields of `GeneratorSettings`.
     """
 
-    _engine: LlavaEngine = PrivateAttr()
+    _engine: Engine = PrivateAttr()
     _engine_given: bool = PrivateAttr(False)
 
-    def __init__(self, *, engine: LlavaEngine | None = None, **data: Any) -> None:
+    def __init__(self, *, engine: Engine | str | None = None, **data: Any) -> None:
+        if isinstance(engine, str):
+            engine, data = None, {**data, "runtime": engine}
         super().__init__(**data)
         self._engine_given = engine is not None
-        self._engine = self._load() if engine is None else self._with_own_limits(engine)
+        self._engine = load_engine(self) if engine is None else self._with_own_limits(engine)
 
     @property
-    def engine(self) -> LlavaEngine:
+    def engine(self) -> Engine:
         """The loaded generator."""
         return self._engine
 
-    def _with_own_limits(self, engine: LlavaEngine) -> LlavaEngine:
+    def _with_own_limits(self, engine: Engine) -> Engine:
         """Give an engine the limits that were stated, and take the others from it."""
         stated = {name: getattr(self, name) for name in LIMITS if name in self.model_fields_set}
         engine = engine.with_limits(**stated) if stated else engine

@@ -17,9 +17,6 @@ from llama_index.core.bridge.pydantic import (
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.checkpoints.loading import load_model
-from mrrag_llamaindex.generation.checkpoints.profile_store import with_known_layers
-from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.integration.entry_points import EntryPoints
 from mrrag_llamaindex.integration.inputs.fields import validated
 from mrrag_llamaindex.integration.inputs.options import unknown_option
@@ -100,12 +97,16 @@ _LOADED = (
     "steering_backend",
     "prefix_cache",
     "profile",
+    "runtime",
+    "api_base",
+    "engine_options",
+    "request_timeout",
 )
 """Fields that say what is loaded and how."""
 
 
 class GeneratorSettings(EntryPoints):
-    """Fields of an LLM over `LlavaEngine`, and the engine that they describe."""
+    """Fields of an LLM over an `Engine`, which they describe."""
 
     model: str = Field(
         default=defaults.DEFAULT_MODEL,
@@ -117,6 +118,14 @@ class GeneratorSettings(EntryPoints):
     dtype: str = Field(
         default="auto",
         description="\"auto\" (checkpoint's on CUDA, float32 on CPU), or a torch dtype's name.",
+    )
+    runtime: Literal["transformers", "vllm"] = Field(
+        default="transformers",
+        description='What runs the model, with engine= as the short form; "vllm": vLLM, here.',
+    )
+    api_base: str | None = Field(
+        default=None,
+        description="Address of a vLLM server that runs the model, http://host:port.",
     )
     policy: Annotated[
         SteeringPolicy | None, BeforeValidator(policy_from_dict), PlainSerializer(policy_as_dict)
@@ -161,6 +170,14 @@ class GeneratorSettings(EntryPoints):
         default=defaults.PREFIX_CACHE,
         ge=0,
         description="Images with documents kept in memory for further questions on them.",
+    )
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of vLLM's engine (max_model_len, ...)."
+    )
+    request_timeout: float = Field(
+        default=defaults.REQUEST_TIMEOUT,
+        gt=0,
+        description="Seconds that a vLLM server may take for one answer.",
     )
     profile: str | None = Field(
         default=None, description="Profile file of this model, with its critical layers."
@@ -222,38 +239,13 @@ class GeneratorSettings(EntryPoints):
                 names = [one for one in cls.model_fields if one not in _WITHOUT_EFFECT]
                 error = unknown_option(name, "MRRAGLLaVA", [*names, "ifa"])
                 raise ModelError(str(error))
+        if (
+            data.get("api_base") is not None
+            and data.get("runtime", "transformers") != "transformers"
+        ):
+            raise ModelError("give engine= or api_base=, not both: a server has its own engine")
         if "ifa" not in data:
             return data
         if "policy" in data:
             raise ModelError("give ifa= or policy=, not both: ifa= is the short form of policy=")
         return {"policy" if key == "ifa" else key: value for key, value in data.items()}
-
-    def _load(self) -> LlavaEngine:
-        """Load the model with its known critical layers.
-
-        Raises
-        ------
-        ModelError
-            If the model cannot be found or loaded, or its profile is another model's.
-        """
-        return LlavaEngine(
-            with_known_layers(
-                load_model(
-                    self.model,
-                    device=self.device,
-                    dtype=self.dtype,
-                    backend=self.steering_backend,
-                    device_map=self.device_map,
-                    quantization=self.quantization,
-                    vision_tower=self.vision_tower,
-                    allow_pickle=self.allow_pickle,
-                ),
-                self.profile,
-            ),
-            max_documents=self.max_documents,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-            prefix_cache=self.prefix_cache,
-            max_queue=self.max_queue,
-            queue_timeout=self.queue_timeout,
-        )

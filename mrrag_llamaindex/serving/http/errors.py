@@ -109,6 +109,13 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, (Cancelled, CancelledError, ClientDisconnect)):
         return ApiError(503, "cancelled", "the request was cancelled")
     logger.error("request failed: %s in %s", type(error).__name__, _place(error))
+    if isinstance(error, errors.StoreError):
+        return ApiError(
+            503,
+            "store_unavailable",
+            "the store behind this server cannot be read: it is gone, was replaced, or is damaged; "
+            "whoever runs the server sees where in its log",
+        )
     return ApiError(
         500,
         "internal_error",

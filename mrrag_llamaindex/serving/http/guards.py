@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
 import logging
 import time
@@ -18,11 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mrrag_llamaindex import __version__
 from mrrag_llamaindex.serving.http.errors import ERROR_HEADER, ApiError, api_error
 from mrrag_llamaindex.serving.http.metrics import Metrics
+from mrrag_llamaindex.serving.http.tokens import COOKIE, WrongTokens, cookie_of, same
 from mrrag_llamaindex.serving.service import Cancelled
 from mrrag_llamaindex.serving.settings import Settings
-
-COOKIE = "mrrag_token"
-"""Cookie of a browser that has shown the token at ``/login``."""
 
 VERSION_HEADER = "mrrag-version"
 
@@ -44,11 +40,6 @@ access = logging.getLogger("mrrag_llamaindex.serving.access")
 """One line per request: method, route, status and milliseconds; no ids, which paths hold."""
 
 
-def cookie_of(token: str) -> str:
-    """Return the value of the cookie that stands for a token."""
-    return hashlib.sha256(f"mrrag cookie {token}".encode()).hexdigest()
-
-
 class Guard:
     """Stands before an app.
 
@@ -63,12 +54,16 @@ class Guard:
     settings : Settings
     metrics : Metrics
         Told of every request.
+    wrong : WrongTokens
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, wrong: WrongTokens
+    ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._wrong = wrong
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -97,7 +92,7 @@ class Guard:
         headers = _headers_of(scope)
         self._require_own_host(headers)
         self._require_own_origin(scope, headers)
-        if scope["path"] not in _OPEN and not self._has_token(headers):
+        if scope["path"] not in _OPEN and not self._has_token(scope, headers):
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
                 login: Response = RedirectResponse("/login", 303)
                 await login(scope, exchange.receive, exchange.send)
@@ -138,13 +133,17 @@ class Guard:
             return
         raise ApiError(403, "other_origin", "a page of another origin may not use this server")
 
-    def _has_token(self, headers: Mapping[str, str]) -> bool:
+    def _has_token(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         token = self._settings.token
         if token is None:
             return True
         kind, _, shown = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and same(shown.strip(), token):
-            return True
+        if kind.lower() == "bearer":
+            address = (scope.get("client") or ("",))[0]
+            self._wrong.require_few(address)
+            if same(shown.strip(), token):
+                return True
+            self._wrong.note(address)
         cookie: SimpleCookie = SimpleCookie()
         try:
             cookie.load(headers.get("cookie", ""))
@@ -241,8 +240,3 @@ def _is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def same(shown: str, expected: str) -> bool:
-    """Compare in a time that says nothing of where the two differ."""
-    return hmac.compare_digest(shown.encode(), expected.encode())

@@ -67,7 +67,7 @@ class _Load(Collector):
         yield GaugeMetricFamily(
             "mrrag_http_requests_admitted", "Requests at work", value=workers.admitted
         )
-        stats = self._service.llm.engine.scheduler.stats
+        stats = self._service.llm.engine.stats
         yield GaugeMetricFamily("mrrag_queue_waiting", "Requests in the queue", stats.waiting)
         yield GaugeMetricFamily("mrrag_batch_running", "Requests in the batch", stats.running)
         ended = CounterMetricFamily("mrrag_answers", "Requests by how they ended", labels=["end"])

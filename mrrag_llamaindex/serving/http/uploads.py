@@ -25,8 +25,8 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
     Parameters
     ----------
     request : fastapi.Request
-        JSON, or ``multipart/form-data`` with the fields by name: lists as repeated fields, objects
-        and tuples as JSON.
+        JSON, or ``multipart/form-data`` with the fields by name: lists as repeated fields or as
+        JSON, objects and tuples as JSON.
     model : type
         Of the fields; its ``image`` is text.
 
@@ -133,15 +133,23 @@ def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
             raise ApiError(422, "bad_field", f"{name}: it stands there twice", param=name)
         if known is not None and len(values) < len(sent) and name != "image":
             raise ApiError(422, "bad_field", f"{name}: it is no file", param=name)
-        if not values or known is None:
+        if not values or known is None or known.annotation is str:
             fields[name] = values[0] if values else None
         elif listed:
-            fields[name] = values
-        elif values[0][:1] in ("{", "["):
-            try:
-                fields[name] = json.loads(values[0])
-            except ValueError:
-                raise ApiError(422, "bad_field", f"{name}: not valid JSON", param=name) from None
+            read = [_value(name, value) for value in values]
+            fields[name] = [
+                item for one in read for item in (one if isinstance(one, list) else [one])
+            ]
         else:
-            fields[name] = values[0]
+            fields[name] = _value(name, values[0])
     return fields
+
+
+def _value(name: str, text: str) -> Any:
+    """Return a field's text, or what it says where it is a list or an object in JSON."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ApiError(422, "bad_field", f"{name}: not valid JSON", param=name) from None

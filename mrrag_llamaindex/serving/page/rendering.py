@@ -15,6 +15,7 @@ from PIL import Image
 from mrrag_llamaindex import __version__, defaults
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.serving.page import turns, views
+from mrrag_llamaindex.serving.service import PairError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.serving.page.sessions import Session, Turn
@@ -143,13 +144,19 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
+def _saved_picture(service: Service, pair_id: str) -> str | None:
+    """Return the film of a case as an address that holds it; None where it is gone by now."""
+    try:
+        return data_url(picture(service.pair_image(pair_id), 320))
+    except PairError:
+        return None
+
+
 def export(service: Service, turn: Turn) -> str:
     """Return one turn as a file that needs nothing else: no script, no address, no network."""
     rows = views.cases(turns.documents(turn), turn.question, turn.hidden)
     for row in rows:
-        row["picture"] = None
-        if row["has_image"]:
-            row["picture"] = data_url(picture(service.pair_image(row["pair_id"]), 320))
+        row["picture"] = _saved_picture(service, row["pair_id"]) if row["has_image"] else None
     style = files("mrrag_llamaindex.serving.page").joinpath("static/page.css").read_text("utf-8")
     return render(
         "export.html",

@@ -13,20 +13,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 from PIL.Image import Image
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
-from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
 from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.page import rendering, turns, views
 from mrrag_llamaindex.serving.page.examples import Example, phantom_examples
+from mrrag_llamaindex.serving.page.forms import (
+    QUESTION,
+    fields_of,
+    film_of,
+    is_whole,
+    options_of,
+    turn_of,
+)
 from mrrag_llamaindex.serving.page.sessions import Session, Sessions, Turn
-from mrrag_llamaindex.serving.schemas import AskOptions
 from mrrag_llamaindex.serving.service import Service
 
 STATIC = {
@@ -120,50 +124,60 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         cache = {"Cache-Control": "no-cache"}
         return Response(folder.joinpath(name).read_bytes(), media_type=STATIC[name], headers=cache)
 
+    async def example_of(request: Request, number: Any) -> Example:
+        known = await workers.run(request, lambda _: examples())
+        if str(number) not in map(str, range(len(known))):
+            raise ApiError(404, "not_found", "there is no such example")
+        return known[int(str(number))]
+
     @routes.get("/page/examples/{number}")
     async def example(request: Request, number: int) -> Response:
-        known = await workers.run(request, lambda _: examples())
-        if not 0 <= number < len(known):
-            raise ApiError(404, "not_found", "there is no such example")
-        return Response(known[number].png, media_type="image/png")
+        return Response((await example_of(request, number)).png, media_type="image/png")
+
+    async def shown(
+        request: Request,
+        session: Session,
+        data: bytes,
+        window: str | None,
+        frame: int | None,
+        example: Example | None = None,
+    ) -> HTMLResponse:
+        """Read a film, look at it, and return its viewer."""
+        place = session.choose()
+
+        def work(_: threading.Event) -> str:
+            reading = ReadingOptions.parse(window, frame)
+            session.show(service.read_image(data, reading), place)
+            return _viewer(session, example)
+
+        return HTMLResponse(await workers.run(request, work))
 
     @routes.post("/page/film")
     async def film(request: Request) -> HTMLResponse:
         session = session_of(request)
-        async with request.form(max_files=1) as form:
-            file, number, frame = form.get("image"), form.get("example"), form.get("frame")
-            data = await file.read() if isinstance(file, UploadFile) else b""
-        if frame and not _is_whole(frame):
+        form = await fields_of(request, "image", "example", "frame")
+        file, number, frame = form.get("image"), form.get("example"), form.get("frame")
+        data = await file.read() if isinstance(file, UploadFile) else b""
+        await form.close()
+        if frame and not is_whole(frame):
             raise ApiError(400, "bad_frame", "the frame is not a whole number")
-
-        place = session.choose()
-
-        def work(_: threading.Event) -> str:
-            known = examples()
-            chosen = known[int(str(number))] if str(number) in map(str, range(len(known))) else None
-            reading = ReadingOptions.parse(None, int(str(frame)) if frame else None)
-            session.show(service.read_image(chosen.png if chosen else data, reading), place)
-            return _viewer(session, chosen)
-
-        return HTMLResponse(await workers.run(request, work))
+        example = None
+        if number is not None:
+            example = await example_of(request, number)
+            data = example.png
+        return await shown(
+            request, session, data, None, int(str(frame)) if frame else None, example
+        )
 
     @routes.post("/page/window")
     async def window(request: Request) -> HTMLResponse:
         session = session_of(request)
-        form = await request.form()
+        form = await fields_of(request, "low", "high")
         image = session.image
         if image is None or isinstance(image.content, Image):
             raise ApiError(400, "no_image", "choose a film first")
-        data, frame = image.content, image.options.frame
-        place = session.choose()
-
-        def work(_: threading.Event) -> str:
-            ends = f"{form.get('low', '')},{form.get('high', '')}"
-            reading = ReadingOptions.parse(ends, frame)
-            session.show(service.read_image(data, reading), place)
-            return _viewer(session, None)
-
-        return HTMLResponse(await workers.run(request, work))
+        ends = f"{form.get('low', '')},{form.get('high', '')}"
+        return await shown(request, session, image.content, ends, image.options.frame)
 
     @routes.get("/page/film/{number}")
     async def samples(request: Request, number: int) -> Response:
@@ -178,14 +192,14 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post("/page/ask")
     async def ask(request: Request) -> Response:
         session = session_of(request)
-        form = await request.form()
+        form = await fields_of(request, *QUESTION)
         question = str(form.get("question", "")).strip()
-        image = _image(session, form)
+        image = film_of(session, form)
         if image is None:
             raise ApiError(400, "no_image", "choose a film first: drop a file, or take an example")
         if not question:
             raise ApiError(400, "no_question", "write a question first")
-        turn = session.begin(question, _options(form, service), image)
+        turn = session.begin(question, options_of(form, service), image)
 
         def work(cancelled: threading.Event) -> Iterator[str]:
             for kind, value in turns.answer(service, turn, cancelled):
@@ -203,12 +217,12 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post("/page/rank")
     async def rank(request: Request) -> HTMLResponse:
         session = session_of(request)
-        form = await request.form()
+        form = await fields_of(request, *QUESTION)
         question = str(form.get("question", "")).strip()
-        image = _image(session, form)
+        image = film_of(session, form)
         if image is None or not question:
             return HTMLResponse("", status_code=204)
-        options = _options(form, service)
+        options = options_of(form, service)
 
         def work(_: threading.Event) -> str:
             rows = service.retrieve(image, question, options)
@@ -230,8 +244,8 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post("/page/without")
     async def without(request: Request) -> HTMLResponse:
         session = session_of(request)
-        form = await request.form()
-        turn = _turn(session, form)
+        form = await fields_of(request, "turn", "pair_id")
+        turn = turn_of(session, form)
         pair_id = str(form.get("pair_id", ""))
 
         def work(_: threading.Event) -> str:
@@ -243,17 +257,17 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     @routes.post("/page/turn")
     async def again(request: Request) -> HTMLResponse:
         session = session_of(request)
-        turn = _turn(session, await request.form())
+        turn = turn_of(session, await fields_of(request, "turn"))
         text = await workers.run(request, lambda _: _both(service, session, turn))
         return HTMLResponse(text)
 
     @routes.post("/page/export")
     async def export(request: Request) -> Response:
-        form = await request.form()
+        form = await fields_of(request, "session", "turn")
         session = sessions.get(str(form.get("session", "")))
         if session is None:
             raise ApiError(409, "no_session", "this tab's session has ended: reload the page")
-        turn = _turn(session, form)
+        turn = turn_of(session, form)
         text = await workers.run(request, lambda _: rendering.export(service, turn))
         name = f"mrrag-case-{turn.number}.html"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -261,7 +275,8 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
 
     @routes.post("/page/close")
     async def close(request: Request) -> Response:
-        sessions.close(str((await request.form()).get("session", "")))
+        form = await fields_of(request, "session")
+        sessions.close(str(form.get("session", "")))
         return Response(status_code=204)
 
     @routes.get("/page/pairs/{pair_id:path}")
@@ -272,53 +287,6 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         return Response(await workers.run(request, work), media_type="image/png")
 
     return routes
-
-
-def _is_whole(text: Any) -> bool:
-    return str(text).isdecimal() and len(str(text)) < 10
-
-
-def _image(session: Session, form: FormData) -> QueryImage | None:
-    """Return the film of a session; refuse where the tab shows another than it."""
-    with session.lock:
-        image, number = session.image, session.film_number
-    if str(form.get("film") or number) != str(number):
-        raise ApiError(409, "other_film", "another film than the one shown was chosen: try again")
-    return image
-
-
-def _turn(session: Session, form: FormData) -> Turn:
-    number = str(form.get("turn", ""))
-    turn = session.turn(int(number)) if _is_whole(number) else None
-    if turn is None or "steered" not in turn.results:
-        raise ApiError(409, "no_turn", "this session does not hold that answer any more: ask again")
-    return turn
-
-
-def _options(form: FormData, service: Service) -> AskOptions:
-    """Read the form's options; weights as they are on the server are left to it."""
-    fields: dict[str, Any] = {
-        name: [str(value) for value in form.getlist(name) if str(value).strip()]
-        for name in ("exclude_patients", "exclude_studies", "exclude_pairs")
-    }
-    if form.get("k"):
-        fields["k"] = str(form["k"])
-    if form.get("one_per"):
-        fields["one_per"] = str(form["one_per"])
-    own = {slider["name"]: slider["value"] for slider in rendering.sliders(service)}
-    try:
-        weights = {
-            name: float(str(form[f"weight_{name}"]))
-            for name in ALL_TERMS
-            if f"weight_{name}" in form
-        }
-        if weights and weights != own:
-            fields["weights"] = weights
-        return AskOptions.model_validate(fields)
-    except ValidationError as error:
-        raise validation_error(error.errors(include_input=False, include_url=False)) from None
-    except ValueError:
-        raise ApiError(400, "bad_weights", "a weight is not a number") from None
 
 
 def _viewer(session: Session, example: Example | None) -> str:

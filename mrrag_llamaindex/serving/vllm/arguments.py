@@ -8,6 +8,10 @@ from typing import Any
 _HERE = "mrrag_llamaindex.serving.vllm"
 SCHEDULER = f"{_HERE}.scheduling.steering_scheduler"
 BATCH = f"{_HERE}.batch:SteeredBatch"
+WORKER = f"{_HERE}.worker.SteeredWorker"
+KEY = "mrrag_key"
+"""Argument that the scheduler adds to a request with a plan: the engine's id of it."""
+
 ACTIVE = "MRRAG_VLLM"
 """Environment variable: 1 lets the plugin register itself in every process of the engine."""
 
@@ -21,11 +25,12 @@ def engine_arguments() -> dict[str, Any]:
     Examples
     --------
     >>> sorted(engine_arguments())
-    ['async_scheduling', 'logits_processors', 'scheduler_cls']
+    ['async_scheduling', 'logits_processors', 'scheduler_cls', 'worker_cls']
     """
     return {
         "scheduler_cls": SCHEDULER,
         "logits_processors": [BATCH],
+        "worker_cls": WORKER,
         "async_scheduling": False,
     }
 
@@ -35,6 +40,7 @@ def command_line() -> list[str]:
     return [
         f"--scheduler-cls={SCHEDULER}",
         f"--logits-processors={BATCH}",
+        f"--worker-cls={WORKER}",
         "--no-async-scheduling",
     ]
 

@@ -18,7 +18,7 @@ from typing_extensions import Self
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.chroma.connection import Connection
-from mrrag_llamaindex.store.chroma.erasure import erase, scrub_index
+from mrrag_llamaindex.store.chroma.erasure import erase, index_saves, scrub_index
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, check_folder
 from mrrag_llamaindex.store.chroma.record import decode, encode, where_of
 from mrrag_llamaindex.store.filters import Filter
@@ -53,7 +53,7 @@ class ChromaPairStore(PairStore):
         schema = StoreSchema.from_metadata(collection.metadata, name)
         super().__init__(name, schema, connection.location.folder)
         self._connection = connection
-        self._scrubbed = connection.location.folder is None
+        self._scrubbed: dict[str, int] = {}
         self._replaced: set[str] = set()
         self._writes = threading.RLock()
 
@@ -112,6 +112,11 @@ class ChromaPairStore(PairStore):
                 f"{self.name} holds vectors of length {len(sample[0])}, but says that its towers "
                 f"give {self.schema.length}: something else has written it; ingest again"
             )
+
+    def _check_open(self) -> None:
+        collection = self.collection  # of a folder, this looks for its file
+        if self.folder is None:
+            collection.count()
 
     def _count(self) -> int:
         return self.collection.count()
@@ -211,10 +216,12 @@ class ChromaPairStore(PairStore):
                     for pair_id, (_, metadata) in zip(ids, records[rows], strict=True)
                 ],
             )
-        if not self._scrubbed and self.folder is not None:
+        if self.folder is not None:
             self._settle()
-            scrub_index(self.folder)  # what the first write saves of an empty index
-            self._scrubbed = True
+            saved = index_saves(self.folder)
+            if saved != self._scrubbed:  # most writes save no index
+                scrub_index(self.folder)
+                self._scrubbed = saved
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
         with self._writes:

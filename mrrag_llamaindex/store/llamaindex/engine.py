@@ -115,8 +115,20 @@ class Engine:
             for rows in batches(nodes):
                 self.store.add(list(rows))
 
-    def get(self, node_ids: Sequence[str], *, vectors: bool = True) -> list[BaseNode]:
-        """Return those of the nodes that exist, in any order."""
+    def get(
+        self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
+    ) -> list[BaseNode]:
+        """Return those of the nodes that exist, in any order.
+
+        Parameters
+        ----------
+        node_ids
+            Of any kind.
+        vectors
+            Whether vectors and texts are wanted.
+        fresh
+            Whether what another process has written just now must be seen.
+        """
         found: list[BaseNode] = []
         with self.lock:
             for ids in batches(node_ids):

@@ -7,11 +7,13 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +25,12 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
-from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.filters import Comparison, Filter
-from mrrag_llamaindex.store.llamaindex.engine import Engine, batches
+from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine, batches
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
 from mrrag_llamaindex.store.llamaindex.record import (
@@ -56,11 +57,16 @@ MOST_BYTES: Final = 65_535
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _PLAIN: Final = re.compile(r'[^"\\\x00-\x1f\x7f]*')
+_NOT_LOADED: Final = 101
 _TOKEN: Final = "MILVUS_TOKEN"
 _ID: Final = "id"
 _VECTOR: Final = "embedding"
 _STRONG: Final = {"consistency_level": "Strong"}
-"""For what is read by id, listed or counted: another process may have written it just now."""
+"""For what is listed or counted, or was written here just now: takes a fifth of a second."""
+
+_EVENTUAL: Final = {"consistency_level": "Eventually"}
+_RECENT_SECONDS: Final = 10.0
+"""Behind a write by which a server shows it to every question; it promises 5."""
 
 _local: Counter[Path] = Counter()
 _local_guard = threading.Lock()
@@ -86,7 +92,8 @@ class MilvusEngine(Engine):
         self._uri, self._path = uri, path
         self._client: Any = None
         self._given = store
-        self._hnsw = HNSWSettings()
+        self._hnsw: HNSWSettings | None = None
+        self._touched: dict[str, float] | None = None
         if store is not None:
             self._client = _Limited(store.client)
         elif not _NAME.fullmatch(collection):
@@ -120,13 +127,14 @@ class MilvusEngine(Engine):
         self.require_open()
         if self._client is None:
             # It would write errors, with what was asked, beside the one that is raised.
-            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+            for name in ("pymilvus", *(("grpc._server",) if self._path is not None else ())):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             token = os.environ.get(_TOKEN, "") if self._path is None else ""
             if self._path is not None:
                 with _local_guard:
                     _local[self._path] += 1
             self._client = _Limited(
-                MilvusClient(uri=self._uri, token=token, timeout=CONNECT_SECONDS)
+                MilvusClient(uri=self._uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
             )
         return self._client
 
@@ -135,13 +143,7 @@ class MilvusEngine(Engine):
         if self._path is not None and not self._path.exists():
             return False
         with self._asking():
-            present = bool(self.client.has_collection(self._collection))
-            if (
-                present
-                and self.client.get_load_state(self._collection)["state"] != LoadState.Loaded
-            ):
-                self.client.load_collection(self._collection, timeout=LOAD_SECONDS)
-        return present
+            return bool(self.client.has_collection(self._collection))
 
     def create(self, length: int, hnsw: HNSWSettings | None) -> HNSWSettings | None:
         """Make a collection of inner product; a given one is taken as it is."""
@@ -150,8 +152,11 @@ class MilvusEngine(Engine):
                 raise StoreError(f"{self.name} has an index of its own: leave hnsw out")
             self.check()
             return None
-        self._hnsw = hnsw or HNSWSettings()
-        if self._path is not None:
+        if self._path is None:
+            self._hnsw = hnsw or HNSWSettings()
+        elif hnsw is not None:
+            raise StoreError(f"{self.name} compares every pair, without an index: leave hnsw out")
+        else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._asking():
             if self.exists():
@@ -212,17 +217,22 @@ class MilvusEngine(Engine):
             dim=length,
             embedding_field=_VECTOR,
             upsert_mode=True,
+            batch_size=BATCH,
             similarity_metric="IP",
-            index_config={
-                "index_type": "HNSW",
-                "M": self._hnsw.max_neighbors,
-                "efConstruction": self._hnsw.ef_construction,
-            },
+            index_config=self._index(),
             use_async_client=False,
             timeout=CONNECT_SECONDS,
+            dedicated=True,
         )
+        store.client.close()
         store._milvusclient = self.client
         return store
+
+    def _index(self) -> dict[str, Any]:
+        if self._hnsw is None:  # a local index gives up among the few that a filter leaves
+            return {"index_type": "FLAT"}
+        graph = {"M": self._hnsw.max_neighbors, "efConstruction": self._hnsw.ef_construction}
+        return {"index_type": "HNSW", **graph}
 
     def add(self, nodes: Sequence[TextNode], replaced: Sequence[str]) -> None:
         """Write nodes: one replaces that of its id."""
@@ -232,21 +242,50 @@ class MilvusEngine(Engine):
                     f"pair {node.metadata[ID_KEY]!r}: Milvus keeps texts of {MOST_BYTES:,} bytes, "
                     "and the report is longer: shorten it, or use another store"
                 )
+        self._touch([node.node_id for node in nodes])
         with self._asking():
             for rows in batches(nodes):
                 self.store.add(list(rows))
 
-    def get(self, node_ids: Sequence[str], *, vectors: bool = True) -> list[BaseNode]:
+    def _touch(self, node_ids: Sequence[str]) -> None:
+        """Note what is written or removed, and forget what was long ago."""
+        with self.lock:
+            now = time.monotonic()
+            before = self._touched or {}
+            kept = {name: at for name, at in before.items() if now - at < _RECENT_SECONDS}
+            self._touched = {**kept, **dict.fromkeys(node_ids, now)}
+
+    def _recent(self, node_ids: Sequence[str]) -> bool:
+        """Whether a question for some nodes has to wait for what was written last.
+
+        The first one does, for what another process has written.
+        """
+        with self.lock:
+            if self._touched is None:
+                self._touched = {}
+                return True
+            now = time.monotonic()
+            return any(
+                now - self._touched.get(name, -math.inf) < _RECENT_SECONDS for name in node_ids
+            )
+
+    def get(
+        self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
+    ) -> list[BaseNode]:
         """Return those of the nodes that exist; without vectors, without reports as well."""
         fields = ["_node_content", "_node_type"]
         store = self.store
         if vectors:
             fields += [store.text_key, store.embedding_field]
         found: list[BaseNode] = []
+        level = _STRONG if fresh and self._recent(node_ids) else _EVENTUAL
         with self._asking():
             for ids in batches(node_ids):
                 rows = self.client.get(
-                    self._collection, ids=list(ids), output_fields=fields, **_STRONG
+                    self._collection,
+                    ids=list(ids),
+                    output_fields=fields,
+                    **level,
                 )
                 for row in rows:
                     node = metadata_dict_to_node(row, text=row.get(store.text_key))
@@ -256,6 +295,7 @@ class MilvusEngine(Engine):
 
     def delete(self, node_ids: Sequence[str]) -> None:
         """Remove those of the nodes that exist."""
+        self._touch(node_ids)
         with self._asking():
             for ids in batches(node_ids):
                 self.client.delete(self._collection, ids=list(ids))
@@ -327,7 +367,10 @@ class MilvusEngine(Engine):
 
 
 class _Limited:
-    """A client each of whose calls has a limit: by itself, it tries again for minutes."""
+    """A client each of whose calls has a limit: by itself, it tries again for minutes.
+
+    A collection that is not in the server's memory, as after a restart, is brought there.
+    """
 
     def __init__(self, client: MilvusClient) -> None:
         self._limited = client
@@ -336,7 +379,17 @@ class _Limited:
         value = getattr(self._limited, name)
         if not callable(value) or "timeout" not in inspect.signature(value).parameters:
             return value
-        return functools.partial(value, timeout=SECONDS)
+        return functools.partial(self._call, functools.partial(value, timeout=SECONDS))
+
+    def _call(self, ask: Callable[..., Any], *values: Any, **options: Any) -> Any:
+        try:
+            return ask(*values, **options)
+        except MilvusException as error:
+            if error.code != _NOT_LOADED:
+                raise
+        collection = options.get("collection_name") or values[0]
+        self._limited.load_collection(collection, timeout=LOAD_SECONDS)
+        return ask(*values, **options)
 
 
 def _unreachable(error: Exception) -> bool:

@@ -12,7 +12,10 @@ from typing import Final
 from mrrag_llamaindex.store.filters import IDENTIFIERS, Combination, Comparison, Filter, Operator
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.llamaindex.record import is_filterable
-from mrrag_llamaindex.store.pair import STUDY_KEY
+from mrrag_llamaindex.store.pair import STUDY_KEY, MetadataValue
+
+_EXACT: Final = 2**53
+"""Up to here, integers are exact as floating-point numbers."""
 
 _OPPOSITE: Final[dict[str, Operator]] = {"==": "!=", "!=": "==", "in": "nin", "nin": "in"}
 
@@ -25,7 +28,7 @@ def allowing(exclude: Exclusion, filters: Filter | None) -> Filter | None:
         ("patient_id", exclude.patient_ids),
         (STUDY_KEY, exclude.study_ids),
     ):
-        if values:
+        if values := values - {""}:  # which nobody has
             parts.append(Comparison(key, "nin", tuple(sorted(values))))
     for patient, study in sorted(exclude.cases, key=str):
         own = (Comparison("patient_id", "==", patient or ""), Comparison(STUDY_KEY, "==", study))
@@ -80,11 +83,17 @@ def _negated(condition: Filter) -> Filter | None:
 
 
 def _agreed(comparison: Comparison) -> bool:
-    if not is_filterable(comparison.key):
+    values = comparison.values
+    if not values or not is_filterable(comparison.key) or not all(map(_plain, values)):
         return False
     if comparison.operator in ("!=", "nin"):
-        return comparison.key in IDENTIFIERS
+        # Of a pair that lacks it, "" is written.
+        return comparison.key in IDENTIFIERS and "" not in values
     if comparison.operator in ("==", "in"):
-        return bool(comparison.values)
-    value = comparison.value
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return True
+    return isinstance(values[0], (int, float)) and not isinstance(values[0], bool)
+
+
+def _plain(value: MetadataValue) -> bool:
+    """Return whether a value is the same in every engine's numbers."""
+    return isinstance(value, str) or abs(value) <= _EXACT

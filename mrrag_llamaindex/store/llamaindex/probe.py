@@ -16,6 +16,7 @@ import numpy as np
 from llama_index.core.schema import TextNode
 from numpy.typing import NDArray
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import MRRAGError, StoreError
 from mrrag_llamaindex.store.llamaindex.engine import Engine
 from mrrag_llamaindex.store.llamaindex.record import make_node, node_id
@@ -38,6 +39,7 @@ NEAR: Final = 1e-3
 """Scores that are closer than this may change places."""
 
 _DOCUMENTS, _QUESTIONS = 12, 8
+_WIDTH: Final = defaults.NEGATIVE_EF_SEARCH
 _IDS: Final = [node_id("probe", str(row)) for row in range(_DOCUMENTS)]
 
 
@@ -83,7 +85,7 @@ def prove(engine: Engine, schema: StoreSchema) -> None:
     found = []
     for question in questions:
         with _faults(engine, "a filtered question fails"):
-            ids = engine.search(question, _DOCUMENTS, "probe", None, 0)
+            ids = engine.search(question, _DOCUMENTS, "probe", None, _WIDTH)
         if sorted(ids) != sorted(_IDS):
             raise _refusal(engine, "its filters do not find the nodes of a kind, and only those")
         found.append([_IDS.index(name) for name in ids])
@@ -97,6 +99,18 @@ def prove(engine: Engine, schema: StoreSchema) -> None:
     back = np.array([kept[name] for name in _IDS])
     if back.shape != documents.shape or not np.array_equal(back.astype(np.float32), documents):
         raise _refusal(engine, "it changes vectors: it normalises, clips or rounds them")
+
+
+def prove_removal(engine: Engine, schema: StoreSchema) -> None:
+    """Raise `StoreError` unless a node can be removed again."""
+    node = make_node("probe", "removed", probe_vectors(schema)[0][0])
+    fault = "nodes are not removed by id (delete_nodes)"
+    with _faults(engine, fault):
+        engine.add([node], [])
+        engine.delete([node.node_id])
+        left = engine.get([node.node_id])
+    if left:
+        raise _refusal(engine, fault)
 
 
 @contextlib.contextmanager

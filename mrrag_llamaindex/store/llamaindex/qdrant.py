@@ -147,11 +147,12 @@ class QdrantEngine(Engine):
         """Release the client, unless it is the application's own."""
         client, self._client = self._client, None
         super().close()
-        if client is not None and not self._given:
+        # Behind a fork, all of it belongs to the process that opened it.
+        if client is not None and not self._given and not self._process.behind_fork:
             client.close()
 
     def _connected(self) -> QdrantVectorStore:
-        return QdrantVectorStore(self._collection, client=self.client, max_retries=1)
+        return QdrantVectorStore(self._collection, client=self.client, max_retries=0)
 
     def add(self, nodes: Sequence[TextNode], replaced: Sequence[str]) -> None:
         """Write nodes: a point replaces the one of its id."""
@@ -159,8 +160,10 @@ class QdrantEngine(Engine):
             for rows in batches(nodes):
                 self.store.add(list(rows))
 
-    def get(self, node_ids: Sequence[str], *, vectors: bool = True) -> list[BaseNode]:
-        """Return those of the nodes that exist; without vectors, without reports as well."""
+    def get(
+        self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
+    ) -> list[BaseNode]:
+        """Return those of the nodes that exist."""
         found: list[BaseNode] = []
         with self._asking():
             for ids in batches(node_ids):

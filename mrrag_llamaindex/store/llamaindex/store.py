@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from llama_index.core.schema import BaseNode
 from numpy.typing import NDArray
 from typing_extensions import Self
 
@@ -18,10 +19,11 @@ from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.llamaindex.engine import Engine
 from mrrag_llamaindex.store.llamaindex.engines import engine_of
 from mrrag_llamaindex.store.llamaindex.narrowing import allowing, narrowed
-from mrrag_llamaindex.store.llamaindex.probe import probe_nodes, prove
+from mrrag_llamaindex.store.llamaindex.probe import probe_nodes, prove, prove_removal
 from mrrag_llamaindex.store.llamaindex.record import (
     ADDED_KEY,
     ID_KEY,
+    KIND_KEY,
     decode,
     encode,
     make_node,
@@ -43,6 +45,7 @@ class VectorStorePairStore(PairStore):
         super().__init__(engine.name, schema)
         self._engine = engine
         self._last_added = 0
+        self._asked: dict[str, int | None] = {}  # by the last `fingerprints`; None: not there
 
     @classmethod
     def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
@@ -61,9 +64,9 @@ class VectorStorePairStore(PairStore):
                 with store_errors(f"writing to {engine.name}"):
                     engine.add(nodes, [])
                 prove(engine, schema)
-            except BaseException:
-                with store_errors(f"removing what was written to {engine.name}"):
-                    engine.drop([node.node_id for node in nodes])
+                prove_removal(engine, schema)
+            except BaseException as error:
+                _undo(engine, [node.node_id for node in nodes], error)
                 raise
         except BaseException:
             engine.close()
@@ -100,6 +103,16 @@ class VectorStorePairStore(PairStore):
         """Release the place; a store in memory ends here. May be called again."""
         self._engine.close()
 
+    def _learned(self, name: str) -> str | None:
+        nodes = self._engine.get([node_id("learned", name)])
+        return nodes[0].get_content() if nodes else None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        with self._engine.lock:
+            earlier = [node.node_id for node in self._engine.get([node_id("learned", name)])]
+            unit = np.eye(1, self.schema.length, dtype=np.float32)[0]
+            self._engine.add([make_node("learned", name, unit, text)], earlier)
+
     def _count(self) -> int:
         return self._engine.count()
 
@@ -108,7 +121,10 @@ class VectorStorePairStore(PairStore):
 
     def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterable[StoredPair]:
         names = [node_id("pair", pair_id) for pair_id in pair_ids]
-        return [decode(node) for node in self._engine.get(names, vectors=complete)]
+        nodes = self._engine.get(names, vectors=complete)
+        if not complete:
+            self._asked = {**dict.fromkeys(pair_ids), **_added(nodes)}
+        return [decode(node) for node in nodes]
 
     def _nearest(
         self,
@@ -125,7 +141,7 @@ class VectorStorePairStore(PairStore):
             narrow = narrowed(allowing(exclude or Exclusion(), filters))
         width = max(width, self.schema.hnsw.ef_search if self.schema.hnsw else 0)
         names = self._engine.search(vector, count, "pair", narrow, width)
-        pairs = self._decoded(names)
+        pairs = self._decoded(names, fresh=False)
         if len(pairs) < count and len(pairs) < self._engine.count(narrow):
             # An index may give up early among few matches, an engine has a limit, and what was
             # found may have been deleted since: all of them are scored.
@@ -134,14 +150,12 @@ class VectorStorePairStore(PairStore):
         scored = [(float(pair.vector @ vector), pair) for pair in pairs]
         return sorted(scored, key=lambda item: (-item[0], item[1].pair_id))[:count]
 
-    def _decoded(self, names: Sequence[str]) -> list[StoredPair]:
-        return [decode(node) for node in self._engine.get(names)]
+    def _decoded(self, names: Sequence[str], *, fresh: bool = True) -> list[StoredPair]:
+        return [decode(node) for node in self._engine.get(names, fresh=fresh)]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._engine.lock:
-            names = [node_id("pair", pair.pair_id) for pair in pairs]
-            stored = self._engine.get(names, vectors=False)
-            earlier = {node.metadata[ID_KEY]: int(node.metadata[ADDED_KEY]) for node in stored}
+            earlier = self._earlier([pair.pair_id for pair in pairs])
             now = max(time.time_ns() // 1000, self._last_added + 1)
             self._last_added = now + len(pairs)
             nodes = [
@@ -152,11 +166,40 @@ class VectorStorePairStore(PairStore):
                 )
                 for place, pair in enumerate(pairs)
             ]
-            self._engine.add(nodes, [node.node_id for node in stored])
+            self._engine.add(nodes, [node_id("pair", pair_id) for pair_id in earlier])
+
+    def _earlier(self, pair_ids: Sequence[str]) -> dict[str, int]:
+        """Return when those of the pairs that are stored were first written.
+
+        An ingest has asked for their fingerprints just now. An engine that replaces a node by
+        itself needs no surer answer: what another thread has written since only changes its place
+        in the order.
+        """
+        asked, self._asked = self._asked, {}
+        if self._engine.filterable and all(pair_id in asked for pair_id in pair_ids):
+            known = ((pair_id, asked[pair_id]) for pair_id in pair_ids)
+            return {pair_id: added for pair_id, added in known if added is not None}
+        names = [node_id("pair", pair_id) for pair_id in pair_ids]
+        return _added(self._engine.get(names, vectors=False))
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
         with self._engine.lock:
             self._engine.delete([node_id("pair", pair_id) for pair_id in pair_ids])
+
+
+def _undo(engine: Engine, names: Sequence[str], error: BaseException) -> None:
+    """Remove what was written to a store that is refused, and say so if that fails as well."""
+    try:
+        engine.drop(names)
+    except Exception:
+        raise StoreError(
+            f"{error}. What was written to find that out, nodes with {KIND_KEY!r}, could not be "
+            "removed: remove them"
+        ) from error
+
+
+def _added(nodes: Iterable[BaseNode]) -> dict[str, int]:
+    return {str(node.metadata[ID_KEY]): int(node.metadata[ADDED_KEY]) for node in nodes}
 
 
 def _manifest(engine: Engine) -> str | None:

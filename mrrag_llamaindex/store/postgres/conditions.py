@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from psycopg.sql import SQL, Composable, Identifier, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from psycopg.types.json import Jsonb
 
 from mrrag_llamaindex.files.rows import is_unicode
@@ -35,6 +35,15 @@ class Conditions:
         lost.
     exclude
         What must not be found.
+
+    Attributes
+    ----------
+    sql
+        The condition.
+    parameters
+        By name.
+    selective
+        Whether it says more than whose the pairs are.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class Conditions:
             parts += self._exclusion(exclude)
         if filters is not None and _comparable(filters):
             parts.append(self._filter(filters))
+        self.selective = len(parts) > 1
         self.sql: Composable = SQL(" AND ").join(parts)
 
     def _of(self, value: Any) -> Composable:
@@ -57,7 +67,7 @@ class Conditions:
     def _exclusion(self, exclude: Exclusion) -> list[Composable]:
         """Leave out who is excluded; a pair that states no patient or study is none of them."""
         parts: list[Composable] = []
-        for column, values in (
+        for name, values in (
             ("pair_id", exclude.pair_ids),
             ("patient_id", exclude.patient_ids),
             ("study_id", exclude.study_ids),
@@ -65,8 +75,8 @@ class Conditions:
             values = frozenset(filter(_storable, values))
             if values:
                 parts.append(
-                    SQL("coalesce({} <> ALL ({}::text[]), true)").format(
-                        Identifier(column), self._of(sorted(values))
+                    SQL("({0} IS NULL OR {0} <> ALL ({1}::text[]))").format(
+                        Identifier(name), self._of(sorted(values))
                     )
                 )
         cases = [case for case in exclude.cases if _storable(case[0] or "") and _storable(case[1])]
@@ -85,12 +95,12 @@ class Conditions:
             return self._comparison(condition)
         joint = SQL(" AND " if condition.condition == "and" else " OR ")
         parts = joint.join(map(self._filter, condition.filters))
-        return SQL("NOT ({})" if condition.condition == "not" else "({})").format(parts)
+        return _not(parts) if condition.condition == "not" else SQL("({})").format(parts)
 
     def _comparison(self, condition: Comparison) -> Composable:
         key, values = condition.key, condition.values
         if condition.operator in ("!=", "nin"):
-            return SQL("NOT {}").format(self._equal(key, values))
+            return _not(self._equal(key, values))
         if condition.operator in ("==", "in"):
             return self._equal(key, values)
         value = values[0]
@@ -100,27 +110,30 @@ class Conditions:
             parameter: Any = value
         else:
             ordered, parameter = SQL("{} {} {}"), Jsonb(value)
-        return SQL("coalesce(jsonb_typeof({}) = {} AND {}, false)").format(
+        return SQL("(jsonb_typeof({}) = {} AND {})").format(
             known, kind, ordered.format(known, SQL(condition.operator), self._of(parameter))
         )
 
     def _equal(self, key: str, values: tuple[MetadataValue, ...]) -> Composable:
         if key in IDENTIFIERS:
-            equal = SQL("{} = ANY ({}::text[])").format(
+            return SQL("{} = ANY ({}::text[])").format(
                 Identifier(key), self._of([str(value) for value in values])
             )
-        elif len(values) == 1 and key not in _FIELDS:
-            equal = SQL("attributes @> {}").format(self._of(Jsonb({key: values[0]})))
-        else:
-            equal = SQL("{} = ANY ({}::jsonb[])").format(
-                self._value(key), self._of([Jsonb(value) for value in values])
-            )
-        return SQL("coalesce({}, false)").format(equal)
+        if len(values) == 1 and key not in _FIELDS:
+            return SQL("attributes @> {}").format(self._of(Jsonb({key: values[0]})))
+        return SQL("{} = ANY ({}::jsonb[])").format(
+            self._value(key), self._of([Jsonb(value) for value in values])
+        )
 
     def _value(self, key: str) -> Composable:
         if key in _FIELDS:
             return SQL("to_jsonb({})").format(Identifier(key))
         return SQL("(attributes -> {}::text)").format(self._of(key))
+
+
+def _not(condition: Composable) -> Composed:
+    """Return the opposite; what is unknown, for want of the key, counts as false."""
+    return SQL("NOT coalesce({}, false)").format(condition)
 
 
 def _comparable(condition: Filter) -> bool:

@@ -1,4 +1,4 @@
-"""Connections to one server: each call has a deadline, each failure is one line.
+"""A connection on which each wait has an end, and what its failures are called.
 
 A server ends statements by itself (``statement_timeout``). One that hangs, or that the network has
 lost, does not; so each wait on a connection ends here as well, the server is asked to cancel, and
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from queue import Empty, LifoQueue
+from collections.abc import Generator
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,38 +19,25 @@ import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.sql import SQL, Composed
-from psycopg.types import TypeInfo
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.files.forks import ForkGuard
-from mrrag_llamaindex.store.postgres.address import Address
 
 Statement: TypeAlias = SQL | Composed
 Row: TypeAlias = tuple[Any, ...]
 
-READ_SECONDS: Final = 15.0
-"""A server may take to answer."""
-
-SCAN_SECONDS: Final = 60.0
-"""The same where it reads all pairs."""
-
-WRITE_SECONDS: Final = 120.0
-"""The same for a statement that writes: it extends its index meanwhile."""
-
 CANCEL_SECONDS: Final = 2.0
 """To hear of a cancellation."""
 
-MOST_CONNECTIONS: Final = 8
-"""Of one store; a call that finds none free waits."""
-
-_SETTINGS: Final = SQL(
-    "SELECT set_config(name, value, true) "
-    "FROM unnest(%s::text[], %s::text[]) AS setting (name, value)"
-)
+DAMAGE: Final = ("22000", "XX000", "XX001", "XX002")
+"""Codes of what pgvector says of its index, and PostgreSQL of a page."""
 
 
 class Late(Exception):  # noqa: N818 (caught in this file, where it becomes a StoreError)
     """A server did not answer in time."""
+
+
+class DamagedIndex(StoreError):  # noqa: N818 (of no use to a caller of the store)
+    """The vector index holds what cannot be; the table need not be damaged."""
 
 
 class LimitedConnection(psycopg.Connection[Row]):
@@ -77,149 +62,18 @@ class LimitedConnection(psycopg.Connection[Row]):
                 return end.value
             ready = yield wanted
             if time.monotonic() > self._end:
+                with contextlib.suppress(Exception):  # what it would still ask cannot be answered
+                    gen.close()
                 raise Late
 
 
-class Server:
-    """A server's database: connections are made when needed, kept, and shared by threads.
-
-    Parameters
-    ----------
-    address
-        Where it is.
-    """
-
-    def __init__(self, address: Address) -> None:
-        self.name = address.name
-        self._parameters = address.parameters
-        self._idle: LifoQueue[LimitedConnection] = LifoQueue()
-        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._process = ForkGuard()
-        self._closed = False
-        self._vectors: type[Dumper] | None = None
-
-    def rows(
-        self,
-        statement: Statement,
-        parameters: Mapping[str, Any] | Sequence[Any] = (),
-        *,
-        seconds: float | None = None,
-        settings: Mapping[str, str] | None = None,
-    ) -> list[Row]:
-        """Return what one statement returns, in a transaction of its own and one round trip.
-
-        Parameters
-        ----------
-        statement, parameters
-            As psycopg takes them. The results come in binary.
-        seconds
-            It may take; `READ_SECONDS` if not given.
-        settings
-            Of the server, for this statement alone.
-        """
-        with self._connection(seconds or READ_SECONDS) as connection:
-            with connection.pipeline():
-                _set(connection, seconds or READ_SECONDS, settings or {})
-                cursor = connection.execute(statement, parameters, binary=True)
-                connection.commit()
-            return cursor.fetchall()
-
-    @contextlib.contextmanager
-    def transaction(self, seconds: float | None = None) -> Iterator[LimitedConnection]:
-        """Yield a connection in a transaction that is committed behind the block.
-
-        Each statement may take so many seconds, `WRITE_SECONDS` if not given; see
-        `LimitedConnection.limit` for several.
-        """
-        seconds = seconds or WRITE_SECONDS
-        with self._connection(seconds) as connection:
-            _set(connection, seconds, {})
-            yield connection
-            connection.limit(seconds)
-            connection.commit()
-
-    def maintain(self, statement: Statement) -> None:
-        """Run a statement that no transaction may hold, as VACUUM."""
-        with self._connection(WRITE_SECONDS) as connection:
-            connection.autocommit = True
-            connection.execute(SQL("SET statement_timeout = {}").format(int(1000 * WRITE_SECONDS)))
-            connection.execute(statement)
-            connection.execute("RESET statement_timeout")
-            connection.autocommit = False
-
-    def learn_vectors(self) -> bool:
-        """Look for the type ``vector``; return whether the extension is there."""
-        with self._connection(READ_SECONDS) as connection:
-            found = TypeInfo.fetch(connection, "vector")
-            connection.commit()
-            if found is not None:
-                self._vectors = type("_Vectors", (_VectorDumper,), {"oid": found.oid})
-                connection.adapters.register_dumper(np.ndarray, self._vectors)
-        return found is not None
-
-    def close(self) -> None:
-        """Close the connections; behind a fork they are left to the process that made them."""
-        if self._process.behind_fork:
-            return
-        self._closed = True
-        with contextlib.suppress(Empty):
-            while True:
-                self._idle.get_nowait().close()
-
-    @contextlib.contextmanager
-    def _connection(self, seconds: float) -> Iterator[LimitedConnection]:
-        """Yield a connection; it is kept if the block ends well, and closed otherwise."""
-        self._process.check(f"{self.name} was", StoreError)
-        if self._closed:
-            raise StoreError(f"{self.name} has been closed")
-        if not self._free.acquire(timeout=READ_SECONDS):
-            raise StoreError(
-                f"{self.name}: all {MOST_CONNECTIONS} connections have been busy for "
-                f"{READ_SECONDS:g} s; ask less at once"
-            )
-        connection = None
-        try:
-            connection = self._kept() or self._connect()
-            connection.limit(seconds)
-            yield connection
-            if not self._closed:
-                self._idle.put(connection)
-                connection = None
-        except Late:
-            assert connection is not None
-            _cancel(connection)
-            raise StoreError(f"{self.name} did not answer within {seconds:g} s") from None
-        except psycopg.Error as error:
-            raise StoreError(f"{self.name}: {reason(error)}") from None
-        finally:
-            if connection is not None:
-                connection.close()
-            self._free.release()
-
-    def _kept(self) -> LimitedConnection | None:
-        """Return a connection from before that the server has not closed."""
-        with contextlib.suppress(Empty):
-            while True:
-                connection = self._idle.get_nowait()
-                if not connection.closed and not _has_news(connection):
-                    return connection
-                connection.close()
-        return None
-
-    def _connect(self) -> LimitedConnection:
-        # Prepared statements would get plans that do not know how many rows are wanted.
-        connection = LimitedConnection.connect(**self._parameters, prepare_threshold=None)
-        if self._vectors is not None:
-            connection.adapters.register_dumper(np.ndarray, self._vectors)
-        return connection
-
-
-class _VectorDumper(Dumper):
+class VectorDumper(Dumper):
     """Sends an array, shape (l,), as pgvector's binary form of a vector."""
 
     format = Format.BINARY
 
     def dump(self, obj: Any) -> bytes:
+        """Return the number of dimensions, nothing, and the numbers."""
         values: bytes = obj.astype(">f4").tobytes()
         return len(obj).to_bytes(2, "big") + b"\0\0" + values
 
@@ -236,6 +90,8 @@ def reason(error: psycopg.Error) -> str:
     told = " ".join((error.diag.message_primary or str(error)).split())[:300]
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return f"{told}: this role lacks the right; docs/stores.md says what to grant"
+    if error.sqlstate in DAMAGE:
+        return f"{told}: the vector index is damaged; docs/stores.md says how to make it anew"
     if isinstance(error, (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)):
         lost = (
             ""
@@ -246,20 +102,14 @@ def reason(error: psycopg.Error) -> str:
     return f"{type(error).__name__} (SQLSTATE {error.sqlstate})"
 
 
-def _set(connection: LimitedConnection, seconds: float, settings: Mapping[str, str]) -> None:
-    """Change settings of the server for the transaction in hand."""
-    every = {"statement_timeout": str(int(1000 * seconds)), **settings}
-    connection.execute(_SETTINGS, [list(every), list(every.values())])
-
-
-def _has_news(connection: LimitedConnection) -> bool:
+def has_news(connection: LimitedConnection) -> bool:
     """Return whether an idle connection has something to read: its end, as a rule."""
     with selectors.DefaultSelector() as selector:
         selector.register(connection.pgconn.socket, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
-def _cancel(connection: LimitedConnection) -> None:
+def cancel(connection: LimitedConnection) -> None:
     """Ask the server to stop what it is doing, and do not wait long for it."""
     connection.limit(CANCEL_SECONDS)
     if psycopg.capabilities.has_cancel_safe():  # older ones wait without limit

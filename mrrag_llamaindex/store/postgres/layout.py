@@ -1,9 +1,4 @@
-"""The tables in a database: schema ``mrrag``, one table for each collection, versioned.
-
-Every row belongs to a tenant, and row-level security shows a role the rows of its own alone. Roles
-that ``mrrag.tenants`` does not name share the tenant ``''``. An identifier is unique within a
-tenant, so that not even a refused insertion tells of another's.
-"""
+"""What stands in a database's schema ``mrrag``: found, made, migrated, and refused if newer."""
 
 from __future__ import annotations
 
@@ -15,76 +10,19 @@ from typing import Any, Final
 from psycopg.sql import SQL, Identifier, Literal
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.postgres.connection import LimitedConnection, Server, Statement
+from mrrag_llamaindex.store.postgres.connection import LimitedConnection
+from mrrag_llamaindex.store.postgres.server import Server
+from mrrag_llamaindex.store.postgres.tables import MIGRATIONS, PAIRS, TABLES
 from mrrag_llamaindex.store.postgres.vector_index import VectorIndex
 from mrrag_llamaindex.store.schema import StoreSchema
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of what stands in the schema ``mrrag``."""
 
 logger = logging.getLogger(__name__)
 
 _LOCK = SQL("SELECT pg_advisory_xact_lock(hashtext('mrrag layout'))")
 """Two that make or migrate the tables at once go one behind the other."""
-
-_TABLES: Final = SQL("""
-CREATE SCHEMA IF NOT EXISTS mrrag;
-CREATE TABLE mrrag.layout (version integer NOT NULL);
-CREATE TABLE mrrag.collections (
-    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name text NOT NULL UNIQUE,
-    metadata json NOT NULL,
-    made timestamptz NOT NULL DEFAULT now()
-);
-CREATE TABLE mrrag.tenants (member name PRIMARY KEY, tenant text NOT NULL);
-ALTER TABLE mrrag.tenants ENABLE ROW LEVEL SECURITY;
-CREATE FUNCTION mrrag.tenant() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog
-    AS $$ SELECT coalesce((SELECT tenant FROM mrrag.tenants WHERE member = session_user), '') $$;
-CREATE TABLE mrrag.log (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    role name NOT NULL DEFAULT session_user,
-    tenant text NOT NULL DEFAULT mrrag.tenant(),
-    collection text NOT NULL,
-    action text NOT NULL CHECK (action IN ('write', 'delete')),
-    pair_ids text[] NOT NULL
-);
-ALTER TABLE mrrag.log ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY readable ON mrrag.log FOR SELECT USING (tenant = (SELECT mrrag.tenant()));
-CREATE POLICY appendable ON mrrag.log FOR INSERT WITH CHECK (
-    tenant = (SELECT mrrag.tenant()) AND role = session_user
-);
-INSERT INTO mrrag.layout VALUES (1);
-""")
-
-_PAIRS: Final = """
-CREATE TABLE {table} (
-    number bigint GENERATED ALWAYS AS IDENTITY,
-    tenant text NOT NULL DEFAULT mrrag.tenant(),
-    pair_id text NOT NULL,
-    patient_id text,
-    study_id text,
-    image_path text,
-    missing text,
-    report text NOT NULL,
-    metadata json NOT NULL,
-    attributes jsonb NOT NULL GENERATED ALWAYS AS (metadata::jsonb) STORED,
-    fingerprint text NOT NULL,
-    checksum text NOT NULL,
-    embedding vector({length}) NOT NULL,
-    PRIMARY KEY (tenant, pair_id)
-);
-CREATE INDEX ON {table} (patient_id);
-CREATE INDEX ON {table} USING gin (attributes jsonb_path_ops);
-ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY own ON {table}
-    USING (tenant = (SELECT mrrag.tenant())) WITH CHECK (tenant = (SELECT mrrag.tenant()));
-COMMENT ON TABLE {table} IS {comment};
-"""
-
-MIGRATIONS: Final[dict[int, Statement]] = {}
-"""From each version to the next."""
 
 _COLLECTION: Final = SQL("""
 SELECT c.id, c.metadata::text, mrrag.tenant(), a.atttypmod, extversion, (
@@ -227,7 +165,7 @@ def make_collection(
         connection.execute(_LOCK)
         (present,) = connection.execute("SELECT to_regclass('mrrag.layout')").fetchone() or [None]
         if present is None:
-            connection.execute(_TABLES)
+            connection.execute(TABLES)
         _migrate(connection)
         row = connection.execute(
             "INSERT INTO mrrag.collections (name, metadata) VALUES (%s, %s) "
@@ -242,7 +180,7 @@ def make_collection(
         table = table_of(row[0])
         comment = Literal(f"pairs of the collection {name}")
         length = Literal(schema.length)
-        connection.execute(SQL(_PAIRS).format(table=table, length=length, comment=comment))
+        connection.execute(SQL(PAIRS).format(table=table, length=length, comment=comment))
         if (statement := index.statement(table)) is not None:
             connection.execute(statement)
 

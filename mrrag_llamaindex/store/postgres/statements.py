@@ -16,6 +16,17 @@ LOG: Final = SQL(
 )
 """An entry in the log: tenant, collection, what was done, and to which pairs."""
 
+LEARNED: Final = SQL(
+    "SELECT content FROM mrrag.learned WHERE collection = %s AND tenant = %s AND name = %s"
+)
+"""What was learned for a collection and is kept under a name."""
+
+KEEP_LEARNED: Final = SQL(
+    "INSERT INTO mrrag.learned (collection, tenant, name, content) VALUES (%s, %s, %s, %s) "
+    "ON CONFLICT (collection, tenant, name) DO UPDATE SET content = excluded.content"
+)
+"""Keep it, in place of an earlier one."""
+
 
 class Statements:
     """Statements on one table; what a role's tenant is, is a parameter of each.
@@ -38,7 +49,9 @@ class Statements:
         some = "tenant = %(tenant)s AND pair_id = ANY (%(ids)s::text[])"
         self.known = self._of(f"SELECT 1 FROM {{table}} WHERE {some} LIMIT 1")
         self.delete = self._of(f"DELETE FROM {{table}} WHERE {some} RETURNING pair_id")
-        self.vacuum = self._of("VACUUM (SKIP_LOCKED) {table}")
+        # Not the indexes: an HNSW index takes hours at millions of pairs, and before pgvector 0.8.4
+        # an insertion at that moment could damage it. What it still names is passed over.
+        self.vacuum = self._of("VACUUM (SKIP_LOCKED, INDEX_CLEANUP OFF) {table}")
         self._fetch = [
             self._of(f"SELECT {columns} FROM {{table}} WHERE {some}")
             for columns in (BRIEF, COMPLETE)
@@ -59,13 +72,10 @@ class Statements:
         """Return what finds pairs by their ids."""
         return self._fetch[complete]
 
-    def search(self, conditions: Conditions, count: int, width: int, complete: bool) -> Statement:
-        """Return what asks the index, and scores what it finds by the whole vectors.
-
-        Where the index orders by other numbers than the score (half precision), or may return a
-        worse pair before a better one, all candidates of the search are scored.
-        """
-        candidates = width if self._index.rescored(width) else count
+    def search(
+        self, conditions: Conditions, count: int, candidates: int, complete: bool
+    ) -> Statement:
+        """Return what asks the index, and scores its candidates by the whole vectors."""
         return self._of(
             "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
             "SELECT * FROM {table} WHERE {condition} ORDER BY {indexed} <#> {question} LIMIT {most}"

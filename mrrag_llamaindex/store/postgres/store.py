@@ -28,16 +28,17 @@ driver()  # what follows imports it
 
 from mrrag_llamaindex.store.postgres import layout, statements  # noqa: E402
 from mrrag_llamaindex.store.postgres.conditions import Conditions  # noqa: E402
-from mrrag_llamaindex.store.postgres.connection import (  # noqa: E402
-    SCAN_SECONDS,
-    WRITE_SECONDS,
-    Server,
-)
+from mrrag_llamaindex.store.postgres.connection import DamagedIndex  # noqa: E402
 from mrrag_llamaindex.store.postgres.record import decode, encode  # noqa: E402
+from mrrag_llamaindex.store.postgres.server import SCAN_SECONDS, WRITE_SECONDS, Server  # noqa: E402
 from mrrag_llamaindex.store.postgres.vector_index import VectorIndex  # noqa: E402
 
 MAX_RECORDS: Final = 500
 """Rows sent or asked for at once."""
+
+RARE: Final = 8
+"""So many searches more may find enough; where a condition leaves fewer, all that match are few
+enough to be compared one by one."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class PostgresPairStore(PairStore):
         hnsw = self.schema.hnsw or HNSWSettings()
         self._server = server
         self._collection = found.name
+        self._number = found.number
         self._tenant = found.tenant
         self._index = VectorIndex(self.schema.length, found.pgvector, hnsw)
         self._sql = statements.Statements(layout.table_of(found.number), self._index)
@@ -155,19 +157,43 @@ class PostgresPairStore(PairStore):
     ) -> Sequence[tuple[float, StoredPair]]:
         conditions = Conditions(self._tenant, filters, exclude)
         parameters = {"vector": vector, **conditions.parameters}
-        rows: list[tuple[Any, ...]] = []
-        if self._index.suffices(count):
-            width = self._index.width(count, width)
-            rows = self._server.rows(
-                self._sql.search(conditions, count, width, complete),
-                parameters,
-                settings=self._index.settings(width),
-            )
+        rows = self._searched(conditions, parameters, count, width, complete)
         if len(rows) < count:
             rows = self._server.rows(
                 self._sql.scan(conditions, count, complete), parameters, seconds=SCAN_SECONDS
             )
         return [(float(score), decode(record)) for score, *record in rows]
+
+    def _searched(
+        self,
+        conditions: Conditions,
+        parameters: dict[str, Any],
+        count: int,
+        width: int,
+        complete: bool,
+    ) -> list[tuple[Any, ...]]:
+        """Return the best rows that the index finds; too few, where those are not sure to be it."""
+        # At the edge of what a search looks at, the index misses some.
+        enough = 2 * count if conditions.selective else count
+        if not self._index.suffices(enough):
+            return []
+        width = self._index.width(enough, width)
+        for goes_on in self._index.passes(width, conditions.selective):
+            candidates = self._index.candidates(enough, width, goes_on)
+            try:
+                rows = self._server.rows(
+                    self._sql.search(conditions, enough, candidates, complete),
+                    parameters,
+                    settings=self._index.settings(width, goes_on),
+                )
+            except DamagedIndex as error:
+                logger.warning("%s; comparing with all pairs", error)
+                return []
+            if len(rows) >= enough:
+                return rows[:count]
+            if len(rows) < enough // RARE:
+                break
+        return []
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         """Write the pairs and the entry in the log in one transaction: all of them or none."""
@@ -195,13 +221,20 @@ class PostgresPairStore(PairStore):
         self._replaced = self._replaced or bool(gone)
         self._erase_replaced()
 
+    def _learned(self, name: str) -> str | None:
+        rows = self._server.rows(statements.LEARNED, [self._number, self._tenant, name])
+        return str(rows[0][0]) if rows else None
+
+    def _keep_learned(self, name: str, text: str) -> None:
+        with self._server.transaction() as connection:
+            connection.execute(statements.KEEP_LEARNED, [self._number, self._tenant, name, text])
+
     _replaced = False
 
     def _erase_replaced(self) -> None:
         """Free the room of rows that are gone, so that it is written over.
 
-        A role that does not own the table is passed over by the server, and its own autovacuum
-        follows in time.
+        The server passes over a role that does not own the table, and vacuums by itself in time.
         """
         if not self._replaced:
             return

@@ -126,16 +126,34 @@ class VectorIndex:
         """Return how many candidates a search keeps that must return `count`."""
         return max(count, asked, self.hnsw.ef_search)
 
-    def settings(self, width: int) -> dict[str, str]:
+    def passes(self, width: int, selective: bool) -> list[bool]:
+        """Return the searches to try in turn, each by whether it goes on until it has enough.
+
+        Going on is dear where a condition leaves out nearly all, so that it comes second; but only
+        so can more candidates be kept than `WIDEST`.
+        """
+        if self.iterative and width > WIDEST:
+            return [True]
+        return [False, True] if self.iterative and selective else [False]
+
+    def settings(self, width: int, goes_on: bool) -> dict[str, str]:
         """Return the server's settings for a search of that width."""
-        settings = {"hnsw.ef_search": str(min(width, WIDEST))}
-        if self.iterative:
+        # What the planner thinks of a condition must not decide whether the index is used.
+        settings = {"hnsw.ef_search": str(min(width, WIDEST)), "enable_sort": "off"}
+        if goes_on:
             settings["hnsw.iterative_scan"] = "relaxed_order"
         return settings
 
-    def rescored(self, width: int) -> bool:
-        """Return whether the index's own order is not enough, see `Statements.search`."""
-        return self.halved or (self.iterative and width > WIDEST)
+    def candidates(self, count: int, width: int, goes_on: bool) -> int:
+        """Return how many of the index's candidates are scored to find the best `count`.
+
+        More than those, where the index orders by other numbers than the score (half precision),
+        or may return a worse pair before a better one: a search that goes on is less thorough the
+        further out it gets.
+        """
+        if self.halved or width > WIDEST:
+            return width
+        return max(2 * count, WIDEST // 10) if goes_on else count
 
     def suffices(self, count: int) -> bool:
         """Return whether a search of the index can return so many."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.scheduling.job import Asked
 from mrrag_llamaindex.generation.scheduling.statistics import Counters
@@ -44,6 +45,33 @@ def test_a_process_that_forks_while_it_answers_ends_in_its_child(own, trials, bu
         ended = child.exitcode
         child.kill()
     assert ended == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stream_that_was_made_before_a_fork_says_so_in_the_child(endless, trials, begun):
+    stream = endless.stream(trials[0].request, trials[0].image)
+    pieces = iter(stream)
+    if begun:
+        next(pieces)
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+
+    def read():
+        try:
+            for _ in pieces:
+                pass
+        except ModelError as error:
+            told.put(str(error))
+
+    child = context.Process(target=read)
+    child.start()
+    try:
+        assert "forked" in told.get(timeout=30)
+    finally:
+        child.kill()
+        stream.close()
 
 
 def test_two_engines_use_one_model_in_turn(own, trials, busy):

@@ -24,6 +24,7 @@ class OwnVectorStore(BasePydanticVectorStore):
     most: int = 10_000
     filters: bool = True
     writable: bool = True
+    removes: Literal["yes", "", "fails"] = "yes"
     _nodes: dict[str, TextNode] = PrivateAttr(default_factory=dict)
 
     @property
@@ -49,7 +50,8 @@ class OwnVectorStore(BasePydanticVectorStore):
 
     def delete_nodes(self, node_ids: Any = None, filters: Any = None, **_: Any) -> None:
         assert self.writable, "read-only"
-        for node_id in node_ids:
+        assert self.removes != "fails", "no such method"
+        for node_id in node_ids if self.removes else ():
             self._nodes.pop(node_id, None)
 
     def get_nodes(

@@ -41,6 +41,17 @@ def test_what_does_not_rank_by_inner_product_is_refused_and_left_as_it_was(schem
     assert not store.client
 
 
+@pytest.mark.parametrize("removes", ["", "fails"])
+def test_a_store_that_keeps_what_is_removed_is_refused(removes):
+    with pytest.raises(StoreError, match=r"delete_nodes"):
+        PairStore.create(OwnVectorStore(removes=removes), SCHEMAS[0])
+
+
+def test_the_reason_comes_first_and_what_could_not_be_removed_is_said():
+    with pytest.raises(StoreError, match=r"ranks by cosine.*could not be removed: remove them"):
+        PairStore.create(OwnVectorStore(order="cosine", removes="fails"), SCHEMAS[0])
+
+
 @pytest.mark.parametrize("schema", SCHEMAS, ids=["8", "512", "blocks"])
 def test_what_does_is_taken_and_proven_again_without_a_write(schema, pairs, units):
     own = OwnVectorStore()

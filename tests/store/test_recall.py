@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import uuid
+
 import numpy as np
 import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
 COUNT, DIMENSION, QUERIES = 3000, 64, 40
+WEIGHTS = [
+    (1, 1, 1),
+    (1, 0, 0),
+    (0, 1, 0),
+    (0, 0, 1),
+    (0.9, 0.05, 2.2),
+    (1, -0.3, 1),
+    (1, 1, -0.5),
+    (-1, 0.5, 2),
+]
+PLACES = ["memory", "qdrant::memory:", "milvus:{}/store.db"]
+PLACES += [
+    f"{engine}+{address}"
+    for engine in ("qdrant", "milvus")
+    if (address := os.environ.get(f"MRRAG_TEST_{engine.upper()}"))
+]
 
 
 def towers_like(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,22 +47,19 @@ def towers_like(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return halves[0], halves[1]
 
 
-@pytest.fixture(scope="module")
-def filled():
-    from mrrag_llamaindex.store.pair import Pair
-
+@pytest.fixture(scope="module", params=PLACES)
+def filled(request, tmp_path_factory):
     d_image, d_text = towers_like(COUNT, seed=1)
     missing = np.random.default_rng(2).random(COUNT) < 0.05
     d_image[missing] = 0
     made = [Pair(None if missing[i] else "a.png", "r", f"p{i}") for i in range(COUNT)]
-    with PairStore.create("memory", StoreSchema("toy@1", "", DIMENSION)) as store:
+    place, name = request.param.format(tmp_path_factory.mktemp("store")), f"r{uuid.uuid4().hex}"
+    with PairStore.create(place, StoreSchema("toy@1", "", DIMENSION), collection=name) as store:
         store.upsert(made, d_image, d_text)
         yield store, d_image, d_text
 
 
-@pytest.mark.parametrize(
-    "weights", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -0.3, 1), (0.9, 0.05, 2.2)]
-)
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_recall_at_ten_against_an_exact_scan(filled, weights) -> None:
     store, d_image, d_text = filled
     fusion = FusionWeights(*weights)
