@@ -93,6 +93,8 @@ def noise(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -132,6 +134,8 @@ def noise(
             quantization,
             vision_tower,
             allow_pickle,
+            adapter,
+            merge_adapter,
         ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
     )

@@ -96,6 +96,8 @@ def mine(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     fail_on_skipped: options.FailOnSkipped = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -157,7 +159,9 @@ def mine(
         questions=limit,
         seed=seed,
     )
-    loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
+    loaded = ModelOptions(
+        *(model, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
+    ).load()
     confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
     with progress_bar("questions mined") as advance:
         report = mine_into(training, pairs, towers, confidence, out, settings, advance)
