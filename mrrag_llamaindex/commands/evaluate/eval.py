@@ -125,6 +125,8 @@ def evaluate(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     runtime: options.Engine = "transformers",
     api_base: options.ApiBase = None,
@@ -241,15 +243,16 @@ def evaluate(
         shipped = defaults.PHANTOM if task is YES_NO else defaults.PHANTOM_DESCRIBING
         source = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
         engine, layers = ModelOptions(
-            *(source, device, quantization, vision_tower, allow_pickle)
+            *(source, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
         ).any_engine(
             *(runtime, api_base),
             max_documents=max(*counts, defaults.MAX_DOCUMENTS),
             max_new_tokens=settings.max_new_tokens,
             batch_size=max(batch_size, 32) if synthetic else batch_size,
         )
-    elif model is not None:
-        raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
+    elif model is not None or adapter is not None:
+        unused = "--adapter" if model is None else "--model"
+        raise InputError(f"{unused} has nothing to answer: {', '.join(wanted)} asks no model")
     with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
         data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:

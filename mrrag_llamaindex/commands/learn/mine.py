@@ -102,6 +102,8 @@ def mine(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     fail_on_skipped: options.FailOnSkipped = False,
     device: options.Device = "auto",
     ray: cluster.Ray = None,
@@ -165,7 +167,9 @@ def mine(
         questions=limit,
         seed=seed,
     )
-    generator = ModelOptions(model, device, quantization, vision_tower, allow_pickle)
+    generator = ModelOptions(
+        *(model, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
+    )
     load = partial(_confidence, generator, batch_size)
     read = [images or questions.absolute().parent] if questions else []
     with (
