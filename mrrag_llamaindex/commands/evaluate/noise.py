@@ -9,6 +9,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
@@ -96,6 +97,9 @@ def noise(
     adapter: options.Adapter = None,
     merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
@@ -138,6 +142,8 @@ def noise(
             merge_adapter,
         ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
+        ray=cluster.RayOptions(ray, workers, gpus_per_worker),
+        out=out,
     )
     report = phantom_noise(study) if where is None else data_noise(study, where)
     figures: list[Path] = []
