@@ -59,10 +59,13 @@ class _Recorder(FirstTokenProbe):
 class Definition:
     """The eager definition of one checkpoint, for one prompt at a time."""
 
-    def __init__(self, folder: Path, max_new_tokens: int = 6) -> None:
+    def __init__(
+        self, folder: Path, max_new_tokens: int = 6, backend: str = "eager", batch_size: int = 8
+    ) -> None:
         self.engine = LlavaEngine(
-            load_model(str(folder), device="cpu", dtype="float32", backend="eager"),
+            load_model(str(folder), device="cpu", dtype="float32", backend=backend),
             max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
         )
         self.engine.model.generation_config.eos_token_id = None  # random models end at random
 
