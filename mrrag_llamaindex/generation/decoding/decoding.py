@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from mrrag_llamaindex.generation.decoding.guidance import Contrast
+    from mrrag_llamaindex.generation.decoding.contrast import Contrast
     from mrrag_llamaindex.generation.runner import BatchCall, BatchRunner
 
 

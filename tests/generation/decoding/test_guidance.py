@@ -10,7 +10,8 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
-from mrrag_llamaindex.generation.decoding.guidance import Contrast, Guidance
+from mrrag_llamaindex.generation.decoding.contrast import Contrast
+from mrrag_llamaindex.generation.decoding.guidance import Guidance
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
