@@ -27,6 +27,8 @@ class SteeringOutcome:
         How many rows that were, and in how many columns: for IFA those of the documents with a
         lambda above zero. Other policies have other columns (PAI those of the image), and some
         steer the decode steps as well.
+    image_tokens : int
+        How many of these columns are the image's.
     reason : str
         Why it was not applied; empty when it was.
     """
@@ -37,6 +39,7 @@ class SteeringOutcome:
     document_tokens: int = 0
     reason: str = ""
     rows: str = ""
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,14 @@ def steering_outcome(
     if policy is None or policy.is_off:
         return SteeringOutcome(False, reason="steering is off")
     spans = prompt.spans
-    columns = sum(stop - start for (start, stop), _ in policy.columns(spans, prompt.lambdas))
+    steered = [span for span, _ in policy.columns(spans, prompt.lambdas)]
+    columns = sum(stop - start for start, stop in steered)
     if columns == 0:
         empty = "no document is in the prompt"
         return SteeringOutcome(False, reason=policy.idle if prompt.documents else empty)
     start, stop = policy.rows(spans)
-    return SteeringOutcome(True, layers, stop - start, columns, rows=policy.rows_name)
+    first, end = spans.image or (0, 0)
+    of_image = sum(max(0, min(b, end) - max(a, first)) for a, b in steered)
+    return SteeringOutcome(
+        True, layers, stop - start, columns, rows=policy.rows_name, image_tokens=of_image
+    )
