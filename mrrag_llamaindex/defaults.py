@@ -172,8 +172,15 @@ TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 PHANTOM = "phantom"
 """Name of the small synthetic towers and model shipped in the wheel."""
 
+PHANTOM_DESCRIBING = "phantom-describing"
+"""Name of the small synthetic model that writes reports, shipped as well."""
+
+PHANTOM_MODELS = {PHANTOM: "llava", PHANTOM_DESCRIBING: "describing"}
+"""Shipped models by name, with their folders below `PHANTOM_FOLDER`."""
+
 PHANTOM_FOLDER = Path(__file__).parent / "phantom" / "weights"
-"""Folder of the shipped weights: ``llava``, ``towers`` and the towers' ``fusion_weights.json``."""
+"""Folder of the shipped weights: ``llava``, ``describing``, ``towers`` and the towers'
+``fusion_weights.json``."""
 
 RELEVANCE_THRESHOLD = 0.5
 """Lambda from which `HardMask` keeps a document and `PASTA` highlights it: the middle of the

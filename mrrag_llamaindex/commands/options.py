@@ -11,10 +11,14 @@ import typer
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
+from mrrag_llamaindex.evaluation.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     Data = str
+    TaskName = str
 else:
+    TaskName = Literal[TASKS]
+    """What is asked."""
     Data = Literal[(defaults.PHANTOM, *DATA_SETS)]
     """Questions to evaluate on: synthetic ones, or one's own copy."""
 

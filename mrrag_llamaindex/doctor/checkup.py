@@ -34,7 +34,8 @@ def check_weights(
 ) -> tuple[list[Check], dict[str, int]]:
     """Look over the weight files; (checks, bytes of each file here or on the hub)."""
     sizes = dict(files.sizes)
-    local = Path(checkpoint.source).expanduser().is_dir() or checkpoint.source == defaults.PHANTOM
+    shipped = checkpoint.source in defaults.PHANTOM_MODELS
+    local = shipped or Path(checkpoint.source).expanduser().is_dir()
     if not local and not files.complete and not files.problems:
         sizes = weight_sizes(checkpoint.source, what="model", ways_on=WAYS_ON, error=ModelError)
         missing = {name: size for name, size in sizes.items() if name not in files.sizes}

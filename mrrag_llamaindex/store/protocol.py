@@ -75,14 +75,15 @@ class PairStore(Backend):
         where
             ``"memory"`` (ends with this object, seen by no other store), ``"numpy"`` (the same,
             searched by an exact scan), a folder, ``"http://host:port"``, a synchronous chromadb
-            client, a URL of another engine (``"qdrant+http://host:6333"``,
-            ``"milvus+http://host:19530"``) or a vector store of LlamaIndex, which has to prove that
-            it ranks by inner product. The back ends are listed in `store.backends`.
+            client, a URL of another engine (``"postgresql://user@host/database"``,
+            ``"qdrant+http://host:6333"``, ``"milvus+http://host:19530"``) or a vector store of
+            LlamaIndex, which has to prove that it ranks by inner product. The back ends are listed
+            in `store.backends`.
         schema
             Towers, dimension and index settings, fixed from now on and recorded.
         collection
-            Its name; a place holds any number of collections. Use one per split or tenant:
-            filtering inside a collection is 7 to 48 times slower.
+            Its name; a place holds any number of collections. Use one per split or tenant: in
+            Chroma, filtering inside a collection is 7 to 48 times slower.
 
         Raises
         ------

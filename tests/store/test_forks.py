@@ -61,6 +61,19 @@ def test_closing_a_store_behind_a_fork_leaves_it_to_its_process(tmp_path):
         assert len(store) == 0
 
 
+@pytest.mark.parametrize("where", ["qdrant:{}/q", "milvus:{}/m.db"])
+def test_a_store_of_another_engine(where, tmp_path):
+    schema = StoreSchema("t@0", "t", 4)
+    place = where.format(tmp_path)
+    with PairStore.create(place, schema) as store:
+        assert in_a_fork(lambda: len(store)) == StoreError.__name__
+        child = multiprocessing.get_context("fork").Process(target=store.close)
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        assert len(store) == 0
+
+
 def test_towers():
     towers = load_towers("phantom")
     towers.embed_texts(["nodule"])

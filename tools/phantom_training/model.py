@@ -14,7 +14,11 @@ from mrrag_llamaindex.generation.checkpoints.profile import ModelProfile, Prompt
 from mrrag_llamaindex.phantom.tokenizer import MAX_LENGTH, build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import (
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
 
 VISION_SIDE = 48
 """Pixels per side that the generator sees: a quarter of the image, too few for the textures."""
@@ -101,8 +105,11 @@ def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
     return model
 
 
-def build_processor() -> LlavaProcessor:
-    """Build the processor: Pillow image back end (no torchvision), word-level tokenizer."""
+def build_processor(tokenizer: PreTrainedTokenizerFast | None = None) -> LlavaProcessor:
+    """Build the processor: Pillow image back end (no torchvision), word-level tokenizer.
+
+    By default the tokenizer is that of the generator which says yes or no.
+    """
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     side = {"height": VISION_SIDE, "width": VISION_SIDE}
@@ -116,7 +123,7 @@ def build_processor() -> LlavaProcessor:
     )
     return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=images,
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer or build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -130,6 +137,7 @@ def save_llava(
     *,
     critical_layers: list[int],
     note: str,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
     """Save model, processor and profile in one folder.
 
@@ -143,6 +151,8 @@ def save_llava(
         Written to `mrrag_profile.json` with the prompt template.
     note : str
         How the layers were found, and the seed of the training.
+    tokenizer : PreTrainedTokenizerFast, optional
+        See `build_processor`.
 
     Returns
     -------
@@ -157,6 +167,6 @@ def save_llava(
     folder.mkdir(parents=True, exist_ok=True)
     stored: Any = copy.deepcopy(model)
     stored.to(torch.float16).save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
     ModelProfile(TEMPLATE, tuple(critical_layers), conversational=False, note=note).save(folder)
     return folder

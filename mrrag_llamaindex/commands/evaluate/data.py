@@ -13,6 +13,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
     UNREAD_TEXT,
     UNREADABLE,
+    Asked,
     EvaluationSet,
     Problem,
 )
@@ -21,6 +22,8 @@ from mrrag_llamaindex.evaluation.data.finding_table import read_findings
 from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.data.readers import read_data
 from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
+from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
+from mrrag_llamaindex.phantom.sets import describing_set
 from mrrag_llamaindex.phantom.sets import evaluation_set as phantom
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
@@ -38,8 +41,14 @@ class OwnCopy:
     images: Path | None
     facts: Path | None
 
-    def read(self, rule: str = "leading", *, answers_only: bool = False) -> EvaluationSet:
-        """Read it; ``rule`` says how gold answers become labels.
+    def read(
+        self,
+        rule: str = "leading",
+        *,
+        asked: Asked | None = None,
+        answers_only: bool = False,
+    ) -> EvaluationSet:
+        """Read it; ``asked`` says what a question of the task is, and ``rule`` what every row is.
 
         With ``answers_only`` neither images nor pairs are needed.
         """
@@ -51,6 +60,7 @@ class OwnCopy:
             images=self.images,
             rule=rule,
             answers_only=answers_only,
+            asked=asked,
         )
         if self.facts is None:
             return data
@@ -75,11 +85,14 @@ def check_copy(data: str, root: Path | None, towers: str | None) -> Path:
     return root
 
 
-def phantom_sets(seeds: int, questions: int | None) -> list[EvaluationSet]:
+def phantom_sets(seeds: int, questions: int | None, task: str) -> list[EvaluationSet]:
     """Return the set to learn on, the set to tune on, and those to score."""
-    count = questions or phantom.QUESTIONS
     all_seeds = (phantom.FIT_SEED, phantom.TUNE_SEED, *range(seeds))
-    return [phantom.phantom_set(seed, questions=count) for seed in all_seeds]
+    if task == YES_NO.name:
+        count = questions or phantom.QUESTIONS
+        return [phantom.phantom_set(seed, questions=count) for seed in all_seeds]
+    count = questions or describing_set.QUESTIONS
+    return [describing_set.describing_set(seed, task, questions=count) for seed in all_seeds]
 
 
 @contextmanager

@@ -14,9 +14,14 @@ from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, chosen_methods, row_named
+from mrrag_llamaindex.evaluation.tasks.metrics.clinical_metrics import CLINICAL, chosen_metrics
+from mrrag_llamaindex.evaluation.tasks.registry import task_named
+from mrrag_llamaindex.evaluation.tasks.task import Scoring
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.data import OwnCopy
+    from mrrag_llamaindex.evaluation.data.data_set import Asked
+    from mrrag_llamaindex.evaluation.tasks.task import Task
 
 
 def evaluate(
@@ -24,6 +29,10 @@ def evaluate(
         options.Data, typer.Option(help="The questions; all but phantom are your own copies.")
     ],
     root: options.Root = None,
+    task_name: Annotated[
+        options.TaskName,
+        typer.Option("--task", help="What is asked, and how it is scored."),
+    ] = "yes-no",
     question_file: options.QuestionFile = None,
     report_file: options.ReportFile = None,
     images: options.ImageFolder = None,
@@ -50,7 +59,13 @@ def evaluate(
     questions: Annotated[
         int | None, typer.Option(min=1, help="Most questions (per seed), drawn by the seed.")
     ] = None,
-    documents: Annotated[int | None, typer.Option(min=1, help="K, reports in the prompt.")] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|FIRST-LAST",
+            help="K, reports in the prompt; 1-6 runs each number and compares them.",
+        ),
+    ] = None,
     one_per: options.OnePer = "study",
     validation: Annotated[
         float,
@@ -75,6 +90,20 @@ def evaluate(
     scoring: Annotated[
         Literal["leading", "cares"], typer.Option(help="How answers are read.")
     ] = "leading",
+    section: Annotated[
+        Literal["report", "findings", "impression"] | None,
+        typer.Option(help="Task report: what is to be written; default: the whole report."),
+    ] = None,
+    clinical: Annotated[
+        str | None,
+        typer.Option(
+            help="Task report: clinical metrics by RadEval, some of "
+            f"{', '.join(CLINICAL)}; their models are downloaded by it."
+        ),
+    ] = None,
+    radeval_python: Annotated[
+        str | None, typer.Option(help="The Python that has RadEval, if not this one.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for answers, tables and plot; a stopped run goes on from it."),
@@ -87,7 +116,9 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and intervals.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; by default as the task has it.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = (
         defaults.BATCH_SIZE
     ),
@@ -104,22 +135,39 @@ def evaluate(
     With --data vqa-rad and neither --model nor --methods, no model is asked: the retrieved pairs
     answer by vote, ranked by every single term, by equal, learned and gated weights.
     """
+    from mrrag_llamaindex.commands.evaluate import counts as numbers
     from mrrag_llamaindex.commands.evaluate import data as sources
-    from mrrag_llamaindex.commands.evaluate.eval_report import report, rescore
+    from mrrag_llamaindex.commands.evaluate.eval_report import rescore, scored
     from mrrag_llamaindex.commands.evaluate.votes import vote_study
     from mrrag_llamaindex.evaluation.data import parts as division
     from mrrag_llamaindex.evaluation.methods.learning import learn
     from mrrag_llamaindex.evaluation.run.harness import Harness
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
+    from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.phantom.sets.describing_set import SETTING as DESCRIBING
     from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
     from mrrag_llamaindex.towers.loading import load_towers
 
+    task = task_named(task_name)
+    read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "")
+    if scoring != "leading" and task is not YES_NO:
+        raise InputError(f"--scoring {scoring} reads a yes or a no; the task is {task.name}")
+    if any((section, clinical, radeval_python)) and task.name != "report":
+        raise InputError("--section, --clinical and --radeval-python belong to --task report")
+    asked = task.asked(scoring, section or "report")
     if rescored is not None:
         if any((root, question_file, report_file, images, model, towers, weights, predictions)):
             raise InputError("--rescore reads the answers of a run; leave data and models out")
-        rescore(data, rescored, methods, scoring=scoring, seed=seed, out=out, as_json=as_json)
+        rescore(
+            *(data, rescored, methods),
+            scoring=read,
+            seed=seed,
+            out=out,
+            as_json=as_json,
+            task=task,
+        )
         return
     if predictions and data != defaults.PHANTOM and not any((methods, model, towers, weights)):
         if facts or report_file or images:
@@ -131,13 +179,19 @@ def evaluate(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
             _named(predictions, name or [], ()),
             questions,
-            scoring=scoring,
+            task=task,
+            asked=asked,
+            scoring=read,
             seed=seed,
             out=out,
             as_json=as_json,
         )
         return
-    by_vote = data == "vqa-rad" and not any((methods, model, towers, predictions, report_file))
+    by_vote = (
+        data == "vqa-rad"
+        and task is YES_NO
+        and not any((methods, model, towers, predictions, report_file))
+    )
     if by_vote:
         given = (weights, questions, documents, facts, name)
         if any(item is not None for item in given):
@@ -166,32 +220,31 @@ def evaluate(
     if synthetic:
         if any((root, question_file, report_file, images, facts)):
             raise InputError("--data phantom draws its own studies; leave --root and its files out")
-        sets = sources.phantom_sets(seeds, questions)
-        count = documents or SETTING.documents
+        sets = sources.phantom_sets(seeds, questions, task.name)
+        usual = (SETTING if task is YES_NO else DESCRIBING).documents
     else:
         folder = sources.check_copy(data, root, towers)
         copy = sources.OwnCopy(data, folder, question_file, report_file, images, facts)
-        sets = [division.drawn_questions(copy.read(scoring), questions, seed)]
-        count = documents or defaults.MAX_DOCUMENTS
-    settings = HarnessSettings(
-        methods=wanted,
-        documents=count,
-        max_new_tokens=min(max_new_tokens, 4) if synthetic else max_new_tokens,
-        scoring=scoring,
-        seed=seed,
-    )
+        sets = [division.drawn_questions(copy.read(scoring, asked=asked), questions, seed)]
+        usual = defaults.MAX_DOCUMENTS
+    counts = numbers.chosen_counts(documents) or (usual,)
+    longest = max_new_tokens or task.max_new_tokens
+    if synthetic:
+        longest = min(longest, 4 if task is YES_NO else 20)
+    settings = HarnessSettings(wanted, counts[0], longest, scoring, seed, task)
     encoder = load_towers(towers or defaults.PHANTOM, device=device)
     fusion_weights = (
         None if weights is None else load_weights(weights, towers_identity=encoder.identity)
     )
     engine, layers = None, "no model was asked"
     if any(row_named(name).generates for name in wanted):
-        source = model or (defaults.PHANTOM if synthetic else defaults.DEFAULT_MODEL)
+        shipped = defaults.PHANTOM if task is YES_NO else defaults.PHANTOM_DESCRIBING
+        source = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
         engine, layers = ModelOptions(
             *(source, device, quantization, vision_tower, allow_pickle)
         ).any_engine(
             *(runtime, api_base),
-            max_documents=max(count, defaults.MAX_DOCUMENTS),
+            max_documents=max(*counts, defaults.MAX_DOCUMENTS),
             max_new_tokens=settings.max_new_tokens,
             batch_size=max(batch_size, 32) if synthetic else batch_size,
         )
@@ -214,29 +267,43 @@ def evaluate(
                 seed=seed,
                 progress=advance,
             )
-        with progress_bar("answers") as advance:
-            harness = Harness(
-                *(engine, encoder.identity, settings),
-                folder=out,
-                progress=lambda method, done, total, resumed: advance(done, total, resumed, method),
-            )
-            run = harness.run(parts.tests, learned, parts.tune)
+        runs = {}
+        for count in counts:
+            with progress_bar("answers") as advance:
+                harness = Harness(
+                    *(engine, encoder.identity, replace(settings, documents=count)),
+                    folder=numbers.folder_of(out, count, counts),
+                    progress=lambda method, *counted, show=advance: show(*counted, method),
+                )
+                runs[count] = harness.run(parts.tests, learned, parts.tune)
     problems = [problem for item in sets for problem in item.problems] + sources.unreadable(
         data_sets
     )
-    scored = division.pooled_questions(sets[-1], parts.tests)
-    answers = dict(run.predictions)
+    scored_set = division.pooled_questions(sets[-1], parts.tests)
+    outside = {}
     for label, path in others:
-        answers[label], strangers = read_predictions_file(path, scored, label)
+        outside[label], strangers = read_predictions_file(path, scored_set, label)
         problems += strangers
     cares = sources.neither_yes_nor_no(sets, scoring)
     for line in cares:
         console.say("note", line)
-    notes = (*run.notes, layers, *cares, *sources.unread_references(sets))
-    run = replace(run, notes=notes)
-    report(
-        scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
-    )
+    values = {}
+    for count, run in runs.items():
+        notes = (*run.notes, layers, *cares, *sources.unread_references(sets))
+        if len(counts) > 1 and not as_json:
+            console.screen().print(f"\nK = {count}")
+        values[count] = scored(
+            *(scored_set.name, {**run.predictions, **outside}, replace(run, notes=notes), problems),
+            scoring=read,
+            seed=seed,
+            out=numbers.folder_of(out, count, counts),
+            task=task,
+            show=not as_json,
+        )
+    if len(counts) > 1:
+        numbers.compare_counts(values, task, as_json=as_json)
+    elif as_json:
+        console.print_json(values[counts[0]])
 
 
 def _score_predictions(
@@ -244,7 +311,9 @@ def _score_predictions(
     others: list[tuple[str, Path]],
     count: int | None,
     *,
-    scoring: str,
+    task: Task,
+    asked: Asked,
+    scoring: Scoring,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -256,19 +325,24 @@ def _score_predictions(
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import Evaluation
 
-    scored = drawn_questions(copy.read(scoring, answers_only=True), count, seed)
+    scored = drawn_questions(copy.read(scoring.rule, asked=asked, answers_only=True), count, seed)
     problems = list(scored.problems)
     answers = {}
     for label, path in others:
         answers[label], strangers = read_predictions_file(path, scored, label)
         problems += strangers
-    cares = sources.neither_yes_nor_no([scored], scoring)
+    cares = sources.neither_yes_nor_no([scored], scoring.rule)
     for line in cares:
         console.say("note", line)
     notes = ("only answers were scored: no model was asked, and every question counts", *cares)
     run = Evaluation(answers, {}, (), notes, ())
     report(
-        scored.name, answers, run, problems, scoring=scoring, seed=seed, out=out, as_json=as_json
+        *(scored.name, answers, run, problems),
+        scoring=scoring,
+        seed=seed,
+        out=out,
+        as_json=as_json,
+        task=task,
     )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 from rich.text import Text
@@ -20,14 +20,26 @@ from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
 from mrrag_llamaindex.evaluation.report import notes, table_formats
-from mrrag_llamaindex.evaluation.report.plots import table_plot
-from mrrag_llamaindex.evaluation.report.table import ResultTable, build_table
+from mrrag_llamaindex.evaluation.report.plots import Bars, table_plot
 from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
 from mrrag_llamaindex.evaluation.run.harness import LAYERS
 from mrrag_llamaindex.evaluation.run.records import Evaluation
+from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
+from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
 from mrrag_llamaindex.files.atomic import write_atomically
 
 _WIDE, _NARROW = 116, 96
+
+
+class AnyTable(notes.Compared, table_formats.Table, Bars, Protocol):
+    """A result table of any task."""
+
+    @property
+    def spare_columns(self) -> Sequence[str]:
+        """Heads of columns that a narrow console may lack, the last one first."""
+        ...
+
+
 _WIDE_ONLY = ("precision", "recall", "yes F1")
 _INCOMPLETE = "left out of the data, or incomplete"
 
@@ -38,16 +50,37 @@ def report(
     run: Evaluation,
     problems: Sequence[Problem],
     *,
-    scoring: str,
+    scoring: Scoring,
     seed: int,
     out: Path | None,
     as_json: bool,
+    task: Task = YES_NO,
 ) -> None:
     """Score the answers, write the files and print the table."""
+    value = scored(
+        data, runs, run, problems, scoring=scoring, seed=seed, out=out, task=task, show=not as_json
+    )
+    if as_json:
+        console.print_json(value)
+
+
+def scored(
+    data: str,
+    runs: Mapping[str, Sequence[Prediction]],
+    run: Evaluation,
+    problems: Sequence[Problem],
+    *,
+    scoring: Scoring,
+    seed: int,
+    out: Path | None,
+    task: Task,
+    show: bool,
+) -> dict[str, Any]:
+    """Score the answers, write the files, print the table unless told not to, and return it."""
     baseline = "naive-rag" if "naive-rag" in runs else None
-    table = build_table(data, runs, rule=scoring, seed=seed, baseline=baseline)
-    comparisons = notes.steps(runs, scoring, seed)
-    if scoring == "cares":
+    table = task.build_table(data, runs, scoring=scoring, seed=seed, baseline=baseline)
+    comparisons = notes.steps(table, runs, seed)
+    if scoring.rule == "cares":
         run = replace(run, notes=(*run.notes, *_read_as_yes(runs)))
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
@@ -58,10 +91,9 @@ def report(
     value["problem_list"] = [str(problem) for problem in problems]
     if out is not None:
         value["files"] = _write(table, run, sentences, value, out)
-    if as_json:
-        console.print_json(value)
-    else:
+    if show:
         _print(table, run, sentences, problems, out)
+    return value
 
 
 def _read_as_yes(runs: Mapping[str, Sequence[Prediction]]) -> list[str]:
@@ -78,7 +110,7 @@ def _read_as_yes(runs: Mapping[str, Sequence[Prediction]]) -> list[str]:
 
 
 def _write(
-    table: ResultTable, run: Evaluation, sentences: Sequence[str], value: dict[str, Any], out: Path
+    table: AnyTable, run: Evaluation, sentences: Sequence[str], value: dict[str, Any], out: Path
 ) -> list[str]:
     written = list(table_formats.write_table(table, out))
     notes.add_to_markdown(written[0], [*sentences, *notes.grid_lines(run)])
@@ -86,14 +118,14 @@ def _write(
     write_atomically(result, json.dumps(value, indent=1, ensure_ascii=False), private=True)
     written.append(result)
     try:
-        written.append(table_plot(table, out / "accuracy.png"))
+        written.append(table_plot(table, out / f"{table.main}.png"))
     except MRRAGError as error:
         console.say("note", f"no plot: {error}")
     return [str(path) for path in written]
 
 
 def _print(
-    table: ResultTable,
+    table: AnyTable,
     run: Evaluation,
     sentences: Sequence[str],
     problems: Sequence[Problem],
@@ -103,9 +135,8 @@ def _print(
     screen.print(to_rich(table, screen.width))
     screen.print()
     parts = {
-        "settings tried on validation questions: accuracy (confidence) setting": notes.grid_lines(
-            run
-        ),
+        f"settings tried on validation questions: {table.main.replace('_', ' ')} (confidence) "
+        "setting": notes.grid_lines(run),
         f"{_INCOMPLETE}, row by row": list(map(str, problems)),
     }
     output = list(sentences)
@@ -118,24 +149,28 @@ def _print(
         screen.print(line, soft_wrap=True)
 
 
-def to_rich(table: ResultTable, width: int = _WIDE) -> Table:
+def to_rich(table: AnyTable, width: int = _WIDE) -> Table:
     """Return the table for a console of ``width`` columns.
 
     A narrow one gets no precision, recall and yes F1, a very narrow one no McNemar p either, and no
-    macro F1 where intervals would be broken; the caption says so.
+    macro F1 where intervals would be broken; of another task's metrics the last ones go first, its
+    main one never. The caption says so.
     """
-    head, *lines = table_formats.cells(table)
-    sentences = table_formats.notes(table)
+    head, *lines = table.cells()
+    sentences = table.sentences()
     hidden: tuple[str, ...] = () if width >= _WIDE else _WIDE_ONLY
     tight = width < _NARROW
-    if tight and table.comparisons:
+    if tight and "McNemar p" in head:
         hidden = (*hidden, "McNemar p")
+    hidden = tuple(name for name in hidden if name in head)
     columns = [place for place, name in enumerate(head) if name not in hidden]
     gap = 1 if tight else 2
-    needed = sum(gap + max(len(line[place]) for line in (head, *lines)) for place in columns)
-    if tight and needed > width + gap:
-        hidden = ("macro F1", *hidden)
-        columns.remove(head.index("macro F1"))
+    widest = [gap + max(len(line[place]) for line in (head, *lines)) for place in range(len(head))]
+    spare = [name for name in table.spare_columns if name in head]
+    while spare and sum(widest[place] for place in columns) > width + gap:
+        name = spare.pop()
+        hidden = (name, *hidden)
+        columns.remove(head.index(name))
     if hidden:
         sentences.append(f"A wider console also shows {', '.join(hidden)}.")
     rendered = console.plain_table(gap)
@@ -155,10 +190,11 @@ def rescore(
     folder: Path,
     methods: str | None,
     *,
-    scoring: str,
+    scoring: Scoring,
     seed: int,
     out: Path | None,
     as_json: bool,
+    task: Task = YES_NO,
 ) -> None:
     """Score the answers in a run's folder again and print the table.
 
@@ -169,7 +205,12 @@ def rescore(
     """
     if out is not None and out.resolve() == folder.resolve():
         raise InputError("--out is the run itself, whose tables it would replace: name another")
-    answers, layers = _answers(folder, methods)
+    if not task.keeps_golds:
+        raise InputError(
+            f"--rescore cannot score the task {task.name}: the files of a run do not hold the "
+            "reference reports. Read the answers beside the data: --predictions FILE --name NAME"
+        )
+    answers, layers = _answers(folder, methods, task)
     left_out = [
         LeftOut(item.question_id, f"{name}: it could not be asked by the run that answered")
         for name, predictions in answers.items()
@@ -181,11 +222,11 @@ def rescore(
         "labels and settings are those of that run"
     )
     run = Evaluation(answers, {}, (), (note,), tuple(left_out), layers)
-    report(data, answers, run, (), scoring=scoring, seed=seed, out=out, as_json=as_json)
+    report(data, answers, run, (), scoring=scoring, seed=seed, out=out, as_json=as_json, task=task)
 
 
 def _answers(
-    folder: Path, methods: str | None
+    folder: Path, methods: str | None, task: Task
 ) -> tuple[dict[str, list[Prediction]], tuple[int, ...]]:
     selected = chosen_methods(methods)
     paths = {name: folder / "predictions" / f"{name}.jsonl" for name in selected}
@@ -197,6 +238,11 @@ def _answers(
     for name in selected:
         if name not in missing:
             header, answers[name] = read_predictions(paths[name])
+            if header.task != task.name:
+                raise InputError(
+                    f"--rescore {folder.name} holds answers of the task {header.task}: add "
+                    f"--task {header.task}"
+                )
             sources.add((header.data, header.model))
             layers = tuple(header.settings.get(LAYERS, ()))
     if len(sources) > 1:

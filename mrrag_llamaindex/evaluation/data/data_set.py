@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.evaluation.data.parsing import Label, rule_named
+from mrrag_llamaindex.evaluation.data.parsing import rule_named
 from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Pair, Skipped
@@ -30,6 +30,10 @@ NO_OWNER = "patient unknown"
 UNREADABLE = "unusable row"
 UNKNOWN_ID = "unknown id"
 REFERENCES = "reference reports"
+CLOSED = "closed question"
+NO_OPTION = "answer that is no option"
+OTHER_LANGUAGE = "question in another language"
+NO_SECTION = "report without the section"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,47 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a task takes of a data set.
+
+    Parameters
+    ----------
+    task : str
+        Its name.
+    gold : callable
+        From a row's answer to the gold label of its question, or to the kind of a problem and its
+        reason: such a row is no question of the task.
+    question : str
+        What is asked where a data set has no questions of its own.
+    """
+
+    task: str
+    gold: Callable[[str], str | tuple[str, str]]
+    question: str = ""
+
+
+def yes_or_no(rule: str = "leading") -> Asked:
+    """Return what the task of yes or no takes.
+
+    Parameters
+    ----------
+    rule : str
+        ``leading``: the answer's first word; an answer with neither is a problem, free text if it
+        has several words. ``cares``: the published rule, which gives every row a label.
+    """
+    verdict = rule_named(rule)
+
+    def gold(answer: str) -> str | tuple[str, str]:
+        label = verdict(answer)
+        if label == "other":
+            kind = FREE_TEXT if len(answer.split()) > 1 else NEITHER
+            return kind, "the answer begins with neither yes nor no"
+        return label
+
+    return Asked("yes-no", gold)
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
     """What a model is evaluated on.
 
@@ -75,13 +120,17 @@ class EvaluationSet:
         The evidence to retrieve from; what is a question's own is kept from it by its
         ``exclusion()``.
     labels : mapping of str to str
-        By question id: ``"yes"`` or ``"no"``.
+        By question id: ``"yes"`` or ``"no"``; for another task its gold answer, letter or report.
     problems : tuple of Problem
         What was left out or is not whole, in the order of the files.
     facts : mapping
         By pair id: findings that the report states, by name. May be empty.
     references : mapping
         By question id: reports that another system retrieved for it, where its row brings them.
+    task : str
+        What is asked, see `evaluation.tasks`.
+    options : mapping
+        By question id: the texts of its options A, B, ...; only of the task ``choice``.
 
     Raises
     ------
@@ -92,17 +141,19 @@ class EvaluationSet:
     name: str
     questions: tuple[GoldQuestion, ...]
     pairs: tuple[Pair, ...]
-    labels: Mapping[str, Label]
+    labels: Mapping[str, str]
     problems: tuple[Problem, ...] = ()
     facts: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    task: str = "yes-no"
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = _unique((item.question_id for item in self.questions), "question")
         if ids != set(self.labels):
             raise InputError(f"{self.name}: the labels are not exactly those of the questions")
         wrong = sorted({value for value in self.labels.values() if value not in ("yes", "no")})
-        if wrong:
+        if wrong and self.task == "yes-no":
             raise InputError(f"{self.name}: a label is {wrong[0]!r}; it must be 'yes' or 'no'")
         if not set(self.facts) <= _unique((item.pair_id for item in self.pairs), "pair"):
             raise InputError(f"{self.name}: there are facts of a pair that is not there")
@@ -129,11 +180,12 @@ def labelled(
     pairs: Sequence[Pair],
     problems: Iterable[Problem] = (),
     *,
-    rule: str = "leading",
+    asked: Asked | None = None,
     file: str = "questions",
     answers_only: bool = False,
     facts: Mapping[str, Mapping[str, bool]] | None = None,
     references: Mapping[str, tuple[str, ...]] | None = None,
+    options: Mapping[str, tuple[str, ...]] | None = None,
 ) -> EvaluationSet:
     """Label the questions by their gold answers; those that cannot be scored become problems.
 
@@ -147,9 +199,8 @@ def labelled(
         The evidence to retrieve from.
     problems
         What the readers left out; those found here come after them.
-    rule
-        ``leading``: the answer's first word; an answer with neither is a problem, free text if it
-        has several words. ``cares``: the published rule, which gives every row a label.
+    asked
+        What the task takes; by default `yes_or_no`.
     file
         How problems name the table that the questions come from.
     answers_only
@@ -159,23 +210,24 @@ def labelled(
     references
         By question id: reports that another system retrieved; those of questions that cannot be
         scored are left out.
+    options
+        By question id, see `EvaluationSet`; likewise.
 
     Raises
     ------
     InputError
         If nothing is left to be scored.
     """
-    verdict = rule_named(rule)
+    asked = asked or yes_or_no()
     usable: list[GoldQuestion] = []
-    labels: dict[str, Label] = {}
+    labels: dict[str, str] = {}
     all_problems = list(problems)
     is_file = cache(Path.is_file)  # several questions ask about one image
     for item in questions:
         where = f"{file} {item.question_id!r}"
-        label = verdict(item.answer)
-        if label == "other":
-            kind = FREE_TEXT if len(item.answer.split()) > 1 else NEITHER
-            all_problems.append(Problem(kind, where, "the answer begins with neither yes nor no"))
+        label = asked.gold(item.answer)
+        if isinstance(label, tuple):
+            all_problems.append(Problem(label[0], where, label[1]))
         elif (
             not answers_only
             and isinstance(item.image, (str, Path))
@@ -191,9 +243,11 @@ def labelled(
         counts = Counter(item.kind for item in all_problems).most_common(3)
         why = ", ".join(f"{count} x {kind}" for kind, count in counts) or "the file has no rows"
         raise InputError(f"{name}: no question of {file} can be scored ({why})")
-    used_references = {key: texts for key, texts in (references or {}).items() if key in labels}
     return EvaluationSet(
-        name, tuple(usable), tuple(pairs), labels, tuple(all_problems), facts or {}, used_references
+        *(name, tuple(usable), tuple(pairs), labels, tuple(all_problems), facts or {}),
+        references={key: texts for key, texts in (references or {}).items() if key in labels},
+        task=asked.task,
+        options={key: texts for key, texts in (options or {}).items() if key in labels},
     )
 
 

@@ -7,15 +7,14 @@ score. A matrix product over some thousand pairs takes a millisecond.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.generation.prompt.request import PromptDocument
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import fused_query
@@ -45,7 +44,7 @@ class EmbeddedSet:
     questions : tuple of GoldQuestion
         Those that have a label.
     golds : tuple of str
-        "yes" or "no", one for each question.
+        One for each question: "yes" or "no", or what `EvaluationSet.labels` has for another task.
     pair_ids, reports : tuple of str
         m pairs that have a report.
     patients, studies : tuple of str or None
@@ -65,11 +64,15 @@ class EmbeddedSet:
         Questions whose text the towers cannot read, and why; they are asked all the same.
     one_per : {"study", "patient", "none"}
         What takes one place among the documents at most, see `one_per_case`.
+    task : str
+        What is asked.
+    options : mapping
+        By question id: the texts of its options, for the task ``choice``.
     """
 
     name: str
     questions: tuple[GoldQuestion, ...]
-    golds: tuple[Label, ...]
+    golds: tuple[str, ...]
     pair_ids: tuple[str, ...]
     reports: tuple[str, ...]
     patients: tuple[str | None, ...]
@@ -83,6 +86,8 @@ class EmbeddedSet:
     answers: tuple[str | None, ...] = ()
     unread: tuple[LeftOut, ...] = ()
     one_per: OnePer = "study"
+    task: str = "yes-no"
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of questions."""

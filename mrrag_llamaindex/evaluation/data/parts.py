@@ -9,7 +9,6 @@ import numpy as np
 
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
-from mrrag_llamaindex.evaluation.data.parsing import Label
 from mrrag_llamaindex.evaluation.data.prediction import of_seed
 from mrrag_llamaindex.statistics.patients import split_by_patient
 
@@ -69,6 +68,7 @@ def with_questions(data: EvaluationSet, names: Sequence[str]) -> EvaluationSet:
         data,
         questions=tuple(item for item in data.questions if item.question_id in name_set),
         labels={name: label for name, label in data.labels.items() if name in name_set},
+        options={name: texts for name, texts in data.options.items() if name in name_set},
     )
 
 
@@ -84,7 +84,7 @@ def pooled_questions(data: EvaluationSet, tests: Sequence[EmbeddedSet]) -> Evalu
     """Return the questions that are scored, named as `prediction.pool` names them."""
     if len(tests) == 1:
         return with_questions(data, [item.question_id for item in tests[0].questions])
-    golds: list[Label] = [gold for part in tests for gold in part.golds]
+    golds = [gold for part in tests for gold in part.golds]
     questions = [of_seed(item, n) for n, part in enumerate(tests) for item in part.questions]
     labels = {item.question_id: gold for item, gold in zip(questions, golds, strict=True)}
-    return EvaluationSet(data.name, tuple(questions), (), labels)
+    return EvaluationSet(data.name, tuple(questions), (), labels, task=data.task)

@@ -12,6 +12,9 @@ from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
 Q = TypeVar("Q", "GoldQuestion", "Prediction")
 
+YES_NO_TASK = "yes-no"
+"""The task whose gold labels are yes and no."""
+
 
 @dataclass(frozen=True)
 class PredictionHeader:
@@ -27,6 +30,8 @@ class PredictionHeader:
     seed : int
     settings : dict
         Whatever else decides the answers; plain JSON values.
+    task : str
+        What was asked; files of earlier releases do not say, and hold answers of ``yes-no``.
     """
 
     method: str
@@ -34,6 +39,7 @@ class PredictionHeader:
     model: str
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    task: str = YES_NO_TASK
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,19 @@ class Prediction:
     patient_id : str or None
         None where unknown: the question then counts as a patient of its own.
     gold : str
-        ``"yes"`` or ``"no"``.
+        ``"yes"`` or ``"no"``; for another task the gold answer, the letter of the right option, or
+        the reference report (which files of answers leave empty).
     text : str
         The answer as the model wrote it.
     p_yes, p_no : float or None
         Probabilities of the two as first words; None where they are not known.
     documents : tuple of str
         Ids of the pairs in the prompt, in its order.
+    task : str
+        What was asked.
+    likelihoods : tuple of (float, int)
+        Log-probability of each option as the answer, and how many tokens it has; empty where
+        there are no options, or none is known.
 
     Raises
     ------
@@ -68,16 +80,20 @@ class Prediction:
     p_yes: float | None = None
     p_no: float | None = None
     documents: tuple[str, ...] = ()
+    task: str = YES_NO_TASK
+    likelihoods: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
         name = f"the answer of {self.method!r} to question {self.question_id!r}"
-        if self.gold not in ("yes", "no"):
+        if self.task == YES_NO_TASK and self.gold not in ("yes", "no"):
             raise InputError(f"{name} has the gold label {self.gold!r}; it must be 'yes' or 'no'")
         if not isinstance(self.text, str):
             raise InputError(f"{name} is a {type(self.text).__name__}, not text")
         for value in (self.p_yes, self.p_no):
             if value is not None and not (math.isfinite(value) and -1e-6 <= value <= 1 + 1e-6):
                 raise InputError(f"{name} has a probability of {value!r}")
+        if any(not math.isfinite(total) or count < 1 for total, count in self.likelihoods):
+            raise InputError(f"{name} has an option without a likelihood")
 
     @property
     def owner(self) -> str:

@@ -90,6 +90,8 @@ def embed_set(
         towers_blocks=blocks,
         answers=_answers(pairs),
         unread=tuple(unread),
+        task=data.task,
+        options=data.options,
     )
 
 

@@ -15,11 +15,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrrag_llamaindex.evaluation.data.parsing import rule_named
 from mrrag_llamaindex.evaluation.methods.adaptive_context import PUBLISHED_RATIO
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import ImageToText
+from mrrag_llamaindex.mcr.vote import YES_NO
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.data.prediction import Prediction
@@ -44,6 +46,7 @@ class Try(Generic[S]):
     ----------
     setting : Method or Contestant
     accuracy : float
+        Of yes or no and of choice; for other tasks the mean of what `Task.each` gives.
     confidence : float
         Mean probability of the true answer; decides between equal accuracies.
     """
@@ -162,6 +165,9 @@ def of_policy(method: Method, places: Sequence[Layers]) -> list[Method]:
 
 # ---- what is chosen
 
+Judge = Callable[[Sequence["Prediction"], str], NDArray[np.float64]]
+"""From answers and a rule to how right each is, in [0, 1]."""
+
 Choice = Callable[[Sequence[Try[Method]], int], tuple[int, str]]
 """From tries and number of questions to the place of the winner, and the choice in words."""
 
@@ -170,7 +176,7 @@ def most_accurate(tries: Sequence[Try[Method]], questions: int) -> tuple[int, st
     """Choose by `best_place`."""
     best = tries[place := best_place(tries)]
     setting = best.setting.tuned_part()
-    return place, f"{setting} (accuracy {best.accuracy:.3f} on {questions} questions)"
+    return place, f"{setting} ({best.accuracy:.3f} on {questions} questions)"
 
 
 def tune(
@@ -179,6 +185,7 @@ def tune(
     choice: Choice = most_accurate,
     *,
     scoring: str = "leading",
+    each: Judge | None = None,
 ) -> Tuned[Method]:
     """Run every setting on the validation questions and keep the best.
 
@@ -190,21 +197,29 @@ def tune(
     choice : callable
     scoring : str
         Rule by which an answer is read.
+    each : callable, optional
+        How right each answer is; by default whether it says the gold label.
     """
-    verdict = rule_named(scoring)
+    each = each or _is_right
     tries = []
     questions = 0
     for method in grid:
         answers = predict(method)
         questions = len(answers)
-        right = [verdict(item.text) == item.gold for item in answers]
         confidence = np.mean([_p_gold(item) for item in answers])
-        tries.append(Try(method, float(np.mean(right)), float(confidence)))
+        tries.append(Try(method, float(np.mean(each(answers, scoring))), float(confidence)))
     place, note = choice(tries, questions)
     return Tuned(grid[place], tuple(tries), questions, note)
 
 
+def _is_right(answers: Sequence[Prediction], scoring: str) -> NDArray[np.float64]:
+    verdict = rule_named(scoring)
+    return np.array([verdict(item.text) == item.gold for item in answers], dtype=np.float64)
+
+
 def _p_gold(item: Prediction) -> float:
     """Return p(gold) / (p(yes) + p(no)); one half where neither is known or likely."""
+    if item.gold not in YES_NO:
+        return 0.5
     yes, no = item.p_yes or 0.0, item.p_no or 0.0
     return (yes if item.gold == "yes" else no) / (yes + no) if yes + no > 0 else 0.5

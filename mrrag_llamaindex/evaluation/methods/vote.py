@@ -1,8 +1,9 @@
 """The vote as a method of the table: no model reads anything, the pairs' own answers are counted.
 
-What every generator has to beat. A question of the table is a yes or a no, so only pairs that
-answered one of the two vote. What a pair answers stands in its column of answers; where it has
-none, its finding labels answer a question that names one of the findings.
+What every generator has to beat. Where a question is a yes or a no, only pairs that answered one of
+the two vote; to an open question every other pair's answer is one. What a pair answers stands in
+its column of answers; where it has none, its finding labels answer a question that names one of the
+findings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ NO_ANSWERS = (
     "the pairs hold neither a yes nor a no: a vote needs a column answer or label in the table of "
     "pairs, or finding labels (--facts) that the questions name"
 )
+
+NO_OPEN_ANSWERS = (
+    "the pairs hold no open answers: a vote needs a column answer or label in the table of pairs"
+)
+
+OPEN = "open"
+"""The task whose answers are free text."""
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.3)
 
@@ -78,10 +86,15 @@ class Voters:
 def answers_to(data: EmbeddedSet, row: int) -> NDArray[np.str_]:
     """Return what each pair answers to a question: ``"yes"``, ``"no"``, or nothing.
 
+    To an open question it is the pair's own answer, unless that is a yes or a no.
+
     Returns
     -------
     ndarray of str, shape (m,)
     """
+    if data.task == OPEN:
+        texts = [(answer or "").strip() for answer in data.answers or [""] * len(data.pair_ids)]
+        return np.array(["" if normal_answer(text) in YES_NO else text for text in texts])
     finding = None if data.answers else named_finding(data, data.questions[row].question)
     values = []
     for place, pair_id in enumerate(data.pair_ids):
@@ -108,8 +121,9 @@ def named_finding(data: EmbeddedSet, question: str) -> str | None:
 
 def has_answers(data: EmbeddedSet) -> bool:
     """Whether any pair answers any of the questions."""
-    if data.answers:
-        return any(normal_answer(answer or "") in YES_NO for answer in data.answers)
+    if data.answers or data.task == OPEN:
+        answers = (normal_answer(answer or "") for answer in data.answers)
+        return any(answer and (answer in YES_NO) != (data.task == OPEN) for answer in answers)
     return any(named_finding(data, item.question) is not None for item in data.questions)
 
 

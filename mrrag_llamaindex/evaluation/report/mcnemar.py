@@ -46,6 +46,14 @@ class Comparison:
     p_exact: float
     p_mid: float
 
+    def sentence(self) -> str:
+        """Say it in a line, in points of accuracy as the table's last column."""
+        interval = "" if self.ci is None else f" [{100 * self.ci[0]:+.1f}, {100 * self.ci[1]:+.1f}]"
+        return (
+            f"{self.method} minus {self.baseline}: {100 * self.difference:+.1f} points{interval}, "
+            f"McNemar p {self.p_mid:.2g} ({self.gained} gained, {self.lost} lost)"
+        )
+
 
 def compare(
     predictions: Sequence[Prediction],

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
-from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, compare
-from mrrag_llamaindex.evaluation.report.table import ResultTable
 from mrrag_llamaindex.evaluation.run.records import Evaluation
+from mrrag_llamaindex.statistics.bootstrap import Interval
 
 STEPS = (
     ("mcr", "naive-rag"),
@@ -24,30 +23,46 @@ STEPS = (
 """Pairs of methods whose difference is what the paper claims something about."""
 
 
+class Step(Protocol):
+    """How two methods compare: a dataclass with an interval ``ci``."""
+
+    @property
+    def ci(self) -> Interval | None:
+        """Interval of the difference."""
+        ...
+
+    def sentence(self) -> str:
+        """Say it in a line."""
+        ...
+
+
+class Compared(Protocol):
+    """A result table."""
+
+    def compared(
+        self, runs: Mapping[str, Sequence[Prediction]], method: str, baseline: str, seed: int
+    ) -> Step | None:
+        """Return how two methods compare; None if they cannot be."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the table as plain values."""
+        ...
+
+
 def steps(
-    runs: Mapping[str, Sequence[Prediction]], rule: str, seed: int = 0
-) -> tuple[Comparison, ...]:
+    table: Compared, runs: Mapping[str, Sequence[Prediction]], seed: int = 0
+) -> tuple[Step, ...]:
     """Compare the pairs of `STEPS` that ran."""
-    return tuple(
-        compare(runs[one], runs[other], rule, seed)
-        for one, other in STEPS
-        if one in runs and other in runs
-    )
-
-
-def step_line(item: Comparison) -> str:
-    """Say one comparison in a line, in points of accuracy as the table's last column."""
-    ends = "" if item.ci is None else f" [{100 * item.ci[0]:+.1f}, {100 * item.ci[1]:+.1f}]"
-    return (
-        f"{item.method} minus {item.baseline}: {100 * item.difference:+.1f} points{ends}, "
-        f"McNemar p {item.p_mid:.2g} ({item.gained} gained, {item.lost} lost)"
-    )
+    pairs = [(one, other) for one, other in STEPS if one in runs and other in runs]
+    found = [table.compared(runs, one, other, seed) for one, other in pairs]
+    return tuple(item for item in found if item is not None)
 
 
 def as_dict(
-    table: ResultTable,
+    table: Compared,
     run: Evaluation,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Step],
     problems: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return everything as plain values for JSON."""
@@ -55,7 +70,7 @@ def as_dict(
         **table.as_dict(),
         "not_run": [{"method": name, "reason": why} for name, why in run.not_run.items()],
         "steps": [
-            {**asdict(item), "ci": None if item.ci is None else list(item.ci)}
+            {**asdict(cast(Any, item)), "ci": None if item.ci is None else list(item.ci)}
             for item in comparisons
         ],
         "tuning": [_tuning(item) for item in run.tuned],
@@ -75,10 +90,10 @@ def _tuning(item: Tuned[Method]) -> dict[str, Any]:
     }
 
 
-def lines(run: Evaluation, comparisons: Sequence[Comparison]) -> list[str]:
+def lines(run: Evaluation, comparisons: Sequence[Step]) -> list[str]:
     """Return what stands under the table."""
     sentences = [f"{name} was not run: {why}" for name, why in run.not_run.items()]
-    sentences += [step_line(item) for item in comparisons]
+    sentences += [item.sentence() for item in comparisons]
     sentences += run.notes
     for item in run.tuned:
         sentences.append(f"{item.setting.name}: chosen {item.note}")

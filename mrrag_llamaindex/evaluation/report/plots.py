@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mrrag_llamaindex.errors import InputError, MRRAGError
-from mrrag_llamaindex.evaluation.report.table import METRICS, ResultTable
+from mrrag_llamaindex.statistics.bootstrap import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,18 +135,37 @@ def line_plot(
     return _save(figure, path)
 
 
-def table_plot(
-    table: ResultTable, path: str | os.PathLike[str], *, metric: str = "accuracy"
-) -> Path:
-    """Draw a metric of every method with its interval, and the majority baseline as a line.
+class Bars(Protocol):
+    """A table that can be drawn: of yes or no, or of another task."""
+
+    data: str
+    n: int
+    main: str
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of its metrics."""
+        ...
+
+    def bars(self, metric: str) -> list[tuple[str, float, Interval | None]]:
+        """Return a metric of every method that has it, with its interval."""
+        ...
+
+    def line(self, metric: str) -> tuple[str, float] | None:
+        """Return what to draw as a line, with its label."""
+        ...
+
+
+def table_plot(table: Bars, path: str | os.PathLike[str], *, metric: str | None = None) -> Path:
+    """Draw a metric of every method with its interval, and the trivial baseline as a line.
 
     Parameters
     ----------
-    table : ResultTable
+    table : ResultTable or ScoredTable
     path
         See `line_plot`.
-    metric : str
-        One of `table.METRICS`. The majority line is there for accuracy and macro_f1.
+    metric : str, optional
+        One of the table's; default: its main one.
 
     Raises
     ------
@@ -155,24 +174,22 @@ def table_plot(
     InputError, MRRAGError
         See `line_plot`.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}; there are: {', '.join(METRICS)}")
-    rows = list(table.rows)
-    figure, axes = _figure(6.4, 1.4 + 0.36 * len(rows))
-    places = list(range(len(rows)))
-    values = [getattr(row, metric) for row in rows]
-    axes.barh(places, values, color=_COLOURS[0], alpha=0.35, height=0.6)
-    for place, row in zip(places, rows, strict=True):
-        ends = row.intervals[metric]
+    metric = metric or table.main
+    if metric not in table.metrics:
+        raise ValueError(f"metric is {metric!r}; there are: {', '.join(table.metrics)}")
+    bars = table.bars(metric)
+    figure, axes = _figure(6.4, 1.4 + 0.36 * len(bars))
+    places = list(range(len(bars)))
+    axes.barh(places, [value for _, value, _ in bars], color=_COLOURS[0], alpha=0.35, height=0.6)
+    for place, (_, value, ends) in zip(places, bars, strict=True):
         if ends is not None:
             axes.plot(ends, (place, place), color=_COLOURS[0], linewidth=2, solid_capstyle="butt")
-        axes.plot([getattr(row, metric)], [place], "o", color=_COLOURS[0], markersize=5)
-    always = {"accuracy": table.majority.accuracy, "macro_f1": table.majority.macro_f1}
-    if metric in always:
-        label = f"always {table.majority.label}"
-        axes.axvline(always[metric], color=_COLOURS[6], linestyle="--", linewidth=1, label=label)
+        axes.plot([value], [place], "o", color=_COLOURS[0], markersize=5)
+    if (always := table.line(metric)) is not None:
+        label, value = always
+        axes.axvline(value, color=_COLOURS[6], linestyle="--", linewidth=1, label=_plain(label))
         figure.legend(frameon=False, loc="outside upper right")
-    axes.set_yticks(places, [_plain(row.method) for row in rows])
+    axes.set_yticks(places, [_plain(name) for name, *_ in bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel(metric.replace("_", " "))

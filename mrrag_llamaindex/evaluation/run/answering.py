@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import ImageError, InputError, PromptError
@@ -10,6 +11,11 @@ from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet, LeftOut
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.data.set_embedding import image_key
 from mrrag_llamaindex.evaluation.methods.method import Method
+from mrrag_llamaindex.evaluation.run.option_likelihoods import (
+    Likelihoods,
+    has_likelihoods,
+    option_likelihoods,
+)
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.images.load import load_image
 
@@ -31,6 +37,8 @@ class Answering:
         None: only for methods that ask no model.
     max_new_tokens : int
         Longest answer.
+    weighs_options : bool
+        Whether the likelihood of each of a question's options is asked for, too.
 
     Attributes
     ----------
@@ -38,9 +46,12 @@ class Answering:
         By method and question id: questions that could not be asked. Their text is empty.
     """
 
-    def __init__(self, engine: Engine | None, max_new_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine | None, max_new_tokens: int, weighs_options: bool = False
+    ) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens
+        self.weighs_options = weighs_options
         self.left_out: dict[tuple[str, str], LeftOut] = {}
         self._images: dict[object, Image] = {}
 
@@ -108,9 +119,17 @@ class Answering:
             max_new_tokens=self.max_new_tokens,
             **decoding,
         )
+        weighed: list[Likelihoods] = [()] * len(rows)
+        if self.weighs_options and has_likelihoods(method.policy, method.decoding):
+            options = [data.options[data.questions[row].question_id] for row in rows]
+            shown = self._shown(data, rows)
+            weighed = [
+                option_likelihoods(self.engine, *asked, method.policy)
+                for asked in zip(requests, shown, options, strict=True)
+            ]
         return [
-            self._prediction(method, data, row, answer)
-            for row, answer in zip(rows, answers, strict=True)
+            replace(self._prediction(method, data, row, answer), likelihoods=likelihoods)
+            for row, answer, likelihoods in zip(rows, answers, weighed, strict=True)
         ]
 
     def _voted(self, method: Method, data: EmbeddedSet, row: int) -> Prediction:
@@ -123,7 +142,8 @@ class Answering:
             return self._prediction(method, data, row, None)
         item = data.questions[row]
         key = method.name, item.question_id, item.patient_id, data.golds[row]
-        return Prediction(*key, ballot.answer, ballot.p_yes, ballot.p_no, documents)
+        shares = ballot.answer, ballot.p_yes, ballot.p_no
+        return Prediction(*key, *shares, documents, task=data.task)
 
     def _shown(self, data: EmbeddedSet, rows: Sequence[int]) -> list[Image]:
         """Load the images of a batch; one that several rows ask about is loaded once."""
@@ -139,5 +159,6 @@ class Answering:
         item = data.questions[row]
         key = method.name, item.question_id, item.patient_id, data.golds[row]
         if answer is None:
-            return Prediction(*key, text="")
-        return Prediction(*key, answer.text, answer.p_yes, answer.p_no, answer.document_ids)
+            return Prediction(*key, text="", task=data.task)
+        told = answer.text, answer.p_yes, answer.p_no, answer.document_ids
+        return Prediction(*key, *told, task=data.task)

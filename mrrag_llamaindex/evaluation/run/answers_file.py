@@ -2,7 +2,8 @@
 
 The first line is the header: what every answer depends on. A batch of answers is on the disk
 before the next one is asked for, so a killed run leaves at most a torn last line, which is cut
-off when writing goes on. The file holds what the model wrote, and no question, report or path.
+off when writing goes on. The file holds what the model wrote, and no question, report or path; of
+the reports that are to be written it holds the model's, and not the reference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ANSWERS_FILE = LineFormat(
     Prediction,
     "predictions of mrrag eval",
     "a prediction",
-    shared=("method",),
+    shared=("method", "task"),
     key="question_id",
 )
 

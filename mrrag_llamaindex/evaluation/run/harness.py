@@ -18,7 +18,12 @@ from mrrag_llamaindex.evaluation.data.prediction import Prediction, PredictionHe
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.registry import build_method, row_named
 from mrrag_llamaindex.evaluation.methods.tuning import LEAST_QUESTIONS, Tuned, tune
-from mrrag_llamaindex.evaluation.methods.vote import NO_ANSWERS, has_answers
+from mrrag_llamaindex.evaluation.methods.vote import (
+    NO_ANSWERS,
+    NO_OPEN_ANSWERS,
+    OPEN,
+    has_answers,
+)
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
@@ -70,7 +75,7 @@ class Harness:
         self.engine = engine
         self.settings = settings
         self.folder = folder
-        self._answering = Answering(engine, settings.max_new_tokens)
+        self._answering = Answering(engine, settings.max_new_tokens, settings.task.weighs_options)
         self._layers = [] if engine is None else list(engine.loaded.critical_layers)
         self._model = NO_MODEL if engine is None else engine.identity
         self._towers = towers_identity
@@ -168,12 +173,16 @@ class Harness:
         # Not in the file's name: with other layers the file is refused, no second one is begun.
         settings[LAYERS] = self._layers
         header = PredictionHeader(
-            method.name, digest_of(data.questions), self._model, self.settings.seed, settings
+            *(method.name, digest_of(data.questions), self._model, self.settings.seed, settings),
+            task=self.settings.task.name,
         )
         with PredictionWriter(path, header) as writer:
             self._resumed += len(writer.keys)
             self._done += len(writer.keys)
-            fresh = self._answer(method, data, writer.keys, writer.append)
+            fresh = self._answer(
+                *(method, data, writer.keys),
+                lambda batch: writer.append(self._kept(batch)),
+            )
             answers = {item.question_id: item for item in (*writer.records, *fresh)}
         self._answering.note_unasked(answers.values())
         golds = zip(data.questions, data.golds, strict=True)
@@ -214,8 +223,12 @@ class Harness:
             if method.ranking is not None and not has_pairs:
                 not_run[name] = NO_PAIRS
                 continue
+            if not method.generates and not self.settings.task.votes:
+                not_run[name] = f"a vote gives no answer to the task {self.settings.task.name}"
+                continue
             if not method.generates and not all(map(has_answers, tests)):
-                not_run[name] = NO_ANSWERS
+                is_open = self.settings.task.name == OPEN
+                not_run[name] = NO_OPEN_ANSWERS if is_open else NO_ANSWERS
                 continue
             if method.generates and self.engine is None:
                 not_run[name] = "no model was loaded"
@@ -231,6 +244,7 @@ class Harness:
             lambda method: self.predict(method, validation, "validation"),
             row_named(grid[0].name).choose,
             scoring=self.settings.scoring,
+            each=self.settings.task.each,
         )
 
     def _write_pooled(
@@ -242,6 +256,15 @@ class Harness:
         data = json_digest([digest_of(item.questions) for item in tests], 16)
         path = self.folder / "predictions" / f"{method.name}.jsonl"
         path.unlink(missing_ok=True)
-        header = PredictionHeader(method.name, data, self._model, self.settings.seed, settings)
+        header = PredictionHeader(
+            *(method.name, data, self._model, self.settings.seed, settings),
+            task=self.settings.task.name,
+        )
         with PredictionWriter(path, header) as writer:
-            writer.append(answers)
+            writer.append(self._kept(answers))
+
+    def _kept(self, answers: Sequence[Prediction]) -> list[Prediction]:
+        """Return answers as they stand in files: where gold answers are reports, without them."""
+        if self.settings.task.keeps_golds:
+            return list(answers)
+        return [replace(item, gold="") for item in answers]

@@ -90,6 +90,7 @@ def read_predictions_file(
             item.patient_id,
             data.labels[item.question_id],
             texts[item.question_id],
+            task=data.task,
         )
         for item in data.questions
     ]

@@ -9,6 +9,8 @@ from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.registry import METHODS
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
+from mrrag_llamaindex.evaluation.tasks.task import Task
+from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class HarnessSettings:
         Rule by which validation answers are read.
     seed : int
         Written into the files.
+    task : Task
+        What is asked.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -35,6 +39,7 @@ class HarnessSettings:
     max_new_tokens: int = 32
     scoring: str = "leading"
     seed: int = 0
+    task: Task = YES_NO
 
     def __post_init__(self) -> None:
         if self.documents < 1 or self.max_new_tokens < 1:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.evaluation.tasks.metrics.matching import token_f1
 from mrrag_llamaindex.evaluation.votes.choice import (
     COUNTS,
     TEMPERATURES,
@@ -16,7 +14,6 @@ from mrrag_llamaindex.evaluation.votes.choice import (
     scores,
 )
 from mrrag_llamaindex.evaluation.votes.tables import LEAST, VoteTable
-from mrrag_llamaindex.mcr.vote import normal_answer
 
 
 def open_votes(table: VoteTable, setting: VoteSetting) -> list[str]:
@@ -60,24 +57,3 @@ def choose_open(table: VoteTable, weights: tuple[float, ...]) -> VoteSetting:
             if value > most + 1e-12:
                 best, most = VoteSetting(weights, k, temperature), value
     return best
-
-
-def exact_match(answer: str, gold: str) -> bool:
-    """Whether two answers say the same, see `normal_answer`."""
-    return normal_answer(answer) == normal_answer(gold)
-
-
-def token_f1(answer: str, gold: str) -> float:
-    """Return the F1 of words in common, as it is usual for open questions.
-
-    Examples
-    --------
-    >>> round(token_f1("the right lung", "right upper lung"), 3)
-    0.8
-    """
-    ours, theirs = (Counter(re.findall(r"\w+", normal_answer(text))) for text in (answer, gold))
-    common = sum((ours & theirs).values())
-    if not common:
-        return 0.0
-    precision, recall = common / sum(ours.values()), common / sum(theirs.values())
-    return 2 * precision * recall / (precision + recall)

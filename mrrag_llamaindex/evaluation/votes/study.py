@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.evaluation.tasks.metrics.matching import exact_match, token_f1
 from mrrag_llamaindex.evaluation.votes.choice import (
     Chosen,
     VoteSetting,
@@ -21,9 +22,7 @@ from mrrag_llamaindex.evaluation.votes.choice import (
 from mrrag_llamaindex.evaluation.votes.gate import train_gate
 from mrrag_llamaindex.evaluation.votes.open_answers import (
     choose_open,
-    exact_match,
     open_votes,
-    token_f1,
 )
 from mrrag_llamaindex.evaluation.votes.tables import VoteTable, VoteTables
 from mrrag_llamaindex.statistics.bootstrap import (

@@ -48,11 +48,12 @@ class Checkpoint:
 
     @classmethod
     def find(cls, model: str, *, weights: bool = True) -> Checkpoint:
-        """Find a model: ``"phantom"``, a folder, or a hub id (downloaded if not in the cache).
+        """Find a model: a shipped one, a folder, or a hub id (downloaded if not in the cache).
 
         Parameters
         ----------
         model : str
+            ``"phantom"`` or another of `defaults.PHANTOM_MODELS`, or as above.
         weights : bool
             False: of a model on the hub only the small files are fetched.
 
@@ -62,8 +63,8 @@ class Checkpoint:
             If there is no such folder and the hub cannot provide it, if it holds no model, or
             one of a family that cannot be steered.
         """
-        if model == defaults.PHANTOM:
-            folder = defaults.PHANTOM_FOLDER / "llava"
+        if model in defaults.PHANTOM_MODELS:
+            folder = defaults.PHANTOM_FOLDER / defaults.PHANTOM_MODELS[model]
         else:
             folder = find_folder(
                 model, what="model", ways_on=WAYS_ON, error=ModelError, weights=weights

@@ -167,7 +167,7 @@ def _load(
     options["attn_implementation"] = attention_implementation(base, backend)
     notes: tuple[str, ...] = ()
     with readable(checkpoint.source), ExitStack() as stack:
-        if checkpoint.source == defaults.PHANTOM:  # its load takes a tenth of a second
+        if checkpoint.source in defaults.PHANTOM_MODELS:  # its load takes a tenth of a second
             stack.enter_context(no_progress_bars())
         if checkpoint.original:
             from mrrag_llamaindex.generation.checkpoints.llava_original.opening import open_original

@@ -61,6 +61,10 @@ def check_config(config: Any) -> None:
         f"CUDA graphs of whole steps (cudagraph_mode {graphs})": "FULL" in graphs
         and config.device_config.device_type != "cpu",
         "model runner V2 (set VLLM_USE_V2_MODEL_RUNNER=0)": bool(config.use_v2_model_runner),
+        "images that are read in both directions (Gemma 3) by vLLM's CPU attention, which looks "
+        "back only (limit_mm_per_prompt={'image': 0} keeps them out)": bool(
+            getattr(model, "is_mm_prefix_lm", False) and config.device_config.device_type == "cpu"
+        ),
         "an encoder-decoder model": bool(model.is_encoder_decoder),
         "a pooling model": model.runner_type == "pooling",
     }
@@ -93,7 +97,11 @@ def check_layer(name: str, given: Mapping[str, Any]) -> None:
         "sinks": "attention sinks",
         "kv_sharing_target_layer_name": "another layer's keys and values",
     }
-    used = [text for term, text in terms.items() if given.get(term) not in (None, 0, 0.0)]
+    used = [
+        text
+        for term, text in terms.items()
+        if not (given.get(term) is None or (isinstance(given[term], float) and given[term] == 0))
+    ]
     if used:
         raise ValueError(
             f"steering: a decoder layer ({name}) uses {' and '.join(used)}, which this package "

@@ -7,9 +7,11 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.filters import Comparison, Filter
-from mrrag_llamaindex.store.llamaindex.engine import Engine, batches
+from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine, batches
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
 from mrrag_llamaindex.store.llamaindex.record import (
@@ -60,7 +62,11 @@ _TOKEN: Final = "MILVUS_TOKEN"
 _ID: Final = "id"
 _VECTOR: Final = "embedding"
 _STRONG: Final = {"consistency_level": "Strong"}
-"""For what is read by id, listed or counted: another process may have written it just now."""
+"""For what is listed or counted, or was written here just now: takes a fifth of a second."""
+
+_EVENTUAL: Final = {"consistency_level": "Eventually"}
+_RECENT_SECONDS: Final = 10.0
+"""Behind a write by which a server shows it to every question; it promises 5."""
 
 _local: Counter[Path] = Counter()
 _local_guard = threading.Lock()
@@ -87,6 +93,7 @@ class MilvusEngine(Engine):
         self._client: Any = None
         self._given = store
         self._hnsw: HNSWSettings | None = None
+        self._touched: dict[str, float] | None = None
         if store is not None:
             self._client = _Limited(store.client)
         elif not _NAME.fullmatch(collection):
@@ -210,6 +217,7 @@ class MilvusEngine(Engine):
             dim=length,
             embedding_field=_VECTOR,
             upsert_mode=True,
+            batch_size=BATCH,
             similarity_metric="IP",
             index_config=self._index(),
             use_async_client=False,
@@ -234,9 +242,32 @@ class MilvusEngine(Engine):
                     f"pair {node.metadata[ID_KEY]!r}: Milvus keeps texts of {MOST_BYTES:,} bytes, "
                     "and the report is longer: shorten it, or use another store"
                 )
+        self._touch([node.node_id for node in nodes])
         with self._asking():
             for rows in batches(nodes):
                 self.store.add(list(rows))
+
+    def _touch(self, node_ids: Sequence[str]) -> None:
+        """Note what is written or removed, and forget what was long ago."""
+        with self.lock:
+            now = time.monotonic()
+            before = self._touched or {}
+            kept = {name: at for name, at in before.items() if now - at < _RECENT_SECONDS}
+            self._touched = {**kept, **dict.fromkeys(node_ids, now)}
+
+    def _recent(self, node_ids: Sequence[str]) -> bool:
+        """Whether a question for some nodes has to wait for what was written last.
+
+        The first one does, for what another process has written.
+        """
+        with self.lock:
+            if self._touched is None:
+                self._touched = {}
+                return True
+            now = time.monotonic()
+            return any(
+                now - self._touched.get(name, -math.inf) < _RECENT_SECONDS for name in node_ids
+            )
 
     def get(
         self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
@@ -247,7 +278,7 @@ class MilvusEngine(Engine):
         if vectors:
             fields += [store.text_key, store.embedding_field]
         found: list[BaseNode] = []
-        level = _STRONG if fresh else {}
+        level = _STRONG if fresh and self._recent(node_ids) else _EVENTUAL
         with self._asking():
             for ids in batches(node_ids):
                 rows = self.client.get(
@@ -264,6 +295,7 @@ class MilvusEngine(Engine):
 
     def delete(self, node_ids: Sequence[str]) -> None:
         """Remove those of the nodes that exist."""
+        self._touch(node_ids)
         with self._asking():
             for ids in batches(node_ids):
                 self.client.delete(self._collection, ids=list(ids))

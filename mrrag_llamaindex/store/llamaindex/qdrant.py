@@ -147,7 +147,8 @@ class QdrantEngine(Engine):
         """Release the client, unless it is the application's own."""
         client, self._client = self._client, None
         super().close()
-        if client is not None and not self._given:
+        # Behind a fork, all of it belongs to the process that opened it.
+        if client is not None and not self._given and not self._process.behind_fork:
             client.close()
 
     def _connected(self) -> QdrantVectorStore:

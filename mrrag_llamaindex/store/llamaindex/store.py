@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from llama_index.core.schema import BaseNode
 from numpy.typing import NDArray
 from typing_extensions import Self
 
@@ -44,6 +45,7 @@ class VectorStorePairStore(PairStore):
         super().__init__(engine.name, schema)
         self._engine = engine
         self._last_added = 0
+        self._asked: dict[str, int | None] = {}  # by the last `fingerprints`; None: not there
 
     @classmethod
     def _create(cls, where: Where, collection: str, schema: StoreSchema) -> Self:
@@ -119,7 +121,10 @@ class VectorStorePairStore(PairStore):
 
     def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterable[StoredPair]:
         names = [node_id("pair", pair_id) for pair_id in pair_ids]
-        return [decode(node) for node in self._engine.get(names, vectors=complete)]
+        nodes = self._engine.get(names, vectors=complete)
+        if not complete:
+            self._asked = {**dict.fromkeys(pair_ids), **_added(nodes)}
+        return [decode(node) for node in nodes]
 
     def _nearest(
         self,
@@ -150,9 +155,7 @@ class VectorStorePairStore(PairStore):
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
         with self._engine.lock:
-            names = [node_id("pair", pair.pair_id) for pair in pairs]
-            stored = self._engine.get(names, vectors=False)
-            earlier = {node.metadata[ID_KEY]: int(node.metadata[ADDED_KEY]) for node in stored}
+            earlier = self._earlier([pair.pair_id for pair in pairs])
             now = max(time.time_ns() // 1000, self._last_added + 1)
             self._last_added = now + len(pairs)
             nodes = [
@@ -163,7 +166,21 @@ class VectorStorePairStore(PairStore):
                 )
                 for place, pair in enumerate(pairs)
             ]
-            self._engine.add(nodes, [node.node_id for node in stored])
+            self._engine.add(nodes, [node_id("pair", pair_id) for pair_id in earlier])
+
+    def _earlier(self, pair_ids: Sequence[str]) -> dict[str, int]:
+        """Return when those of the pairs that are stored were first written.
+
+        An ingest has asked for their fingerprints just now. An engine that replaces a node by
+        itself needs no surer answer: what another thread has written since only changes its place
+        in the order.
+        """
+        asked, self._asked = self._asked, {}
+        if self._engine.filterable and all(pair_id in asked for pair_id in pair_ids):
+            known = ((pair_id, asked[pair_id]) for pair_id in pair_ids)
+            return {pair_id: added for pair_id, added in known if added is not None}
+        names = [node_id("pair", pair_id) for pair_id in pair_ids]
+        return _added(self._engine.get(names, vectors=False))
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
         with self._engine.lock:
@@ -179,6 +196,10 @@ def _undo(engine: Engine, names: Sequence[str], error: BaseException) -> None:
             f"{error}. What was written to find that out, nodes with {KIND_KEY!r}, could not be "
             "removed: remove them"
         ) from error
+
+
+def _added(nodes: Iterable[BaseNode]) -> dict[str, int]:
+    return {str(node.metadata[ID_KEY]): int(node.metadata[ADDED_KEY]) for node in nodes}
 
 
 def _manifest(engine: Engine) -> str | None:

@@ -15,7 +15,6 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.prediction import Prediction, pool
 from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, compare, mcnemar
 from mrrag_llamaindex.evaluation.report.metrics import from_confusion, majority, score
-from mrrag_llamaindex.evaluation.report.notes import step_line
 from mrrag_llamaindex.statistics.bootstrap import resampled_sums
 
 
@@ -117,11 +116,11 @@ def test_resampling_draws_patients_with_replacement():
 
 def test_a_step_is_said_in_points_as_in_the_table():
     item = Comparison("mcr", "naive-rag", 0.0225, (0.0075, 0.0375), 143, 98, 0.0045, 0.0037)
-    assert step_line(item) == (
+    assert item.sentence() == (
         "mcr minus naive-rag: +2.2 points [+0.8, +3.8], McNemar p 0.0037 (143 gained, 98 lost)"
     )
     alone = Comparison("a", "b", -0.5, None, 0, 1, 1.0, 0.5)
-    assert step_line(alone) == "a minus b: -50.0 points, McNemar p 0.5 (0 gained, 1 lost)"
+    assert alone.sentence() == "a minus b: -50.0 points, McNemar p 0.5 (0 gained, 1 lost)"
 
 
 def test_methods_that_agree_on_ten_patients_may_differ_on_others():

@@ -131,6 +131,33 @@ def test_broken_line_is_named_by_its_number(tmp_path, line):
         read_predictions(path)
 
 
+def test_files_of_earlier_releases_hold_answers_of_yes_or_no_and_go_on(tmp_path):
+    path = tmp_path / "a.jsonl"
+    header = {"mrrag": "predictions", "version": 1, "method": "mcr", "data": "digest"}
+    header |= {"model": "phantom", "seed": 3, "settings": {"k": 4}}
+    row = {"question_id": "q0", "patient_id": "p0", "gold": "yes", "text": "Yes,\u2028\nü"}
+    row |= {"p_yes": 0.75, "p_no": 0.25, "documents": ["a", "b"]}
+    path.write_text(json.dumps(header) + "\n" + json.dumps(row) + "\n")
+    assert read_predictions(path) == (HEADER, made(1))
+    with PredictionWriter(path, HEADER) as writer:
+        writer.append(made(1, 1))
+    assert read_predictions(path)[1] == made(2)
+
+
+def test_answers_of_another_task_are_not_gone_on_with(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with PredictionWriter(path, HEADER) as writer:
+        writer.append(made(1))
+    with pytest.raises(InputError, match="task 'yes-no', and this run has 'choice'"):
+        PredictionWriter(path, replace(HEADER, task="choice"))
+    other = replace(made(1)[0], task="choice", gold="B", likelihoods=((-1.5, 2), (-0.5, 1)))
+    with PredictionWriter(tmp_path / "b.jsonl", replace(HEADER, task="choice")) as writer:
+        writer.append([other])
+        with pytest.raises(InputError, match="not of 'yes-no'"):
+            writer.append(made(1, 1))
+    assert read_predictions(tmp_path / "b.jsonl")[1] == [other]
+
+
 @pytest.mark.parametrize("change", [{"gold": "maybe"}, {"p_yes": 1.5}, {"text": None}])
 def test_prediction_checks_itself(change):
     with pytest.raises(InputError):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrrag_llamaindex.evaluation.tasks.metrics.matching import exact_match, token_f1
 from mrrag_llamaindex.evaluation.votes import features as making
 from mrrag_llamaindex.evaluation.votes.choice import (
     COUNTS,
@@ -23,9 +24,7 @@ from mrrag_llamaindex.evaluation.votes.features import Features, near_duplicates
 from mrrag_llamaindex.evaluation.votes.gate import VoteGate, _Gate, train_gate
 from mrrag_llamaindex.evaluation.votes.open_answers import (
     choose_open,
-    exact_match,
     open_votes,
-    token_f1,
 )
 from mrrag_llamaindex.evaluation.votes.report import difference_line, lines, markdown
 from mrrag_llamaindex.evaluation.votes.study import VoteDifference, run_study

@@ -59,10 +59,13 @@ class _Recorder(FirstTokenProbe):
 class Definition:
     """The eager definition of one checkpoint, for one prompt at a time."""
 
-    def __init__(self, folder: Path, max_new_tokens: int = 6) -> None:
+    def __init__(
+        self, folder: Path, max_new_tokens: int = 6, backend: str = "eager", batch_size: int = 8
+    ) -> None:
         self.engine = LlavaEngine(
-            load_model(str(folder), device="cpu", dtype="float32", backend="eager"),
+            load_model(str(folder), device="cpu", dtype="float32", backend=backend),
             max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
         )
         self.engine.model.generation_config.eos_token_id = None  # random models end at random
 
@@ -94,8 +97,8 @@ class Definition:
         reader = self.engine.loaded.images
         if reader is None or prepared is None or image is None:
             return {"prompt_token_ids": list(prompt.input_ids)}
-        text = prompt.text.replace(prepared.text, reader.marker)
-        if getattr(reader, "pads", False):
+        text = prompt.text.replace(prepared.texts[0], reader.marker)
+        if reader.family.pads_images:
             image = pad_to_square(image, reader.processor.image_processor.image_mean)
         return {
             "prompt_token_ids": self.engine.tokenizer(text)["input_ids"],
@@ -118,7 +121,6 @@ SIZES = {
     "llava": [(28, 28)],
     "llava_next": [(28, 28)],
     "qwen2_5_vl": [(56, 56), (56, 84), (84, 56)],
-    "gemma3": [(56, 56)],
 }
 """Height and width of images that no processor has to scale: transformers has two ways to scale,
 by Pillow and by torchvision, and takes whichever it finds."""

@@ -1,6 +1,6 @@
 """Tiny checkpoints that vLLM's kernels take, with the definition of each.
 
-Without vLLM nothing here is collected: see `tools/vllm_parity.sh`, which makes an environment of
+Without vLLM nothing here is collected: see `tools/vllm/parity.sh`, which makes an environment of
 its own for it.
 """
 

@@ -22,8 +22,7 @@ from llama_index.core import QueryBundle
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA
 from mrrag_llamaindex.generation.answer import Answer
 from mrrag_llamaindex.integration.trace import answer_trace
-from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
-from mrrag_llamaindex.store.ingest.pair_table import read_pairs
+from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING, phantom_set
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,21 @@ class Asked:
 
 
 def make(folder: Path, seed: int, count: int) -> Asked:
-    """Write a store of synthetic studies, and questions about other patients."""
-    corpus = make_corpus(seed, patients=200, queries=count, profiles=100)
-    index = MRRAGIndex.from_pairs(
-        read_pairs(write_corpus(folder, corpus.studies)), "phantom", folder / "store"
-    )
-    bundles = []
-    for number, query in enumerate(corpus.queries):
+    """Draw an evaluation set of the phantom, and put its pairs into a store."""
+    drawn = phantom_set(seed, questions=count)
+    index = MRRAGIndex.from_pairs(drawn.pairs, "phantom", folder / "store")
+    bundles, truths = [], []
+    for number, item in enumerate(drawn.questions):
         path = folder / f"query-{number}.png"
-        query.study.image.save(path)
-        bundles.append(QueryBundle(query.question, image_path=str(path)))
-    return Asked(index, bundles, ["yes" if query.answer else "no" for query in corpus.queries])
+        item.image.save(path)
+        bundles.append(QueryBundle(item.question, image_path=str(path)))
+        truths.append(drawn.labels[item.question_id])
+    return Asked(index, bundles, truths)
 
 
 async def ask_all(asked: Asked, llm: MRRAGLLaVA) -> list[Answer]:
     """Ask everything at once."""
-    engine = asked.index.as_query_engine(llm=llm)
+    engine = asked.index.as_query_engine(llm=llm, similarity_top_k=SETTING.documents)
     responses = await asyncio.gather(*(engine.aquery(bundle) for bundle in asked.bundles))
     return [answer_trace(response)[-1] for response in responses]
 
@@ -59,7 +57,7 @@ async def ask_all(asked: Asked, llm: MRRAGLLaVA) -> list[Answer]:
 def compare(asked: Asked, theirs: list[Answer], ours: list[Answer]) -> dict[str, Any]:
     """Count how answers differ; ``ours`` are those of transformers."""
     pairs = list(zip(theirs, ours, strict=True))
-    facts = ("document_ids", "lambdas", "steering", "prompt_tokens", "image_read", "answer_tokens")
+    facts = ("document_ids", "steering", "prompt_tokens", "image_read", "answer_tokens", "cut_off")
 
     def right(answers: list[Answer]) -> int:
         return sum(one.text == truth for one, truth in zip(answers, asked.truths, strict=True))
@@ -71,6 +69,12 @@ def compare(asked: Asked, theirs: list[Answer], ours: list[Answer]) -> dict[str,
         "same_facts": sum(
             all(getattr(one, name) == getattr(other, name) for name in facts)
             for one, other in pairs
+        ),
+        # Queries are embedded in batches, which moves a score in its seventh digit.
+        "largest_difference_of_lambda": max(
+            abs(value - other.lambdas[name])
+            for one, other in pairs
+            for name, value in one.lambdas.items()
         ),
         "largest_difference_of_p": max(
             max(abs(one.p_yes - other.p_yes), abs(one.p_no - other.p_no)) for one, other in pairs
@@ -87,7 +91,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--api-base", help="a server with vLLM; default: vLLM in this process")
     options = parser.parse_args()
-    limits = {"model": "phantom", "max_new_tokens": 4, "batch_size": 32}
+    limits = {"model": "phantom", "max_new_tokens": 4, "batch_size": 32, "max_documents": 7}
     if options.api_base:
         far = MRRAGLLaVA(api_base=options.api_base, **limits)
     else:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import DUPLICATE_ID, UNREADABLE, Problem, row_name
 from mrrag_llamaindex.files.rows import identifier, read_bytes
+from mrrag_llamaindex.files.tables.delimited import csv_rows
 from mrrag_llamaindex.files.tables.json_rows import jsonl_rows
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ def unique_rows(
     ----------
     source : pathlib.Path
     id_field : str
+        Empty: rows have none, and are named by the file and their number.
     parse : callable
         Takes a row, its id, and the name that a problem gives it; may raise `InputError`.
     problems : list of Problem
@@ -104,7 +106,7 @@ def unique_rows(
             continue
         named, name = where, None
         try:
-            name = identifier(row.get(id_field))
+            name = identifier(row.get(id_field)) if id_field else f"{source.stem}-{number}"
             if name is None:
                 raise InputError(f"it has no {id_field}")
             if number_duplicates:
@@ -131,7 +133,9 @@ def _unused(name: str, taken: Container[str]) -> str:
 
 
 def rows_of(source: Path) -> Iterator[dict[str, Any] | str]:
-    """Yield the rows of a ``.jsonl`` file or of a ``.json`` list: objects, or why one is none.
+    """Yield the rows of a ``.jsonl`` file, a ``.json`` list or a ``.csv`` table with a header.
+
+    Each is an object, or the reason why it is none.
 
     Raises
     ------
@@ -139,13 +143,13 @@ def rows_of(source: Path) -> Iterator[dict[str, Any] | str]:
         If the file cannot be read or is neither.
     """
     kind = source.suffix.lower()
-    if kind == ".jsonl":
-        rows = jsonl_rows(source)
+    if kind in (".jsonl", ".csv"):
+        rows = jsonl_rows(source) if kind == ".jsonl" else csv_rows(source)
         next(rows, None)
         yield from rows
         return
     if kind != ".json":
-        raise InputError(f"{source.name}: rows are read from .jsonl files or .json lists")
+        raise InputError(f"{source.name}: rows are read from .jsonl, .csv or .json files")
     try:
         data = json.loads(read_bytes(source).decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -14,9 +14,11 @@ from mrrag_llamaindex.evaluation.data.data_set import (
     NO_OWNER,
     REFERENCES,
     UNREADABLE,
+    Asked,
     EvaluationSet,
     Problem,
     labelled,
+    yes_or_no,
 )
 from mrrag_llamaindex.evaluation.data.readers.files import (
     REPORT_FILE,
@@ -46,6 +48,7 @@ def read_layout(
     images: PathLike | None = None,
     rule: str = "leading",
     answers_only: bool = False,
+    asked: Asked | None = None,
 ) -> EvaluationSet:
     """Read one of the three data sets.
 
@@ -62,6 +65,8 @@ def read_layout(
         under another name.
     answers_only
         Only answers are to be scored: neither images nor the file of reports are looked for.
+    asked
+        What the task takes; by default yes or no, read by the rule.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def read_layout(
         kept,
         tuple(evidence.pairs.values()),
         problems,
-        rule=rule,
+        asked=asked or yes_or_no(rule),
         file=source.name,
         answers_only=answers_only,
         facts=evidence.facts,

@@ -10,9 +10,11 @@ from mrrag_llamaindex.evaluation.data.data_set import (
     EMPTY_REPORT,
     NO_OWNER,
     PAIR_IMAGE,
+    Asked,
     EvaluationSet,
     Problem,
     labelled,
+    yes_or_no,
 )
 from mrrag_llamaindex.evaluation.data.readers.files import (
     REPORT_FILE,
@@ -37,12 +39,13 @@ def read_table(
     images: PathLike | None = None,
     rule: str = "leading",
     answers_only: bool = False,
+    asked: Asked | None = None,
 ) -> EvaluationSet:
     """Read ``questions.csv`` and ``pairs.csv`` (or ``.jsonl``) of a folder.
 
     Parameters
     ----------
-    root, questions, reports, images, rule, answers_only
+    root, questions, reports, images, rule, answers_only, asked
         See `questions.read_layout`; the columns are those of `read_questions` and `read_pairs`.
 
     Raises
@@ -74,7 +77,7 @@ def read_table(
             kept.append(item)
     return labelled(
         *(folder.resolve().name, kept, pairs, problems),
-        rule=rule,
+        asked=asked or yes_or_no(rule),
         file=source.name,
         answers_only=answers_only,
     )

@@ -16,12 +16,15 @@ from typing import Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import (
+    CLOSED,
     FREE_TEXT,
     MISSING_IMAGE,
     NEITHER,
+    Asked,
     EvaluationSet,
     Problem,
     labelled,
+    yes_or_no,
 )
 from mrrag_llamaindex.evaluation.data.readers.files import (
     Images,
@@ -68,15 +71,17 @@ def read_vqa_rad(
     images: PathLike | None = None,
     rule: str = "leading",
     answers_only: bool = False,
+    asked: Asked | None = None,
 ) -> EvaluationSet:
     """Read VQA-RAD: ``qid``, ``image_name``, ``question``, ``answer``, ``answer_type``.
 
-    Open questions (``answer_type``) are listed as free text. All questions about an image count as
+    Open questions (``answer_type``) are listed as free text, and asked by the task ``open``, which
+    lists the closed ones. All questions about an image count as
     one patient: nothing more is known.
 
     Parameters
     ----------
-    root, questions, images, rule, answers_only
+    root, questions, images, rule, answers_only, asked
         See `questions.read_layout`. In the public file, rows whose ``phrase_type`` begins with
         ``test`` are asked and the others are pairs.
     reports
@@ -97,13 +102,16 @@ def read_vqa_rad(
         known, missing = _read(training_file, image_files)
         pairs, problems = [pair_of(item) for item in known], missing
     marked: set[str] = set()
+    wants_open = asked is not None and asked.task == "open"
 
     def parse(row: dict[str, Any], name: str, where: str) -> GoldQuestion | Problem:
         if _is_test(row):
             marked.add(name)
         # "CLOSED " with a blank occurs.
-        if str(row.get("answer_type", "")).strip().upper() == "OPEN":
-            return Problem(FREE_TEXT, where, "its answer_type is OPEN")
+        is_open = str(row.get("answer_type", "")).strip().upper() == "OPEN"
+        if wants_open is not is_open:
+            kind = FREE_TEXT if is_open else CLOSED
+            return Problem(kind, where, f"its answer_type is {'OPEN' if is_open else 'CLOSED'}")
         return _question(row, name, image_files, where)
 
     kept = [item for _, _, item in unique_rows(source, "qid", parse, problems)]
@@ -117,7 +125,7 @@ def read_vqa_rad(
         kept = [item for item in kept if item.question_id in marked]
     return labelled(
         *("vqa-rad", kept, pairs, problems),
-        rule=rule,
+        asked=asked or yes_or_no(rule),
         file=source.name,
         answers_only=answers_only,
     )
