@@ -130,7 +130,7 @@ class IFA(SteeringPolicy):
         --------
         With ``image=0.5`` the image is a document of lambda one half, beside documents only:
 
-        >>> spans = PromptSpans(documents=((4, 6), (6, 9)), question=(9, 11), length=11, image=(1, 3))
+        >>> spans = PromptSpans(((4, 6), (6, 9)), question=(9, 11), length=11, image=(1, 3))
         >>> IFA(strength=2.0, image=0.5).columns(spans, [0.0, 1.0])
         [((6, 9), 2.0), ((1, 3), 1.0)]
         >>> IFA(strength=2.0, image=0.5).columns(spans, [0.0, 0.0])
