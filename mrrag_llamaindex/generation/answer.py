@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +40,35 @@ class SteeringOutcome:
     reason: str = ""
     rows: str = ""
     image_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionTrace:
+    """Where the attention of the question's rows went, measured in the answer's own pass.
+
+    After steering, mask and softmax; means over heads, rows and layers. The shares sum to 1.
+
+    Attributes
+    ----------
+    image, documents, question, rest : float or None
+        Shares of the image, of all documents, of the question's own text, and of the template and
+        the application's text. None where they were not measured.
+    layers : tuple of int
+        Those of the policy if it names some, else the model's critical layers.
+    reason : str
+        Why they were not measured; empty when they were.
+    """
+
+    image: float | None = None
+    documents: float | None = None
+    question: float | None = None
+    rest: float | None = None
+    layers: tuple[int, ...] = ()
+    reason: str = "this engine does not show attention"
+
+
+NOT_SHOWN = AttentionTrace()
+"""Of an engine that shows no attention."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +120,8 @@ class Answer:
         Whether the answer ended with the last token that was allowed, and not of itself.
     influence : mapping of str to Influence or None
         How much each document moved the answer, see `explain`; None if that was not asked for.
+    attention : AttentionTrace
+        Shares of image, documents and question, or why they are not known.
     left_out_turns : int
         Earlier turns of the conversation that the prompt lacks, because they are about another
         image, or it is not known which (a conversation that was begun in another process).
@@ -111,6 +142,8 @@ class Answer:
     cut_off: bool = False
     influence: Mapping[str, Influence] | None = None
     left_out_turns: int = 0
+    # Measured, and in another batch other in its last digits: no part of what makes two equal.
+    attention: AttentionTrace = field(default=NOT_SHOWN, compare=False)
 
     @classmethod
     def of(
