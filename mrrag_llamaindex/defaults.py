@@ -112,6 +112,10 @@ MAX_DECODING_BYTES = 512 * 2**20
 """Memory that decoding one image may take beside its file: a grey film of 16 bits may have 70
 million pixels, a mammogram has 30. Compressed, an image of gigabytes fits into a few kilobytes."""
 
+MAX_QUERY_IMAGES = 8
+"""Images of one question. A study has two to four views; slices of a volume would fill the prompt
+with tokens, and no towers here read volumes."""
+
 MAX_IMAGE_BYTES = 8 * MAX_IMAGE_PIXELS
 """Bytes of an image file: four channels of 16 bits, uncompressed, for every pixel allowed."""
 

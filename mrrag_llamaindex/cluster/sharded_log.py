@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic
 
@@ -55,80 +56,91 @@ class Shard(Generic[Header, Record]):
             yield log, [item for key, item in pairs if key not in log.keys]
 
 
-def fill(
-    log: LineLog[Header, Record],
-    keys: Sequence[str],
-    pool: Pool,
-    write: Function,
-    *,
-    size: int,
-    item_of: Callable[[int], Any],
-    about: Any = None,
-) -> Iterator[tuple[int, Any]]:
-    """Have workers make the records that a log lacks, and append them in order.
+@dataclass(frozen=True)
+class Sharded(Generic[Header, Record]):
+    """A log, and how it is divided.
 
-    Parameters
+    Attributes
     ----------
     log : LineLog
     keys : sequence of str
-        Of all records, in their order.
-    pool : Pool
-    write : Function
-        Takes a `Shard`, writes it, and returns what is to be known of it apart from its records.
-    size : int
-        Records of a shard.
+        Of all its records, in their order.
+    starts : sequence of int
+        Where in ``keys`` each shard begins.
     item_of : callable
         From a place in ``keys`` to what the record is made from.
     about : object
         See `Shard`.
+    """
+
+    log: LineLog[Header, Record]
+    keys: Sequence[str]
+    starts: Sequence[int]
+    item_of: Callable[[int], Any]
+    about: Any = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards are."""
+        return self.log.path.with_name(f"{self.log.path.name}.shards").absolute()
+
+    def parts(self) -> Iterator[tuple[Path, int, list[int]]]:
+        """Yield each shard's file, its number of keys, and the places that the whole log lacks."""
+        for start, stop in pairwise([*self.starts, len(self.keys)]):
+            missing = [n for n in range(start, stop) if self.keys[n] not in self.log.keys]
+            yield self.folder / f"{start:09}-{stop - start}.jsonl", stop - start, missing
+
+    def is_written(self, path: Path, missing: Sequence[int]) -> bool:
+        """Whether a shard holds all that the log lacks of it."""
+        if not missing or not path.exists():
+            return not missing
+        # Opened as its writer would: what is torn or of another run is seen now.
+        with LineLog(path, self.log.form, self.log.header, wait=_WAIT_SECONDS) as shard:
+            return all(self.keys[place] in shard.keys for place in missing)
+
+    def shard(self, path: Path, missing: Sequence[int]) -> Shard[Header, Record]:
+        """Return what a worker is to write."""
+        keys = tuple(self.keys[place] for place in missing)
+        items = tuple(map(self.item_of, missing))
+        return Shard(path, self.log.form, self.log.header, keys, items, self.about)
+
+
+def fill(
+    logs: Sequence[Sharded[Any, Any]], pool: Pool, write: Function
+) -> Iterator[tuple[Sharded[Any, Any], int, Any]]:
+    """Have workers make the records that some logs lack, and append them in order.
+
+    Parameters
+    ----------
+    logs : sequence of Sharded
+    pool : Pool
+    write : Function
+        Takes a `Shard`, writes it, and returns what is to be known of it apart from its records.
 
     Yields
     ------
-    tuple of (int, object)
-        For each shard in turn, how many of ``keys`` are dealt with, and what ``write`` returned;
-        None where there was nothing left to do.
+    tuple of (Sharded, int, object)
+        For each shard in turn, its log, how many keys it has, and what ``write`` returned; None
+        where nothing was left to do.
 
     Raises
     ------
     ClusterError
         If a worker's shard is not seen here.
     """
-    folder = log.path.with_name(f"{log.path.name}.shards").absolute()
-    starts = range(0, len(keys), size)
-
-    def path_of(start: int) -> Path:
-        return folder / f"{start:09}-{size}.jsonl"
-
-    def missing(start: int) -> list[int]:
-        places = range(start, min(start + size, len(keys)))
-        return [place for place in places if keys[place] not in log.keys]
-
-    def lacks_work(start: int) -> bool:
-        places = missing(start)
-        if not places or not path_of(start).exists():
-            return not places
-        # Opened as its writer would: what is torn or of another run is seen now.
-        with LineLog(path_of(start), log.form, log.header, wait=_WAIT_SECONDS) as shard:
-            return all(keys[place] in shard.keys for place in places)
-
-    todo = [start for start in starts if not lacks_work(start)]
-
-    def shards() -> Iterator[Shard[Header, Record]]:
-        for start in todo:
-            places = missing(start)
-            names, items = tuple(keys[n] for n in places), tuple(map(item_of, places))
-            yield Shard(path_of(start), log.form, log.header, names, items, about)
-
-    results = pool.run(write, shards())
-    waits = set(todo)
-    for start in starts:
-        result = next(results) if start in waits else None
-        places = missing(start)
-        if places:
-            _append(log, path_of(start), [keys[place] for place in places])
-        yield min(start + size, len(keys)), result
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    parts = [(log, *part) for log in logs for part in log.parts()]
+    todo = {
+        path: (log, missing) for log, path, _, missing in parts if not log.is_written(path, missing)
+    }
+    results = pool.run(write, (log.shard(path, lacks) for path, (log, lacks) in todo.items()))
+    for log, path, count, missing in parts:
+        result = next(results) if path in todo else None
+        if missing:
+            _append(log.log, path, [log.keys[place] for place in missing])
+        yield log, count, result
+    for log in logs:
+        with contextlib.suppress(OSError):
+            log.folder.rmdir()
 
 
 def _append(log: LineLog[Header, Record], path: Path, keys: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +55,10 @@ def demo(
 
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
-    image: Annotated[Path, typer.Option(help="The query image.")],
+    image: Annotated[
+        list[Path],
+        typer.Option(help="The query image; again for another image of the same study."),
+    ],
     store: options.Store = None,
     server: Annotated[
         str | None,
@@ -86,6 +89,10 @@ def ask(
         ),
     ] = None,
     one_per: options.OnePer = "study",
+    combine_images: Annotated[
+        Literal["mean", "max"],
+        typer.Option(help="Several images: score of a pair over them."),
+    ] = "mean",
     answer_column: Annotated[
         str | None,
         typer.Option(help="vote: column of the pairs with their answers; default: answer, label."),
@@ -115,6 +122,8 @@ def ask(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     engine: options.Engine = "transformers",
     api_base: options.ApiBase = None,
@@ -125,6 +134,8 @@ def ask(
         "--model": model,
         "--quantization": quantization,
         "--allow-pickle": allow_pickle,
+        "--adapter": adapter,
+        "--merge-adapter": merge_adapter,
         "--vision-tower": None if vision_tower == "checkpoint" else vision_tower,
         "--engine": None if engine == "transformers" else engine,
         "--api-base": api_base,
@@ -142,6 +153,7 @@ def ask(
         asked = {
             "k": documents,
             "one_per": one_per,
+            "combine_images": None if combine_images == "mean" else combine_images,
             "exclude_patients": exclude_patient or None,
             "minimum_probability": minimum_probability,
             "abstain": abstain,
@@ -166,8 +178,11 @@ def ask(
     voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
     check_name(quantization)
     check_encodable(question, "the question")
-    query = QueryImage.read(image, ReadingOptions.parse(window, frame), what=f"--image {image}")
-    query.rgb  # noqa: B018 (decoded now: it fails before anything slow is loaded)
+    reading = ReadingOptions.parse(window, frame)
+    query = QueryImage.study(
+        [QueryImage.read(one, reading, what=f"--image {one}") for one in image]
+    )
+    query.pictures  # noqa: B018 (decoded now: it fails before anything slow is loaded)
     # A store that is not there, or a server that hangs, is told before what takes long to import.
     pairs = PairStore.open(store)
 
@@ -187,6 +202,7 @@ def ask(
     retrieval: dict[str, Any] = {
         "exclude": Exclusion(patient_ids=frozenset(exclude_patient or ())),
         "one_per": one_per,
+        "combine_images": combine_images,
         "minimum_probability": minimum_probability,
         "abstain": abstain,
     }
@@ -213,6 +229,8 @@ def ask(
         quantization=quantization,
         vision_tower=vision_tower,
         allow_pickle=allow_pickle,
+        adapter=adapter,
+        merge_adapter=merge_adapter,
         ifa=IFA() if ifa else None,
         explain=explain,
     )
@@ -242,13 +260,17 @@ def _refuse_local(given: Mapping[str, Any]) -> None:
 
 
 def _ask_server(
-    client: Client, question: str, image: Path, options: Mapping[str, Any], as_json: bool
+    client: Client,
+    question: str,
+    images: Sequence[Path],
+    options: Mapping[str, Any],
+    as_json: bool,
 ) -> None:
     """Ask a running server; neither torch nor a store is needed here."""
     check_encodable(question, "the question")
-    file = read_bytes(image, what=f"--image {image}")
+    files = [read_bytes(image, what=f"--image {image}") for image in images]
     given = {name: value for name, value in options.items() if value is not None}
-    answer = client.ask(question, file, given)
+    answer = client.ask(question, files, given)
     if answer["answer"] is None:
         names = ("probability", "threshold", "error_rate", "confidence")
         _print_no_answer(question, NoRelevantCase(*(answer[name] for name in names)), as_json)

@@ -23,6 +23,8 @@ class ModelOptions:
     quantization: str | None
     vision_tower: str
     allow_pickle: bool
+    adapter: str | None = None
+    merge_adapter: bool = False
 
     def any_engine(self, runtime: str, api_base: str | None, **settings: Any) -> tuple[Engine, str]:
         """Load it into transformers or vLLM, or reach a server, as `engine` does."""

@@ -116,6 +116,14 @@ AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read .bin files, which are pickles."),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="LoRA adapter of the model: a folder of peft, or a hub id."),
+]
+MergeAdapter = Annotated[
+    bool,
+    typer.Option("--merge-adapter", help="Add the adapter to the weights, rounded to their type."),
+]
 OnePer = Annotated[
     Literal["patient", "study", "none"],
     typer.Option(help="What takes one place at most among the documents."),

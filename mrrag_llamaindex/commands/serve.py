@@ -75,6 +75,8 @@ def serve(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     engine: options.Engine = "transformers",
     api_base: options.ApiBase = None,
@@ -106,6 +108,8 @@ def serve(
         "quantization": quantization,
         "vision_tower": vision_tower,
         "allow_pickle": allow_pickle,
+        "adapter": adapter,
+        "merge_adapter": merge_adapter,
         "runtime": engine,
         "api_base": api_base,
     }

@@ -89,7 +89,7 @@ def _cached(hub_id: str) -> Path | None:
         return None
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     # An interrupted download leaves a folder without them; the hub is then asked again.
-    names = ("config.json", "tower.json", "open_clip_config.json")
+    names = ("config.json", "tower.json", "open_clip_config.json", "adapter_config.json")
     known = any((folder / name).exists() for name in names)
     return folder if weights and known else None
 

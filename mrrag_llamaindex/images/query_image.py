@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
 from PIL import Image
 
+from mrrag_llamaindex import defaults
+from mrrag_llamaindex.errors import ImageError
 from mrrag_llamaindex.images.load import ImageSource, image_digest, read_bytes
 from mrrag_llamaindex.images.options import ReadingOptions
 
@@ -40,6 +43,8 @@ class QueryImage:
         Window and frame by which the file is decoded.
     what : str
         What error messages call it.
+    others : tuple of QueryImage
+        Further images of the same study, in order; see `study`.
     """
 
     digest: str
@@ -47,6 +52,7 @@ class QueryImage:
     path: str | None = field(default=None, repr=False, compare=False)
     options: ReadingOptions = field(default_factory=ReadingOptions)
     what: str = field(default=_WHAT, repr=False, compare=False)
+    others: tuple[QueryImage, ...] = ()
 
     @classmethod
     def read(
@@ -82,6 +88,55 @@ class QueryImage:
         data = read_bytes(source, what=what)
         path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         return cls(image_digest(data), data, path, options, what)
+
+    @classmethod
+    def study(cls, sources: Sequence[ImageSource | QueryImage]) -> QueryImage:
+        """Read several images of one patient that one question is about, in order.
+
+        Parameters
+        ----------
+        sources : sequence of path, bytes, PIL.Image.Image or QueryImage
+            As for `read`: frontal and lateral, or prior and current.
+
+        Returns
+        -------
+        QueryImage
+            The first, with the `others` behind it, and a digest of all of them. Of one source it
+            is that image.
+
+        Raises
+        ------
+        ImageError
+            If there is none, there are more than `defaults.MAX_QUERY_IMAGES`, or one of them was
+            given twice; and as `read`.
+        """
+        images = [view for source in sources for view in cls.read(source).views]
+        if not images:
+            raise ImageError("no image was given with the question")
+        if len(images) == 1:
+            return images[0]
+        if len(images) > defaults.MAX_QUERY_IMAGES:
+            raise ImageError(
+                f"{len(images)} images were given with one question (limit "
+                f"{defaults.MAX_QUERY_IMAGES}): give those of one study, and slices of a volume "
+                "not at all"
+            )
+        if len(set(images)) < len(images):
+            raise ImageError("the same image was given twice with one question")
+        first, *others = images
+        joined = hashlib.sha256("".join(image.digest for image in images).encode()).hexdigest()
+        # No path: a step that names the first file alone asks about another thing.
+        return _Study(joined, first.content, None, first.options, first.what, tuple(others), first)
+
+    @property
+    def views(self) -> tuple[QueryImage, ...]:
+        """Every image of the question by itself, in order."""
+        return (self,)
+
+    @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """Every decoded image of the question, see `rgb`."""
+        return tuple(view.rgb for view in self.views)
 
     @cached_property
     def rgb(self) -> Image.Image:
@@ -121,3 +176,26 @@ class QueryImage:
     def release_pixels(self) -> None:
         """Drop decoded pixels that can be decoded again from the file's bytes."""
         self.__dict__.pop("rgb", None)
+
+
+@dataclass(frozen=True)
+class _Study(QueryImage):
+    """Several images; what is asked of one image is answered by the first of them."""
+
+    first: QueryImage | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def views(self) -> tuple[QueryImage, ...]:
+        return () if self.first is None else (self.first, *self.others)
+
+    @property
+    def rgb(self) -> Image.Image:  # not kept here, but by the first
+        return self.views[0].rgb
+
+    @property
+    def memory(self) -> int:
+        return sum(view.memory for view in self.views)
+
+    def release_pixels(self) -> None:
+        for view in self.views:
+            view.release_pixels()

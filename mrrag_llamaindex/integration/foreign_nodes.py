@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
-from numpy.typing import NDArray
 from PIL.Image import Image
 
 from mrrag_llamaindex.images.load import load_image
 from mrrag_llamaindex.integration.inputs.images import image_of_node
+from mrrag_llamaindex.integration.inputs.study_scores import AskedView
 from mrrag_llamaindex.mcr.blocks import Blocks
-from mrrag_llamaindex.mcr.score import FusionWeights, fuse, similarity_terms
+from mrrag_llamaindex.mcr.score import fuse, similarity_terms
 from mrrag_llamaindex.towers.protocol import DualTower
 
 Scored = tuple[float, dict[str, float]]
@@ -37,9 +37,7 @@ def with_report(node: BaseNode, report: str) -> BaseNode:
 def score_unknown(
     nodes: Mapping[int, BaseNode],
     towers: DualTower,
-    image_vector: NDArray[np.float32] | None,
-    text_vector: NDArray[np.float32] | None,
-    weights: FusionWeights,
+    views: Sequence[AskedView],
 ) -> dict[int, Scored]:
     """Embed the text and the image of nodes that are no known pairs, and score them.
 
@@ -49,10 +47,8 @@ def score_unknown(
         By position. A half that a node lacks stays zero, as in the store: its terms are exactly 0.
     towers : DualTower
         Those that the question's vectors are from.
-    image_vector, text_vector : ndarray of float32, shape (n,), or None
-        The question's.
-    weights : FusionWeights
-        Those of this question.
+    views : sequence of AskedView
+        The question's; a node has the best score that one of them gives it.
     """
     texts = {i: node.get_content(metadata_mode=MetadataMode.NONE) for i, node in nodes.items()}
     texts = {i: text for i, text in texts.items() if text.strip()}
@@ -65,14 +61,17 @@ def score_unknown(
         text_half[[row[i] for i in texts]] = towers.embed_texts(list(texts.values()))
     if images:
         image_half[[row[i] for i in images]] = towers.embed_images(list(images.values()))
-    terms = similarity_terms(
-        image_vector, text_vector, image_half, text_half, terms=blocks.terms, blocks=blocks
-    )
-    scores = fuse(terms, weights)
-    return {
-        position: (float(scores[i]), dict(zip(blocks.terms, terms[i].tolist(), strict=True)))
-        for position, i in row.items()
-    }
+    scored: dict[int, Scored] = {}
+    for view in views:
+        terms = similarity_terms(
+            view.image, view.text, image_half, text_half, terms=blocks.terms, blocks=blocks
+        )
+        scores = fuse(terms, view.weights)
+        for position, i in row.items():
+            if position not in scored or scores[i] > scored[position][0]:
+                own = dict(zip(blocks.terms, terms[i].tolist(), strict=True))
+                scored[position] = float(scores[i]), view.told(own)
+    return scored
 
 
 def _image(node: BaseNode) -> Image | None:

@@ -103,7 +103,7 @@ class MRRAGLLaVA(LoadedGenerator):
             context_window=self._engine.window - self._engine.image_tokens - _SAFETY_TOKENS,
             num_output=self.max_new_tokens,
             is_chat_model=True,
-            model_name=self.model,
+            model_name=self.model if self.adapter is None else f"{self.model}+{self.adapter}",
         )
 
     def complete_batch(self, prompts: Sequence[str], **kwargs: Any) -> list[CompletionResponse]:
@@ -195,7 +195,7 @@ class MRRAGLLaVA(LoadedGenerator):
         call: Resolved,
         stream: TokenStream,
         request: PromptRequest,
-        image: Image | None,
+        image: tuple[Image, ...],
         limit: int | None,
     ) -> Iterator[Reply]:
         text = ""
@@ -210,18 +210,18 @@ class MRRAGLLaVA(LoadedGenerator):
             answer = self._record(call, stream.answer, request, image, limit)
             yield Reply(text, "", answer_facts(answer))
 
-    def _inputs(self, call: Resolved) -> tuple[PromptRequest, Image | None]:
+    def _inputs(self, call: Resolved) -> tuple[PromptRequest, tuple[Image, ...]]:
         request = call.request
         if not self._engine.loaded.profile.conversational:
             request = replace(request, history=())
-        return request, None if call.image is None else call.image.rgb
+        return request, () if call.image is None else call.image.pictures
 
     def _record(
         self,
         call: Resolved,
         answer: Answer,
         request: PromptRequest,
-        image: Image | None,
+        image: tuple[Image, ...],
         limit: int | None,
     ) -> Answer:
         answer = replace(answer, text=strip(answer.text), left_out_turns=call.left_out_turns)

@@ -27,7 +27,8 @@ from mrrag_llamaindex.integration.foreign_nodes import (
 from mrrag_llamaindex.integration.inputs.answering import resolved_llm
 from mrrag_llamaindex.integration.inputs.options import shared_out
 from mrrag_llamaindex.integration.inputs.room import question_room, require_room
-from mrrag_llamaindex.integration.inputs.vectors import query_vectors
+from mrrag_llamaindex.integration.inputs.study_scores import CombineImages, asked_views, score_views
+from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     current_query_image,
@@ -44,6 +45,7 @@ from mrrag_llamaindex.integration.tickets.nodes import (
 )
 from mrrag_llamaindex.integration.tickets.readers import reads_tickets
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.learned_files import GivenCalibration, calibration_of
 from mrrag_llamaindex.store.protocol import PairStore
@@ -91,6 +93,8 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         What to do with a node that the store does not hold: embed its text (and its
         ``image_path``, where it has one) on the fly; keep it without a score, last and
         unsteered; or raise.
+    combine_images : {"mean", "max"}
+        As for `MRRAGRetriever`.
     on_missing_image : {"error", "ignore"}
     stamped : bool, optional
         As for `MRRAGRetriever`.
@@ -111,6 +115,10 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
     minimum_documents: int = Field(default=1, ge=1, description="Minimum documents kept.")
     unknown: Literal["embed", "keep", "error"] = Field(
         default="embed", description="What to do with nodes that the pair store does not hold."
+    )
+    combine_images: CombineImages = Field(
+        default="mean",
+        description="Score of a question with several images, see inputs.study_scores.",
     )
     on_missing_image: MissingImage = Field(
         default="error", description="What to do with a question without an image."
@@ -235,11 +243,13 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
         image = read_query_image(query, self.on_missing_image, known, enclosing)
         if known is not None and image != known:
             raise other_image()
-        image_vector, text_vector = query_vectors(self._towers, query.embedding_strs, image)
-        weights = self._weights.weights_for(image_vector, text_vector)
+        images, text = study_vectors(self._towers, query.embedding_strs, image)
+        views, weights = asked_views(
+            images, text, self._weights, Blocks.of(self._towers), self.combine_images
+        )
         plain = [without_scores(item.node) for item in nodes]
         ids = list(dict.fromkeys(pair_id for node in plain for pair_id in pair_ids(node)))
-        hits = self._store.score(ids, image_vector, text_vector, weights)
+        hits = score_views(self._store, views, ids)
         scored: dict[int, Scored] = {}
         for position, node in enumerate(plain):
             hit = next((hits[pair_id] for pair_id in pair_ids(node) if pair_id in hits), None)
@@ -253,7 +263,7 @@ class MRRAGPostprocessor(BaseNodePostprocessor):
                 'its pair, or choose unknown="embed" or unknown="keep"'
             )
         if unknown and self.unknown == "embed":
-            scored |= score_unknown(unknown, self._towers, image_vector, text_vector, weights)
+            scored |= score_unknown(unknown, self._towers, views)
         ranking = []
         evidence = Evidence(query.query_str, image)
         for position, (node, item) in enumerate(zip(plain, nodes, strict=True)):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from mrrag_llamaindex.errors import EvidenceError, InputError
+from mrrag_llamaindex.errors import EvidenceError, ImageError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.inputs.images import ImageInput, image_source
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, image_source, read_image
 
 if TYPE_CHECKING:
     from llama_index.core import QueryBundle
@@ -78,7 +78,8 @@ class query_image:  # noqa: N801 (used as a statement, as contextlib's suppress 
     Parameters
     ----------
     image : path, URL of a file, data URL, bytes, PIL.Image.Image, ImageDocument, ImageBlock
-        Or a `QueryImage`, which carries a window or frame with it.
+        Or a `QueryImage`, which carries a window or frame with it; or a list of these: the images
+        of one study of one patient, as frontal and lateral, in order.
 
     Raises
     ------
@@ -98,7 +99,7 @@ class query_image:  # noqa: N801 (used as a statement, as contextlib's suppress 
     ...     chat_engine.chat("Is there a pleural effusion?")
     """
 
-    def __init__(self, image: ImageInput) -> None:
+    def __init__(self, image: QuestionImages) -> None:
         self._source = image
         self._blocks: list[_Block] = []
 
@@ -106,7 +107,9 @@ class query_image:  # noqa: N801 (used as a statement, as contextlib's suppress 
         frame = sys._getframe(1)
         while frame.f_globals.get("__name__") == "contextlib" and frame.f_back is not None:
             frame = frame.f_back  # entered by an ExitStack: the block is its user's
-        image = QueryImage.read(image_source(self._source))
+        image = read_image(self._source)
+        if image is None:
+            raise ImageError("query_image(None): give the image that the questions are about")
         block = _Block(image, frame, _INNERMOST.get(), _asynchronous_generator(frame))
         _OPEN.setdefault(frame, []).append(block)
         _INNERMOST.set(block)

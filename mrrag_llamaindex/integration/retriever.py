@@ -18,13 +18,19 @@ from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.generation.scheduling.off_loop import in_thread
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.inputs.filters import GivenFilters, store_filter
-from mrrag_llamaindex.integration.inputs.images import ImageInput, read_image
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, read_image
 from mrrag_llamaindex.integration.inputs.options import (
     parameters,
     require_count,
     require_one_of,
 )
-from mrrag_llamaindex.integration.inputs.vectors import query_vectors
+from mrrag_llamaindex.integration.inputs.study_scores import (
+    COMBINE_IMAGES,
+    CombineImages,
+    asked_views,
+    query_views,
+)
+from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.query_image import (
     MissingImage,
     enclosing_image,
@@ -33,6 +39,7 @@ from mrrag_llamaindex.integration.query_image import (
 from mrrag_llamaindex.integration.selection import Selection
 from mrrag_llamaindex.integration.tickets.nodes import Evidence, add_ranks, node_of_hit
 from mrrag_llamaindex.integration.tickets.stamps import stamp
+from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.hits import ONE_PER, Exclusion, OnePer, one_per_case
 from mrrag_llamaindex.store.learned_files import require_weights
@@ -72,6 +79,8 @@ class MRRAGRetriever(BaseRetriever):
         What takes one place at most. Of several views of one study, or of all that is stored of a
         patient, the best stands for all, and its ``metadata["mrrag"]["views"]`` names the others;
         further pairs are fetched, so that as many documents are returned. See `one_per_case`.
+    combine_images : {"mean", "max"}
+        Score of a pair where the question has several images, see `inputs.study_scores`.
     candidates : int
         Pairs fetched; at least ``similarity_top_k``.
     exclude : Exclusion
@@ -118,6 +127,7 @@ class MRRAGRetriever(BaseRetriever):
         *,
         similarity_top_k: int = defaults.MAX_DOCUMENTS,
         one_per: OnePer = "study",
+        combine_images: CombineImages = "mean",
         candidates: int = defaults.CANDIDATES,
         exclude: Exclusion | None = None,
         on_missing_image: MissingImage = "error",
@@ -125,7 +135,7 @@ class MRRAGRetriever(BaseRetriever):
         filters: GivenFilters = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
-        image: ImageInput | None = None,
+        image: QuestionImages | None = None,
         calibration: Calibration | None = None,
         minimum_probability: float | None = None,
         minimum_documents: int = 1,
@@ -144,6 +154,8 @@ class MRRAGRetriever(BaseRetriever):
             raise InputError(f"exclude is a {type(exclude).__name__}; give Exclusion(...)")
         require_one_of("one_per", one_per, ONE_PER)
         self.one_per = one_per
+        require_one_of("combine_images", combine_images, COMBINE_IMAGES)
+        self.combine_images = combine_images
         require_one_of("on_missing_image", on_missing_image, ("error", "ignore"))
         require_one_of("stamped", stamped, (None, True, False))
         self.exclude = exclude or Exclusion()
@@ -184,7 +196,7 @@ class MRRAGRetriever(BaseRetriever):
         return self._image
 
     @image.setter
-    def image(self, image: ImageInput | None) -> None:
+    def image(self, image: QuestionImages | None) -> None:
         self._image = read_image(image)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -206,7 +218,7 @@ class MRRAGRetriever(BaseRetriever):
         self.selection = replace(self.selection, maximum_documents=number)
         self.candidates = max(self.candidates, number)
 
-    def hits(self, question: str, image: ImageInput | None) -> list[Hit]:
+    def hits(self, question: str, image: QuestionImages | None) -> list[Hit]:
         """Return the candidates of a question with their similarity terms, best first."""
         return self._search([question], read_image(image), self.candidates)[0]
 
@@ -225,17 +237,12 @@ class MRRAGRetriever(BaseRetriever):
     def _search(
         self, texts: Sequence[str], image: QueryImage | None, count: int
     ) -> tuple[list[Hit], FusionWeights]:
-        image_vector, text_vector = query_vectors(self.towers, texts, image)
-        weights = self.weights.weights_for(image_vector, text_vector)
-        hits = self.store.query(
-            image_vector,
-            text_vector,
-            weights,
-            count,
-            exclude=self.store.with_views(self.exclude),
-            filters=self._restriction,
+        images, text = study_vectors(self.towers, texts, image)
+        views, weights = asked_views(
+            images, text, self.weights, Blocks.of(self.towers), self.combine_images
         )
-        return hits, weights
+        excluded = self.store.with_views(self.exclude)
+        return query_views(self.store, views, count, excluded, self._restriction), weights
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self._about(query_bundle, enclosing_image(self.image))

@@ -27,7 +27,7 @@ from mrrag_llamaindex.langchain.processes import StaysInProcess
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
-    from mrrag_llamaindex.integration.inputs.images import ImageInput
+    from mrrag_llamaindex.integration.inputs.images import QuestionImages
 
 _OPTIONS = (
     "weights",
@@ -71,7 +71,7 @@ class MRRAGCompressor(StaysInProcess, BaseDocumentCompressor):
         self,
         index: MRRAGIndex,
         *,
-        image: ImageInput | None = None,
+        image: QuestionImages | None = None,
         stamped: bool = False,
         **options: Any,
     ) -> None:

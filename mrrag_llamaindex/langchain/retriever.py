@@ -23,7 +23,7 @@ from mrrag_llamaindex.langchain.processes import StaysInProcess
 if TYPE_CHECKING:
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
-    from mrrag_llamaindex.integration.inputs.images import ImageInput
+    from mrrag_llamaindex.integration.inputs.images import QuestionImages
 
 _HOST_FIELDS = ("name", "tags", "metadata")
 
@@ -68,7 +68,7 @@ class MRRAGRetriever(StaysInProcess, BaseRetriever):
         self,
         index: MRRAGIndex,
         *,
-        image: ImageInput | None = None,
+        image: QuestionImages | None = None,
         filters: Any = None,
         stamped: bool = False,
         **options: Any,
@@ -110,20 +110,18 @@ class MRRAGRetriever(StaysInProcess, BaseRetriever):
         return RunnableLambda(invoke, ainvoke, name=self.get_name())
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: Any, image: ImageInput | None = None, **options: Any
+        self, query: str, *, run_manager: Any, image: QuestionImages | None = None, **options: Any
     ) -> list[Document]:
         return self._about(query, self._image_of(image, options))
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: Any, image: ImageInput | None = None, **options: Any
+        self, query: str, *, run_manager: Any, image: QuestionImages | None = None, **options: Any
     ) -> list[Document]:
         given = await in_thread(read_image, image)
         # The block around the question is known here and not in the thread.
         return await in_thread(self._about, query, self._image_of(given, options))
 
-    def _image_of(
-        self, given: ImageInput | QueryImage | None, options: dict[str, Any]
-    ) -> QueryImage | None:
+    def _image_of(self, given: QuestionImages | None, options: dict[str, Any]) -> QueryImage | None:
         for name in options:
             raise unknown_option(name, "a call of MRRAGRetriever", ["image"])
         on_missing = self._retriever.on_missing_image

@@ -6,7 +6,7 @@ import base64
 import http.client
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,14 +52,16 @@ class Client:
         if not sound:
             raise InputError(f"--server: {self.url!r} is not of the form http://host:port")
 
-    def ask(self, question: str, image: bytes, options: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(
+        self, question: str, image: bytes | Sequence[bytes], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return the answer, in the shape of ``mrrag ask --json``.
 
         Parameters
         ----------
         question : str
-        image : bytes
-            The encoded file.
+        image : bytes or sequence of bytes
+            The encoded file, or those of one study.
         options : mapping
             Fields of ``POST /v1/ask``.
 
@@ -67,7 +69,10 @@ class Client:
         ------
         ServerError
         """
-        encoded = base64.b64encode(image).decode()
+        files = [image] if isinstance(image, bytes) else image
+        texts = [base64.b64encode(file).decode() for file in files]
+        # A server of an earlier version takes one text.
+        encoded = texts if len(texts) > 1 else texts[0]
         answer = self._post("/v1/ask", {"question": question, "image": encoded, **options})
         if not {"question", "answer", "sources"} <= answer.keys():
             raise ServerError(f"{self._name} sent something else than an answer")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.integration.inputs.study_scores import CombineImages
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.hits import Exclusion, OnePer
 
@@ -18,6 +19,11 @@ MOST_DOCUMENTS = 100
 _IN_A_FORM = "In a form: the field once for each, or one list in JSON."
 
 Identifiers = Annotated[list[str], Field(max_length=10_000)]
+
+
+_IMAGE = (
+    "A data: URL, or the file in base64; or a list of them, the images of one study of one patient."
+)
 
 
 class _Strict(BaseModel):
@@ -54,6 +60,9 @@ class RetrievalOptions(_Strict):
     minimum_probability: float | None = Field(
         None, ge=0, le=1, description="Leave out documents that are less probable; keep one."
     )
+    combine_images: CombineImages = Field(
+        "mean", description="Score of a pair, over the images of a question that has several."
+    )
     abstain: bool = Field(
         False, description="Give no answer below the threshold of the store's calibration."
     )
@@ -72,6 +81,7 @@ class RetrievalOptions(_Strict):
         options: dict[str, Any] = {
             "similarity_top_k": self.k or defaults.MAX_DOCUMENTS,
             "one_per": self.one_per,
+            "combine_images": self.combine_images,
             "exclude": Exclusion(
                 pair_ids=frozenset(self.exclude_pairs),
                 patient_ids=frozenset(self.exclude_patients),
@@ -100,11 +110,11 @@ class RetrieveRequest(RetrievalOptions):
     """A search by question, image or both."""
 
     question: str = ""
-    image: str | None = Field(None, description="A data: URL, or the file in base64.")
+    image: str | list[str] | None = Field(None, description=_IMAGE)
 
 
 class AskRequest(AskOptions):
     """A question about an image."""
 
     question: str
-    image: str = Field(description="A data: URL, or the file in base64.")
+    image: str | list[str] = Field(description=_IMAGE)

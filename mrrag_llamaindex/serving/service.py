@@ -116,23 +116,29 @@ class Service:
         return self.llm.engine.device
 
     def read_image(
-        self, data: bytes | QueryImage, reading: ReadingOptions | None = None
+        self,
+        data: bytes | QueryImage | Sequence[bytes],
+        reading: ReadingOptions | None = None,
     ) -> QueryImage:
         """Read and decode an uploaded image, few at a time: one may take half a gigabyte to decode.
+
+        Several are those of one study, see `QueryImage.study`.
 
         Raises
         ------
         ImageError
             If it cannot be used, or is larger than the server takes.
         """
-        image = QueryImage.read(data, reading)
-        with self._decoding:
-            width, height = image.rgb.size
-        if width * height > self._image_pixels:
-            raise ImageError(
-                f"query image: {width} x {height} pixels are more than this server takes "
-                f"({self._image_pixels:,})"
-            )
+        sent = [data] if isinstance(data, bytes | QueryImage) else data
+        image = QueryImage.study([QueryImage.read(one, reading) for one in sent])
+        for view in image.views:
+            with self._decoding:
+                width, height = view.rgb.size
+            if width * height > self._image_pixels:
+                raise ImageError(
+                    f"query image: {width} x {height} pixels are more than this server takes "
+                    f"({self._image_pixels:,})"
+                )
         return image
 
     def stream(

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images import load as load_module
 from mrrag_llamaindex.images import query_image as query_image_module
 from mrrag_llamaindex.images.options import ReadingOptions
+from tests.generation.checkpoints.test_adapters import trained
+from tests.tiny.families import write
 
 
 def ask(mrrag, corpus, *options, image=None, question=None):
@@ -318,6 +321,34 @@ def test_options_of_the_other_way_of_answering_are_refused(mrrag, corpus, answer
         check_refused(vote(mrrag, corpus, answered, *option), option[0], "no model")
     for option in (("--answer-column", "verdict"), ("--vote-temperature", 0.1)):
         check_refused(ask(mrrag, corpus, *option), option[0], "--by vote")
+
+
+def test_several_images_are_one_question_or_refused_by_name(mrrag, corpus, tmp_path):
+    with Image.open(corpus.image) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "lateral.png")
+    second = ("--image", tmp_path / "lateral.png")
+    refused = ask(mrrag, corpus, *second)
+    check_refused(refused, "2 images were given with one question", "this model reads one")
+    check_refused(ask(mrrag, corpus, "--image", corpus.image), "twice")
+    reader = ("--model", write("idefics3", tmp_path / "idefics3"), "--documents", 3, "--json")
+    both = ask(mrrag, corpus, *second, *reader)
+    assert both.code == 0, both.err
+    alone = json.loads(ask(mrrag, corpus, *reader).out)
+    both = json.loads(both.out)
+    assert both["p_yes"] != alone["p_yes"]
+    most = json.loads(ask(mrrag, corpus, *second, *reader, "--combine-images", "max").out)
+    scores = [[row["score"] for row in one["sources"]] for one in (both, most)]
+    assert scores[0] != scores[1]
+
+
+def test_an_adapter_is_put_onto_the_model(mrrag, corpus, tmp_path):
+    adapter = trained(defaults.PHANTOM_FOLDER / "llava", tmp_path / "adapter", "llava")
+    plain = json.loads(ask(mrrag, corpus, "--json").out)
+    tuned = ask(mrrag, corpus, "--adapter", adapter, "--json")
+    assert tuned.code == 0, tuned.err
+    assert json.loads(tuned.out)["p_yes"] != plain["p_yes"]
+    check_refused(ask(mrrag, corpus, "--merge-adapter"), "merge_adapter goes with adapter")
+    check_refused(ask(mrrag, corpus, "--adapter", tmp_path / "none"), "there is no such folder")
 
 
 def test_a_limit_of_time_is_for_a_server(mrrag, corpus):

@@ -94,3 +94,37 @@ def test_an_open_image_keeps_its_pixels_and_counts_them_once() -> None:
     image.release_pixels()
     assert image.memory == 4 * 30 * 40
     assert same(image, picture())
+
+
+def test_several_images_are_one_question_in_their_order(path: Path) -> None:
+    sources = [path.read_bytes(), picture(1), picture(2)]
+    study = QueryImage.study(sources)
+    assert [view.rgb.tobytes() for view in study.views] == [
+        QueryImage.read(source).rgb.tobytes() for source in sources
+    ]
+    assert study.pictures == tuple(view.rgb for view in study.views)
+    assert study == QueryImage.study(sources)
+    others = [QueryImage.study(sources[::-1]), QueryImage.study(sources[:2]), study.views[0]]
+    assert len({study, *others}) == 4
+    assert len({study.digest, *(one.digest for one in others)}) == 4
+    assert QueryImage.study(sources[:1]) == study.views[0]
+    assert QueryImage.study([study, picture(3)]).views[:3] == study.views
+
+
+def test_the_memory_of_several_images_is_counted_and_let_go(path: Path) -> None:
+    study = QueryImage.study([path, picture(1)])
+    before = study.memory
+    assert study.pictures
+    assert study.memory == before + 4 * 30 * 40
+    study.release_pixels()
+    assert study.memory == before
+
+
+def test_images_that_are_no_study_are_refused(path: Path) -> None:
+    with pytest.raises(ImageError, match="twice"):
+        QueryImage.study([path, path.read_bytes()])
+    with pytest.raises(ImageError, match="no image"):
+        QueryImage.study([])
+    many = [picture(seed) for seed in range(defaults.MAX_QUERY_IMAGES + 1)]
+    with pytest.raises(ImageError, match="9 images were given"):
+        QueryImage.study(many)

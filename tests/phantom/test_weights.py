@@ -35,7 +35,7 @@ def test_it_is_a_real_llava_with_clip_and_grouped_query_mistral(engine):
 
 def test_image_tokens_in_the_prompt_equal_the_model_s_features(engine):
     trial = draw_trials(SEED, 1, documents=1, irrelevant=0)[0]
-    read = engine.loaded.images.read(trial.image)
+    read = engine.loaded.images.read([trial.image])
     features = engine.model.get_image_features(**read.tensors, return_dict=True).pooler_output
     assert len(features[0]) == engine.image_tokens == read.tokens
 

@@ -112,5 +112,5 @@ def test_the_model_has_the_shape_of_llava_med():
     }
     assert 7.10e9 < counts["text"] < 7.13e9  # 7.24e9 with the output head of 32,000 words
     assert 3.03e8 < counts["vision"] < 3.05e8
-    assert loaded.images.read(Image.new("RGB", (90, 60))).tokens == 576
+    assert loaded.images.read([Image.new("RGB", (90, 60))]).tokens == 576
     assert loaded.critical_layers == tuple(range(10, 22))

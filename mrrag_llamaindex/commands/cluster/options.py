@@ -65,9 +65,9 @@ class WithAddress(TyperCommand):
 class RayOptions:
     """The options of these names; without an address everything is done in this process."""
 
-    address: str | None
-    workers: int | None
-    gpus: float | None
+    address: str | None = None
+    workers: int | None = None
+    gpus: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "gpus"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +13,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
@@ -21,7 +25,9 @@ from mrrag_llamaindex.evaluation.tasks.task import Scoring
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.data import OwnCopy
     from mrrag_llamaindex.evaluation.data.data_set import Asked
+    from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers
     from mrrag_llamaindex.evaluation.tasks.task import Task
+    from mrrag_llamaindex.generation.interface import Engine
 
 
 def evaluate(
@@ -125,9 +131,14 @@ def evaluate(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     runtime: options.Engine = "transformers",
     api_base: options.ApiBase = None,
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run the ablation and its baselines on one set of questions, tuned on other patients.
@@ -144,12 +155,14 @@ def evaluate(
     from mrrag_llamaindex.evaluation.run.harness import Harness
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import HarnessSettings
+    from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers
     from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
     from mrrag_llamaindex.mcr.weights_file import load_weights
     from mrrag_llamaindex.phantom.sets.describing_set import SETTING as DESCRIBING
     from mrrag_llamaindex.phantom.sets.evaluation_set import SETTING
     from mrrag_llamaindex.towers.loading import load_towers
 
+    spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     task = task_named(task_name)
     read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "")
     if scoring != "leading" and task is not YES_NO:
@@ -157,6 +170,15 @@ def evaluate(
     if any((section, clinical, radeval_python)) and task.name != "report":
         raise InputError("--section, --clinical and --radeval-python belong to --task report")
     asked = task.asked(scoring, section or "report")
+    own_data = data != defaults.PHANTOM
+    alone = bool(predictions) and own_data and not any((methods, model, towers, weights))
+    by_vote = (
+        data == "vqa-rad"
+        and task is YES_NO
+        and not any((methods, model, towers, predictions, report_file))
+    )
+    if spread and (rescored is not None or alone or by_vote):
+        raise InputError("--ray spreads what a model is asked, and here none is: leave it out")
     if rescored is not None:
         if any((root, question_file, report_file, images, model, towers, weights, predictions)):
             raise InputError("--rescore reads the answers of a run; leave data and models out")
@@ -169,7 +191,7 @@ def evaluate(
             task=task,
         )
         return
-    if predictions and data != defaults.PHANTOM and not any((methods, model, towers, weights)):
+    if alone:
         if facts or report_file or images:
             raise InputError(
                 "--predictions without --methods, --model or --towers are scored alone: leave "
@@ -177,7 +199,7 @@ def evaluate(
             )
         _score_predictions(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
-            _named(predictions, name or [], ()),
+            _named(predictions or [], name or [], ()),
             questions,
             task=task,
             asked=asked,
@@ -187,11 +209,6 @@ def evaluate(
             as_json=as_json,
         )
         return
-    by_vote = (
-        data == "vqa-rad"
-        and task is YES_NO
-        and not any((methods, model, towers, predictions, report_file))
-    )
     if by_vote:
         given = (weights, questions, documents, facts, name)
         if any(item is not None for item in given):
@@ -236,21 +253,31 @@ def evaluate(
     fusion_weights = (
         None if weights is None else load_weights(weights, towers_identity=encoder.identity)
     )
-    engine, layers = None, "no model was asked"
-    if any(row_named(name).generates for name in wanted):
-        shipped = defaults.PHANTOM if task is YES_NO else defaults.PHANTOM_DESCRIBING
-        source = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
-        engine, layers = ModelOptions(
-            *(source, device, quantization, vision_tower, allow_pickle)
-        ).any_engine(
-            *(runtime, api_base),
-            max_documents=max(*counts, defaults.MAX_DOCUMENTS),
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=max(batch_size, 32) if synthetic else batch_size,
-        )
-    elif model is not None:
-        raise InputError(f"--model has nothing to answer: {', '.join(wanted)} asks no model")
-    with sources.embedded(sets, encoder, None if synthetic else out) as (data_sets, store):
+    generates = any(row_named(name).generates for name in wanted)
+    shipped = defaults.PHANTOM if task is YES_NO else defaults.PHANTOM_DESCRIBING
+    chosen = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
+    given_for = {"--model": model, "--adapter": adapter, "--ray": ray}
+    if not generates and (unused := [name for name, value in given_for.items() if value]):
+        raise InputError(f"{unused[0]} has nothing to answer: {', '.join(wanted)} asks no model")
+    generator = partial(
+        ModelOptions(
+            *(chosen, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
+        ).any_engine,
+        *(runtime, api_base),
+        max_documents=max(*counts, defaults.MAX_DOCUMENTS),
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=max(batch_size, 32) if synthetic else batch_size,
+    )
+    engine: Engine | AnsweringWorkers | None = None
+    layers = "no model was asked"
+    with ExitStack() as stack:
+        if spread:
+            engine = stack.enter_context(_workers(spread, generator, device, out, (root, images)))
+            layers = engine.facts.note
+        elif generates:
+            engine, layers = generator()
+        where = None if synthetic else out
+        data_sets, store = stack.enter_context(sources.embedded(sets, encoder, where))
         data_sets = [replace(item, one_per=one_per) for item in data_sets]
         if synthetic:
             fit, tune, *tests = data_sets
@@ -259,7 +286,8 @@ def evaluate(
             parts = division.split_parts(data_sets[0], validation, seed, learns=weights is None)
         with progress_bar("questions mined") as advance:
             learned = learn(
-                *(parts.fit, store, encoder, engine),
+                *(parts.fit, store, encoder),
+                engine.raters if isinstance(engine, AnsweringWorkers) else engine,
                 facts_from=data_sets[0],
                 weights=fusion_weights,
                 wanted=wanted,
@@ -304,6 +332,25 @@ def evaluate(
         numbers.compare_counts(values, task, as_json=as_json)
     elif as_json:
         console.print_json(values[counts[0]])
+
+
+@contextmanager
+def _workers(
+    spread: cluster.RayOptions,
+    generator: Callable[[], tuple[Engine, str]],
+    device: str,
+    out: Path | None,
+    read: tuple[Path | None, ...],
+) -> Iterator[AnsweringWorkers]:
+    from mrrag_llamaindex.evaluation.run.workers import Answerer, AnsweringWorkers
+
+    if out is None:
+        raise InputError("--ray needs --out, a folder that all machines see: answers go there")
+    out.mkdir(parents=True, exist_ok=True)
+    with spread.pool(partial(Answerer, generator), device, [out, *filter(None, read)]) as pool:
+        workers = AnsweringWorkers(pool)
+        console.say("note", workers.facts.note)
+        yield workers
 
 
 def _score_predictions(

@@ -9,6 +9,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
@@ -93,7 +94,12 @@ def noise(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure accuracy, and attention to irrelevant documents, against how many there are."""
@@ -132,8 +138,12 @@ def noise(
             quantization,
             vision_tower,
             allow_pickle,
+            adapter,
+            merge_adapter,
         ),
         batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
+        ray=cluster.RayOptions(ray, workers, gpus_per_worker),
+        out=out,
     )
     report = phantom_noise(study) if where is None else data_noise(study, where)
     figures: list[Path] = []

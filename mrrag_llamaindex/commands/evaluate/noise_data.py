@@ -11,7 +11,7 @@ from typing import Any
 
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.data import OwnCopy, embedded, unreadable
-from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, load_sweep, measure
+from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, asker, load_sweep, measure
 from mrrag_llamaindex.evaluation.data.data_set import EvaluationSet
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.data.finding_table import read_findings
@@ -24,6 +24,7 @@ from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 from mrrag_llamaindex.evaluation.noise.result import Contestant
+from mrrag_llamaindex.evaluation.noise.workers import SweepWorkers
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights
 from mrrag_llamaindex.towers.loading import load_towers
@@ -89,8 +90,9 @@ def data_noise(options: NoiseOptions, where: DataOptions) -> NoiseReport:
     ]
     parts = split_parts(vectors.subset(rows), where.validation, options.seed, learns=False)
     held_out = [] if parts.tune is None else _of(parts.tune, trials.questions)
-    tuned, note = _tuned(sweep, held_out, options)
-    result = measure(sweep, _of(parts.tests[0], trials.questions), tuned, options.seed)
+    with asker(sweep, options) as asking:
+        tuned, note = _tuned(asking, held_out, options)
+        result = measure(asking, _of(parts.tests[0], trials.questions), tuned, options.seed)
     notes = [RELEVANCE, NOT_TOLD]
     if len(data.questions) < len(usable.questions):
         notes.append(f"{len(data.questions)} of {len(usable.questions)} questions drawn (--count)")
@@ -126,7 +128,7 @@ def _of(data: EmbeddedSet, questions: dict[str, NoiseQuestion]) -> list[NoiseQue
 
 
 def _tuned(
-    sweep: PrefixSweep, held_out: Sequence[NoiseQuestion], options: NoiseOptions
+    sweep: PrefixSweep | SweepWorkers, held_out: Sequence[NoiseQuestion], options: NoiseOptions
 ) -> tuple[list[Tuned[Contestant]], str]:
     """Choose settings on the held-out questions, or take the published ones if they are few."""
     if len(held_out) < LEAST_QUESTIONS:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.cluster.options import RayOptions
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
@@ -14,6 +18,7 @@ from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
 from mrrag_llamaindex.evaluation.noise.report import NoiseReport
 from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
 from mrrag_llamaindex.evaluation.noise.study import run_noise, tune
+from mrrag_llamaindex.evaluation.noise.workers import SweepWorkers
 from mrrag_llamaindex.phantom.sets import noise_trials
 from mrrag_llamaindex.towers.loading import load_towers
 
@@ -30,6 +35,8 @@ class NoiseOptions:
     towers: str
     model: ModelOptions
     batch_size: int
+    ray: RayOptions = field(default_factory=RayOptions)
+    out: Path = Path("mrrag-noise")
 
 
 def load_sweep(options: NoiseOptions) -> PrefixSweep:
@@ -40,8 +47,21 @@ def load_sweep(options: NoiseOptions) -> PrefixSweep:
     return PrefixSweep(engine, batch_size=options.batch_size)
 
 
+@contextmanager
+def asker(sweep: PrefixSweep, options: NoiseOptions) -> Iterator[PrefixSweep | SweepWorkers]:
+    """Yield what asks: the sweep itself, or workers that have one each."""
+    if not options.ray:
+        yield sweep
+        return
+    folder = options.out / "readings"
+    folder.mkdir(parents=True, exist_ok=True)
+    make = partial(load_sweep, replace(options, ray=RayOptions()))
+    with options.ray.pool(make, options.model.device, [folder]) as pool:
+        yield SweepWorkers(sweep, pool, folder)
+
+
 def measure(
-    sweep: PrefixSweep,
+    sweep: PrefixSweep | SweepWorkers,
     questions: Sequence[NoiseQuestion],
     tuned: Sequence[Tuned[Contestant]],
     seed: int,
@@ -95,7 +115,8 @@ def phantom_noise(options: NoiseOptions) -> NoiseReport:
                 "note", f"{trials.left_out} {name} questions have too few documents: left out"
             )
     validation = studies["validation"].questions
-    tuned = tune(sweep, validation, options.policies, options.scores)
-    result = measure(sweep, studies["measured"].questions, tuned, seed)
+    with asker(sweep, options) as asking:
+        tuned = tune(asking, validation, options.policies, options.scores)
+        result = measure(asking, studies["measured"].questions, tuned, seed)
     other_patients = {"seed": noise_trials.VALIDATION + seed, "n": len(validation)}
     return NoiseReport(result, tuple(tuned), other_patients, fusion)

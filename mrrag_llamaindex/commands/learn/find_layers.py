@@ -55,6 +55,8 @@ def find_layers(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -86,7 +88,9 @@ def find_layers(
             encoding=encoding,
             delimiter=delimiter,
         )
-    loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
+    loaded = ModelOptions(
+        *(model, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
+    ).load()
     engine = LlavaEngine(loaded, max_documents=max(documents, PHANTOM_DOCUMENTS), max_new_tokens=2)
     with progress_bar("questions") as advance:
         search = search_layers(

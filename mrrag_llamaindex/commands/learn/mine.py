@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -10,13 +13,16 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.learning.mining.mining import MiningReport
     from mrrag_llamaindex.learning.mining.settings import Pool
+    from mrrag_llamaindex.learning.mining.workers import Raters
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
     from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
     from mrrag_llamaindex.store.pair import Skipped
@@ -96,13 +102,16 @@ def mine(
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
     fail_on_skipped: options.FailOnSkipped = False,
     device: options.Device = "auto",
+    ray: cluster.Ray = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.GPUsPerWorker = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Find out which retrieved documents lead a model to the right answers; resumes by itself."""
-    from mrrag_llamaindex.generation.engine import LlavaEngine
-    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
     from mrrag_llamaindex.learning.mining.labels import (
         CANDIDATES,
         QUESTION,
@@ -113,6 +122,7 @@ def mine(
     from mrrag_llamaindex.learning.mining.settings import MiningSettings
     from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, read_questions
 
+    spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     if question is not None and labels is None:
         raise InputError("--question is asked with --labels only")
     if labels is not None:
@@ -157,11 +167,42 @@ def mine(
         questions=limit,
         seed=seed,
     )
-    loaded = ModelOptions(model, device, quantization, vision_tower, allow_pickle).load()
-    confidence = AnswerConfidence(LlavaEngine(loaded, max_new_tokens=2), batch_size=batch_size)
-    with progress_bar("questions mined") as advance:
+    generator = ModelOptions(
+        *(model, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
+    )
+    load = partial(_confidence, generator, batch_size)
+    read = [images or questions.absolute().parent] if questions else []
+    with (
+        _raters(spread, load, device, out.absolute().parent, read) as confidence,
+        progress_bar("questions mined") as advance,
+    ):
         report = mine_into(training, pairs, towers, confidence, out, settings, advance)
     _end(report, (*rejected, *report.skipped), out, as_json=as_json, fail=fail_on_skipped)
+
+
+@contextmanager
+def _raters(
+    spread: cluster.RayOptions,
+    load: Callable[[], AnswerConfidence],
+    device: str,
+    out: Path,
+    read: list[Path],
+) -> Iterator[AnswerConfidence | Raters]:
+    from mrrag_llamaindex.learning.mining.workers import Raters, itself
+
+    if not spread:
+        yield load()
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with spread.pool(load, device, [out, *read]) as pool:
+        yield Raters(pool, itself)
+
+
+def _confidence(generator: ModelOptions, batch_size: int) -> AnswerConfidence:
+    from mrrag_llamaindex.generation.engine import LlavaEngine
+    from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
+
+    return AnswerConfidence(LlavaEngine(generator.load(), max_new_tokens=2), batch_size=batch_size)
 
 
 def _end(

@@ -21,6 +21,7 @@ from mrrag_llamaindex.learning.mining.confidence import AnswerConfidence
 from mrrag_llamaindex.learning.mining.mining import mine
 from mrrag_llamaindex.learning.mining.records import read_training_set
 from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.learning.mining.workers import Raters
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
 from mrrag_llamaindex.statistics.patients import split_by_patient
@@ -57,7 +58,7 @@ def learn(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: Engine | None,
+    engine: Engine | Raters | None,
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
@@ -117,7 +118,7 @@ def _fusion(
     fit: EmbeddedSet | None,
     store: PairStore,
     towers: DualTower,
-    engine: Engine | None,
+    engine: Engine | Raters | None,
     folder: Path | None,
     seed: int,
     progress: Callable[[int, int, int], None] | None,
@@ -129,7 +130,11 @@ def _fusion(
     if not fit.pair_ids:
         return FusionWeights(), "fusion weights: none, there are no pairs to score"
     settings = MiningSettings(pool="each_term", seed=seed)
-    confidence = AnswerConfidence(engine, batch_size=engine.batch_size)
+    confidence = (
+        engine
+        if isinstance(engine, Raters)
+        else AnswerConfidence(engine, batch_size=engine.batch_size)
+    )
     with tempfile.TemporaryDirectory() as temporary:
         out = (folder or Path(temporary)) / "d_train.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)

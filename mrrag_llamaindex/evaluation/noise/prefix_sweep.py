@@ -123,7 +123,7 @@ class PrefixSweep:
             )
         if any(len(variant.lambdas) != len(requests) for variant in variants):
             raise InputError("every variant needs one list of lambdas per request")
-        prepared = [self._prepared(image) for image in images]
+        prepared = [self.prepared(image) for image in images]
         prompts = [self.engine.prompt(*pair) for pair in zip(requests, prepared, strict=True)]
         if any(prompt.dropped for prompt in prompts):
             raise InputError("documents are empty or do not fit into the prompt; offer fewer")
@@ -134,7 +134,17 @@ class PrefixSweep:
                 self._ask_batch(rows, [prompts[r] for r in rows], prepared, variants, readings)
         return readings
 
-    def _prepared(self, image: Image | PreparedImage | None) -> PreparedImage | None:
+    def divided(
+        self, requests: Sequence[PromptRequest], images: Sequence[Image | PreparedImage | None]
+    ) -> list[list[int]]:
+        """Return the rows of each batch in which `ask` would ask these requests.
+
+        A batch that is asked alone gives what it gives among the others.
+        """
+        pairs = zip(requests, map(self.prepared, images), strict=True)
+        return list(self._batches([self.engine.prompt(*pair) for pair in pairs]))
+
+    def prepared(self, image: Image | PreparedImage | None) -> PreparedImage | None:
         """Prepare an image once for all calls; the picture is kept so that its id stays its own."""
         if image is None or isinstance(image, PreparedImage):
             return image

@@ -48,12 +48,15 @@ class Cell:
         The same over all layers.
     at_answer : ndarray, shape (n,)
         The same in the watched layers, of the row that predicts the answer.
+    confidence : ndarray, shape (n,)
+        Probability of the truth as the first answer token.
     """
 
     right: NDArray[np.float64]
     noise_attention: NDArray[np.float64]
     everywhere: NDArray[np.float64]
     at_answer: NDArray[np.float64]
+    confidence: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -72,8 +75,13 @@ class Cell:
         def share(of_layers: Sequence[int], rows: str) -> NDArray[np.float64]:
             return noise_share(document_shares(readings.masses, of_layers, rows), marked)
 
+        truth = np.array([item.truth == "yes" for item in questions])
         return cls(
-            right, share(layers, "question"), share(every, "question"), share(layers, "answer")
+            right,
+            share(layers, "question"),
+            share(every, "question"),
+            share(layers, "answer"),
+            np.where(truth, readings.p_yes, readings.p_no),
         )
 
 

@@ -9,23 +9,20 @@ and all levels of noise see the same questions, and differences are paired by pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.tuning import Layers, Try, Tuned, best_place, each_part
-from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep, Variant
+from mrrag_llamaindex.evaluation.noise.asking import Level, cells
+from mrrag_llamaindex.evaluation.noise.prefix_sweep import PrefixSweep
 from mrrag_llamaindex.evaluation.noise.question import NoiseQuestion, Scores
-from mrrag_llamaindex.evaluation.noise.readings import Readings
 from mrrag_llamaindex.evaluation.noise.result import Cell, Contestant, Key, NoiseResult
+from mrrag_llamaindex.evaluation.noise.workers import SweepWorkers
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
-from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
 def run_noise(
-    sweep: PrefixSweep,
+    sweep: PrefixSweep | SweepWorkers,
     questions: Sequence[NoiseQuestion],
     contestants: Sequence[Contestant],
     *,
@@ -37,7 +34,7 @@ def run_noise(
 
     Parameters
     ----------
-    sweep : PrefixSweep
+    sweep : PrefixSweep or SweepWorkers
     questions : sequence of NoiseQuestion
         All with the same number K of documents, K even.
     contestants : sequence of Contestant
@@ -65,50 +62,19 @@ def run_noise(
             raise InputError(f"plain attention is not among the contestants with {scores} scores")
     (count,) = counts
     adversarial = (False, True) if all(q.contradicting for q in questions) else (False,)
-    levels = [(hostile, k) for hostile in adversarial for k in range(count + 1)]
-    cells: dict[Key, Cell] = {}
-    for done, (hostile, irrelevant) in enumerate(levels):
-        advance(done, len(levels))
-        if hostile and not irrelevant:  # without an irrelevant document the two are the same
-            for c in contestants:
-                cells[c.policy, c.scores, True, 0] = cells[c.policy, c.scores, False, 0]
-            continue
-        answers = ask(sweep, questions, contestants, irrelevant, adversarial=hostile)
-        for c, readings in zip(contestants, answers, strict=True):
-            cell = Cell.of(readings, questions, irrelevant, layers)
-            cells[c.policy, c.scores, hostile, irrelevant] = cell
-    advance(len(levels), len(levels))
+    levels = [(hostile, k) for hostile in adversarial for k in range(hostile, count + 1)]
+    found: dict[Key, Cell] = {}
+    total = len(adversarial) * (count + 1)
+    advance(0, total)
+    outcomes = _cells(sweep, questions, contestants, levels, layers)
+    for (hostile, irrelevant), level in zip(levels, outcomes, strict=True):
+        # Without an irrelevant document the two kinds of noise are the same.
+        kinds = adversarial if not irrelevant else (hostile,)
+        for c, cell in zip(contestants, level, strict=True):
+            found |= {(c.policy, c.scores, kind, irrelevant): cell for kind in kinds}
+        advance(len(found) // len(contestants), total)
     owners = tuple(question.patient_id for question in questions)
-    return NoiseResult(count, tuple(contestants), owners, tuple(sorted(layers)), cells, seed)
-
-
-def ask(
-    sweep: PrefixSweep,
-    questions: Sequence[NoiseQuestion],
-    contestants: Sequence[Contestant],
-    irrelevant: int,
-    *,
-    adversarial: bool = False,
-) -> list[Readings]:
-    """Ask the questions at one level of noise; what does not differ is asked once."""
-    requests = [item.request(irrelevant, adversarial=adversarial) for item in questions]
-    lambdas = {
-        scores: [item.lambdas(scores, irrelevant, adversarial=adversarial) for item in questions]
-        for scores in {contestant.scores for contestant in contestants}
-    }
-    places: dict[tuple[SteeringPolicy | None, Scores | None], int] = {}
-    variants: list[Variant] = []
-    keys = [
-        (c.formula, c.scores if c.formula is not None and c.formula.reads_lambdas else None)
-        for c in contestants
-    ]
-    for c, key in zip(contestants, keys, strict=True):
-        if key not in places:
-            places[key] = len(variants)
-            variants.append(Variant(c.formula, lambdas[c.scores]))
-    images: Any = [item.image for item in questions]  # what is prepared already is passed on
-    readings = sweep.ask(requests, images, variants)
-    return [readings[places[key]] for key in keys]
+    return NoiseResult(count, tuple(contestants), owners, tuple(sorted(layers)), found, seed)
 
 
 def published(
@@ -128,7 +94,7 @@ def published(
 
 
 def tune(
-    sweep: PrefixSweep,
+    sweep: PrefixSweep | SweepWorkers,
     questions: Sequence[NoiseQuestion],
     policies: Sequence[str],
     scores: Sequence[Scores],
@@ -141,7 +107,7 @@ def tune(
 
     Parameters
     ----------
-    sweep : PrefixSweep
+    sweep : PrefixSweep or SweepWorkers
     questions : sequence of NoiseQuestion
         Not those of the measurement.
     policies : sequence of str
@@ -158,18 +124,30 @@ def tune(
         item for kind in scores for name in policies for item in _settings(name, kind, layer_sets)
     ]
     half = len(questions[0].relevant) // 2
-    truth = np.array([question.truth == "yes" for question in questions])
-    tries = []
-    for item, readings in zip(contestants, ask(sweep, questions, contestants, half), strict=True):
-        right = [v == q.truth for v, q in zip(readings.verdicts, questions, strict=True)]
-        confidence = np.where(truth, readings.p_yes, readings.p_no).mean()
-        tries.append(Try(item, float(np.mean(right)), float(confidence)))
+    critical = sweep.engine.loaded.critical_layers
+    (level,) = _cells(sweep, questions, contestants, [(False, half)], critical)
+    tries = [
+        Try(item, float(cell.right.mean()), float(cell.confidence.mean()))
+        for item, cell in zip(contestants, level, strict=True)
+    ]
     tuned = []
     for kind in scores:
         for name in policies:
             own = [t for t in tries if (t.setting.scores, t.setting.policy) == (kind, name)]
             tuned.append(Tuned(own[best_place(own)].setting, tuple(own), len(questions)))
     return tuned
+
+
+def _cells(
+    sweep: PrefixSweep | SweepWorkers,
+    questions: Sequence[NoiseQuestion],
+    contestants: Sequence[Contestant],
+    levels: Sequence[Level],
+    layers: Sequence[int],
+) -> Iterator[list[Cell]]:
+    if isinstance(sweep, SweepWorkers):
+        return sweep.cells(questions, contestants, levels, layers)
+    return cells(sweep, questions, contestants, levels, layers)
 
 
 def _settings(name: str, scores: Scores, layer_sets: Sequence[Layers]) -> list[Contestant]:

@@ -40,5 +40,5 @@ def is_answers_file(path: PathLike) -> bool:
 class PredictionWriter(LineLog[PredictionHeader, Prediction]):
     """A `LineLog` of answers; ``keys`` are the ids of the questions that are answered."""
 
-    def __init__(self, path: PathLike, header: PredictionHeader) -> None:
-        super().__init__(path, ANSWERS_FILE, header, instead="write elsewhere")
+    def __init__(self, path: PathLike, header: PredictionHeader, *, keep: bool = True) -> None:
+        super().__init__(path, ANSWERS_FILE, header, instead="write elsewhere", keep=keep)

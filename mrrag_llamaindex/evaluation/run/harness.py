@@ -8,6 +8,7 @@ settings from a `tune` set, and the table from the `tests`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from mrrag_llamaindex.evaluation.methods.vote import (
 from mrrag_llamaindex.evaluation.run.answering import Answering
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter
 from mrrag_llamaindex.evaluation.run.records import Evaluation, HarnessSettings
+from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers, EngineFacts
 from mrrag_llamaindex.files.digests import json_digest
 from mrrag_llamaindex.store.ingest.question_table import digest_of
 
@@ -51,9 +53,9 @@ class Harness:
 
     Parameters
     ----------
-    engine : Engine or None
+    engine : Engine, AnsweringWorkers or None
         Its critical layers are a setting of the run, which resumes only with the same ones. None:
-        only methods that ask no model can be run.
+        only methods that ask no model can be run. Workers write into the folder.
     towers_identity : str
         Of the towers that made all vectors.
     settings : HarnessSettings
@@ -65,7 +67,7 @@ class Harness:
 
     def __init__(
         self,
-        engine: Engine | None,
+        engine: Engine | AnsweringWorkers | None,
         towers_identity: str,
         settings: HarnessSettings,
         *,
@@ -75,9 +77,15 @@ class Harness:
         self.engine = engine
         self.settings = settings
         self.folder = folder
-        self._answering = Answering(engine, settings.max_new_tokens, settings.task.weighs_options)
-        self._layers = [] if engine is None else list(engine.loaded.critical_layers)
-        self._model = NO_MODEL if engine is None else engine.identity
+        self._workers = engine if isinstance(engine, AnsweringWorkers) else None
+        if self._workers is not None and folder is None:
+            raise InputError("workers write their answers into a folder: name one")
+        own = None if isinstance(engine, AnsweringWorkers) else engine
+        self._answering = Answering(own, settings.max_new_tokens, settings.task.weighs_options)
+        facts = self._workers.facts if self._workers else own and EngineFacts.of(own)
+        self._layers = list(facts.critical_layers) if facts else []
+        self._model = facts.identity if facts else NO_MODEL
+        self._depth = facts.depth if facts else 1
         self._towers = towers_identity
         self._progress = progress
         self._done = self._total = self._resumed = 0
@@ -116,9 +124,8 @@ class Harness:
             validation = None
         grids = {}
         if validation is not None:
-            depth = 1 if self.engine is None else self.engine.planner.depth
             for method in methods:
-                settings = row_named(method.name).settings(method, depth, self._layers)
+                settings = row_named(method.name).settings(method, self._depth, self._layers)
                 if len(settings) > 1:
                     grids[method.name] = settings
         self._done = self._resumed = 0
@@ -126,15 +133,18 @@ class Harness:
         tuned: dict[str, Tuned[Method]] = {}
         if validation is not None:
             self._total += sum(map(len, grids.values())) * len(validation)
+            self._spread(
+                [(item, validation, "validation") for grid in grids.values() for item in grid]
+            )
             for name, grid in grids.items():
                 tuned[name] = self._tuned(grid, validation)
         answers = {}
-        for published in methods:
-            method = tuned[name].setting if (name := published.name) in tuned else published
-            runs = {
-                number: self.predict(method, data, f"test-{number}")
-                for number, data in enumerate(tests)
-            }
+        chosen = [tuned[item.name].setting if item.name in tuned else item for item in methods]
+        parts = [(data, f"test-{number}") for number, data in enumerate(tests)]
+        self._spread([(method, *part) for method in chosen for part in parts])
+        for method in chosen:
+            name = method.name
+            runs = {number: self.predict(method, *part) for number, part in enumerate(parts)}
             answers[name] = pool(runs) if len(runs) > 1 else runs[0]
             self._write_pooled(method, answers[name], tests)
         return Evaluation(
@@ -159,24 +169,9 @@ class Harness:
         part : str
             Names the file, together with method and settings.
         """
-        settings = {
-            "towers": self._towers,
-            "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
-            "max_new_tokens": self.settings.max_new_tokens,
-            # Named where it is not the default alone: files of earlier runs go on.
-            **({} if data.one_per == "study" else {"one_per": data.one_per}),
-            **method.settings(),
-        }
         if self.folder is None:
             return self._answer(method, data, (), lambda batch: None)
-        path = self.folder / "answers" / part / f"{method.name}-{json_digest(settings, 8)}.jsonl"
-        # Not in the file's name: with other layers the file is refused, no second one is begun.
-        settings[LAYERS] = self._layers
-        header = PredictionHeader(
-            *(method.name, digest_of(data.questions), self._model, self.settings.seed, settings),
-            task=self.settings.task.name,
-        )
-        with PredictionWriter(path, header) as writer:
+        with self._opened(method, data, part) as writer:
             self._resumed += len(writer.keys)
             self._done += len(writer.keys)
             fresh = self._answer(
@@ -188,6 +183,48 @@ class Harness:
         golds = zip(data.questions, data.golds, strict=True)
         # The labels are those of this run: its rule may not be that of the run which asked.
         return [replace(answers[item.question_id], gold=gold) for item, gold in golds]
+
+    def _opened(
+        self, method: Method, data: EmbeddedSet, part: str, *, keep: bool = True
+    ) -> PredictionWriter:
+        """Open the file of a method's answers; the run has a folder."""
+        assert self.folder is not None
+        settings = {
+            "towers": self._towers,
+            "pairs": json_digest(list(zip(data.pair_ids, data.reports, strict=True)), 16),
+            "max_new_tokens": self.settings.max_new_tokens,
+            # Named where it is not the default alone: files of earlier runs go on.
+            **({} if data.one_per == "study" else {"one_per": data.one_per}),
+            **method.settings(),
+        }
+        path = self.folder / "answers" / part / f"{method.name}-{json_digest(settings, 8)}.jsonl"
+        # Not in the file's name: with other layers the file is refused, no second one is begun.
+        settings[LAYERS] = self._layers
+        header = PredictionHeader(
+            *(method.name, digest_of(data.questions), self._model, self.settings.seed, settings),
+            task=self.settings.task.name,
+        )
+        return PredictionWriter(path, header, keep=keep)
+
+    def _spread(self, runs: Sequence[tuple[Method, EmbeddedSet, str]]) -> None:
+        """Have workers, if there are any, write all answers; `predict` then reads them."""
+        if self._workers is None:
+            return
+        with ExitStack() as stack:
+            logs = [
+                self._workers.sharded(
+                    stack.enter_context(self._opened(method, data, part, keep=False)),
+                    *(method, data, self.settings),
+                )
+                for method, data, part in runs
+                if method.generates
+            ]
+            done, resumed = self._done, self._resumed + sum(len(log.log.keys) for log in logs)
+            for name, count, left_out in self._workers.fill(logs):
+                done += count
+                self._answering.left_out.update(left_out)
+                if self._progress is not None:
+                    self._progress(name, done, self._total, resumed)
 
     def _answer(
         self,

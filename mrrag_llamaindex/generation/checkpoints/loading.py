@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, MRRAGError
 from mrrag_llamaindex.files.devices import resolve_device
+from mrrag_llamaindex.generation.checkpoints.adapters.lora import Adapter
 from mrrag_llamaindex.generation.checkpoints.chat_template import profile_for
 from mrrag_llamaindex.generation.checkpoints.checkpoint import WAYS_ON, Checkpoint
 from mrrag_llamaindex.generation.checkpoints.families import ModelFamily
@@ -46,6 +48,8 @@ class LoadedModel:
     layers_are_known : bool
         False when `critical_layers` is the middle third for want of a profile.
     source : str
+    adapter : Adapter or None
+        What was put onto the model.
     """
 
     model: Any
@@ -56,6 +60,13 @@ class LoadedModel:
     critical_layers: tuple[int, ...]
     layers_are_known: bool
     source: str
+    adapter: Adapter | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: the last part of the model's path or hub id, and its adapter's."""
+        names = [Path(self.source).name, *([self.adapter.name] if self.adapter else [])]
+        return "+".join(names)
 
     @property
     def config(self) -> Any:
@@ -78,6 +89,8 @@ def load_model(
     quantization: str | None = None,
     vision_tower: str = "checkpoint",
     allow_pickle: bool = False,
+    adapter: str | None = None,
+    merge_adapter: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint so that it can be steered.
 
@@ -102,6 +115,10 @@ def load_model(
         For the original layout: ``"checkpoint"``, ``"clip"`` or the folder of a CLIP model.
     allow_pickle : bool
         For the original layout: read ``.bin`` files, which are pickles.
+    adapter : str, optional
+        Folder or hub id of a LoRA adapter that was trained on this model, see `adapters.lora`.
+    merge_adapter : bool
+        Add the adapter to the weights: a little faster, and rounded to their type.
 
     Raises
     ------
@@ -112,9 +129,20 @@ def load_model(
         If its attention cannot be steered, or the backend is wrong or cannot run here.
     """
     from mrrag_llamaindex.steering.attention.model_class import require_backend
+    from mrrag_llamaindex.steering.attention.support import check_steerable
 
     check_name(quantization)
     checkpoint = Checkpoint.find(model)
+    if merge_adapter and adapter is None:
+        raise ModelError("merge_adapter goes with adapter: there is none to be merged")
+    if merge_adapter and quantization is not None:
+        raise ModelError(
+            f"an adapter is not merged into weights of {quantization}, which would round it away; "
+            "leave merge_adapter out"
+        )
+    found = None
+    if adapter is not None:
+        found = Adapter.find(adapter, model, checkpoint.folder, merged=merge_adapter)
     place = resolve_device(device if device_map is None else "auto", ModelError)
     require_backend(backend, place.partition(":")[0])
     loaded_in = checkpoint.dtype_for(dtype, place)
@@ -130,6 +158,10 @@ def load_model(
         ),
     )
     check_quantized(network, quantization)
+    if found is not None:
+        found.put_onto(network)
+        check_steerable(network)
+        network.eval()
     with readable(model):  # a processor may load well and fail on its first image
         reader = reader_for(checkpoint.family, processor, network.config)
         profile = profile_for(checkpoint, tokenizer, processor, reader)
@@ -143,6 +175,7 @@ def load_model(
         critical,
         profile.critical_layers is not None,
         model,
+        found,
     )
 
 

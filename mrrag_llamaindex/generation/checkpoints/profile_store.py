@@ -43,14 +43,15 @@ def profile_identity(loaded: LoadedModel) -> str:
 
     The digest is of name, shape and 64 evenly spaced values of every weight, rounded to bfloat16:
     critical layers found on a GPU in bfloat16 hold for the same weights in float32. Quantised
-    weights are other weights. The prompt's layout is no part of it, the name is for people.
+    weights are other weights, and so are those with an adapter, merged or not. The prompt's layout
+    is no part of it, the name is for people.
 
     Raises
     ------
     ModelError
         If some weights are not in memory, so that they cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = _digest_of_adapter(loaded)
     for name, weight in sorted(loaded.model.state_dict().items()):
         if not isinstance(weight, torch.Tensor):
             continue
@@ -64,7 +65,12 @@ def profile_identity(loaded: LoadedModel) -> str:
         if sample.is_floating_point():
             sample = sample.to(torch.bfloat16)
         digest.update(sample.double().cpu().numpy().tobytes())
-    return f"{Path(loaded.source).name}@{digest.hexdigest()[:16]}"
+    return f"{loaded.name}@{digest.hexdigest()[:16]}"
+
+
+def _digest_of_adapter(loaded: LoadedModel) -> hashlib._Hash:
+    """Begin a digest: samples of weights alone might miss a small adapter that was merged."""
+    return hashlib.sha256(b"" if loaded.adapter is None else loaded.adapter.digest.encode())
 
 
 def with_known_layers(
@@ -94,6 +100,12 @@ def with_known_layers(
         return _apply(loaded, ModelProfile.read(named), named.name, profile_identity(loaded))
     folder = profiles_folder()
     own = loaded.profile
+    if own.identity and loaded.adapter is not None:
+        # Found on the model without it: not an error of the user, and not this model's layers.
+        text: Any = loaded.model.config.get_text_config(decoder=True)
+        own = replace(own, critical_layers=None, identity="", note="")
+        middle = own.layers_for(text, loaded.source)
+        loaded = replace(loaded, profile=own, critical_layers=middle, layers_are_known=False)
     if not own.identity and not folder.is_dir():
         return loaded
     identity = profile_identity(loaded)
@@ -180,11 +192,12 @@ def model_identity(loaded: LoadedModel) -> str:
     ----------
     loaded : LoadedModel
     """
-    digest = hashlib.sha256(repr(loaded.profile.template).encode())
+    digest = _digest_of_adapter(loaded)
+    digest.update(repr(loaded.profile.template).encode())
     for name, weight in loaded.model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(_sample(weight).double().cpu().numpy().tobytes())
-    return f"{Path(loaded.source).name}@{digest.hexdigest()[:16]}"
+    return f"{loaded.name}@{digest.hexdigest()[:16]}"
 
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,8 @@ class InProcessDoor(Door):
 
     async def open(self) -> int:
         """See `Door`; takes from half a minute on, most of it in vLLM's imports."""
+        # Standard output is the program's own: vLLM would log there, in its processes as well.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         try:
             from vllm import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM

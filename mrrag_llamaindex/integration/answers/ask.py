@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.integration.answers.retrieval import score_facts
+from mrrag_llamaindex.integration.inputs.images import QuestionImages
 from mrrag_llamaindex.integration.query_image import query_image
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.answer import Answer
-    from mrrag_llamaindex.images.load import ImageSource
-    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 
@@ -98,7 +97,7 @@ class AskResult:
 def ask(
     index: MRRAGIndex,
     llm: MRRAGLLaVA,
-    image: ImageSource | QueryImage,
+    image: QuestionImages,
     question: str,
     *,
     say: Callable[[str], None] | None = None,
@@ -110,7 +109,7 @@ def ask(
     ----------
     index : MRRAGIndex
     llm : MRRAGLLaVA
-    image : path, bytes, PIL.Image.Image or QueryImage
+    image : path, bytes, PIL.Image.Image, QueryImage, or a list of these: one study
     question : str
     say : callable, optional
         Told what is being done.

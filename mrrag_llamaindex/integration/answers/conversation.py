@@ -13,7 +13,6 @@ from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.tickets.conversation import (
     INSTRUCTING,
     conversation_of,
-    image_of,
     last_user,
     message_text,
     recalled_by_memory,
@@ -35,7 +34,7 @@ class Message:
         As OpenAI's interface names it: system, developer, user, assistant, tool, function.
     text : str
     images : tuple of bytes
-        Encoded files.
+        Encoded files: of the question's own message, the images of one study.
     calls_tool : bool
         Whether the model called a tool in it.
     """
@@ -83,14 +82,15 @@ def read_conversation(
     Raises
     ------
     InputError
-        If a role is unknown, nothing is asked, or the question has several images.
+        If a role is unknown, nothing is asked, or a message before has several images.
     EvidenceError
         If the question is the result of a tool.
     ImageError
-        If an image is empty.
+        If an image is empty, or one was given twice.
     """
     known = [_chat_message(message) for message in messages]
     last = last_user(known)
+    own = messages[last].images
     require_readable(known, last)
     texts = [message_text(message) for message in known]
     # A summary of earlier turns, written by a client's memory, may be about any image.
@@ -101,9 +101,9 @@ def read_conversation(
         if message.role in INSTRUCTING and position not in recalled
     ]
     earlier = conversation_of(known[:last], texts[:last])
-    image = image_of(known[last]) or earlier.image
+    image = QueryImage.study(own) if own else earlier.image
     if image is not None and reading is not None:
-        image = QueryImage.read(image.content, reading)
+        image = QueryImage.study([QueryImage.read(one.content, reading) for one in image.views])
     return Question(
         texts[last].strip(),
         image,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.integration.inputs.images import read_image
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, read_image
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
-    from mrrag_llamaindex.images.load import ImageSource
-    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
 
 
 def retrieve(
-    index: MRRAGIndex, image: ImageSource | QueryImage | None, question: str, **options: Any
+    index: MRRAGIndex, image: QuestionImages | None, question: str, **options: Any
 ) -> list[dict[str, Any]]:
     """Return the documents for a question about ``image``, best first, as plain values.
 
@@ -28,7 +26,7 @@ def retrieve(
     Parameters
     ----------
     index : MRRAGIndex
-    image : path, bytes, PIL.Image.Image, QueryImage or None
+    image : path, bytes, PIL.Image.Image, QueryImage, a list of these, or None
         None ranks by the question alone.
     question : str
         May be empty where there is an image.

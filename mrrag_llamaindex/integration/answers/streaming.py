@@ -12,15 +12,13 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from mrrag_llamaindex.errors import EvidenceError
 from mrrag_llamaindex.integration.answers.ask import AskResult
 from mrrag_llamaindex.integration.entry_points import HostMessages
-from mrrag_llamaindex.integration.inputs.images import read_image
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, read_image
 from mrrag_llamaindex.integration.tickets.host_call import HostCall, Turn
 from mrrag_llamaindex.integration.tickets.nodes import ticket_of
 from mrrag_llamaindex.integration.tickets.registry import TICKETS
 from mrrag_llamaindex.integration.trace import answer_trace
 
 if TYPE_CHECKING:
-    from mrrag_llamaindex.images.load import ImageSource
-    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 
@@ -86,7 +84,7 @@ class AnswerStream:
 def stream(
     index: MRRAGIndex,
     llm: MRRAGLLaVA,
-    image: ImageSource | QueryImage,
+    image: QuestionImages,
     question: str,
     *,
     history: Sequence[Turn] = (),
@@ -101,7 +99,7 @@ def stream(
     ----------
     index : MRRAGIndex
     llm : MRRAGLLaVA
-    image : path, bytes, PIL.Image.Image or QueryImage
+    image : path, bytes, PIL.Image.Image, QueryImage, or a list of these: one study
     question : str
     history : sequence of Turn
         Earlier turns; those about another image, or it is not known which, never reach the prompt.

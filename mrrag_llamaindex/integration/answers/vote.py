@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
-from mrrag_llamaindex.integration.inputs.images import read_image
-from mrrag_llamaindex.integration.inputs.vectors import query_vectors
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, read_image
+from mrrag_llamaindex.integration.inputs.vectors import study_vectors
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.mcr.score import ALL_TERMS
 from mrrag_llamaindex.mcr.vote import (
@@ -25,7 +25,6 @@ from mrrag_llamaindex.store.same_image import pairs_of_image
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
-    from mrrag_llamaindex.images.load import ImageSource
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.retriever import MRRAGRetriever
 
@@ -111,7 +110,7 @@ class VoteResult:
 
 def ask_by_vote(
     index: MRRAGIndex,
-    image: ImageSource | QueryImage,
+    image: QuestionImages,
     question: str,
     *,
     documents: int = defaults.VOTE_DOCUMENTS,
@@ -127,7 +126,7 @@ def ask_by_vote(
     Parameters
     ----------
     index : MRRAGIndex
-    image : path, bytes, PIL.Image.Image or QueryImage
+    image : path, bytes, PIL.Image.Image, QueryImage, or a list of these: one study
     question : str
         One that asks for yes or no is answered by the pairs that answered one of the two.
     documents : int
@@ -172,10 +171,10 @@ def _without_own(retriever: MRRAGRetriever, image: QueryImage | None) -> tuple[s
     """Exclude the pairs of the question's own image and their patients; return the pairs' ids."""
     if image is None:
         return ()
-    vector, _ = query_vectors(retriever.towers, (), image)
-    assert vector is not None
-    own = pairs_of_image(retriever.store, vector)
-    ids = [pair.pair_id for pair in own]
+    vectors, _ = study_vectors(retriever.towers, (), image)
+    assert vectors is not None
+    own = [pair for vector in vectors for pair in pairs_of_image(retriever.store, vector)]
+    ids = list(dict.fromkeys(pair.pair_id for pair in own))
     patients = [pair.patient_id for pair in own if pair.patient_id is not None]
     exclude = retriever.exclude
     retriever.exclude = replace(

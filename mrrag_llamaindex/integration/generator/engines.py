@@ -27,6 +27,8 @@ _OF_TRANSFORMERS = {
     "quantization": _BY_VLLM,
     "vision_tower": "run mrrag convert --for vllm with it, once",
     "allow_pickle": "run mrrag convert --for vllm with it, once",
+    "adapter": "merge it into the model's folder with peft, and name that folder",
+    "merge_adapter": "merge it into the model's folder with peft, and name that folder",
     "steering_backend": "the plugin in vLLM has one of its own",
 }
 _OF_VLLM = {"engine_options": 'it belongs to engine="vllm"'}
@@ -67,6 +69,8 @@ def _transformers(settings: GeneratorSettings, limits: Mapping[str, Any]) -> Eng
         quantization=settings.quantization,
         vision_tower=settings.vision_tower,
         allow_pickle=settings.allow_pickle,
+        adapter=settings.adapter,
+        merge_adapter=settings.merge_adapter,
     )
     known = with_known_layers(loaded, settings.profile)
     return LlavaEngine(known, prefix_cache=settings.prefix_cache, **limits)

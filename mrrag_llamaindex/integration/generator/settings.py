@@ -94,6 +94,8 @@ _LOADED = (
     "quantization",
     "vision_tower",
     "allow_pickle",
+    "adapter",
+    "merge_adapter",
     "steering_backend",
     "prefix_cache",
     "profile",
@@ -145,6 +147,12 @@ class GeneratorSettings(EntryPoints):
     )
     allow_pickle: bool = Field(
         default=False, description="Read weights in .bin files, which are pickles."
+    )
+    adapter: str | None = Field(
+        default=None, description="LoRA adapter of the model (peft): a folder, or a hub id."
+    )
+    merge_adapter: bool = Field(
+        default=False, description="Add the adapter to the weights, rounded to their type."
     )
     steering_backend: Literal["rows", "eager", "flex"] = Field(
         default="rows", description="How steering is computed; all give the same result."

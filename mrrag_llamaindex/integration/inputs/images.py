@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 ImageInput: TypeAlias = "ImageSource | QueryImage | BaseNode | ImageBlock | MediaResource"
 """What stands for an image wherever one is given: a path, ``file:`` or ``data:`` URL, bytes, an
 open PIL image, or an object of LlamaIndex that holds one of these."""
+
+
+QuestionImages: TypeAlias = "ImageInput | Sequence[ImageInput]"
+"""The image of a question, or the several images of its study as a list or tuple."""
 
 
 _LONGEST_NAME = 255
@@ -50,12 +55,13 @@ def image_source(value: Any) -> ImageSource | QueryImage:
     return value  # type: ignore[no-any-return]
 
 
-def read_image(value: ImageInput | QueryImage | None) -> QueryImage | None:
+def read_image(value: QuestionImages | None) -> QueryImage | None:
     """Read an image that a person or a host gave, once; None, and one that is read, stay as is.
 
     Parameters
     ----------
-    value : ImageInput, QueryImage or None
+    value : ImageInput, QueryImage, a list or tuple of them, or None
+        Several are those of one study, see `QueryImage.study`.
 
     Raises
     ------
@@ -64,6 +70,8 @@ def read_image(value: ImageInput | QueryImage | None) -> QueryImage | None:
     """
     if value is None or isinstance(value, QueryImage):
         return value
+    if isinstance(value, list | tuple):
+        return QueryImage.study([image_source(one) for one in value])
     return QueryImage.read(image_source(value))
 
 

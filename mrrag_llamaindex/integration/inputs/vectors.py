@@ -30,13 +30,28 @@ def query_vectors(
     if image is None:
         return None, mean_embedding(towers, texts)
     identity = towers.identity
-    image_vector = image.kept(
-        ("image", identity), lambda: GatheredTowers(towers).embed_images([image.rgb])[0]
+    first = image.views[0]
+    image_vector = first.kept(
+        ("image", identity), lambda: GatheredTowers(towers).embed_images([first.rgb])[0]
     )
     text_vector = image.kept(
         ("texts", identity, tuple(texts)), lambda: mean_embedding(towers, texts)
     )
     return image_vector, text_vector
+
+
+def study_vectors(
+    towers: DualTower, texts: Sequence[str], image: QueryImage | None
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Return the vectors of all images of a question, (images, n), and that of the texts.
+
+    As `query_vectors`, which takes the first image: each is kept with its own.
+    """
+    _, text = query_vectors(towers, texts, image)
+    if image is None:
+        return None, text
+    vectors = [query_vectors(towers, (), view)[0] for view in image.views]
+    return np.stack([vector for vector in vectors if vector is not None]), text
 
 
 def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float32] | None:

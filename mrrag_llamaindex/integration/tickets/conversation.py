@@ -108,7 +108,10 @@ def image_of(message: ChatMessage) -> QueryImage | None:
     """
     images = [block for block in message.blocks if isinstance(block, ImageBlock)]
     if len(images) > 1:
-        raise InputError(f"the message holds {len(images)} images; the model reads one")
+        raise InputError(
+            f"the message holds {len(images)} images, which could be of several patients: ask "
+            'about those of one study inside "with query_image([...])"'
+        )
     return read_image(images[0]) if images else None
 
 

@@ -165,8 +165,8 @@ def mine_labels(
     )
     started = time.perf_counter()
     skipped: list[Skipped] = []
-    with LineLog(out, TRAINING_FILE, header) as log:
-        known = {record.question_id for record in log.records}
+    with LineLog(out, TRAINING_FILE, header, keep=False) as log:
+        known = set(log.keys)
         resumed, labelled = len(known), 0
         for start in range(0, len(ids), _AT_ONCE):
             part = store.get(ids[start : start + _AT_ONCE])
@@ -186,7 +186,7 @@ def mine_labels(
             raise InputError(
                 f"none of the {len(ids)} pairs has a label {', '.join(map(repr, questions.labels))}"
             )
-        return MiningReport.of(log.records, resumed, skipped, started)
+    return MiningReport.of(TRAINING_FILE.stream(out), resumed, skipped, started)
 
 
 def _record(

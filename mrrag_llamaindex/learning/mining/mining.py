@@ -8,26 +8,22 @@ The generator is asked through an `AnswerConfidence`, which this module does not
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.errors import ImageError, InputError, PromptError, TowerError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.line_log import LineLog
-from mrrag_llamaindex.images.load import load_image
-from mrrag_llamaindex.learning.mining.candidate_search import drawn_ids, find_candidates
+from mrrag_llamaindex.learning.mining.question import UNUSABLE, Candidates, find
 from mrrag_llamaindex.learning.mining.records import (
-    DIGITS,
     TRAINING_FILE,
     TrainingHeader,
     TrainingRecord,
-    rounded,
-    terms_of,
 )
-from mrrag_llamaindex.learning.mining.settings import MiningSettings, label
+from mrrag_llamaindex.learning.mining.settings import MiningSettings
+from mrrag_llamaindex.learning.mining.workers import Raters
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion, digest_of
 from mrrag_llamaindex.store.pair import Skipped
 
@@ -61,7 +57,7 @@ class MiningReport:
     @classmethod
     def of(
         cls,
-        records: Sequence[TrainingRecord],
+        records: Iterable[TrainingRecord],
         resumed: int,
         skipped: Sequence[Skipped],
         started: float,
@@ -79,16 +75,19 @@ class MiningReport:
         started
             ``time.perf_counter()`` at the beginning of the run.
         """
-        usable = sum(record.trains for record in records)
+        count = usable = 0
+        for record in records:
+            count += 1
+            usable += record.trains
         seconds = time.perf_counter() - started
-        return cls(len(records) - resumed, resumed, usable, tuple(skipped), seconds)
+        return cls(count - resumed, resumed, usable, tuple(skipped), seconds)
 
 
 def mine(
     questions: Sequence[GoldQuestion],
     store: PairStore,
     towers: DualTower,
-    confidence: AnswerConfidence,
+    confidence: AnswerConfidence | Raters,
     out: str | os.PathLike[str],
     settings: MiningSettings | None = None,
     progress: Callable[[int, int, int], None] | None = None,
@@ -104,9 +103,9 @@ def mine(
     towers
         The dual encoder.
     confidence
-        The generator.
+        The generator, or workers that have one each.
     out
-        The file; one question that was in hand is all that a kill costs.
+        The file; one question that was in hand, for each worker, is all that a kill costs.
     settings
         Default: `MiningSettings()`.
     progress
@@ -140,60 +139,36 @@ def mine(
     pair_ids = store.pair_ids() if settings.pool == "mixed" else []
     started = time.perf_counter()
     skipped: list[Skipped] = []
-    with LineLog(out, TRAINING_FILE, header) as log:
-        known = {record.question_id for record in log.records}
-        resumed = len(known)
-        for number, item in enumerate(drawn, start=1):
-            if item.question_id not in known:
-                try:
-                    log.append([mine_question(item, store, towers, confidence, settings, pair_ids)])
-                except (ImageError, InputError, PromptError, TowerError) as error:
-                    skipped.append(Skipped(number, item.question_id, str(error)))
+    with LineLog(out, TRAINING_FILE, header, keep=False) as log:
+        resumed = len(log.keys)
+
+        def candidates(place: int) -> Candidates:
+            return find(drawn[place], store, towers, settings, pair_ids)
+
+        if isinstance(confidence, Raters):
+            parts = confidence.rate(log, drawn, candidates, settings)
+        else:
+            parts = _rate(log, drawn, candidates, confidence, settings)
+        for number, reasons in parts:
+            skipped += reasons
             if progress is not None:
                 progress(number, len(drawn), resumed)
-        return MiningReport.of(log.records, resumed, skipped, started)
+    return MiningReport.of(TRAINING_FILE.stream(out), resumed, skipped, started)
 
 
-def mine_question(
-    item: GoldQuestion,
-    store: PairStore,
-    towers: DualTower,
+def _rate(
+    log: LineLog[TrainingHeader, TrainingRecord],
+    drawn: Sequence[GoldQuestion],
+    candidates: Callable[[int], Candidates],
     confidence: AnswerConfidence,
     settings: MiningSettings,
-    pair_ids: Sequence[str] = (),
-) -> TrainingRecord:
-    """Retrieve the candidates of one question, ask with each, and label them.
-
-    `pair_ids` are those of the store, to draw some candidates from.
-
-    Raises
-    ------
-    InputError, ImageError, TowerError, PromptError
-        If the question cannot be used, or no candidate is left for it.
-    """
-    image = load_image(item.image, what="query image")
-    q_image = towers.embed_images([image])[0]
-    q_text = towers.embed_texts([item.question])[0]
-    others = drawn_ids(pair_ids, settings, item.question_id)
-    hits = find_candidates(store, q_image, q_text, settings, item.exclusion(), others)
-    reports = [None, *(hit.report for hit in hits)]
-    unaided, *rated = confidence.rate(image, item.question, item.answer, reports)
-    readable = [(hit, value) for hit, value in zip(hits, rated, strict=True) if value is not None]
-    if not readable or unaided is None:
-        raise InputError("the store holds no document for it that the model can read")
-    values = [round(value, DIGITS) for _, value in readable]
-    if not all(map(math.isfinite, [*values, unaided])):
-        raise InputError("the model's confidence is not a finite number")
-    positive, negatives = label(values, settings.negatives, settings.margin)
-    return TrainingRecord(
-        question_id=item.question_id,
-        patient_id=item.patient_id,
-        **terms_of([hit for hit, _ in readable]),
-        pair_ids=tuple(hit.pair_id for hit, _ in readable),
-        confidence=tuple(values),
-        positive=positive,
-        negatives=negatives,
-        unaided=round(unaided, DIGITS),
-        query_image=rounded(q_image),
-        query_text=rounded(q_text),
-    )
+) -> Iterator[tuple[int, list[Skipped]]]:
+    """Label the questions one by one; yield how many are dealt with, and which were skipped."""
+    for place, item in enumerate(drawn):
+        reasons = []
+        if item.question_id not in log.keys:
+            try:
+                log.append([candidates(place).labelled(confidence, settings)])
+            except UNUSABLE as error:
+                reasons.append(Skipped(place + 1, item.question_id, str(error)))
+        yield place + 1, reasons

@@ -201,6 +201,7 @@ TRAINING_FILE = LineFormat(
     TrainingRecord,
     "mined training questions; make it with mrrag mine",
     "a training record",
+    key="question_id",
 )
 """Files that ``mrrag mine`` writes."""
 

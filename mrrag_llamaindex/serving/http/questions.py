@@ -35,7 +35,7 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
         asked, data = await read_request(request, AskRequest)
 
         def work(cancelled: threading.Event) -> dict[str, Any]:
-            image = service.read_image(data or b"", asked.reading)
+            image = service.read_image(data, asked.reading)
             try:
                 result = service.ask(image, asked.question, asked, cancelled=cancelled)
             except NoRelevantCase as nothing:
@@ -53,11 +53,11 @@ def question_routes(service: Service, workers: Workers) -> APIRouter:
     async def retrieve(request: Request) -> JSONResponse:
         """Find the documents of a question, an image, or both, without an answer."""
         asked, data = await read_request(request, RetrieveRequest)
-        if data is None and not asked.question.strip():
+        if not data and not asked.question.strip():
             raise ApiError(400, "nothing_asked", "give a question, an image, or both")
 
         def work(_: threading.Event) -> dict[str, Any]:
-            image = None if data is None else service.read_image(data, asked.reading)
+            image = service.read_image(data, asked.reading) if data else None
             return {"documents": service.retrieve(image, asked.question, asked)}
 
         return _private(await workers.run(request, work))

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from mrrag_llamaindex.defaults import MAX_QUERY_IMAGES
 from mrrag_llamaindex.serving.http.errors import ApiError, validation_error
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_request(request: Request, model: type[Model]) -> tuple[Model, bytes | None]:
-    """Return the fields of a request and the bytes of its image.
+async def read_request(request: Request, model: type[Model]) -> tuple[Model, list[bytes]]:
+    """Return the fields of a request and the bytes of its images.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
         JSON, or ``multipart/form-data`` with the fields by name: lists as repeated fields or as
         JSON, objects and tuples as JSON.
     model : type
-        Of the fields; its ``image`` is text.
+        Of the fields; its ``image`` is text, or several.
 
     Raises
     ------
@@ -37,17 +38,17 @@ async def read_request(request: Request, model: type[Model]) -> tuple[Model, byt
     """
     require_parameters(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    data: bytes | None = None
+    data: list[bytes] = []
     fields: Any
     if kind == "application/json":
         fields = await request.body()
     elif kind == "multipart/form-data":
         try:
-            async with request.form(max_files=1, max_fields=1000) as form:
+            async with request.form(max_files=MAX_QUERY_IMAGES + 1, max_fields=1000) as form:
                 fields = _fields_of(form, model)
-                sent = form.get("image")
-                if isinstance(sent, UploadFile):
-                    data = await sent.read()
+                sent = [one for one in form.getlist("image") if isinstance(one, UploadFile)]
+                if sent:
+                    data = [await one.read() for one in sent]
                     fields["image"] = ""
         except HTTPException:
             raise ApiError(400, "bad_form", "the form cannot be read") from None
@@ -106,7 +107,7 @@ def image_bytes(text: str, param: str = "image") -> bytes:
         ) from None
 
 
-def _checked(model: type[Model], fields: Any, data: bytes | None) -> tuple[Model, bytes | None]:
+def _checked(model: type[Model], fields: Any, data: list[bytes]) -> tuple[Model, list[bytes]]:
     if isinstance(fields, bytes):
         try:
             fields = json.loads(fields)
@@ -117,8 +118,8 @@ def _checked(model: type[Model], fields: Any, data: bytes | None) -> tuple[Model
     except ValidationError as error:
         raise validation_error(error.errors(include_input=False, include_url=False)) from None
     sent = getattr(checked, "image", None)
-    if data is None and sent is not None:
-        data = image_bytes(sent)
+    if not data and sent is not None:
+        data = [image_bytes(one) for one in ([sent] if isinstance(sent, str) else sent)]
     return checked, data
 
 
@@ -128,13 +129,17 @@ def _fields_of(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
         sent = form.getlist(name)
         values = [value for value in sent if isinstance(value, str)]
         known = model.model_fields.get(name)
-        listed = known is not None and get_origin(known.annotation) is list
+        listed = name == "image" or (known is not None and get_origin(known.annotation) is list)
         if known is not None and len(sent) > 1 and not listed:
             raise ApiError(422, "bad_field", f"{name}: it stands there twice", param=name)
         if known is not None and len(values) < len(sent) and name != "image":
             raise ApiError(422, "bad_field", f"{name}: it is no file", param=name)
+        if name == "image" and 0 < len(values) < len(sent):
+            raise ApiError(422, "bad_field", "image: it is a file and a text", param=name)
         if not values or known is None or known.annotation is str:
             fields[name] = values[0] if values else None
+        elif name == "image":
+            fields[name] = values[0] if len(values) == 1 else values
         elif listed:
             read = [_value(name, value) for value in values]
             fields[name] = [

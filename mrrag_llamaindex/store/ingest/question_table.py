@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
@@ -82,6 +83,12 @@ class GoldQuestion:
         own = (self.pair_id, self.patient_id, self.study_id)
         pairs, patients, studies = (frozenset() if v is None else frozenset({v}) for v in own)
         return Exclusion(pairs, patients, studies)
+
+    def portable(self) -> GoldQuestion:
+        """Return it for a process in another folder: an image in a file by its whole path."""
+        if not isinstance(self.image, (str, os.PathLike)):
+            return self
+        return replace(self, image=str(Path(self.image).absolute()))
 
 
 def read_questions(

@@ -77,11 +77,13 @@ def server_of(where: str) -> str | None:
 
     Examples
     --------
-    >>> server_of("http://db:8000"), server_of("store"), server_of("qdrant:///folder")
+    >>> server_of("http://db:8000"), server_of("store"), server_of("qdrant:folder")
     ('http://db:8000', None, None)
     """
     try:
-        return where if urlsplit(where).netloc else None
+        place = urlsplit(where)
+        # PostgreSQL's may name a socket behind its question mark.
+        return where if place.netloc or place.scheme in ("postgres", "postgresql") else None
     except ValueError:
         return None  # refused where it is opened
 

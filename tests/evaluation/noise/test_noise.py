@@ -284,7 +284,7 @@ def test_what_a_sweep_cannot_compare_is_refused(sweep):
 
 def cell(*right: float, attention: float = 0.5) -> Cell:
     shares = np.full(len(right), attention)
-    return Cell(np.array(right, dtype=float), shares, shares, shares)
+    return Cell(np.array(right, dtype=float), shares, shares, shares, shares)
 
 
 def result(clean, off, own) -> NoiseResult:
@@ -367,7 +367,9 @@ def test_report_by_hand():
 def test_undefined_attention_is_left_out():
     found = result([1, 1], [1, 0], [1, 1])
     nothing = np.array([np.nan, 0.25])
-    found.cells["ifa", "true", False, 1] = Cell(nothing, nothing, nothing * np.nan, nothing)
+    found.cells["ifa", "true", False, 1] = Cell(
+        nothing, nothing, nothing * np.nan, nothing, nothing
+    )
     assert found.attention(("ifa", "true", False, 1), "noise_attention") == (0.25, None)
     assert found.attention(("ifa", "true", False, 1), "everywhere") == (None, None)
 
@@ -536,7 +538,7 @@ class Oracle:
             key = () if policy is None else (policy.strength, policy.layers, variant.lambdas[0])
             p_no = np.full(len(requests), self.sure.get(key, 0.5))
             verdicts = ("yes" if key in self.wrong else "no",) * len(requests)
-            found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2))))
+            found.append(Readings(verdicts, 1 - p_no, p_no, np.ones((len(requests), 2, 4, 2))))
         return found
 
 

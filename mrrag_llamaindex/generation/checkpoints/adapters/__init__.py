@@ -1,0 +1,1 @@
+"""Adapters: what was learnt beside a model, put onto it before it is steered."""

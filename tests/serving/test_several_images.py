@@ -1,0 +1,91 @@
+"""Several images of one study over HTTP: as in the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from mrrag_llamaindex.integration.answers.ask import ask
+from mrrag_llamaindex.serving.service import Service
+from mrrag_llamaindex.serving.settings import Settings
+from tests.serving.conftest import running
+from tests.tiny.families import write
+
+
+@pytest.fixture(scope="module")
+def reader(corpus, tmp_path_factory) -> Service:
+    """A model that reads several images."""
+    folder = write("qwen3_vl", tmp_path_factory.mktemp("models") / "qwen3_vl")
+    return Service.load(
+        corpus.store, model=str(folder), max_new_tokens=8, device="cpu", name="reader"
+    )
+
+
+@pytest.fixture(scope="module")
+def readers(reader) -> Iterator[httpx.Client]:
+    with running(reader, Settings()) as address, httpx.Client(base_url=address) as client:
+        client.timeout = 60
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected(reader, corpus) -> dict:
+    found = ask(reader.index, reader.llm, corpus.images[:2], corpus.question, similarity_top_k=3)
+    return found.as_dict()
+
+
+def test_a_list_in_json_files_in_a_form_and_parts_of_a_message(readers, corpus, expected):
+    urls = [corpus.data_url(0), corpus.data_url(1)]
+    body = {"question": corpus.question, "image": urls, "k": 3}
+    by_json = readers.post("/v1/ask", json=body)
+    assert by_json.status_code == 200, by_json.text
+    files = [("image", path.read_bytes()) for path in corpus.images[:2]]
+    by_form = readers.post("/v1/ask", data={"question": corpus.question, "k": 3}, files=files)
+    assert by_form.status_code == 200, by_form.text
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    content = [{"type": "text", "text": corpus.question}, *parts]
+    by_chat = readers.post(
+        "/v1/chat/completions",
+        json={
+            "model": "reader",
+            "messages": [{"role": "user", "content": content}],
+            "mrrag": {"k": 3},
+        },
+    )
+    assert by_chat.status_code == 200, by_chat.text
+    for facts in (by_json.json(), by_form.json(), by_chat.json()["mrrag"]):
+        assert facts["p_yes"] == pytest.approx(expected["p_yes"], abs=1e-6)
+        assert facts["sources"] == expected["sources"]
+    turned = readers.post("/v1/ask", json={**body, "image": urls[::-1]}).json()
+    assert turned["p_yes"] != pytest.approx(expected["p_yes"], abs=1e-7)
+
+
+def test_scores_are_combined_as_the_request_says(readers, corpus):
+    urls = [corpus.data_url(0), corpus.data_url(1)]
+    scores = {}
+    for name, image in (("both", urls), ("first", urls[0]), ("second", urls[1])):
+        for combine in ("mean", "max"):
+            body = {"question": corpus.question, "image": image, "k": 24, "one_per": "none"}
+            found = readers.post("/v1/retrieve", json={**body, "combine_images": combine}).json()
+            scores[name, combine] = {row["pair_id"]: row["score"] for row in found["documents"]}
+    for combine, combined in (("mean", lambda a, b: (a + b) / 2), ("max", max)):
+        first, second = (scores[name, combine] for name in ("first", "second"))
+        known = scores["both", combine].keys() & first.keys() & second.keys()
+        assert len(known) > 5
+        for pair_id in known:
+            both = combined(first[pair_id], second[pair_id])
+            assert scores["both", combine][pair_id] == pytest.approx(both, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [([0, 0], "twice"), ([0, 1], "this model reads one"), ([], "no image")],
+    ids=["twice", "a model of one image", "none"],
+)
+def test_what_cannot_be_asked_is_refused_by_name(client, corpus, images, says):
+    urls = [corpus.data_url(number) for number in images]
+    answer = client.post("/v1/ask", json={"question": corpus.question, "image": urls})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert says in answer.json()["error"]["message"]
