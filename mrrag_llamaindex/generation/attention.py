@@ -14,16 +14,13 @@ Attention says where a model looked, not what the answer rests on: that is `expl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.answer import AttentionTrace
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.reader import Pictures
-from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+from mrrag_llamaindex.generation.prompt.request import PromptRequest
+from mrrag_llamaindex.generation.scheduling.looks import parts_of
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 from mrrag_llamaindex.steering.watch import AttentionWatch
@@ -117,7 +114,7 @@ def attention_shares(
     prompt = engine.prompt(request, prepared, policy, max_new_tokens)
     length, shared = len(prompt.input_ids), prompt.question_span[0] if engine.shares_prefix else 0
     rows = [prompt.question_span, (length - 1, length)]
-    watch = AttentionWatch.over([rows], [_parts(prompt)], layers, [length], shared)
+    watch = AttentionWatch.over([rows], [parts_of(prompt)], layers, [length], shared)
     plan, _ = engine.planner.plan([prompt], policy, shared)
     watched = replace(plan or SteeringPlan.nothing([length], shared), watch=watch)
     logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
@@ -128,48 +125,6 @@ def attention_shares(
     )
     steered = tuple(layer for layer in layers if plan is not None and layer in plan.layers)
     return AttentionShares(question, answer, steered, *engine.yes_and_no(logits[0, -1].softmax(-1)))
-
-
-def watch_questions(
-    prompts: Sequence[Prompt], layers: tuple[int, ...], shared: int
-) -> AttentionWatch:
-    """Watch the question's rows of every prompt of a batch, see `traced`.
-
-    Parameters
-    ----------
-    prompts : sequence of Prompt
-    layers : tuple of int
-    shared : int
-        Tokens that all of them share.
-    """
-    # As many parts for every prompt: documents, then image and question.
-    most = max(len(prompt.documents) for prompt in prompts)
-    parts = [[(0, 0)] * (most - len(prompt.documents)) + _parts(prompt) for prompt in prompts]
-    lengths = [len(prompt.input_ids) for prompt in prompts]
-    rows = [[prompt.question_span] for prompt in prompts]
-    return AttentionWatch.over(rows, parts, layers, lengths, shared)
-
-
-def traced(watch: AttentionWatch) -> list[AttentionTrace]:
-    """Return the shares of every prompt that `watch_questions` watched."""
-    if any(layer not in watch.seen for layer in watch.layers):
-        return [AttentionTrace(reason="attention was not formed in this pass")] * len(watch.rows)
-    mean = torch.stack([watch.seen[layer] for layer in watch.layers]).mean(0)[:, 0].tolist()
-    return [
-        AttentionTrace(
-            image=image,
-            documents=sum(documents),
-            question=question,
-            rest=max(0.0, 1 - sum(documents) - image - question),
-            layers=watch.layers,
-            reason="",
-        )
-        for *documents, image, question in mean
-    ]
-
-
-def _parts(prompt: Prompt) -> list[tuple[int, int]]:
-    return [*prompt.document_spans, prompt.image_span or (0, 0), prompt.question_span]
 
 
 def _layer(names: list[str], shares: list[float]) -> LayerShares:

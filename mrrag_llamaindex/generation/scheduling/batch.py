@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mrrag_llamaindex.generation.answer import AttentionTrace
-from mrrag_llamaindex.generation.attention import traced, watch_questions
 from mrrag_llamaindex.generation.decoding.guidance import probe_for
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.runner import BatchCall, Watch
 from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
+from mrrag_llamaindex.generation.scheduling.looks import traced, watch_questions
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 if TYPE_CHECKING:
