@@ -118,6 +118,10 @@ def attention_shares(
     plan, _ = engine.planner.plan([prompt], policy, shared)
     watched = replace(plan or SteeringPlan.nothing([length], shared), watch=watch)
     logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
+    if any(layer not in watch.seen for layer in layers):
+        raise ModelError(
+            "this model adds terms to its attention that are not known here, so it is not shown"
+        )
     names = [document.document_id for document in prompt.documents]
     question, answer = (
         {layer: _layer(names, watch.seen[layer][0, group].tolist()) for layer in layers}

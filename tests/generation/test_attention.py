@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
+from mrrag_llamaindex.steering.attention.registry import ifa_attention_forward
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policies.registry import POLICIES
@@ -151,3 +153,14 @@ def test_a_watch_that_is_not_the_batchs_is_refused(engine):
     plan = replace(SteeringPlan.nothing([len(ids)] * 2), watch=watch)
     with pytest.raises(SteeringError, match="2 prompts"):
         engine.runner.logits([ids, ids], [image, image], steering=plan)
+
+
+def test_a_layer_with_terms_of_its_own_is_not_watched():
+    """Its attention is not what recomputed rows would have, so nothing is said of it."""
+    layer = SimpleNamespace(layer_idx=0, num_key_value_groups=1, is_causal=True, training=False)
+    query = torch.randn(1, 2, 4, 8)
+    for terms, seen in (({}, {0}), ({"s_aux": torch.zeros(2)}, set())):
+        watch = AttentionWatch.over([[(2, 4)]], [[(0, 2)]], (0,), [4])
+        plan = replace(SteeringPlan.nothing([4]), watch=watch)
+        ifa_attention_forward(layer, query, query, query, None, steering=plan, **terms)
+        assert set(watch.seen) == seen
