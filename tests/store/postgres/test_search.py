@@ -14,7 +14,7 @@ from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
-from tests.benchmarks.fused_retrieval import WEIGHTS, Synthetic
+from tests.benchmarks.clustered import WEIGHTS, Synthetic
 
 COUNT, QUERIES, K = 4000, 25, 10
 DRAWN = Synthetic(32, seed=0)
