@@ -15,6 +15,7 @@ import numpy as np
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.learned_files import LEARNED_FILES, keep_learned, learned_text
+from mrrag_llamaindex.store.places import without_password
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
@@ -148,4 +149,6 @@ def _copy_learned(source: PairStore, target: PairStore) -> tuple[list[str], list
 def refuse_one_place(source: str, target: str) -> None:
     """Raise `InputError` where a store would be copied onto itself."""
     if source.strip().rstrip("/") == target.strip().rstrip("/"):
-        raise InputError(f"both stores are {source!r}: name another place to copy to")
+        raise InputError(
+            f"both stores are {without_password(source)!r}: name another place to copy to"
+        )

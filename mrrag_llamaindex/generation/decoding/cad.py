@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.generation.decoding.decoding import Decoding
 from mrrag_llamaindex.generation.decoding.contrast import Contrast
+from mrrag_llamaindex.generation.decoding.decoding import Decoding
 from mrrag_llamaindex.steering.policy import require_finite
 
 if TYPE_CHECKING:
