@@ -48,7 +48,7 @@ class PostgresServer:
             self._identity = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             self._programs = self._home / "site" / "pgserver" / source.name
             shutil.copytree(source, self._programs)
-            for libraries in source.parent.parent.glob("pgserver*.libs"):  # found beside it
+            for libraries in source.parent.parent.glob("*pgserver*.libs"):  # found beside it
                 shutil.copytree(libraries, self._home / "site" / libraries.name)
             self._home.chmod(0o755)
         self.data = self._home / "data"
