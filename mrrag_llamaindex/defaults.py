@@ -69,6 +69,14 @@ a pilot on a pretrained language model of 135M parameters (VQA-RAD's yes/no ques
 four documents irrelevant, one seed), steering the question alone won .02 and to the end of the
 prompt .15. Where a prompt ends with the question, as the phantom's, both are the same."""
 
+IMAGE_LAMBDA = 0.0
+"""Lambda of the query image in IFA; 0 is the paper's formula, which leaves the image as it is.
+
+Softmax shares attention out, so what raised documents gain the image loses with all else. The floor
+is ours: the image counts as a document of this relevance, in [0, 1] as lambda is, and only where a
+document is raised, since nothing else takes from it. At 1 the image is raised as the most relevant
+document is. docs/evidence.md has what it does where image and reports disagree."""
+
 EF_SEARCH = 400
 """HNSW search width: recall@10 of the hardest fused direction is 1.000 at 100k pairs."""
 
@@ -193,6 +201,9 @@ PAI_GUIDANCE = 1.1
 
 PAI_CUTOFF = 0.1
 """PAI's guidance keeps tokens with at least this share of the likeliest token's probability."""
+
+CAD_ALPHA = 0.5
+"""CAD's alpha, which the original calls robust over models and summaries."""
 
 KNOCKOUT_WINDOW_SHARE = 9 / 32
 """Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window

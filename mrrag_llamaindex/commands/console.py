@@ -170,9 +170,11 @@ def print_answer(answer: Mapping[str, Any]) -> None:
     console = screen()
     _print_line(console, "answer", answer)
     steering = answer["steering"]
+    of_image = steering.get("image_tokens", 0)  # servers of earlier versions do not say
     what = (
         f"layers {steering['layers']}: {count(steering['question_tokens'], 'question token')} "
-        f"towards {count(steering['document_tokens'], 'document token')}"
+        f"towards {count(steering['document_tokens'] - of_image, 'document token')}"
+        + (f" and {count(of_image, 'image token')}" if of_image else "")
         if steering["applied"]
         else f"not applied: {steering['reason']}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class SteeringOutcome:
         How many rows that were, and in how many columns: for IFA those of the documents with a
         lambda above zero. Other policies have other columns (PAI those of the image), and some
         steer the decode steps as well.
+    image_tokens : int
+        How many of these columns are the image's.
     reason : str
         Why it was not applied; empty when it was.
     """
@@ -37,6 +39,36 @@ class SteeringOutcome:
     document_tokens: int = 0
     reason: str = ""
     rows: str = ""
+    image_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionTrace:
+    """Where the attention of the question's rows went, measured in the answer's own pass.
+
+    After steering, mask and softmax; means over heads, rows and layers. The shares sum to 1.
+
+    Attributes
+    ----------
+    image, documents, question, rest : float or None
+        Shares of the image, of all documents, of the question's own text, and of the template and
+        the application's text. None where they were not measured.
+    layers : tuple of int
+        Those of the policy if it names some, else the model's critical layers.
+    reason : str
+        Why they were not measured; empty when they were.
+    """
+
+    image: float | None = None
+    documents: float | None = None
+    question: float | None = None
+    rest: float | None = None
+    layers: tuple[int, ...] = ()
+    reason: str = "this engine does not show attention"
+
+
+NOT_SHOWN = AttentionTrace()
+"""Of an engine that shows no attention."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +120,8 @@ class Answer:
         Whether the answer ended with the last token that was allowed, and not of itself.
     influence : mapping of str to Influence or None
         How much each document moved the answer, see `explain`; None if that was not asked for.
+    attention : AttentionTrace
+        Shares of image, documents and question, or why they are not known.
     left_out_turns : int
         Earlier turns of the conversation that the prompt lacks, because they are about another
         image, or it is not known which (a conversation that was begun in another process).
@@ -108,6 +142,8 @@ class Answer:
     cut_off: bool = False
     influence: Mapping[str, Influence] | None = None
     left_out_turns: int = 0
+    # Measured, and in another batch other in its last digits: no part of what makes two equal.
+    attention: AttentionTrace = field(default=NOT_SHOWN, compare=False)
 
     @classmethod
     def of(
@@ -144,9 +180,14 @@ def steering_outcome(
     if policy is None or policy.is_off:
         return SteeringOutcome(False, reason="steering is off")
     spans = prompt.spans
-    columns = sum(stop - start for (start, stop), _ in policy.columns(spans, prompt.lambdas))
+    steered = [span for span, _ in policy.columns(spans, prompt.lambdas)]
+    columns = sum(stop - start for start, stop in steered)
     if columns == 0:
         empty = "no document is in the prompt"
         return SteeringOutcome(False, reason=policy.idle if prompt.documents else empty)
     start, stop = policy.rows(spans)
-    return SteeringOutcome(True, layers, stop - start, columns, rows=policy.rows_name)
+    first, end = spans.image or (0, 0)
+    of_image = sum(max(0, min(b, end) - max(a, first)) for a, b in steered)
+    return SteeringOutcome(
+        True, layers, stop - start, columns, rows=policy.rows_name, image_tokens=of_image
+    )

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from mrrag_llamaindex.errors import ModelError
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
+from mrrag_llamaindex.generation.scheduling.looks import parts_of
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import SteeringPolicy
 from mrrag_llamaindex.steering.watch import AttentionWatch
@@ -114,20 +113,21 @@ def attention_shares(
     prepared = engine.read_image(image)
     prompt = engine.prompt(request, prepared, policy, max_new_tokens)
     length, shared = len(prompt.input_ids), prompt.question_span[0] if engine.shares_prefix else 0
-    parts = [*prompt.document_spans, prompt.image_span or (0, 0), prompt.question_span]
-    watch = AttentionWatch([prompt.question_span, (length - 1, length)], parts, layers)
+    rows = [prompt.question_span, (length - 1, length)]
+    watch = AttentionWatch.over([rows], [parts_of(prompt)], layers, [length], shared)
     plan, _ = engine.planner.plan([prompt], policy, shared)
-    if plan is None:
-        nothing = torch.zeros(1, length)
-        plan = SteeringPlan(nothing, nothing > 0, frozenset(layers), shared_prefix=shared)
-    watched = replace(plan, watch=watch)
+    watched = replace(plan or SteeringPlan.nothing([length], shared), watch=watch)
     logits = engine.runner.logits([prompt.input_ids], [prepared], shared=shared, steering=watched)
+    if any(layer not in watch.seen for layer in layers):
+        raise ModelError(
+            "this model adds terms to its attention that are not known here, so it is not shown"
+        )
     names = [document.document_id for document in prompt.documents]
     question, answer = (
-        {layer: _layer(names, watch.seen[layer][rows].tolist()) for layer in layers}
-        for rows in (0, 1)
+        {layer: _layer(names, watch.seen[layer][0, group].tolist()) for layer in layers}
+        for group in (0, 1)
     )
-    steered = tuple(layer for layer in layers if plan.is_active and layer in plan.layers)
+    steered = tuple(layer for layer in layers if plan is not None and layer in plan.layers)
     return AttentionShares(question, answer, steered, *engine.yes_and_no(logits[0, -1].softmax(-1)))
 
 

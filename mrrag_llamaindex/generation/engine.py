@@ -219,7 +219,22 @@ class LlavaEngine(Engine):
             max_new_tokens=limit,
             batch_size=size,
             shares_prefix=self.shares_prefix,
+            watched=() if (why := self._why_unwatched(decoding)) else self._watched(policy),
+            unwatched=why,
         )
+
+    def _watched(self, policy: SteeringPolicy | None) -> tuple[int, ...]:
+        """Layers in which attention is measured."""
+        own = None if policy is None else policy.layers
+        return self.loaded.critical_layers if own is None else own
+
+    def _why_unwatched(self, decoding: Decoding) -> str:
+        """Say why the attention of an answer is not measured; empty where it is."""
+        if not self.forms_attention:
+            return "the steering backend 'flex' never forms the attention of a row"
+        if not decoding.takes_policy:
+            return f"{type(decoding).__name__} runs passes of its own"
+        return ""
 
     def _answer(self, asked: Asked, generated: Generated) -> Answer:
         outcome = steering_outcome(asked.prompt, asked.policy, asked.layers)

@@ -151,7 +151,12 @@ class Engine(PromptReader, ABC):
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         answer = Answer.of(prompt, text, generated.confidence, steering, generated.seconds)
         cut_off = len(tokens) >= max_new_tokens and tokens[-1] not in self.end_ids
-        return replace(answer, answer_tokens=len(tokens), cut_off=cut_off)
+        return replace(
+            answer,
+            answer_tokens=len(tokens),
+            cut_off=cut_off,
+            attention=generated.attention,
+        )
 
     @abstractmethod
     def generate(

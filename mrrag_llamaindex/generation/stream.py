@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -106,7 +107,7 @@ def _pieces(
     except CancelledError:
         return
     seconds = time.perf_counter() - started
-    done(finish(Generated(generated.tokens, generated.confidence, seconds)))
+    done(finish(replace(generated, seconds=seconds)))
 
 
 def _next(arrived: SimpleQueue[int | None], process: ForkGuard) -> int | None:

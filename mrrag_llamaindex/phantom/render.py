@@ -133,3 +133,19 @@ def render(findings: tuple[bool, ...], seed: int) -> Image.Image:
     """Draw a synthetic study as an RGB image of 192 x 192 pixels, the same for the same seed."""
     grey = render_pixels(findings, np.random.default_rng(seed))
     return Image.fromarray(grey).convert("RGB")
+
+
+def shade(image: Image.Image, finding: int, by: float) -> Image.Image:
+    """Change the brightness of a finding's site, which survives what the texture does not.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        As `render` draws it.
+    finding : int
+        Index in `FINDINGS`.
+    by : float
+        Of a full scale of 1; below 0 it darkens.
+    """
+    grey = np.asarray(image.convert("L"), dtype=np.float32) / 255 + by * _sites()[finding]
+    return Image.fromarray((np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8)).convert("RGB")

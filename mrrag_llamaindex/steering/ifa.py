@@ -80,6 +80,10 @@ class IFA(SteeringPolicy):
     question_rows
         ``"question"`` steers the question's own tokens; ``"to_end"`` also those after it, up to
         the end of the prompt.
+    image
+        Lambda of the query image, in [0, 1]: it is raised as a document of that relevance is,
+        wherever a document is steered, so that raising documents does not starve it. 0 is the
+        paper's formula, see `defaults.IMAGE_LAMBDA`.
 
     Raises
     ------
@@ -90,6 +94,7 @@ class IFA(SteeringPolicy):
     strength: float = defaults.STRENGTH
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
+    image: float = defaults.IMAGE_LAMBDA
 
     idle: ClassVar[str] = "no document has a lambda above zero"
     checks_reach: ClassVar[bool] = True
@@ -100,6 +105,8 @@ class IFA(SteeringPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_finite("strength", self.strength, 0)
+        if not 0 <= self.image <= 1:
+            raise ValueError(f"image must be in [0, 1], got {self.image!r}")
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Apply the formula, see `Formula`; the weights are strength times lambda.
@@ -117,6 +124,24 @@ class IFA(SteeringPolicy):
         return self.strength == 0
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
-        """Columns of every document with a lambda above 0, weighted strength times lambda."""
+        """Columns of every document with a lambda above 0, weighted strength times lambda.
+
+        Examples
+        --------
+        With ``image=0.5`` the image is a document of lambda one half, beside documents only:
+
+        >>> spans = PromptSpans(((4, 6), (6, 9)), question=(9, 11), length=11, image=(1, 3))
+        >>> IFA(strength=2.0, image=0.5).columns(spans, [0.0, 1.0])
+        [((6, 9), 2.0), ((1, 3), 1.0)]
+        >>> IFA(strength=2.0, image=0.5).columns(spans, [0.0, 0.0])
+        []
+        """
         pairs = zip(spans.documents, lambdas, strict=True)
-        return [(span, self.strength * value) for span, value in pairs if value > 0]
+        weighted = [(span, self.strength * value) for span, value in pairs if value > 0]
+        return self.with_image(spans, weighted)
+
+    def with_image(self, spans: PromptSpans, weighted: list[Weighted]) -> list[Weighted]:
+        """Add the columns of the image to those of documents, if it has a lambda and they exist."""
+        if not weighted or spans.image is None or self.image == 0:
+            return weighted
+        return [*weighted, (spans.image, self.strength * self.image)]

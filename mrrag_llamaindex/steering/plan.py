@@ -50,8 +50,8 @@ class SteeringPlan:
     report
         Filled in while the model runs.
     watch
-        Rows whose attention is to be seen, in a batch of one; None for none. A plan that steers
-        nothing may carry one.
+        Rows whose attention is to be seen; None for none. A plan that steers nothing may carry
+        one, see `nothing`.
 
     Raises
     ------
@@ -162,6 +162,14 @@ class SteeringPlan:
             heads=policy.heads,
             every_step=policy.every_step,
         )
+
+    @classmethod
+    def nothing(cls, lengths: Sequence[int], shared_prefix: int = 0) -> SteeringPlan:
+        """Make a plan that steers nothing, to carry a watch through a batch of such prompts."""
+        longest = max(lengths)
+        weights = torch.zeros(len(lengths), longest)
+        padding = tuple(longest - length for length in lengths)
+        return cls(weights, weights > 0, frozenset(), padding, shared_prefix)
 
     @property
     def batch_size(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def without_password(where: str) -> str:
     """Return a place without a URL's user, password and options.
@@ -12,9 +14,14 @@ def without_password(where: str) -> str:
     'postgresql://db.example:5432/cases'
     >>> without_password("my/store")
     'my/store'
+    >>> without_password("postgresql://db.example/cases?user=ward&password=s@cret")
+    'postgresql://...'
     """
     scheme, separator, rest = where.partition("://")
     if not separator:
         return where
-    # Up to the last @, for a password may hold one, or a question mark, that was not escaped.
-    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]
+    # Up to the last @, for a password may hold one that was not escaped.
+    before, _, shown = rest.rpartition("@")
+    if "?" in before:  # a user's password or an option's: nothing says which
+        shown = "..."
+    return scheme + separator + re.split("[?#]", shown)[0]

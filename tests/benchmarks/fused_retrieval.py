@@ -13,14 +13,10 @@ fused
 scan
     The same question to `NumpyPairStore`: one matrix-vector product over all pairs. Exact.
 union
-    The conventional way: one index per modality, three searches (image to report, image to
-    image, text to report), the union of their results, and the similarities that a search did
-    not return fetched from the other index. No texts.
+    The conventional way, see `conventional`.
 
-The vectors are synthetic: a shared latent in uneven clusters, a fixed gap between the modalities,
-noise of their own. Real embeddings may be harder or easier. A place counts as right when its
-exact score reaches the tenth best. Intervals are 95%: for recall the wider of a bootstrap over
-questions and Wilson's over places, for ratios of medians a bootstrap over questions.
+Vectors and intervals are described in `clustered`. A place counts as right when its exact score
+reaches the tenth best.
 Exit status 1 when recall@10 is below .99 for any weights.
 """
 
@@ -33,129 +29,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import chromadb
 import numpy as np
-from chromadb.config import Settings
 from numpy.typing import NDArray
 
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
-from mrrag_llamaindex.store.chroma.store import index_configuration
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 
-Vectors = NDArray[np.float32]
-K = 10
-BAR = 0.99
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmarks.clustered import (
+    BAR,
+    SIX_WEIGHTS,
+    WEIGHTS,
+    K,
+    Synthetic,
+    Vectors,
+    ratio,
+    recall_interval,
+    right_places,
+    timed,
+)
+from tests.benchmarks.conventional import ChromaSide, Union
+
 BATCH = 2000
-WEIGHTS = [
-    (1.0, 1.0, 1.0),
-    (1.0, 0.0, 0.0),
-    (0.0, 1.0, 0.0),
-    (0.0, 0.0, 1.0),
-    (0.9, 0.05, 2.2),
-    (1.0, -0.3, 1.0),
-    (1.0, 1.0, -0.5),
-    (-1.0, 0.5, 2.0),
-]
-SIX_WEIGHTS = [
-    (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
-    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    (0.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-    (0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
-    (0.9, 0.05, 2.2, 0.1, 0.7, 1.1),
-    (1.0, -0.3, 1.0, 0.2, -0.4, 1.0),
-    (-1.0, 0.5, 2.0, -0.5, 1.0, -0.7),
-]
-
-
-class Synthetic:
-    """Draws vectors as a trained dual encoder gives them.
-
-    Parameters
-    ----------
-    dimension
-        n.
-    seed
-        Fixes clusters, maps and gap.
-    raw
-        How many of the n are of the modality's own space.
-    """
-
-    clusters = 300
-    latent = 64
-
-    def __init__(self, dimension: int, seed: int, raw: int = 0) -> None:
-        dimension -= raw
-        rng = np.random.default_rng(seed)
-        self.centres = rng.standard_normal((self.clusters, self.latent))
-        self.share = rng.permutation(1.0 / np.arange(1, self.clusters + 1))  # a few large ones
-        self.share /= self.share.sum()
-        self.shared_map = rng.standard_normal((self.latent, dimension)) / np.sqrt(self.latent)
-        self.gap = 0.8 * rng.standard_normal((2, dimension))
-        self.raw_maps = rng.standard_normal((2, self.latent, raw)) / np.sqrt(self.latent)
-
-    def draw(self, rows: int, seed: int) -> tuple[Vectors, Vectors]:
-        """Return unit image and text vectors, each of shape (rows, n)."""
-        rng = np.random.default_rng(seed)
-        which = rng.choice(self.clusters, size=rows, p=self.share)
-        study = self.centres[which] + 0.5 * rng.standard_normal((rows, self.latent))
-        halves = []
-        for modality in range(2):
-            own = study + 0.4 * rng.standard_normal(study.shape)
-            half = own @ self.shared_map + self.gap[modality]
-            half += 0.15 * rng.standard_normal(half.shape)
-            half /= np.linalg.norm(half, axis=1, keepdims=True)
-            if raw := self.raw_maps.shape[2]:
-                further = own @ self.raw_maps[modality]
-                further += 0.15 * rng.standard_normal((rows, raw))
-                further /= np.linalg.norm(further, axis=1, keepdims=True)
-                half = np.concatenate([half, further], axis=1)
-            halves.append(half.astype(np.float32))
-        return halves[0], halves[1]
-
-
-class Union:
-    """The conventional way, over one Chroma collection per modality."""
-
-    def __init__(self, folder: Path, image: Vectors, text: Vectors, hnsw: HNSWSettings) -> None:
-        client = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
-        self.collections = []
-        for name, vectors in (("image", image), ("text", text)):
-            collection = client.create_collection(
-                name, configuration=index_configuration(hnsw), embedding_function=None
-            )
-            for start in range(0, len(vectors), BATCH):
-                ids = [str(row) for row in range(start, min(start + BATCH, len(vectors)))]
-                collection.upsert(ids=ids, embeddings=vectors[start : start + BATCH])
-            self.collections.append(collection)
-
-    def query(self, q_image: Vectors, q_text: Vectors, weights: FusionWeights, depth: int) -> list:
-        image, text = self.collections
-        known: list[dict[str, float]] = []
-        for collection, vector in ((text, q_image), (image, q_image), (text, q_text)):
-            answer = collection.query(
-                query_embeddings=vector[None], n_results=depth, include=["distances"]
-            )
-            pairs = zip(answer["ids"][0], answer["distances"][0], strict=True)
-            known.append({key: 1.0 - distance for key, distance in pairs})
-        candidates = sorted(set().union(*known))
-        for scores, collection, vector in zip(
-            known, (text, image, text), (q_image, q_image, q_text), strict=True
-        ):
-            absent = [key for key in candidates if key not in scores]
-            if absent:
-                got = collection.get(ids=absent, include=["embeddings"])
-                values = np.asarray(got["embeddings"], dtype=np.float32) @ vector
-                scores.update(zip(got["ids"], values.tolist(), strict=True))
-        a, b, c = weights.as_array()
-        fused = {
-            key: a * known[0][key] + b * known[1][key] + c * known[2][key] for key in candidates
-        }
-        return sorted(fused, key=lambda key: -fused[key])[:K]
 
 
 def fill(store: PairStore, image: Vectors, text: Vectors) -> None:
@@ -171,12 +70,6 @@ class Outcome:
 
     recall: dict[str, NDArray[np.float64]]
     seconds: dict[str, NDArray[np.float64]]
-
-
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - start
 
 
 def measure(
@@ -195,7 +88,6 @@ def measure(
     for q_image, q_text in zip(*questions, strict=True):
         vector = fused_query(q_image, q_text, weights, store.schema.blocks)
         exact = matrix @ vector
-        tenth = np.sort(exact)[-K] - 1e-6 * max(1.0, float(np.abs(exact).max()))
         runs: dict[str, Callable[[], list[int]]] = {
             "fused": lambda i=q_image, t=q_text: [
                 int(hit.pair_id) for hit in store.query(i, t, weights, K)
@@ -210,28 +102,12 @@ def measure(
             ]
         for way, run in runs.items():
             places, spent = timed(run)
-            recall[way].append(float(np.sum(exact[places] >= tenth)) / K)
+            recall[way].append(right_places(exact, places))
             seconds[way].append(spent)
     return Outcome(
         {way: np.array(values) for way, values in recall.items()},
         {way: np.array(values) for way, values in seconds.items()},
     )
-
-
-def recall_interval(shares: NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
-    means = shares[rng.integers(0, len(shares), (2000, len(shares)))].mean(1)
-    n, p, z = K * len(shares), float(shares.mean()), 1.96
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    spread = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return min(low, centre - spread), max(high, min(1.0, centre + spread))
-
-
-def ratio(a: NDArray[np.float64], b: NDArray[np.float64], rng: np.random.Generator) -> str:
-    rows = rng.integers(0, len(a), (2000, len(a)))
-    draws = np.median(a[rows], axis=1) / np.median(b[rows], axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{np.median(a) / np.median(b):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> int:
@@ -274,7 +150,11 @@ def main() -> int:
         print(f"written in {spent:.0f} s: {options.pairs / spent:.0f} pairs/s", flush=True)
         union = None
         if not options.no_union and not options.raw:  # three searches know three terms
-            union = Union(Path(folder) / "union", image, text, hnsw)
+            sides = (
+                ChromaSide(Path(folder) / "union", name, vectors, hnsw)
+                for name, vectors in (("image", image), ("text", text))
+            )
+            union = Union(*sides)
         fill(scan, image, text)
         for vector in questions[0][:3]:  # load the indexes before anything is timed
             for place in (store, scan):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,11 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.attention import attention_shares
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.studies import draw_findings, draw_study
+from mrrag_llamaindex.steering.attention.registry import ifa_attention_forward
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policies.registry import POLICIES
@@ -103,11 +108,59 @@ def test_a_layer_that_the_model_lacks_is_named(engine):
         attention_shares(engine, REQUEST, study(9).image, layers=(99,))
 
 
-def test_two_prompts_are_not_watched_at_once(engine):
+@pytest.mark.parametrize("policy", [None, IFA(), IFA(image=1.0), POLICIES["pasta"]()], ids=str)
+def test_every_answer_of_a_batch_traces_its_own_shares(engine, eager, policy):
+    """Prompts of unequal length, some on one image: shares are those of each asked alone."""
+    few = replace(REQUEST, documents=REQUEST.documents[:2])
+    none = replace(REQUEST, documents=(), question="Is there a fracture?")
+    requests, images = [REQUEST, few, REQUEST, none], [study(n).image for n in (9, 9, 8, 7)]
+    for used in (engine, eager):
+        answers = used.generate(requests, images, policy=policy)
+        for request, image, answer in zip(requests, images, answers, strict=True):
+            alone = attention_shares(engine, request, image, policy)
+            (layer,) = engine.loaded.critical_layers
+            found, expected = answer.attention, alone.question[layer]
+            assert (found.layers, found.reason) == ((layer,), "")
+            assert [found.image, found.documents, found.question, found.rest] == pytest.approx(
+                [
+                    expected.image,
+                    sum(expected.documents.values()),
+                    expected.question,
+                    expected.rest,
+                ],
+                abs=1e-5,
+            )
+
+
+def test_a_backend_that_never_forms_attention_says_so_in_the_trace(engine, monkeypatch):
+    monkeypatch.setattr(LlavaEngine, "forms_attention", False)
+    (answer,) = engine.generate([REQUEST], [study(9).image], policy=IFA())
+    assert answer.attention.image is None
+    assert "flex" in answer.attention.reason
+
+
+def test_a_search_with_passes_of_its_own_says_so_in_the_trace(engine):
+    (answer,) = engine.generate([REQUEST], [study(9).image], decoding=OPERA())
+    assert answer.attention.image is None
+    assert "OPERA" in answer.attention.reason
+
+
+def test_a_watch_that_is_not_the_batchs_is_refused(engine):
     image = engine.read_image(study(9).image)
     ids = engine.prompt(REQUEST, image).input_ids
-    watch = AttentionWatch([(len(ids) - 1, len(ids))], [(0, 1)], (0,))
-    nothing = torch.zeros(2, len(ids))
-    plan = SteeringPlan(nothing, nothing > 0, frozenset((0,)), watch=watch)
+    rows, parts = [(len(ids) - 1, len(ids))], [(0, 1)]
+    watch = AttentionWatch.over([rows], [parts], (0,), [len(ids)])
+    plan = replace(SteeringPlan.nothing([len(ids)] * 2), watch=watch)
     with pytest.raises(SteeringError, match="2 prompts"):
         engine.runner.logits([ids, ids], [image, image], steering=plan)
+
+
+def test_a_layer_with_terms_of_its_own_is_not_watched():
+    """Its attention is not what recomputed rows would have, so nothing is said of it."""
+    layer = SimpleNamespace(layer_idx=0, num_key_value_groups=1, is_causal=True, training=False)
+    query = torch.randn(1, 2, 4, 8)
+    for terms, seen in (({}, {0}), ({"s_aux": torch.zeros(2)}, set())):
+        watch = AttentionWatch.over([[(2, 4)]], [[(0, 2)]], (0,), [4])
+        plan = replace(SteeringPlan.nothing([4]), watch=watch)
+        ifa_attention_forward(layer, query, query, query, None, steering=plan, **terms)
+        assert set(watch.seen) == seen

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 POLICIES = [
     None,
     IFA(),
+    IFA(image=0.5),
     Uniform(),
     HardMask(),
     HardMask(mode="drop"),
@@ -80,17 +81,23 @@ def test_outcome_tells_rows_and_columns_of_each_policy(engine, trials):
     sizes = [b - a for a, b in prompt.document_spans]
     low = sum(n for n, value in zip(sizes, prompt.lambdas, strict=True) if value == 0)
     layers = tuple(range(engine.planner.depth))
+    image = prompt.image_span[1] - prompt.image_span[0]
     expected = {
         IFA(): (stop - start, sum(sizes) - low, engine.loaded.critical_layers),
         Uniform(layers=(0,)): (stop - start, sum(sizes), (0,)),
         HardMask(question_rows="to_end"): (length - start, low, layers),
         PASTA(): (length - start, length - sum(sizes) + low, engine.loaded.critical_layers),
-        PAI(): (1, prompt.image_span[1] - prompt.image_span[0], layers),
+        PAI(): (1, image, layers),
     }
+    rows_of_ifa, columns_of_ifa, where_of_ifa = expected[IFA()]
+    in_sight = IFA(image=0.5)
+    expected[in_sight] = (rows_of_ifa, columns_of_ifa + image, where_of_ifa)
+    of_image = {in_sight: image, PASTA(): image, PAI(): image}
     for policy, (rows, columns, where) in expected.items():
         outcome = ask(engine, [trial], policy)[0].steering
         assert outcome.applied
         assert (outcome.question_tokens, outcome.document_tokens) == (rows, columns)
+        assert outcome.image_tokens == of_image.get(policy, 0)
         assert outcome.layers == where
         assert outcome.rows == ("last" if policy == PAI() else policy.question_rows)
 
@@ -141,3 +148,11 @@ def test_drop_keeps_the_best_document_that_can_be_read(engine, trials):
 def test_layers_of_a_policy_are_checked_by_its_name(engine, trials):
     with pytest.raises(SteeringError, match="PAI names layer 99"):
         ask(engine, trials[:1], PAI(layers=(99,)))
+
+
+def test_an_image_that_is_kept_in_sight_stays_alone_where_no_document_is_steered(engine, trials):
+    level = [replace(d, score=0.0) for d in trials[1].request.documents]
+    trial = replace(trials[1], request=replace(trials[1].request, documents=level))
+    (plain,), (idle,) = ask(engine, [trial], None), ask(engine, [trial], IFA(image=1.0))
+    assert not idle.steering.applied
+    assert (idle.text, idle.p_yes, idle.p_no) == (plain.text, plain.p_yes, plain.p_no)

@@ -46,6 +46,9 @@ def test_score_that_is_no_number_is_refused_by_position(bad):
         {"layers": (1.0,)},
         {"layers": (True,)},
         {"question_rows": "all"},
+        {"image": -0.1},
+        {"image": 1.5},
+        {"image": math.nan},
     ],
 )
 def test_ifa_refuses_fields_out_of_range(fields):

@@ -29,6 +29,7 @@ LAMBDAS = (0.25, 1.0)
 POLICIES = [
     IFA(),
     IFA(strength=2.0, question_rows="question"),
+    IFA(image=0.5),
     Uniform(),
     HardMask(threshold=0.3),
     PASTA(alpha=0.1),
@@ -70,6 +71,7 @@ def changed(**fields: Any) -> str:
         (changed(options={"layers": [1]}), "options"),
         (changed(options={"strength": float("nan")}), "option"),
         (changed(options={"strength": "much"}), "option"),
+        (changed(options={"image": 2.0}), "option"),
         (changed(layers=[]), "layers"),
         (changed(layers=[-1]), "layers"),
         (changed(lambdas=[0.5]), "lambdas"),

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mrrag_llamaindex.generation.decoding.guidance import probe_for
+from mrrag_llamaindex.generation.answer import AttentionTrace
+from mrrag_llamaindex.generation.decoding.guidance import contrast_of, probe_for
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.runner import BatchCall, Watch
-from mrrag_llamaindex.generation.scheduling.job import Generated, Job
+from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
+from mrrag_llamaindex.generation.scheduling.looks import traced, watch_questions
+from mrrag_llamaindex.steering.plan import SteeringPlan
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.prompt.request import Prompt
 
 
 class RowWatch(Watch):
@@ -31,6 +38,8 @@ class RowWatch(Watch):
         Whether the batch may go on with fewer rows.
     between : callable
         Called after every step.
+    look : callable
+        Returns every row's shares of attention, once the prompts have been read.
     """
 
     def __init__(
@@ -40,7 +49,10 @@ class RowWatch(Watch):
         ends: Set[int],
         thins: bool,
         between: Callable[[], object],
+        look: Callable[[], Sequence[AttentionTrace]],
     ) -> None:
+        self._look = look
+        self._looks: Sequence[AttentionTrace] | None = None
         self._jobs = list(enumerate(jobs))  # with the row of the first step
         self._probe = probe
         self._ends = ends
@@ -82,7 +94,9 @@ class RowWatch(Watch):
     def finish(self, row: int, job: Job) -> None:
         """Give a row its result."""
         seconds = time.perf_counter() - self._started
-        job.succeed(Generated(job.tokens, self._probe.row(row), seconds))
+        if self._looks is None:
+            self._looks = self._look()
+        job.succeed(Generated(job.tokens, self._probe.row(row), seconds, self._looks[row]))
 
 
 def run_batch(
@@ -112,14 +126,16 @@ def run_batch(
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
     requests = [one.request for one in asked]
-    probe = probe_for(first.reader, requests, prompts, first.policy, first.runner.model)
+    images = [one.image for one in asked]
+    contrast = contrast_of(first.policy, first.decoding)
+    probe = probe_for(first.reader, requests, prompts, images, contrast, first.runner)
     # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
     # and models that keep positions beside the cache.
-    steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)
+    steady = contrast is None and (first.policy is None or not first.policy.every_step)
     thins = first.shares_prefix and steady
-    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, between)
+    plan, look = _looked_at(first, prompts, plan, shared)
+    watch = RowWatch(jobs, probe, first.reader.end_ids, thins, between, look)
     limit = max(one.max_new_tokens for one in asked)
-    images = [one.image for one in asked]
     tokens = first.decoding.run(
         first.runner, BatchCall(prompts, images, plan, probe, limit, shared, watch)
     )
@@ -128,3 +144,16 @@ def run_batch(
             for token in tokens[row].tolist():
                 job.token(token)
             watch.finish(row, job)
+
+
+def _looked_at(
+    asked: Asked, prompts: Sequence[Prompt], plan: SteeringPlan | None, shared: int
+) -> tuple[SteeringPlan | None, Callable[[], Sequence[AttentionTrace]]]:
+    """Let a batch's plan watch the questions, and return what gives every row's shares then."""
+    if not asked.watched:
+        unknown = AttentionTrace(reason=asked.unwatched)
+        return plan, lambda: [unknown] * len(prompts)
+    looked_at = watch_questions(prompts, asked.watched, shared)
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    plan = replace(plan or SteeringPlan.nothing(lengths, shared), watch=looked_at)
+    return plan, lambda: traced(looked_at)

@@ -10,6 +10,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mrrag_llamaindex.generation.answer import NOT_SHOWN, AttentionTrace
+
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
     from mrrag_llamaindex.generation.decoding.decoding import Decoding
@@ -58,6 +60,10 @@ class Asked:
         Most rows of a batch with this one.
     shares_prefix
         Whether rows with the same beginning prefill it once.
+    watched
+        Layers in which the attention of the question's rows is measured; none if it is not.
+    unwatched
+        Why it is not.
     """
 
     reader: PromptReader
@@ -72,6 +78,8 @@ class Asked:
     max_new_tokens: int
     batch_size: int
     shares_prefix: bool
+    watched: tuple[int, ...] = ()
+    unwatched: str = ""
 
     def joins(self, other: Asked) -> bool:
         """Whether the two may run in one batch: not if a policy of one's own cannot tell."""
@@ -90,11 +98,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Generated:
-    """Tokens of one answer, probabilities of yes and no at the first, and seconds of its batch."""
+    """Tokens of one answer, probabilities of yes and no at the first, seconds of its batch."""
 
     tokens: list[int]
     confidence: tuple[float, float]
     seconds: float
+    attention: AttentionTrace = NOT_SHOWN
 
 
 class Job(Future[Generated]):

@@ -87,6 +87,7 @@ class AskResult:
                 "reason": self.answer.steering.reason,
                 "question_tokens": self.answer.steering.question_tokens,
                 "document_tokens": self.answer.steering.document_tokens,
+                "image_tokens": self.answer.steering.image_tokens,
             },
             "unknown_words": self.answer.unknown_tokens,
             "seconds": dict(self.seconds),

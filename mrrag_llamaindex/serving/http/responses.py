@@ -67,6 +67,7 @@ class Steering(_Response):
     reason: str
     question_tokens: int
     document_tokens: int
+    image_tokens: int = Field(description="How many of these are the image's.")
 
 
 class Facts(_Response):

@@ -22,6 +22,11 @@ def layer_index(module: torch.nn.Module) -> int:
     return index if isinstance(index, int) else -1
 
 
+def foreign_terms(kwargs: Mapping[str, Any]) -> list[str]:
+    """Name what a layer adds to its logits that recomputed rows would not see."""
+    return [name for name in _FOREIGN_TERMS if kwargs.get(name) is not None]
+
+
 def head_mask(
     plan: SteeringPlan, module: torch.nn.Module, count: int, device: torch.device
 ) -> torch.Tensor | None:
@@ -98,10 +103,9 @@ def steered_window(
             "is padded or continues a cache. Pass attention_mask, and call "
             "mrrag_llamaindex.steering.attention.registry.register() before the model is loaded"
         )
-    for name in _FOREIGN_TERMS:
-        if kwargs.get(name) is not None:
-            raise SteeringError(
-                f"steering: {type(module).__name__} uses {name!r} inside attention, which this "
-                "package does not steer; generate with steering off or with another model"
-            )
+    for name in foreign_terms(kwargs):
+        raise SteeringError(
+            f"steering: {type(module).__name__} uses {name!r} inside attention, which this "
+            "package does not steer; generate with steering off or with another model"
+        )
     return window

@@ -157,7 +157,7 @@ def ifa_eager_attention_forward(
     if steering is not None and steering.watch is not None:
         first = key.shape[2] - query.shape[2]
         if first < steering.prompt_length:
-            steering.watch.take(layer_index(module), attention[0], first)
+            steering.watch.take(layer_index(module), attention, first)
     if steering is not None and window is not None:
         steering.record(layer_index(module), window)
     return output.transpose(1, 2).contiguous(), attention

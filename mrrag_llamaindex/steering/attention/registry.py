@@ -12,7 +12,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
-from mrrag_llamaindex.steering.attention.call_window import head_mask, layer_index, steered_window
+from mrrag_llamaindex.steering.attention.call_window import (
+    foreign_terms,
+    head_mask,
+    layer_index,
+    steered_window,
+)
 from mrrag_llamaindex.steering.attention.eager import ifa_eager_attention_forward
 from mrrag_llamaindex.steering.attention.flex import ifa_flex_attention_forward
 from mrrag_llamaindex.steering.attention.rows import steer_rows, write_rows
@@ -110,7 +115,8 @@ def ifa_attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    watch_rows(steering, module, query, key, attention_mask, scaling, is_causal)
+    if not foreign_terms(kwargs):  # with others the rows would not be those of the layer
+        watch_rows(steering, module, query, key, attention_mask, scaling, is_causal)
     if window is not None:
         steered = steer_rows(
             query,

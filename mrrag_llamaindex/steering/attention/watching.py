@@ -34,26 +34,26 @@ def watch_rows(
     Raises
     ------
     SteeringError
-        If the batch has more than one row, or the call holds only some of the watched rows.
+        If the batch is another one, or the call holds only some of the watched rows.
     """
     watch, layer = plan.watch, layer_index(module)
     columns, offset = key.shape[2], key.shape[2] - query.shape[2]
     if watch is None or layer not in watch.layers or offset >= plan.prompt_length:
         return
-    if query.shape[0] != 1 or not offset <= watch.first < watch.stop <= columns:
+    count = len(watch.rows)
+    if query.shape[0] != count or not offset <= watch.first < watch.stop <= columns:
         raise SteeringError(
-            f"attention is watched in one prompt at a time, its rows {watch.first}..{watch.stop} "
-            f"in one piece; this call has {query.shape[0]} prompts and rows {offset}..{columns}"
+            f"attention of {count} prompts is watched, their rows {watch.first}..{watch.stop} in "
+            f"one piece; this call has {query.shape[0]} prompts and rows {offset}..{columns}"
         )
-    rows = range(watch.first, watch.stop)
-    weights = torch.zeros(len(rows), watch.stop, dtype=torch.float32)
-    if layer in plan.layers:
-        steered = plan.steered_rows[0, watch.first : watch.stop].cpu()
-        weights[steered] = plan.column_weights[0, : watch.stop].cpu()
-    window = RowWindow.build([[row - offset for row in rows]], offset, weights[:1], query.device)
-    window = replace(window, weights=weights[None].to(query.device))
+    rows = range(watch.first - offset, watch.stop - offset)
+    weights = plan.column_weights[:, : watch.stop].to(query.device)
+    window = RowWindow.build([rows] * count, offset, weights, query.device)
+    steered = plan.steered_rows[:, watch.first : watch.stop, None].to(query.device)
+    weights = window.weights * steered * (layer in plan.layers)
+    window = replace(window, weights=weights)
     heads = head_mask(plan, module, query.shape[1], query.device) if layer in plan.layers else None
     attention = row_attention(
         query, key, attention_mask, scaling, plan.policy, window, is_causal, heads
     )
-    watch.take(layer, attention.flatten(1, 2)[0], watch.first)
+    watch.take(layer, attention.flatten(1, 2), watch.first)

@@ -24,4 +24,4 @@ class Uniform(IFA):
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns of every document, weighted with the strength."""
-        return [(span, self.strength) for span in spans.documents]
+        return self.with_image(spans, [(span, self.strength) for span in spans.documents])

@@ -11,6 +11,7 @@ import httpx
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import store_errors
+from mrrag_llamaindex.store.places import without_password
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -44,8 +45,8 @@ def connect(url: str, settings: Any) -> ClientAPI:
         port = -1
     if not parts.hostname or port == -1 or parts.path.strip("/") or parts.query or parts.username:
         raise StoreError(
-            f"{url!r} is not a server address: expected http://host:port; for anything else "
-            "(headers, tenants) pass a chromadb.HttpClient"
+            f"{without_password(url)!r} is not a server address: expected http://host:port; for "
+            "anything else (headers, tenants) pass a chromadb.HttpClient"
         )
     port = port or (443 if parts.scheme == "https" else 8000)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from llama_index.core.schema import BaseNode, TextNode
 from llama_index.core.vector_stores.types import VectorStoreQuery
-from llama_index.core.vector_stores.utils import metadata_dict_to_node
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
@@ -244,8 +244,22 @@ class MilvusEngine(Engine):
                 )
         self._touch([node.node_id for node in nodes])
         with self._asking():
-            for rows in batches(nodes):
-                self.store.add(list(rows))
+            for part in batches(nodes):
+                self.client.upsert(self._collection, [self._row(node) for node in part])
+
+    def _row(self, node: TextNode) -> dict[str, Any]:
+        """Return what the package's `add` would write of a node.
+
+        That copies a vector number by number, three times: half of the time of an ingest.
+        """
+        store = self.store
+        bare = node.model_copy(update={"embedding": None})
+        return {
+            **node_to_metadata_dict(bare, remove_text=True, text_field=store.text_key),
+            store.text_key: node.text,
+            store.embedding_field: np.asarray(node.embedding, dtype=np.float32),
+            _ID: node.node_id,
+        }
 
     def _touch(self, node_ids: Sequence[str]) -> None:
         """Note what is written or removed, and forget what was long ago."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.collection_name import check_collection_name
+from mrrag_llamaindex.store.places import without_password
 
 _URL: Final = re.compile(r"(qdrant|milvus)(\+https?)?:(.*)", re.DOTALL)
 _PORTS: Final = {"qdrant": 6333, "milvus": 19530}
@@ -55,7 +56,7 @@ class Place:
         """
         match = _URL.fullmatch(where.strip())
         if match is None:
-            raise StoreError(f"{where!r} is no place for pairs: expected {FORMS}")
+            raise StoreError(f"{without_password(where)!r} is no place for pairs: expected {FORMS}")
         engine, scheme, rest = match[1], (match[2] or "")[1:], match[3]
         if not scheme:
             return cls._local(engine, rest, collection)
@@ -67,7 +68,9 @@ class Place:
         blank = any(c.isspace() or not c.isprintable() for c in rest)
         own = parts.path.strip("/")
         if not parts.hostname or not port or blank or parts.query or "/" in own:
-            raise StoreError(f"{where!r} is not a server address: expected {FORMS}")
+            raise StoreError(
+                f"{without_password(where)!r} is not a server address: expected {FORMS}"
+            )
         if parts.username is not None:
             raise StoreError(
                 f"the address of {parts.hostname} holds a key, which would be shown in messages: "
@@ -84,6 +87,11 @@ class Place:
 
     @classmethod
     def _local(cls, engine: str, rest: str, collection: str) -> Place:
+        if "://" in rest or re.match("//[^/]", rest):
+            raise StoreError(
+                f"{without_password(f'{engine}:{rest}')!r} names a host, and would be a folder: a "
+                f"server is {engine}+http://host:{_PORTS[engine]}"
+            )
         path = rest.removeprefix("//")
         if path == ":memory:" and engine == "qdrant":
             return cls(engine, "the Qdrant store in memory", collection)

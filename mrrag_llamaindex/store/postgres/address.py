@@ -64,6 +64,9 @@ class Address:
             raise _unusable("libpq cannot read it") from None
         if urlsplit(url).fragment:
             raise _unusable("a # in a password is written %23")
+        # libpq takes what follows the first @ or / of a password for a host or a database.
+        if any("@" in str(parameters.get(key) or "") for key in ("host", "dbname")):
+            raise _unusable("an @ is written %40, a / in a password %2F")
         parameters.setdefault("connect_timeout", CONNECT_SECONDS)
         parameters.setdefault("fallback_application_name", "mrrag")
         return cls(_name(parameters), parameters)

@@ -50,7 +50,12 @@ def softmax(*logits: float) -> list[float]:
 BY_HAND = {
     IFA(question_rows="question"): {3: [-2.0, 0.0, 2.1, 0.5]},  # -1 + 1*1, 1.5 + .4*1.5
     IFA(): {3: [-2.0, 0.0, 2.1, 0.5], 4: [-3.0, 1.0, -0.6, 1.0, 0.25]},
+    IFA(strength=2.0, image=0.25): {  # the image: -2 + 2*.25*2, -3 + 2*.25*3
+        3: [-1.0, 1.0, 2.7, 0.5],
+        4: [-1.5, 1.5, -0.2, 1.0, 0.25],
+    },
     Uniform(strength=0.5, question_rows="question"): {3: [-2.0, -0.5, 2.25, 0.5]},
+    Uniform(strength=0.5, question_rows="question", image=1.0): {3: [-1.0, -0.5, 2.25, 0.5]},
     HardMask(question_rows="question"): {3: [-2.0, -1.0, -math.inf, 0.5]},
     HardMask(): {
         3: [-2.0, -1.0, -math.inf, 0.5],
@@ -203,6 +208,7 @@ def test_policies_are_values_that_can_be_keys():
 # ---- in a model: 8 query heads on 2 key heads
 
 POLICIES = [
+    IFA(image=0.5),
     Uniform(),
     HardMask(),
     HardMask(question_rows="question"),
