@@ -202,6 +202,9 @@ PAI_GUIDANCE = 1.1
 PAI_CUTOFF = 0.1
 """PAI's guidance keeps tokens with at least this share of the likeliest token's probability."""
 
+CAD_ALPHA = 0.5
+"""CAD's alpha, which the original calls robust over models and summaries."""
+
 KNOCKOUT_WINDOW_SHARE = 9 / 32
 """Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window
 of Zhang et al. (CVPR 2025; Geva et al. take 10). One layer alone is too little in a deep model,

@@ -67,6 +67,10 @@ def copy(
         f"{names[1]} holds all pairs of {names[0]}: {report.copied} copied, {report.unchanged} "
         "were there; every one compared"
     )
+    if report.others:
+        print(f"{names[1]} holds {report.others} other pairs")
+    for name in report.kept:
+        print(f"{name} was left: the target has its own, for its other pairs")
     for name in report.learned:
         print(f"{name} went along")
     for name in report.left:

@@ -186,6 +186,12 @@ class BatchRunner:
         with person_readable(), self._turns.take(), torch.inference_mode():
             yield
 
+    def inputs(
+        self, sequences: Sequence[tuple[int, ...]], images: Sequence[PreparedImage | None]
+    ) -> dict[str, Any]:
+        """Return arguments of ``forward`` for prompts and images, left-padded, on the device."""
+        return self._placed(self._inputs(sequences, images, 0))
+
     def prefill(
         self, ids: tuple[int, ...], image: PreparedImage | None, shared: int = 0
     ) -> tuple[DynamicCache, torch.Tensor]:

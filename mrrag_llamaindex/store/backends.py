@@ -93,6 +93,10 @@ def backend_of(where: Where) -> Any:
     return pkgutil.resolve_name(next(store for takes, store in BACKENDS if takes(where)))
 
 
+class NoPlaceError(StoreError):
+    """A store cannot keep what was learned for it; nothing has failed."""
+
+
 class Backend(ABC):
     """Raw operations on ids, vectors and records.
 
@@ -174,7 +178,7 @@ class Backend(ABC):
 
     def _keep_learned(self, name: str, text: str) -> None:
         """Keep it, in place of an earlier one."""
-        raise StoreError(f"there is no place in this store for {name}")
+        raise NoPlaceError(f"there is no place in this store for {name}")
 
     def _check_contents(self) -> int:
         """Check what lies on disk beneath the records; return how many have no checksum.

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import numpy as np
 
 from mrrag_llamaindex.errors import InputError, StoreError
+from mrrag_llamaindex.store.backends import NoPlaceError
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.learned_files import LEARNED_FILES, keep_learned, learned_text
 from mrrag_llamaindex.store.places import without_password
@@ -39,12 +40,18 @@ class CopyReport:
         Learned files that went along.
     left
         Learned files that the target has no place for.
+    kept
+        Learned files that the target keeps as its own, since it holds other pairs as well.
+    others
+        Pairs of the target that the source has not.
     """
 
     copied: int
     unchanged: int
     learned: tuple[str, ...]
     left: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    others: int = 0
 
 
 def target_schema(source: PairStore) -> StoreSchema:
@@ -70,7 +77,8 @@ def copy_store(
     ------
     StoreError
         If the towers differ, a pair of the target has the id of one of another patient, either
-        store is damaged or fails, or what was written does not come back as it was.
+        store is damaged or fails, what was written does not come back as it was, or pairs came
+        into the source or left it meanwhile.
     """
     check_same(source, target)
     ids = source.pair_ids()
@@ -100,8 +108,26 @@ def copy_store(
                 )
         if progress is not None:
             progress("comparing", done, len(ids))
-    learned, left = _copy_learned(source, target)
-    return CopyReport(copied, len(ids) - copied, tuple(learned), tuple(left))
+    _check_unchanged(source, target, ids)
+    others = len(target) - len(ids)
+    learned, left, kept = _copy_learned(source, target, shared=others > 0)
+    unchanged = len(ids) - copied
+    return CopyReport(copied, unchanged, tuple(learned), tuple(left), tuple(kept), others)
+
+
+def _check_unchanged(source: PairStore, target: PairStore, ids: list[str]) -> None:
+    """Raise `StoreError` unless the source still has the pairs that were copied, and no others."""
+    now = source.pair_ids()
+    if gone := sorted(set(ids) - set(now)):
+        raise StoreError(
+            f"{len(gone)} pairs were deleted from {source.name} while it was copied, and may be in "
+            f"{target.name}: delete them there ({', '.join(map(repr, gone[:5]))}"
+            f"{', ...' if len(gone) > 5 else ''}), and copy again"
+        )
+    if added := len(set(now) - set(ids)):
+        raise StoreError(
+            f"{added} pairs were written to {source.name} while it was copied: copy again"
+        )
 
 
 def check_same(source: PairStore, target: PairStore) -> None:
@@ -119,7 +145,11 @@ def same(pair: StoredPair, other: StoredPair | None) -> bool:
     if other is None or not np.array_equal(pair.vector, other.vector):
         return False
     names = (item.name for item in fields(StoredPair) if item.name != "vector")
-    return all(getattr(pair, name) == getattr(other, name) for name in names)
+    kinds = [[(key, type(value)) for key, value in one.metadata.items()] for one in (pair, other)]
+    # For Python, 1, 1.0 and True are equal; for a filter, 1 and True are not.
+    return sorted(kinds[0], key=str) == sorted(kinds[1], key=str) and all(
+        getattr(pair, name) == getattr(other, name) for name in names
+    )
 
 
 def _both(
@@ -132,18 +162,28 @@ def _both(
         yield start + len(part), pairs, target.get([pair.pair_id for pair in pairs])
 
 
-def _copy_learned(source: PairStore, target: PairStore) -> tuple[list[str], list[str]]:
+def _copy_learned(
+    source: PairStore, target: PairStore, *, shared: bool
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of the learned files that went along, had no place, and were not replaced.
+
+    `shared`: the target holds pairs of its own. What was learned for those stays: weights and their
+    calibration belong together, and so all of it does.
+    """
+    texts = {name: learned_text(source, name) for name in LEARNED_FILES}
+    given = {name: text for name, text in texts.items() if text is not None}
+    if shared:
+        own = {name: learned_text(target, name) for name in LEARNED_FILES}
+        if any(text not in (None, texts[name]) for name, text in own.items()):
+            return [], [], list(given)
     learned, left = [], []
-    for name in LEARNED_FILES:
-        text = learned_text(source, name)
-        if text is None:
-            continue
+    for name, text in given.items():
         try:
             keep_learned(target, name, text)
             learned.append(name)
-        except StoreError:
+        except NoPlaceError:
             left.append(name)
-    return learned, left
+    return learned, left, []
 
 
 def refuse_one_place(source: str, target: str) -> None:

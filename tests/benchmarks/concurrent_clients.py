@@ -18,7 +18,7 @@ from PIL import Image
 
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA
 from mrrag_llamaindex.generation.decoding.decoding import Greedy
-from mrrag_llamaindex.generation.decoding.guidance import probe_for
+from mrrag_llamaindex.generation.decoding.guidance import contrast_of, probe_for
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.generation.runner import BatchCall
@@ -113,7 +113,8 @@ def answer_directly(engine: LlavaEngine, question: Question, policy) -> str:
     prompt = engine.prompt(question.request, image, policy)
     (batch,) = engine._batches([prompt], [image])
     plan, _ = engine.planner.plan([prompt], policy, batch.shared)
-    probe = probe_for(engine, [question.request], [prompt], policy, engine.model)
+    contrast = contrast_of(policy, Greedy())
+    probe = probe_for(engine, [question.request], [prompt], [image], contrast, engine.runner)
     call = BatchCall([prompt], [image], plan, probe, engine.max_new_tokens, batch.shared)
     (tokens,) = Greedy().run(engine.runner, call)
     return engine.tokenizer.decode(tokens, skip_special_tokens=True)

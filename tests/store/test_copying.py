@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,10 +17,12 @@ from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.doctor.store_check import verify_store
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.mcr.blocks import Blocks
+from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store import copying
 from mrrag_llamaindex.store.copying import copy_store, refuse_one_place, target_schema
-from mrrag_llamaindex.store.learned_files import FUSION_FILE, weights_of
+from mrrag_llamaindex.store.learned_files import FUSION_FILE, keep_learned, learned_text, weights_of
+from mrrag_llamaindex.store.llamaindex.record import KIND_KEY, node_id
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
@@ -103,6 +106,83 @@ def test_a_target_that_loses_a_pair_is_found_out(pairs, units, monkeypatch):
         monkeypatch.setattr(copy, "_write", lambda rows: write(rows[:-1]))
         with pytest.raises(StoreError, match="'p59' is not in"):
             copy_store(source, copy)
+
+
+def test_one_and_true_are_two_values(units):
+    with PairStore.create("numpy", SCHEMA) as source, PairStore.create("numpy", SCHEMA) as copy:
+        for store, value in ((source, True), (copy, 1)):
+            store.upsert([Pair("1.png", "r", "p1", "x", {"ok": value})], units(1), units(1))
+        assert copy_store(source, copy).copied == 1
+        assert copy.get(["p1"])["p1"].metadata["ok"] is True
+
+
+def test_a_source_that_gains_or_loses_pairs_meanwhile_is_found_out(pairs, units):
+    for change, said in (
+        (lambda source: source.delete(["p7"]), r"deleted.*'p7'"),
+        (lambda source: source.upsert([Pair("x", "r", "q")], units(1), units(1)), "copy again"),
+    ):
+        with filled("numpy", pairs, units) as source, PairStore.create("numpy", SCHEMA) as copy:
+
+            def meanwhile(doing, done, total, source=source, change=change):
+                if doing == "copying":
+                    change(source)
+
+            with pytest.raises(StoreError, match=said):
+                copy_store(source, copy, meanwhile)
+
+
+def test_weights_of_a_target_with_pairs_of_its_own_stay(tmp_path, pairs, units):
+    with (
+        filled(tmp_path / "source", pairs, units) as source,
+        PairStore.create(tmp_path / "target", SCHEMA) as target,
+    ):
+        FusionWeights(1, 2, 3).save(tmp_path / "source" / FUSION_FILE)
+        copy_store(source, target)
+        FusionWeights(4, 5, 6).save(tmp_path / "source" / FUSION_FILE)
+        assert copy_store(source, target).learned == (FUSION_FILE,)
+        assert weights_of(target) == FusionWeights(4, 5, 6)
+        target.upsert([Pair("x", "r", "own")], units(1), units(1))
+        FusionWeights(1, 2, 3).save(tmp_path / "source" / FUSION_FILE)
+        report = copy_store(source, target)
+        assert (report.learned, report.kept, report.others) == ((), (FUSION_FILE,), 1)
+        assert weights_of(target) == FusionWeights(4, 5, 6)
+
+
+def test_a_place_that_fails_to_keep_weights_is_no_place_without_one(
+    tmp_path, pairs, units, monkeypatch
+):
+    with filled(tmp_path / "source", pairs, units) as source:
+        FusionWeights(1, 2, 3).save(tmp_path / "source" / FUSION_FILE)
+        with PairStore.create("qdrant::memory:", SCHEMA) as copy:
+            add = copy._engine.add
+
+            def fails(nodes, replaced):
+                if nodes[0].metadata[KIND_KEY] == "learned":
+                    raise ConnectionError
+                add(nodes, replaced)
+
+            monkeypatch.setattr(copy._engine, "add", fails)
+            with pytest.raises(StoreError, match="ConnectionError"):
+                copy_store(source, copy)
+
+
+@pytest.mark.parametrize("target", ["qdrant::memory:", "milvus:{}/m.db"])
+def test_long_weights_go_along_and_torn_ones_are_refused(target, tmp_path, units):
+    rng = np.random.default_rng(0)
+
+    def gated(hidden):
+        first, last = rng.standard_normal((hidden, 1024)), np.ones((3, hidden))
+        return QueryGatedWeights(FusionWeights(), first, np.zeros(hidden), last, np.zeros(3))
+
+    with PairStore.create(target.format(tmp_path), SCHEMA) as store:
+        for hidden in (12, 8, 1, 8):  # longer than what such an engine keeps of a text, and not
+            gated(hidden).save(tmp_path / "gate.json")
+            text = (tmp_path / "gate.json").read_text()
+            keep_learned(store, FUSION_FILE, text)
+            assert learned_text(store, FUSION_FILE) == text
+        store._engine.delete([node_id("learned", f"{FUSION_FILE}/2")])
+        with pytest.raises(StoreError, match="not written to its end"):
+            learned_text(store, FUSION_FILE)
 
 
 SCRIPT = """

@@ -22,7 +22,7 @@ class Method:
         Which documents are read; None: none.
     policy : steering policy or None
         None: plain attention.
-    decoding : OPERA or None
+    decoding : Decoding or None
         None: greedy.
     generates : bool
         Whether a model answers; if not, the ranking does, see `vote.Voters`.

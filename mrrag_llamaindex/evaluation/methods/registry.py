@@ -4,8 +4,8 @@ Command line, documentation and tests take the names, their order and everything
 method from `ROWS`. What is heavy to import is named as ``module:name`` and loaded when a method is
 built.
 
-OPERA and PAI were published for models that read no documents, and run so. PASTA and the hard mask
-decide by relevance, so they read MCR's documents: they differ from mcr+ifa in the formula alone.
+OPERA and PAI were published for models that read no documents, and run so. The other rivals of
+IFA read MCR's documents: they differ from mcr+ifa in what they do with them alone.
 """
 
 from __future__ import annotations
@@ -118,6 +118,15 @@ ROWS = (
         policy="hard-mask",
         grid=tuning.of_policy,
         tried="4 thresholds on lambda x 2 places, and left out of the prompt",
+    ),
+    MethodRow(
+        "cad",
+        reads="fused score, K",
+        does="what the documents add to each step's logits, times 1 + alpha",
+        source="CAD, Shi et al., NAACL 2024",
+        differs="the prompt without documents keeps the image",
+        ranking=fused,
+        decoding="mrrag_llamaindex.generation.decoding.cad:CAD",
     ),
     MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=fused),
     MethodRow(

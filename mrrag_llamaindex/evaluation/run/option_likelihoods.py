@@ -24,9 +24,9 @@ Likelihoods = tuple[tuple[float, int], ...]
 def has_likelihoods(policy: SteeringPolicy | None, decoding: Any) -> bool:
     """Whether a method has a distribution over answers that a forward pass gives.
 
-    A decoding of its own (OPERA) chooses among whole answers, and guidance (PAI) mixes two passes.
-    A policy that steers the rows of an answer, but not all rows before them, cannot be laid over a
-    prompt that holds the answer.
+    A decoding of its own (OPERA) chooses among whole answers, and guidance (PAI, CAD) mixes two
+    passes. A policy that steers the rows of an answer, but not all rows before them, cannot be laid
+    over a prompt that holds the answer.
     """
     if decoding is not None:
         return False

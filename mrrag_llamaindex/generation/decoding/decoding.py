@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from mrrag_llamaindex.generation.decoding.contrast import Contrast
     from mrrag_llamaindex.generation.runner import BatchCall, BatchRunner
 
 
@@ -25,6 +26,11 @@ class Decoding(ABC):
 
     batch_size: ClassVar[int | None] = None
     takes_policy: ClassVar[bool] = True
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """What guides every step, by a second pass; None for nothing."""
+        return None
 
     @abstractmethod
     def run(self, runner: BatchRunner, call: BatchCall) -> torch.Tensor:

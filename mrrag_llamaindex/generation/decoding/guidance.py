@@ -1,9 +1,8 @@
-"""Contrastive guidance: what the image adds to the next token's probability, weighted up."""
+"""Contrastive guidance: a second pass without a part of the prompt beside every step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,101 +10,78 @@ import torch
 from transformers import DynamicCache, LogitsProcessor
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.generation.decoding.contrast import Contrast
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
-from mrrag_llamaindex.generation.prompt.batching import pad_batch
 
 if TYPE_CHECKING:
+    from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+    from mrrag_llamaindex.generation.decoding.decoding import Decoding
     from mrrag_llamaindex.generation.prompt.reader import PromptReader
     from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+    from mrrag_llamaindex.generation.runner import BatchRunner
     from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 
-class ImageGuidance(LogitsProcessor):
-    """Weigh up what the image adds: ``g * (s - u) + u`` on log-probabilities.
+class Guidance(LogitsProcessor):
+    """Guide a call of ``generate`` by a second pass that lacks a part of the prompt.
 
-    `s` are those of the prompt with its image, as the call's own (steered) pass gives them, and
-    `u` those of the same prompt without it, from a pass of its own without steering. Tokens with
-    ``s < log(.1) + max(s)`` are removed (PAI, Liu et al., ECCV 2024).
+    The call's own pass may be steered; the second one is not.
 
     ``UnbatchedClassifierFreeGuidanceLogitsProcessor`` of transformers has the same first formula.
     It lets the model count positions over left padding, computes prompt logits at every position,
-    and knows no cut; hence this class. Positions are given to the model, so that a model that
-    remembers them between steps keeps those of the prompt with the image.
+    and knows neither images nor a cut; hence this class.
 
     One object serves one call of ``generate``.
 
     Parameters
     ----------
     model : PreTrainedModel
-    prompts : sequence of tuple of int
-        Token ids without the image, one per row of the batch.
-    pad_token_id : int
-    factor : float
-        g; 1 leaves all but the cut.
+    inputs : mapping
+        Arguments of ``forward`` for the prompts without the part, left-padded: ``input_ids``,
+        ``attention_mask`` and, where the part is not the image, the images.
+    contrast : Contrast
     """
 
-    def __init__(
-        self, model: Any, prompts: Sequence[tuple[int, ...]], pad_token_id: int, factor: float
-    ) -> None:
+    def __init__(self, model: Any, inputs: Mapping[str, Any], contrast: Contrast) -> None:
         self.model = model
-        self.factor = factor
-        inputs = pad_batch(prompts, pad_token_id)
-        self._next: torch.Tensor = inputs["input_ids"].to(model.device)
-        self._mask: torch.Tensor = inputs["attention_mask"].to(model.device)
+        self.contrast = contrast
+        self._inputs: dict[str, Any] = dict(inputs)
         self._cache = DynamicCache(config=model.config)
-        self._began = False
+        # A model that places its images itself remembers by how much positions lag behind tokens.
+        modules = model.modules() if "image_grid_thw" in inputs else ()
+        self._placing = next((m for m in modules if hasattr(m, "rope_deltas")), None)
+        self._lag: Any = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         """Return guided log-probabilities (batch, vocabulary); removed tokens are at -inf."""
-        if self._began:
-            self._next = input_ids[:, -1:]
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        self._began = True
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -self._next.shape[1] :]
-        logits = self.model(
-            input_ids=self._next,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return guided(scores, logits.to(scores), self.factor)
+        if self._cache.get_seq_length():
+            mask = self._inputs["attention_mask"]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            self._inputs = {"input_ids": input_ids[:, -1:], "attention_mask": mask}
+        logits = self._pass().logits[:, -1]
+        return self.contrast.guided(scores, logits.to(scores))
 
-
-def guided(scores: torch.Tensor, without: torch.Tensor, factor: float) -> Any:
-    """Apply the formula and the cut.
-
-    Parameters
-    ----------
-    scores, without
-        Logits or log-probabilities (batch, vocabulary) with and without the image.
-    factor
-        g.
-
-    Returns
-    -------
-    torch.Tensor
-        (batch, vocabulary), not normalised; removed tokens are at -inf.
-
-    Examples
-    --------
-    The image makes token 0 likelier, guidance still more so, and the rarest token is removed:
-
-    >>> with_image = torch.tensor([[0.6, 0.36, 0.04]]).log()
-    >>> without = torch.tensor([[0.3, 0.66, 0.04]]).log()
-    >>> [round(p, 3) for p in guided(with_image, without, 2.0).exp().flatten().tolist()]
-    [1.2, 0.196, 0.0]
-    """
-    seen, unseen = scores.log_softmax(dim=-1), without.log_softmax(dim=-1)
-    least = math.log(defaults.PAI_CUTOFF) + seen.amax(dim=-1, keepdim=True)
-    return (factor * (seen - unseen) + unseen).masked_fill(seen < least, -torch.inf)
+    def _pass(self) -> Any:
+        options = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+        if self._placing is not None and self._lag is None:
+            kept = self._placing.rope_deltas  # the call's own pass goes on with them
+            try:
+                output = self.model(**self._inputs, **options)
+                self._lag = self._placing.rope_deltas
+            finally:
+                self._placing.rope_deltas = kept
+            return output
+        width = self._inputs["input_ids"].shape[1]
+        positions = (self._inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)[:, -width:]
+        if self._lag is not None:
+            positions = (positions + self._lag).expand(3, -1, -1)
+        return self.model(**self._inputs, position_ids=positions, **options)
 
 
 class GuidedProbe(FirstTokenProbe):
     """The first-token probe behind a guidance: it records what the token is chosen from."""
 
-    def __init__(self, yes_ids: list[int], no_ids: list[int], guidance: ImageGuidance) -> None:
+    def __init__(self, yes_ids: list[int], no_ids: list[int], guidance: Guidance) -> None:
         super().__init__(yes_ids, no_ids)
         self.guidance = guidance
 
@@ -114,31 +90,49 @@ class GuidedProbe(FirstTokenProbe):
         return super().__call__(input_ids, self.guidance(input_ids, scores))
 
 
+def contrast_of(policy: SteeringPolicy | None, decoding: Decoding) -> Contrast | None:
+    """Return the contrast that a decoding or a policy asks for; None for one pass alone."""
+    if decoding.contrast is not None:
+        return decoding.contrast
+    if policy is None or policy.guidance == 1:
+        return None
+    return Contrast(policy.guidance, "image", defaults.PAI_CUTOFF)
+
+
 def probe_for(
     reader: PromptReader,
     requests: Sequence[PromptRequest],
     prompts: Sequence[Prompt],
-    policy: SteeringPolicy | None,
-    model: Any,
+    images: Sequence[PreparedImage | None],
+    contrast: Contrast | None,
+    runner: BatchRunner,
 ) -> FirstTokenProbe:
-    """Make what sees the first token's probabilities, and guides them where a policy asks for it.
+    """Make what sees the first token's probabilities, and guides them where that is asked for.
 
     Parameters
     ----------
     reader : PromptReader
         Of the model.
-    requests, prompts : sequence of PromptRequest, sequence of Prompt
-        Those of one batch; a guidance reads the same documents, without the image.
-    policy : SteeringPolicy or None
-    model : PreTrainedModel
-        That a guidance runs without the image.
+    requests, prompts, images
+        Those of one batch. A guidance reads the same, without the part that it is about.
+    contrast : Contrast or None
+    runner : BatchRunner
+        Of the model.
     """
     yes, no = reader.yes_ids, reader.no_ids
-    if policy is None or policy.guidance == 1:
+    if contrast is None:
         return FirstTokenProbe(yes, no)
-    imageless = [
-        reader.prompts.build(replace(request, documents=prompt.documents)).input_ids
-        for request, prompt in zip(requests, prompts, strict=True)
+    documents = [prompt.documents for prompt in prompts]
+    if contrast.without == "image":
+        images = [None] * len(prompts)
+    elif any(documents):
+        documents = [()] * len(prompts)
+    else:  # such prompts are their own contrast
+        return FirstTokenProbe(yes, no)
+    texts = [() if image is None else image.texts for image in images]
+    without = [
+        reader.prompts.build(replace(request, documents=read), text).input_ids
+        for request, read, text in zip(requests, documents, texts, strict=True)
     ]
-    pad = reader.tokenizer.pad_token_id or 0
-    return GuidedProbe(yes, no, ImageGuidance(model, imageless, pad, policy.guidance))
+    guidance = Guidance(runner.model, runner.inputs(without, images), contrast)
+    return GuidedProbe(yes, no, guidance)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mrrag_llamaindex.generation.answer import AttentionTrace
-from mrrag_llamaindex.generation.decoding.guidance import probe_for
+from mrrag_llamaindex.generation.decoding.guidance import contrast_of, probe_for
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.runner import BatchCall, Watch
 from mrrag_llamaindex.generation.scheduling.job import Asked, Generated, Job
@@ -126,15 +126,16 @@ def run_batch(
     layers = next((one.layers for one in asked if one.layers), ())
     plan = first.planner.lay(prompts, first.policy, layers, shared)
     requests = [one.request for one in asked]
-    probe = probe_for(first.reader, requests, prompts, first.policy, first.runner.model)
+    images = [one.image for one in asked]
+    contrast = contrast_of(first.policy, first.decoding)
+    probe = probe_for(first.reader, requests, prompts, images, contrast, first.runner)
     # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
     # and models that keep positions beside the cache.
-    steady = first.policy is None or (first.policy.guidance == 1 and not first.policy.every_step)
+    steady = contrast is None and (first.policy is None or not first.policy.every_step)
     thins = first.shares_prefix and steady
     plan, look = _looked_at(first, prompts, plan, shared)
     watch = RowWatch(jobs, probe, first.reader.end_ids, thins, between, look)
     limit = max(one.max_new_tokens for one in asked)
-    images = [one.image for one in asked]
     tokens = first.decoding.run(
         first.runner, BatchCall(prompts, images, plan, probe, limit, shared, watch)
     )

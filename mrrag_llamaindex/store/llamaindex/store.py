@@ -16,6 +16,7 @@ from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import Where, store_errors
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import Exclusion, StoredPair
+from mrrag_llamaindex.store.llamaindex import learned
 from mrrag_llamaindex.store.llamaindex.engine import Engine
 from mrrag_llamaindex.store.llamaindex.engines import engine_of
 from mrrag_llamaindex.store.llamaindex.narrowing import allowing, narrowed
@@ -104,14 +105,10 @@ class VectorStorePairStore(PairStore):
         self._engine.close()
 
     def _learned(self, name: str) -> str | None:
-        nodes = self._engine.get([node_id("learned", name)])
-        return nodes[0].get_content() if nodes else None
+        return learned.read(self._engine, name)
 
     def _keep_learned(self, name: str, text: str) -> None:
-        with self._engine.lock:
-            earlier = [node.node_id for node in self._engine.get([node_id("learned", name)])]
-            unit = np.eye(1, self.schema.length, dtype=np.float32)[0]
-            self._engine.add([make_node("learned", name, unit, text)], earlier)
+        learned.keep(self._engine, self.schema, name, text)
 
     def _count(self) -> int:
         return self._engine.count()

@@ -79,7 +79,7 @@ class Statements:
         return self._of(
             "SELECT -(embedding <#> %(vector)s) AS score, {columns} FROM ("
             "SELECT * FROM {table} WHERE {condition} ORDER BY {indexed} <#> {question} LIMIT {most}"
-            ") AS nearest ORDER BY score DESC, pair_id LIMIT {count}",
+            ") AS nearest ORDER BY score DESC, {by_id} LIMIT {count}",
             complete,
             condition=conditions.sql,
             indexed=self._index.indexed,
@@ -93,7 +93,7 @@ class Statements:
         return self._of(
             "SELECT score, {columns} FROM ("
             "SELECT *, -(embedding <#> %(vector)s) AS score FROM {table} WHERE {condition} "
-            "ORDER BY score DESC, pair_id LIMIT {count}"
+            "ORDER BY score DESC, {by_id} LIMIT {count}"
             ") AS best",
             complete,
             condition=conditions.sql,
@@ -102,4 +102,6 @@ class Statements:
 
     def _of(self, text: str, complete: bool = False, **parts: Composable) -> Composed:
         columns = SQL(COMPLETE if complete else BRIEF)
-        return SQL(text).format(table=self._table, columns=columns, **parts)
+        # As Python orders texts, whatever the database's language.
+        by_id = SQL('pair_id COLLATE "C"')
+        return SQL(text).format(table=self._table, columns=columns, by_id=by_id, **parts)

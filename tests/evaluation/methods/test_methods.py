@@ -21,6 +21,7 @@ from mrrag_llamaindex.evaluation.methods.registry import (
     row_named,
 )
 from mrrag_llamaindex.evaluation.methods.tuning import TRIES, three_places, tune
+from mrrag_llamaindex.generation.decoding.cad import CAD
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
@@ -55,7 +56,7 @@ def variants(method: Method, depth: int, critical) -> list[Method]:
 def test_all_methods_of_the_table_are_built(every):
     assert list(every) == [
         "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
-        "opera", "pai", "pasta", "hard-mask", "mcr", "mcr+ifa",
+        "opera", "pai", "pasta", "hard-mask", "cad", "mcr", "mcr+ifa",
     ]  # fmt: skip
     assert all(method.name == name for name, method in every.items())
 
@@ -69,7 +70,7 @@ def test_steered_methods_read_exactly_the_documents_of_mcr(every, data):
     expected = every["mcr"].documents(data, 0)
     assert len(expected) == 4
     assert [d.score for d in expected] == sorted((d.score for d in expected), reverse=True)
-    for name in ("mcr+ifa", "hard-mask", "pasta"):
+    for name in ("mcr+ifa", "hard-mask", "pasta", "cad"):
         assert every[name].documents(data, 0) == expected
 
 
@@ -87,6 +88,7 @@ def test_each_method_has_its_own_formula(every):
     assert kinds["pasta"][1:] == (PASTA(), None)
     assert kinds["pai"][1:] == (PAI(), None)
     assert kinds["opera"][1:] == (None, OPERA())
+    assert kinds["cad"][1:] == (None, CAD())
     assert kinds["mmed-rag"][0] == GapCut(most=4)
     assert kinds["mmed-rag-code"][0] == RatioToFirst(most=4)
     assert kinds["factmm-rag"][0].k == 1

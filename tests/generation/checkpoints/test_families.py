@@ -6,6 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mrrag_llamaindex.errors import ModelError, MRRAGError, PromptError, Steerin
 from mrrag_llamaindex.generation.checkpoints import families
 from mrrag_llamaindex.generation.checkpoints.image_readers import stack
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
+from mrrag_llamaindex.generation.decoding.cad import CAD
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
@@ -217,6 +219,29 @@ class TestFamily:
         (found,) = engine.generate(REQUESTS[:1], [None])
         assert found.p_yes == expected.p_yes
         assert not found.image_read
+
+    def test_contrast_without_documents_equals_two_whole_passes_at_every_step(self, load):
+        """With the image in both prompts: a model that places images itself keeps two counts."""
+        engine = load("rows")
+        asked = [
+            replace(request, documents=read)
+            for request in REQUESTS
+            for read in (request.documents, ())
+        ]
+        found = engine.generate(REQUESTS, IMAGES, decoding=CAD(3.0))
+        for row, (image, answer) in enumerate(zip(IMAGES, found, strict=True)):
+            read = engine.read_image(image)
+            ids = [engine.prompt(one, read).input_ids for one in asked[2 * row : 2 * row + 2]]
+            expected: list[int] = []
+            while len(expected) < 3 and not set(expected) & set(engine.end_ids):
+                passes = [engine.runner.logits([one + tuple(expected)], [read]) for one in ids]
+                scores = (4.0 * passes[0] - 3.0 * passes[1])[0, -1]
+                if not expected:
+                    p_yes = float(scores.softmax(-1)[engine.yes_ids].sum())
+                    assert answer.p_yes == pytest.approx(p_yes, abs=1e-4)
+                expected.append(int(scores.argmax()))
+            text = engine.tokenizer.decode(expected, skip_special_tokens=True)
+            assert answer.text == text.strip()
 
     def test_stream_equals_generate(self, load):
         engine = load("rows")

@@ -10,7 +10,8 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
-from mrrag_llamaindex.generation.decoding.guidance import ImageGuidance, guided
+from mrrag_llamaindex.generation.decoding.contrast import Contrast
+from mrrag_llamaindex.generation.decoding.guidance import Guidance
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
@@ -19,6 +20,10 @@ from mrrag_llamaindex.steering.policies.pai import PAI
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOLERANCE = 1e-5
+
+
+def guided(scores, without, factor):
+    return Contrast(factor, "image", defaults.PAI_CUTOFF).guided(scores, without)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +115,8 @@ def test_later_tokens_are_guided_with_the_answer_so_far(engine, trials):
 def test_every_step_sees_the_whole_text_without_the_image(engine, trials):
     """With factor 0 and equal scores only the second pass is left, in a batch of two lengths."""
     prompts = [list(engine.prompt(item.request, None).input_ids) for item in trials[1:]]
-    pad = engine.tokenizer.pad_token_id or 0
-    guidance = ImageGuidance(engine.model, [tuple(ids) for ids in prompts], pad, 0.0)
+    inputs = engine.runner.inputs([tuple(ids) for ids in prompts], [None, None])
+    guidance = Guidance(engine.model, inputs, Contrast(0.0, "image", defaults.PAI_CUTOFF))
     answers = [[5, 9, 7, 11], [6, 6, 8, 10]]
     size = engine.model.config.text_config.vocab_size
     for step in range(5):
@@ -127,7 +132,7 @@ def test_guidance_of_one_is_no_second_pass(engine, trials, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("an image-free prompt was built")
 
-    monkeypatch.setattr("mrrag_llamaindex.generation.decoding.guidance.ImageGuidance", refuse)
+    monkeypatch.setattr("mrrag_llamaindex.generation.decoding.guidance.Guidance", refuse)
     trial = trials[0]
     (answer,) = engine.generate([trial.request], [trial.image], policy=PAI(guidance=1.0))
     assert answer.steering.applied

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
@@ -119,3 +120,19 @@ def excluded(exclude: Exclusion, i: int) -> bool:
 
 def units_of(rows: int) -> np.ndarray:
     return DRAWN.draw(rows, seed=9)[0]
+
+
+def test_equal_scores_come_in_the_order_of_ids_in_a_database_of_any_language(
+    postgres, units
+) -> None:
+    try:
+        postgres.execute("CREATE DATABASE english TEMPLATE template0 LOCALE 'en_US.utf8'")
+    except psycopg.errors.WrongObjectType:
+        pytest.skip("this machine has no locale en_US.utf8")
+    names = ["b", "B", "a", "A", "é", "_", "Z", "z", "10", "9"]
+    alike = np.repeat(units(1), len(names), axis=0)
+    with PairStore.create(postgres.url(database="english"), StoreSchema("t@1", "", 8)) as store:
+        store.upsert([Pair("i", "r", name) for name in names], alike, alike)
+        for k in (6, 9):  # more than half of what there is: compared with all pairs
+            hits = store.query(*units(2), FusionWeights(), k, Exclusion(patient_ids={"nobody"}))
+            assert [hit.pair_id for hit in hits] == sorted(names)[:k]
