@@ -202,7 +202,7 @@ class MilvusSide:
         found = self._client.search(
             self._name, [vector.tolist()], limit=depth, anns_field="v", search_params=options
         )
-        return {hit["key"]: hit["distance"] for hit in found[0]}
+        return {hit.id: hit.distance for hit in found[0]}
 
     def vectors(self, keys: list[str]) -> tuple[list[str], Any]:
         """Return keys and vectors of those, in one order."""

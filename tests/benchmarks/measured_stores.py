@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -50,6 +51,9 @@ class Measured:
         Of a server that runs already.
     """
 
+    halved = False
+    """Whether an index that is made last holds half precision."""
+
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
 
@@ -64,6 +68,10 @@ class Measured:
     def side(self, name: str, vectors: Vectors, hnsw: HNSWSettings) -> Side:
         """Return an index of one modality."""
         raise NotImplementedError
+
+    def without_index(self, store: Any) -> None:
+        """Leave the index to `settle`."""
+        raise SystemExit(f"{type(self).__name__} has no --index-last: its server makes the index")
 
     def settle(self, store: Any) -> None:
         """Wait until what was written is in the index."""
@@ -125,6 +133,8 @@ class Chroma(Measured):
 class Postgres(Measured):
     """PostgreSQL: the programs of pgserver, or of ``MRRAG_POSTGRES``, or a server that runs."""
 
+    _missing = False
+
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder, url)
         self._server: Any = None
@@ -155,8 +165,19 @@ class Postgres(Measured):
         """Return a table."""
         return PostgresSide(self.url, name, vectors, hnsw)
 
+    def without_index(self, store: Any) -> None:
+        """Drop the index, as docs/stores.md says of a first ingest of very many pairs."""
+        self.connection.execute(f"DROP INDEX mrrag.pairs_{store._number}_embedding_idx")
+        self._missing = True
+
     def settle(self, store: Any) -> None:
-        """Let the planner know the table, as autovacuum would."""
+        """Make the index if it was dropped; let the planner know the table, as autovacuum would."""
+        if self._missing:
+            from psycopg.sql import Identifier
+
+            table = Identifier("mrrag", f"pairs_{store._number}")
+            index = replace(store._index, half=self.halved)
+            self.connection.execute(index.statement(table))
         self.connection.execute("ANALYZE")
 
     def usage(self, store: Any) -> Usage:

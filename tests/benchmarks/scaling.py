@@ -190,10 +190,16 @@ class Run:
         told(self.options, f"  ingest {out['ingest']}")
         self.measured.begin()
         store = self.store()
+        if self.options.index_last or self.options.halved:
+            self.measured.without_index(store)
         out["fill"] = self.fill(store)
         start = time.perf_counter()
         self.measured.settle(store)
         out["settled_seconds"] = time.perf_counter() - start
+        if self.options.halved:  # the index that is there is looked up on opening
+            name = store._collection  # type: ignore[attr-defined]
+            store.close()
+            store = PairStore.open(self.measured.place(name), collection=name)
         disk, memory = self.measured.usage(store)
         out["disk_bytes_per_pair"] = None if disk is None else disk / self.count
         out["memory_bytes_per_pair"] = None if memory is None else memory / self.count
@@ -245,6 +251,10 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--paired", type=int, default=5000, help="pairs of the ingest in rounds")
     parser.add_argument("--limit", type=float, default=600, help="seconds of building")
+    parser.add_argument("--index-last", action="store_true", help="PostgreSQL: fill, then index")
+    parser.add_argument(
+        "--halved", action="store_true", help="PostgreSQL: an index of halfvec, made last"
+    )
     parser.add_argument("--no-union", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -252,6 +262,8 @@ def main() -> int:
     for count in map(int, options.pairs.split(",")):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             measured = STORES[options.store](Path(folder), options.url)
+            if options.halved:
+                measured.halved = True
             try:
                 told(options, f"{options.store}, {count:,} pairs of 2 x {options.dim}")
                 out = Run(options, measured, count).result()

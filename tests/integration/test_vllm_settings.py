@@ -45,6 +45,11 @@ def test_what_only_transformers_or_a_server_can_do_is_refused_in_vllm(options):
         MRRAGLLaVA(model="phantom", engine="vllm", **options)
 
 
+def test_one_device_of_several_is_chosen_for_vllm_by_its_environment():
+    with pytest.raises(ModelError, match="CUDA_VISIBLE_DEVICES"):
+        MRRAGLLaVA(model="phantom", engine="vllm", device="cuda:1")
+
+
 @pytest.mark.parametrize(
     "options",
     [

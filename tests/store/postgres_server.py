@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 PASSWORD = "a secret/of:the@owner"
@@ -48,7 +47,7 @@ class PostgresServer:
             self._identity = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             self._programs = self._home / "site" / "pgserver" / source.name
             shutil.copytree(source, self._programs)
-            for libraries in source.parent.parent.glob("pgserver*.libs"):  # found beside it
+            for libraries in source.parent.parent.glob("*pgserver*.libs"):  # found beside it
                 shutil.copytree(libraries, self._home / "site" / libraries.name)
             self._home.chmod(0o755)
         self.data = self._home / "data"
@@ -92,6 +91,8 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 cwd="/", **self._identity,
             )  # fmt: skip
+        import psycopg
+
         for _ in range(300):
             assert self._process.poll() is None, (self._home / "log").read_text()[-2000:]
             try:
@@ -103,6 +104,8 @@ class PostgresServer:
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, each for itself."""
+        import psycopg  # of an extra, and this module is loaded for all tests
+
         with psycopg.connect(self.url(database=database), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)  # type: ignore[arg-type]

@@ -48,6 +48,10 @@ class TokenServer(ThreadingHTTPServer):
         Reports that no row was steered.
     blind : bool
         Tells no probabilities.
+    logits : bool
+        Tells logits in place of log-probabilities.
+    refuses : str
+        What it says to every question, before an answer.
     seconds : float
         Before each token.
     seen : list of dict
@@ -64,7 +68,8 @@ class TokenServer(ThreadingHTTPServer):
         self.plugin = self.enabled = True
         self.key = self.fails = ""
         self.shift = self.longer = 0
-        self.stops_short = self.unsteered = self.blind = False
+        self.stops_short = self.unsteered = self.blind = self.logits = False
+        self.refuses = ""
         self.seconds = 0.0
         self.window = 2048
         self.seen: list[dict[str, Any]] = []
@@ -135,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             if server.plugin:
                 message = str(error)
                 return self._answer(lambda: _raise(_Refused(400, message)))
+        if server.refuses and body.get("stream"):
+            return self._answer(lambda: _raise(_Refused(400, server.refuses)))
         if not body.get("stream"):
             return self._answer(lambda: {"choices": []})
         with server.lock:
@@ -165,7 +172,11 @@ class _Handler(BaseHTTPRequestHandler):
             top = [{"token_id": token, "logprob": told.get(token, -1.0)}] + [
                 item for item in top if item["token_id"] != token
             ]
-            step = {"token_id": token, "logprob": -1.0, "top_logprobs": top[: sampling["logprobs"]]}
+            step = {
+                "token_id": token,
+                "logprob": told.get(token, -1.0),
+                "top_logprobs": top[: sampling["logprobs"]],
+            }
             choice = {
                 "token_ids": [token],
                 "logprobs": None if server.blind else {"content": [step]},
@@ -210,13 +221,13 @@ class _Handler(BaseHTTPRequestHandler):
         asked = sampling["logprob_token_ids"]
         steering = None if plan is None else plan.build()
         logits = engine.runner.logits([tuple(ids)], [image], steering=steering)[0, -1]
-        values = logits.log_softmax(-1)
+        values = logits if self.server.logits else logits.log_softmax(-1)
         prompt = Prompt("", tuple(ids), (), (), (), (0, 1), None, (), 0)
         steering = None if plan is None else plan.build()
         probe = FirstTokenProbe([], [])
         call = BatchCall([prompt], [image], steering, probe, sampling["max_tokens"])
         (row,) = engine.runner.run(call).tolist()
-        return row, {token: float(values[token]) for token in asked}
+        return row, {token: float(values[token]) for token in {*asked, row[0]}}
 
 
 def _raise(error: Exception) -> None:

@@ -37,6 +37,9 @@ from mrrag_llamaindex.steering.wire.request_report import RequestReport
 if TYPE_CHECKING:
     from PIL import Image
 
+_ROUNDING = 1e-3
+"""By which a log-probability may lie above 0; a chosen token's logit is higher."""
+
 
 class Call(Future[Generated]):
     """One request on its way: a future that can be cancelled until it is done.
@@ -319,6 +322,11 @@ class VllmEngine(Engine):
             raise ModelError(
                 f"{self.device} did not tell the probabilities of {len(missing)} of the "
                 f"{len(self._watched)} tokens that spell yes and no, or nothing"
+            )
+        if max(logprobs.values()) > _ROUNDING:
+            raise ModelError(
+                f"{self.device} tells logits in place of log-probabilities, so that p(yes) cannot "
+                "be told: start it without --logprobs-mode"
             )
         yes, no, unused = (
             math.fsum(math.exp(logprobs[token]) for token in ids)

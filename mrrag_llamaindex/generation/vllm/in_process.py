@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -24,9 +25,12 @@ OWN: Final = (
     "enable_prefix_caching",
     "limit_mm_per_prompt",
     "max_logprobs",
+    "logprobs_mode",
     "disable_log_stats",
 )
 """Arguments of vLLM's that other settings decide."""
+
+_ENVIRONMENT = threading.Lock()
 
 
 class InProcessDoor(Door):
@@ -38,12 +42,17 @@ class InProcessDoor(Door):
         As `convert_for_vllm` writes it.
     arguments : mapping
         Of ``vllm.AsyncEngineArgs``.
+    device : str, optional
+        Where it must run. Default: where this build of vLLM does.
     """
 
     name = "vLLM"
 
-    def __init__(self, folder: Path, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, arguments: Mapping[str, Any], device: str | None = None
+    ) -> None:
         self._folder = folder
+        self._device = device
         self._arguments = dict(arguments)
         self._engine: Any = None
         self._numbers = itertools.count()
@@ -54,12 +63,19 @@ class InProcessDoor(Door):
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         try:
             from vllm import AsyncEngineArgs
+            from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise ModelError(
                 f"vLLM cannot be imported ({' '.join(str(error).split())[:200]}); see what "
                 "mrrag doctor MODEL --engine vllm says, or ask a server: api_base="
             ) from error
+        where = current_platform.device_type
+        if self._device not in (None, where):
+            raise ModelError(
+                f"this vLLM runs on {where!r}, and device={self._device!r} was asked for: install "
+                'the build for it, or leave device="auto"'
+            )
         steering = resolve_name(f"{PLUGIN}:engine_arguments")()
         wanted = {**steering, **self._arguments}
         differing = [name for name in steering if wanted[name] != steering[name]]
@@ -144,6 +160,7 @@ def arguments_for(
         "enable_prefix_caching": prefix_cache > 0,
         "limit_mm_per_prompt": {} if images is None else {"image": images},
         "max_logprobs": MOST_LOGPROBS,
+        "logprobs_mode": "raw_logprobs",
         "disable_log_stats": True,
         **options,
     }
@@ -165,12 +182,13 @@ def _piece(output: Any) -> Piece:
 def _steering_on() -> Iterator[None]:
     """Let the plugin register itself in the processes that are started in the block."""
     name = resolve_name(f"{PLUGIN}:ACTIVE")
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    with _ENVIRONMENT:  # engines that start at once would take each other's setting away
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before

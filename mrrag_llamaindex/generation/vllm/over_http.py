@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -37,6 +38,11 @@ _GENERATE = "/inference/v1/generate"
 _CONNECT_SECONDS = 5.0
 _HELLO = "Yes, no: is there a pleural effusion? 12.5 mm"
 _MOST_BYTES = 1 << 20
+
+_QUOTED: Final = re.compile(
+    r"""['"]?\binput(?:_value)?['"]?\s*[:=].*|\bdata:\S+|\d+(?:,\s*\d+){3,}""", re.DOTALL
+)
+"""What a server repeats of a request: the value that it refused, an image, a prompt's tokens."""
 
 
 class HttpDoor(Door):
@@ -256,7 +262,8 @@ def _logprobs(step: Mapping[str, Any]) -> dict[int, float]:
 def _reason(told: Mapping[str, Any]) -> str:
     error = told.get("error", told)
     message = error.get("message") if isinstance(error, Mapping) else error
-    return " ".join(str(message or "no reason was given").split())[:300]
+    told_here = _QUOTED.sub("...", str(message or "no reason was given"))
+    return " ".join(told_here.split())[:300]
 
 
 def _data_url(image: Image.Image) -> str:

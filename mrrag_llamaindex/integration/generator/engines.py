@@ -83,6 +83,11 @@ def _vllm(settings: GeneratorSettings, limits: Mapping[str, Any]) -> Engine:
     from mrrag_llamaindex.generation.vllm.engine import VllmEngine
     from mrrag_llamaindex.generation.vllm.in_process import InProcessDoor, arguments_for
 
+    if ":" in settings.device:
+        raise ModelError(
+            f"device {settings.device!r}: vLLM takes the first that it sees: name the type "
+            "alone, and choose one by CUDA_VISIBLE_DEVICES"
+        )
     loaded = describe(settings.model, settings.profile)
     folder, let_go = _folder_for_vllm(settings.model)
     place = resolve_device(settings.device, ModelError)
@@ -94,7 +99,8 @@ def _vllm(settings: GeneratorSettings, limits: Mapping[str, Any]) -> Engine:
         images=1 if loaded.family.sees_images and not loaded.family.several_images else None,
         options=settings.engine_options,
     )
-    connection = Connection(InProcessDoor(folder, arguments), let_go)
+    wanted = None if settings.device == "auto" else place
+    connection = Connection(InProcessDoor(folder, arguments, wanted), let_go)
     return VllmEngine(loaded, connection, **limits)
 
 

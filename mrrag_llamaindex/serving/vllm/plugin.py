@@ -20,6 +20,7 @@ def register() -> None:
     if asked not in ("0", "1", ""):
         raise ValueError(f"{ACTIVE} must be 0 or 1, not {asked!r}")
     if asked == "1":
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM would report to its makers
         activate()
 
 

@@ -26,7 +26,7 @@ _LOCK = SQL("SELECT pg_advisory_xact_lock(hashtext('mrrag layout'))")
 
 _COLLECTION: Final = SQL("""
 SELECT c.id, c.metadata::text, mrrag.tenant(), a.atttypmod, extversion, (
-    SELECT count(*) FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
+    SELECT array_agg(pg_get_indexdef(k.oid)) FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
     JOIN pg_am m ON m.oid = k.relam
     WHERE i.indrelid = a.attrelid AND i.indisvalid AND m.amname = 'hnsw'
 )
@@ -57,6 +57,8 @@ class Collection:
         Version.
     indexed
         Whether there is a valid HNSW index.
+    halved
+        Whether all of them hold it in half precision.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Collection:
     length: int
     pgvector: tuple[int, ...]
     indexed: bool
+    halved: bool
 
 
 def version_of(server: Server) -> int | None:
@@ -92,8 +95,16 @@ def find_collection(server: Server, name: str) -> Collection | None:
     if not rows:
         return None
     number, metadata, tenant, length, pgvector, indexes = rows[0]
+    halved = bool(indexes) and all("halfvec_ip_ops" in index for index in indexes)
     return Collection(
-        name, number, json.loads(metadata), tenant, length, _numbers(pgvector), indexes > 0
+        name,
+        number,
+        json.loads(metadata),
+        tenant,
+        length,
+        _numbers(pgvector),
+        bool(indexes),
+        halved,
     )
 
 

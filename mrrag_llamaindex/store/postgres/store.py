@@ -59,7 +59,7 @@ class PostgresPairStore(PairStore):
         self._collection = found.name
         self._number = found.number
         self._tenant = found.tenant
-        self._index = VectorIndex(self.schema.length, found.pgvector, hnsw)
+        self._index = VectorIndex(self.schema.length, found.pgvector, hnsw, half=found.halved)
         self._sql = statements.Statements(layout.table_of(found.number), self._index)
         if found.length != self.schema.length:
             raise StoreError(

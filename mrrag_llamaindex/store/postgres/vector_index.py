@@ -47,6 +47,8 @@ class VectorIndex:
         Of pgvector.
     hnsw
         Settings of the index.
+    half
+        Whether an index of half precision was made in place of a whole one.
 
     Raises
     ------
@@ -57,6 +59,7 @@ class VectorIndex:
     length: int
     version: tuple[int, ...]
     hnsw: HNSWSettings
+    half: bool = False
 
     def __post_init__(self) -> None:
         if self.length > MOST_NUMBERS:
@@ -77,7 +80,8 @@ class VectorIndex:
     @property
     def halved(self) -> bool:
         """Whether the index holds the vectors in half precision."""
-        return MOST_INDEXED < self.length <= MOST_HALVED and self.version >= _HALVES
+        long = MOST_INDEXED < self.length <= MOST_HALVED
+        return self.half or (long and self.version >= _HALVES)
 
     @property
     def exists(self) -> bool:

@@ -237,3 +237,28 @@ def test_nothing_of_a_patient_stands_in_an_error(reach, server, films):
         far.generate([QUESTION], [films[0]], policy=IFA())
     assert "effusion" not in str(caught.value)
     assert json.dumps(DOCUMENTS[0].text) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "{'type': 'x', 'loc': 'body', 'msg': 'none', 'input': 'no effusion', 'ctx': {}}",
+        "1 error: wrong [type=x, input_value='no effusion', input_type=str]",
+        "token_ids [17, 4, 93, 5, 8] are none",
+        "no image: data:image/png;base64,iVBORw0KGgo",
+    ],
+)
+def test_what_a_server_quotes_of_a_request_is_left_out(reach, server, films, quoted):
+    far = reach()
+    server.refuses = f"Bad Request: {quoted}"
+    with pytest.raises(ModelError, match="Bad Request") as caught:
+        far.generate([QUESTION], [films[0]], policy=IFA())
+    for private in ("effusion", "17, 4", "93", "iVBOR"):
+        assert private not in str(caught.value)
+
+
+def test_logits_are_not_taken_for_log_probabilities(reach, server, films):
+    far = reach()
+    server.logits = True
+    with pytest.raises(ModelError, match="logprobs-mode"):
+        far.generate([QUESTION], [films[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -125,6 +126,18 @@ def test_nothing_is_registered_unless_asked(monkeypatch):
     monkeypatch.setenv("MRRAG_VLLM", "yes")
     with pytest.raises(ValueError, match="0 or 1"):
         plugin.register()
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "1"), ("0", "0")])
+def test_a_steered_engine_reports_nothing_to_its_makers(monkeypatch, own, expected):
+    monkeypatch.setattr(plugin, "activate", lambda: None)
+    monkeypatch.setenv("MRRAG_VLLM", "1")
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "")
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS")
+    if own is not None:
+        monkeypatch.setenv("VLLM_NO_USAGE_STATS", own)
+    plugin.register()
+    assert os.environ["VLLM_NO_USAGE_STATS"] == expected
 
 
 def test_importing_the_plugin_imports_no_engine():

@@ -136,3 +136,29 @@ def test_equal_scores_come_in_the_order_of_ids_in_a_database_of_any_language(
         for k in (6, 9):  # more than half of what there is: compared with all pairs
             hits = store.query(*units(2), FusionWeights(), k, Exclusion(patient_ids={"nobody"}))
             assert [hit.pair_id for hit in hits] == sorted(names)[:k]
+
+
+def test_an_index_of_half_precision_is_used_and_scored_by_whole_vectors(postgres):
+    image, text = DRAWN.draw(COUNT, seed=1)
+    made = [Pair("a.png", "a report", f"p{i}", f"patient{i}") for i in range(COUNT)]
+    schema = StoreSchema("toy@1", "", 32, hnsw=HNSWSettings(16, 64, 200))
+    with PairStore.create(postgres.url(), schema, collection="halved") as store:
+        store.upsert(made, image, text)
+        number, version = store._number, store._index.version
+    if version < (0, 7):
+        pytest.skip("this pgvector has no halfvec")
+    table = f"mrrag.pairs_{number}"
+    postgres.execute(
+        f"DROP INDEX {table}_embedding_idx",
+        f"CREATE INDEX halved_idx ON {table} USING hnsw ((embedding::halfvec(64)) halfvec_ip_ops)",
+    )
+    with PairStore.open(postgres.url(), collection="halved") as store:
+        everything = np.ones(COUNT, dtype=bool)
+        found = recall(store, document_vector(image, text), FusionWeights(), everything)
+        assert found >= 0.99
+    with psycopg.connect(postgres.url()) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        rows = connection.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'halved_idx'"
+        )
+        assert rows.fetchone()[0] >= QUERIES
