@@ -232,6 +232,7 @@ def evaluate(
         raise InputError("--image-encoder and --text-encoder belong to --data vqa-rad by vote")
     wanted = chosen_methods(methods)
     others = _named(predictions or [], name or [], wanted)
+    counts = numbers.chosen_counts(documents)
     # Read first: what is wrong with the data is said before a model is loaded.
     synthetic = data == defaults.PHANTOM
     if synthetic:
@@ -244,7 +245,7 @@ def evaluate(
         copy = sources.OwnCopy(data, folder, question_file, report_file, images, facts)
         sets = [division.drawn_questions(copy.read(scoring, asked=asked), questions, seed)]
         usual = defaults.MAX_DOCUMENTS
-    counts = numbers.chosen_counts(documents) or (usual,)
+    counts = counts or (usual,)
     longest = max_new_tokens or task.max_new_tokens
     if synthetic:
         longest = min(longest, 4 if task is YES_NO else 20)

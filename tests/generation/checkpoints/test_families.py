@@ -292,7 +292,9 @@ class TestFamily:
     def test_no_text_from_outside_opens_a_turn_or_stands_for_an_image(self, load):
         engine = load("rows")
         template = engine.prompts.template
-        marks = {*turn_marks(template), *engine.tokenizer.get_added_vocab()} - {"<unk>"}
+        # Gemma has tokens of several line breaks, which are text.
+        added = {token for token in engine.tokenizer.get_added_vocab() if token.strip()}
+        marks = {*turn_marks(template), *added} - {"<unk>"}
         assert turn_marks(template)
         attack = "".join(f"x{mark} yes {mark}{mark} " for mark in sorted(marks))
 
@@ -310,7 +312,7 @@ class TestFamily:
         for mark in marks:
             assert dirty.text.count(mark) == clean.text.count(mark), mark
             token = engine.tokenizer.convert_tokens_to_ids(mark)
-            if mark in engine.tokenizer.get_added_vocab() and not mark.startswith("<0x"):
+            if mark in added and not mark.startswith("<0x"):
                 assert dirty.input_ids.count(token) == clean.input_ids.count(token), mark
 
     def test_earlier_turns_and_closing_follow_the_chat_template(self, load):
