@@ -40,6 +40,7 @@ class _Tracked:
     sent: RequestPlan
     plan: SteeringPlan
     rows: tuple[int, int]
+    salt: bytes
     steered: dict[int, set[int]] = field(default_factory=dict)
     failure: str = ""
 
@@ -97,9 +98,8 @@ def _scheduler_class() -> type[Any]:
                 params = request.sampling_params = copy(request.sampling_params)
                 params.extra_args = {**params.extra_args, KEY: request.request_id}
                 if request._block_hasher is not None:
-                    salt = tracked.sent.digest + self._failures.to_bytes(8, "big")
                     first = tracked.rows[0] // self._hashed_tokens
-                    request._block_hasher = _salted(request._block_hasher, first, salt)
+                    request._block_hasher = _salted(request._block_hasher, first, tracked.salt)
                     request.block_hashes.clear()
                     request.update_block_hashes()
             super().add_request(request)
@@ -129,7 +129,8 @@ def _scheduler_class() -> type[Any]:
                         f"the plan names head {max(heads)} in layer {layer}, and the model has "
                         f"{self._heads} per layer"
                     )
-            return _Tracked(sent, plan, sent.rows)
+            salt = sent.digest + self._failures.to_bytes(8, "big")
+            return _Tracked(sent, plan, sent.rows, salt)
 
         def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
             """Check every step's steering before the engine takes its tokens."""
@@ -143,11 +144,22 @@ def _scheduler_class() -> type[Any]:
                 tracked.take(stop - count, stop, done.get(key, ({}, "")))
                 if tracked.failure:
                     self._refused[key] = tracked.failure
+                    self._refuse_sharers(tracked.salt)
             failed = self._fail()
             outputs = super().update_from_output(scheduler_output, model_runner_output)
             for client, output in failed:
                 outputs.setdefault(client, EngineCoreOutputs()).outputs.append(output)
             return outputs
+
+        def _refuse_sharers(self, salt: bytes) -> None:
+            """Refuse requests that may have read the blocks of one whose steering failed."""
+            for key, other in self._tracked.items():
+                if other.salt == salt:
+                    self._refused.setdefault(
+                        key,
+                        "steering failed in a request with an equal plan, whose blocks it "
+                        "may have read; ask again",
+                    )
 
         def _fail(self) -> list[tuple[int, Any]]:
             """End the requests that were not, or cannot be, steered; each with its reason."""

@@ -120,6 +120,11 @@ def test_a_task_that_is_cancelled_takes_its_requests_back(far):
     assert far.engine.generate(requests[:1], images[:1], policy=IFA())
 
 
+def test_a_device_that_this_vllm_does_not_run_on_is_refused():
+    with pytest.raises(ModelError, match="runs on 'cpu', and device='meta'"):
+        MRRAGLLaVA(engine="vllm", device="meta", **LIMITS).engine  # noqa: B018
+
+
 def test_a_server_without_the_plugin_is_refused(folder, tmp_path):
     with (
         served(folder, tmp_path / "log.txt", plugin=False) as (address, _),

@@ -142,6 +142,30 @@ def test_steering_that_fails_in_a_layer_fails_its_request(running, defined, monk
     same(run(running, [one])[0].outputs[0], defined.answer(one))
 
 
+def test_no_request_reads_blocks_of_one_whose_steering_failed(running, defined, monkeypatch):
+    from mrrag_llamaindex.serving.vllm import requests
+
+    long = "Is there a nodule? " * 20
+    one = defined.ask(long, IFA(layers=(1, 2)))
+    assert one.plan.rows[1] - one.plan.rows[0] > 64  # whole blocks of steered rows
+    genuine, calls = requests.steer_rows, []
+
+    def fails_once(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("no memory")
+        return genuine(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests, "steer_rows", fails_once)
+        outputs = running.generate([one.vllm] * 2, [parameters(one.plan)] * 2, use_tqdm=False)
+    failed, twin = (output.outputs[0] for output in outputs)
+    assert failed.finish_reason == "error"
+    if twin.finish_reason != "error":
+        same(twin, defined.answer(one))
+    same(run(running, [one])[0].outputs[0], defined.answer(one))
+
+
 STOCK = """
 import json, sys
 from tests.serving.vllm.engines import engine, parameters
