@@ -170,7 +170,7 @@ def test_forms_and_images_have_limits(client, small, service, corpus):
     refused(httpx.post(f"{small}/v1/ask", data={"question": "?"}, files=big), 413, "too_large")
     two = [("image", corpus.images[0].open("rb")), ("image", corpus.images[1].open("rb"))]
     with two[0][1], two[1][1]:
-        refused(client.post("/v1/ask", data={"question": "?"}, files=two), 400, "bad_form")
+        refused(client.post("/v1/ask", data={"question": "?"}, files=two), 400, "bad_input")
     pixels = service._image_pixels
     service._image_pixels = 100
     try:

@@ -404,6 +404,8 @@ def test_options_of_loading_reach_the_model(small, monkeypatch):
     )
     assert result.exit_code == 0, result.stderr
     assert given_to == {
+        "adapter": None,
+        "merge_adapter": False,
         "device": "cpu",
         "backend": "eager",
         "quantization": "int8",

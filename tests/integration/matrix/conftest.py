@@ -144,7 +144,7 @@ class Checks:
         assert {ticket.image.digest for ticket in tickets} == {image_digest(path)}
         pixels = np.asarray(load_image(path).convert("RGB"))
         assert self.model.images
-        for image in self.model.images:
+        for (image,) in self.model.images:
             assert np.array_equal(np.asarray(image.convert("RGB")), pixels)
         for request in self.model.requests:
             assert not [text for text in texts_in(vars(request)) if MARKER in text]

@@ -80,7 +80,8 @@ def test_form_in_a_message(hospital, llm, checks, form):
     block = FORMS[form](hospital.images[PATIENT])
     message = ChatMessage(role=MessageRole.USER, blocks=[block, TextBlock(text=QUESTION)])
     assert llm.chat([message]).message.content.strip()
-    assert checks.model.images[-1].size == Image.open(hospital.images[PATIENT]).size
+    (image,) = checks.model.images[-1]
+    assert image.size == Image.open(hospital.images[PATIENT]).size
 
 
 @pytest.mark.parametrize(
