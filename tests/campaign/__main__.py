@@ -50,7 +50,11 @@ NOTES = 20
 def import_everything() -> None:
     """Warm the processes to come; so all of them draw the same inputs."""
     for module in pkgutil.walk_packages(mrrag_llamaindex.__path__, "mrrag_llamaindex."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":  # An engine that has an environment of its own.
+                raise
     warm_up()
 
 
