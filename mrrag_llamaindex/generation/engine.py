@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import EllipsisType
 from typing import Any
 
 from typing_extensions import Self
@@ -122,24 +121,8 @@ class LlavaEngine(Engine):
             )
         return ""
 
-    def with_limits(
-        self,
-        *,
-        max_documents: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_size: int | None = None,
-        max_queue: int | None = None,
-        queue_timeout: float | EllipsisType | None = ...,
-    ) -> Self:
-        """See `Engine`."""
-        engine = type(self)(
-            self.loaded,
-            max_documents=max_documents or self.prompts.max_documents,
-            max_new_tokens=max_new_tokens or self.max_new_tokens,
-            batch_size=batch_size or self.batch_size,
-            max_queue=max_queue or self.max_queue,
-            queue_timeout=self.queue_timeout if queue_timeout is ... else queue_timeout,
-        )
+    def _again(self, **limits: Any) -> Self:
+        engine = type(self)(self.loaded, **limits)
         engine._runner = self._runner
         engine.scheduler = self.scheduler
         return engine

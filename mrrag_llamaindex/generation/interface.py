@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
@@ -116,7 +116,6 @@ class Engine(PromptReader, ABC):
             'answers only; use explain=False, or engine="transformers"'
         )
 
-    @abstractmethod
     def with_limits(
         self,
         *,
@@ -138,6 +137,17 @@ class Engine(PromptReader, ABC):
         ModelError
             As the class.
         """
+        return self._again(
+            max_documents=max_documents or self.prompts.max_documents,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+            batch_size=batch_size or self.batch_size,
+            max_queue=max_queue or self.max_queue,
+            queue_timeout=self.queue_timeout if queue_timeout is ... else queue_timeout,
+        )
+
+    @abstractmethod
+    def _again(self, **limits: Any) -> Self:
+        """Return an engine over the same model and queue, with these limits."""
 
     def answer_of(
         self,

@@ -244,9 +244,10 @@ class BatchRunner:
 
     def _of_words(self, logits: torch.Tensor) -> torch.Tensor:
         """Return logits (..., vocabulary) as `generate` sees them: see `loading.greedy`."""
-        unused = self.model.generation_config.suppress_tokens or []
-        columns = torch.tensor(unused, dtype=torch.long, device=logits.device)
-        return logits.float().index_fill(-1, columns, -torch.inf)
+        logits = logits.float()
+        if not (unused := self.model.generation_config.suppress_tokens):
+            return logits
+        return logits.index_fill(-1, torch.tensor(unused, device=logits.device), -torch.inf)
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         device = self.model.device

@@ -12,6 +12,7 @@ from llama_index.core.schema import QueryBundle
 
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, query_image
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
+from tests.commands.elsewhere import same_as_in_a_folder
 
 PLACES = ["milvus:{}/store.db", "qdrant:{}/store"]
 PLACES += [
@@ -24,21 +25,7 @@ PLACES += [
 @pytest.mark.parametrize("place", PLACES)
 def test_commands_do_there_what_they_do_with_a_folder(mrrag, corpus, tmp_path, place) -> None:
     url = place.format(tmp_path)
-    asked = ("--image", corpus.image, "--model", "phantom", "--json", corpus.question)
-    said = [
-        mrrag("ingest", corpus.table, "--store", url, "--towers", "phantom", "--json"),
-        mrrag("ingest", corpus.table, "--store", url, "--towers", "phantom", "--json"),
-        mrrag("ask", "--store", url, *asked),
-        mrrag("verify", url, "--json"),
-        mrrag("verify", url),
-    ]
-    assert [result.code for result in said] == [0] * 5, [result.err for result in said]
-    first, second, answer, verified = (json.loads(result.out) for result in said[:4])
-    assert first["added"] == second["unchanged"] == verified["pairs"] > 0
-    folder = json.loads(mrrag("ask", "--store", corpus.store, *asked).out)
-    assert answer["answer"] == folder["answer"]
-    ranked = [(source["pair_id"], round(source["score"], 4)) for source in folder["sources"]]
-    assert ranked == [(s["pair_id"], round(s["score"], 4)) for s in answer["sources"]]
+    same_as_in_a_folder(mrrag, corpus, url)
     engine = MRRAGIndex.from_store(url).as_query_engine(llm=MRRAGLLaVA(model="phantom"))
     with query_image(corpus.image):
         assert engine.query(QueryBundle(corpus.question)).source_nodes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from mrrag_llamaindex.store.backends import Where
+from tests.loopback import free_port
 
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Where]] = {
     "numpy": lambda request: "numpy",
@@ -47,9 +47,7 @@ def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("chroma", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("the chroma program is not installed beside this Python")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("server")
     process = subprocess.Popen(
         [program, "run", "--path", str(folder), "--host", "127.0.0.1", "--port", str(port)],

@@ -98,10 +98,11 @@ class SweepWorkers:
     ) -> Iterator[list[Cell]]:
         """Do what `asking.cells` does."""
         portable = [replace(q, image=self.sweep.prepared(q.image)) for q in questions]
+        digest = _digest(questions)
         with ExitStack() as stack:
             logs = []
             for level in levels:
-                header = self._header(questions, contestants, level, layers)
+                header = self._header(digest, contestants, level, layers)
                 path = self._folder / f"{json_digest(header.settings | vars(header), 16)}.jsonl"
                 log = stack.enter_context(LineLog(path, NOISE_FILE, header, keep=False))
                 about = list(contestants), level, list(layers)
@@ -113,13 +114,11 @@ class SweepWorkers:
 
     def _header(
         self,
-        questions: Sequence[NoiseQuestion],
+        questions: str,
         contestants: Sequence[Contestant],
         level: Level,
         layers: Sequence[int],
     ) -> NoiseHeader:
-        documents = [repr((q.relevant, q.irrelevant, q.contradicting)) for q in questions]
-        asked = [[q.question_id, q.question, q.truth, *q.order] for q in questions]
         settings = {
             "adversarial": level[0],
             "irrelevant": level[1],
@@ -127,7 +126,7 @@ class SweepWorkers:
             "layers": list(layers),
             "batch_size": self.sweep.batch_size,
         }
-        return NoiseHeader(self._model, json_digest([asked, documents], 16), settings)
+        return NoiseHeader(self._model, questions, settings)
 
     def _sharded(
         self, log: LineLog[NoiseHeader, NoiseRecord], questions: list[NoiseQuestion], about: Any
@@ -142,6 +141,12 @@ class SweepWorkers:
             return rows[place], questions[rows[place]]
 
         return Sharded(log, list(map(str, rows)), starts, item_of, about)
+
+
+def _digest(questions: Sequence[NoiseQuestion]) -> str:
+    documents = [repr((q.relevant, q.irrelevant, q.contradicting)) for q in questions]
+    asked = [[q.question_id, q.question, q.truth, *q.order] for q in questions]
+    return json_digest([asked, documents], 16)
 
 
 def _measure(sweep: PrefixSweep, shard: Shard[NoiseHeader, NoiseRecord]) -> None:

@@ -186,5 +186,4 @@ class PromptReader:
 
 
 def _key(image: Pictures) -> tuple[int, ...]:
-    pictures = (image,) if isinstance(image, Image.Image) else image or ()
-    return tuple(map(id, pictures))
+    return tuple(map(id, pictures_of(image)))

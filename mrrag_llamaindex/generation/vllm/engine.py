@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import aclosing, suppress
 from functools import partial
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -119,25 +118,8 @@ class VllmEngine(Engine):
         """See `Engine`; each request counts as a batch of one."""
         return self.connection.line.stats
 
-    def with_limits(
-        self,
-        *,
-        max_documents: int | None = None,
-        max_new_tokens: int | None = None,
-        batch_size: int | None = None,
-        max_queue: int | None = None,
-        queue_timeout: float | EllipsisType | None = ...,
-    ) -> Self:
-        """See `Engine`."""
-        return type(self)(
-            self.loaded,
-            self.connection,
-            max_documents=max_documents or self.prompts.max_documents,
-            max_new_tokens=max_new_tokens or self.max_new_tokens,
-            batch_size=batch_size or self.batch_size,
-            max_queue=max_queue or self.max_queue,
-            queue_timeout=self.queue_timeout if queue_timeout is ... else queue_timeout,
-        )
+    def _again(self, **limits: Any) -> Self:
+        return type(self)(self.loaded, self.connection, **limits)
 
     def generate(
         self,

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex.integration.inputs.vectors import unit_mean
 from mrrag_llamaindex.mcr.blocks import TERM_BLOCKS, Blocks
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.mcr.weights_file import AnyWeights
@@ -30,9 +30,6 @@ from mrrag_llamaindex.store.protocol import PairStore
 
 CombineImages: TypeAlias = Literal["mean", "max"]
 COMBINE_IMAGES: Final = get_args(CombineImages)
-
-_SHORTEST = 1e-6
-"""Of a mean vector: below it the images point in opposite directions."""
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -89,12 +86,7 @@ def asked_views(
         image = None if images is None else np.asarray(images[0], dtype=np.float32)
         own = weights.weights_for(image, text)
         return [AskedView(image, text, own, {})], own
-    parts = blocks.parts("image", images.mean(axis=0))
-    lengths = {name: float(np.linalg.norm(part)) for name, part in parts.items()}
-    if min(lengths.values()) < _SHORTEST:
-        raise InputError("the images of this question point in opposite directions; give one")
-    mean = np.concatenate([part / lengths[name] for name, part in parts.items()])
-    mean = mean.astype(np.float32)
+    mean, lengths = unit_mean(blocks, "image", images)
     own = weights.weights_for(mean, text)
     if combine == "max":
         return [AskedView(np.asarray(one, np.float32), text, own, {}) for one in images], own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.towers.protocol import DualTower
+
+_SHORTEST = 1e-6
+"""Of a mean vector: below it what it is the mean of points in opposite directions."""
 
 
 def query_vectors(
@@ -83,9 +86,28 @@ def mean_embedding(towers: DualTower, texts: Sequence[str]) -> NDArray[np.float3
     vectors = GatheredTowers(towers).embed_texts(texts)
     if len(vectors) == 1:
         return np.asarray(vectors[0], dtype=np.float32)
-    parts = Blocks.of(towers).parts("text", vectors.mean(axis=0)).values()
-    lengths = [np.linalg.norm(part) for part in parts]
-    if min(lengths) < 1e-6:
-        raise InputError("the texts of this question point in opposite directions; give one")
-    units = [part / length for part, length in zip(parts, lengths, strict=True)]
-    return np.concatenate(units).astype(np.float32)
+    return unit_mean(Blocks.of(towers), "text", vectors)[0]
+
+
+def unit_mean(
+    blocks: Blocks, kind: str, vectors: NDArray[Any]
+) -> tuple[NDArray[np.float32], dict[str, float]]:
+    """Return the mean of vectors (m, n), each block of unit length, and the lengths before that.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    kind : {"image", "text"}
+    vectors : ndarray, shape (m, n)
+
+    Raises
+    ------
+    InputError
+        If they point in opposite directions.
+    """
+    parts = blocks.parts(kind, vectors.mean(axis=0))
+    lengths = {name: float(np.linalg.norm(part)) for name, part in parts.items()}
+    if min(lengths.values()) < _SHORTEST:
+        raise InputError(f"the {kind}s of this question point in opposite directions; give one")
+    units = np.concatenate([part / lengths[name] for name, part in parts.items()])
+    return units.astype(np.float32), lengths

@@ -57,7 +57,7 @@ class Embedder:
 
     def loaded(self) -> Embedder:
         """Return it with its towers in memory."""
-        assert self.encoder is not None
+        self.encoder  # noqa: B018 — read once, so that it is made
         return self
 
     @cached_property

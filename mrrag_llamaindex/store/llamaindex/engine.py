@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     FilterOperator,
@@ -112,8 +113,8 @@ class Engine:
         with self.lock:
             # What `add` does with an id that exists is each store's own: a second node, or nothing.
             self.delete(replaced)
-            for rows in batches(nodes):
-                self.store.add(list(rows))
+            for rows in iter_batch(nodes, BATCH):
+                self.store.add(rows)
 
     def get(
         self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
@@ -131,15 +132,15 @@ class Engine:
         """
         found: list[BaseNode] = []
         with self.lock:
-            for ids in batches(node_ids):
-                found.extend(self.store.get_nodes(node_ids=list(ids)))
+            for ids in iter_batch(node_ids, BATCH):
+                found.extend(self.store.get_nodes(node_ids=ids))
         return found
 
     def delete(self, node_ids: Sequence[str]) -> None:
         """Remove those of the nodes that exist."""
         with self.lock:
-            for ids in batches(node_ids):
-                self.store.delete_nodes(node_ids=list(ids))
+            for ids in iter_batch(node_ids, BATCH):
+                self.store.delete_nodes(node_ids=ids)
 
     def search(
         self,
@@ -184,8 +185,3 @@ class Engine:
 def _of_kind(kind: Kind) -> MetadataFilters:
     wanted = MetadataFilter(key=KIND_KEY, value=kind, operator=FilterOperator.EQ)
     return MetadataFilters(filters=[wanted])
-
-
-def batches(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
-    """Yield consecutive parts of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))

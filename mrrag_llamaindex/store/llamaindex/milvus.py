@@ -20,6 +20,7 @@ from typing import Any, Final
 import grpc
 import numpy as np
 from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.types import VectorStoreQuery
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 from llama_index.vector_stores.milvus import MilvusVectorStore
@@ -30,7 +31,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.filters import Comparison, Filter
-from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine, batches
+from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
 from mrrag_llamaindex.store.llamaindex.record import (
@@ -129,12 +130,13 @@ class MilvusEngine(Engine):
             # It would write errors, with what was asked, beside the one that is raised.
             for name in ("pymilvus", *(("grpc._server",) if self._path is not None else ())):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-            token = os.environ.get(_TOKEN, "") if self._path is None else ""
             if self._path is not None:
                 with _local_guard:
                     _local[self._path] += 1
             self._client = _Limited(
-                MilvusClient(uri=self._uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
+                MilvusClient(
+                    uri=self._uri, token=self._token, timeout=CONNECT_SECONDS, dedicated=True
+                )
             )
         return self._client
 
@@ -209,10 +211,9 @@ class MilvusEngine(Engine):
         return self._given or self._opened(None)
 
     def _opened(self, length: int | None) -> MilvusVectorStore:
-        token = os.environ.get(_TOKEN, "") if self._path is None else ""
         store = MilvusVectorStore(
             uri=self._uri,
-            token=token,
+            token=self._token,
             collection_name=self._collection,
             dim=length,
             embedding_field=_VECTOR,
@@ -227,6 +228,10 @@ class MilvusEngine(Engine):
         store.client.close()
         store._milvusclient = self.client
         return store
+
+    @property
+    def _token(self) -> str:
+        return os.environ.get(_TOKEN, "") if self._path is None else ""
 
     def _index(self) -> dict[str, Any]:
         if self._hnsw is None:  # a local index gives up among the few that a filter leaves
@@ -244,7 +249,7 @@ class MilvusEngine(Engine):
                 )
         self._touch([node.node_id for node in nodes])
         with self._asking():
-            for part in batches(nodes):
+            for part in iter_batch(nodes, BATCH):
                 self.client.upsert(self._collection, [self._row(node) for node in part])
 
     def _row(self, node: TextNode) -> dict[str, Any]:
@@ -294,10 +299,10 @@ class MilvusEngine(Engine):
         found: list[BaseNode] = []
         level = _STRONG if fresh and self._recent(node_ids) else _EVENTUAL
         with self._asking():
-            for ids in batches(node_ids):
+            for ids in iter_batch(node_ids, BATCH):
                 rows = self.client.get(
                     self._collection,
-                    ids=list(ids),
+                    ids=ids,
                     output_fields=fields,
                     **level,
                 )
@@ -311,8 +316,8 @@ class MilvusEngine(Engine):
         """Remove those of the nodes that exist."""
         self._touch(node_ids)
         with self._asking():
-            for ids in batches(node_ids):
-                self.client.delete(self._collection, ids=list(ids))
+            for ids in iter_batch(node_ids, BATCH):
+                self.client.delete(self._collection, ids=ids)
 
     def search(
         self,

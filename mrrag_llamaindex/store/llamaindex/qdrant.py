@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.types import VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from typing_extensions import Self
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.filters import Combination, Comparison, Filter
-from mrrag_llamaindex.store.llamaindex.engine import Engine, batches
+from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
 from mrrag_llamaindex.store.llamaindex.record import (
@@ -157,8 +158,8 @@ class QdrantEngine(Engine):
     def add(self, nodes: Sequence[TextNode], replaced: Sequence[str]) -> None:
         """Write nodes: a point replaces the one of its id."""
         with self._asking():
-            for rows in batches(nodes):
-                self.store.add(list(rows))
+            for rows in iter_batch(nodes, BATCH):
+                self.store.add(rows)
 
     def get(
         self, node_ids: Sequence[str], *, vectors: bool = True, fresh: bool = True
@@ -166,16 +167,16 @@ class QdrantEngine(Engine):
         """Return those of the nodes that exist."""
         found: list[BaseNode] = []
         with self._asking():
-            for ids in batches(node_ids):
-                points = self.client.retrieve(self._collection, list(ids), with_vectors=vectors)
+            for ids in iter_batch(node_ids, BATCH):
+                points = self.client.retrieve(self._collection, ids, with_vectors=vectors)
                 found.extend(self.store.parse_to_query_result(points).nodes)
         return found
 
     def delete(self, node_ids: Sequence[str]) -> None:
         """Remove those of the nodes that exist."""
         with self._asking():
-            for ids in batches(node_ids):
-                self.client.delete(self._collection, list(ids))
+            for ids in iter_batch(node_ids, BATCH):
+                self.client.delete(self._collection, ids)
 
     def search(
         self,

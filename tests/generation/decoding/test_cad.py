@@ -8,30 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.decoding.cad import CAD
-from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def engine() -> LlavaEngine:
-    return LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=3)
-
-
-@pytest.fixture(scope="module")
-def trials():
-    """Prompts of unequal length on unequal images."""
-    return draw_trials(3, 2, documents=2, irrelevant=1) + draw_trials(
-        4, 1, documents=4, irrelevant=2
-    )
 
 
 def test_formula_by_hand_removes_no_token():

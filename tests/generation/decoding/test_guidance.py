@@ -9,12 +9,9 @@ import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.decoding.contrast import Contrast
 from mrrag_llamaindex.generation.decoding.guidance import Guidance
-from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptRequest
-from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.policies.pai import PAI
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,19 +21,6 @@ TOLERANCE = 1e-5
 
 def guided(scores, without, factor):
     return Contrast(factor, "image", defaults.PAI_CUTOFF).guided(scores, without)
-
-
-@pytest.fixture(scope="module")
-def engine() -> LlavaEngine:
-    return LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=3)
-
-
-@pytest.fixture(scope="module")
-def trials():
-    """Prompts of unequal length on unequal images."""
-    return draw_trials(3, 2, documents=2, irrelevant=1) + draw_trials(
-        4, 1, documents=4, irrelevant=2
-    )
 
 
 def test_formula_and_cut_by_hand():

