@@ -159,6 +159,9 @@ def arguments_for(
         "max_num_seqs": batch_size,
         "enable_prefix_caching": prefix_cache > 0,
         "limit_mm_per_prompt": {} if images is None else {"image": images},
+        # A request that is taken back lets its two copies drift, and the next one on that image
+        # fails.
+        "mm_processor_cache_gb": 0,
         "max_logprobs": MOST_LOGPROBS,
         "logprobs_mode": "raw_logprobs",
         "disable_log_stats": True,
