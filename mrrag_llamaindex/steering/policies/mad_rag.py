@@ -41,6 +41,8 @@ class MADRAG(SteeringPolicy):
         Share of the first question's output, in [0, 1]; 0 mixes nothing, and still asks twice.
     layers
         None: all of them.
+    question_rows
+        ``"question"`` alone: what follows the question stands behind the documents only.
 
     Raises
     ------
