@@ -205,6 +205,9 @@ PAI_CUTOFF = 0.1
 CAD_ALPHA = 0.5
 """CAD's alpha, which the original calls robust over models and summaries."""
 
+MAD_RAG_ALPHA = 0.5
+"""MAD-RAG's share of the first question's output; the paper has .5 and .7, by model."""
+
 KNOCKOUT_WINDOW_SHARE = 9 / 32
 """Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window
 of Zhang et al. (CVPR 2025; Geva et al. take 10). One layer alone is too little in a deep model,

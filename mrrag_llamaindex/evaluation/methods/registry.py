@@ -128,6 +128,17 @@ ROWS = (
         ranking=fused,
         decoding="mrrag_llamaindex.generation.decoding.cad:CAD",
     ),
+    MethodRow(
+        "mad-rag",
+        reads="fused score, K",
+        does="question before and behind the documents; outputs of its two readings are mixed",
+        source="MAD-RAG, Zhao et al., 2026 (arXiv 2602.00344)",
+        differs="the question's own rows in the prompt, all layers and heads unless tuned",
+        ranking=fused,
+        policy="mrrag_llamaindex.steering.policies.mad_rag:MADRAG",
+        grid=tuning.of_policy,
+        tried="4 shares x 3 places",
+    ),
     MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=fused),
     MethodRow(
         "mcr+ifa",
@@ -138,6 +149,17 @@ ROWS = (
         policy="ifa",
         grid=tuning.of_policy,
         tried="4 strengths x 3 places",
+    ),
+    MethodRow(
+        "mcr+ifa+image",
+        reads="fused score, K",
+        does="as mcr+ifa, and the image is raised as a document of a fixed lambda",
+        source="ours",
+        ranking=fused,
+        policy="ifa",
+        options={"image": 0.5},
+        grid=tuning.image_floors,
+        tried="4 lambdas of the image x 3 places",
     ),
 )
 """All methods, in the order of the table."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,10 @@ class MethodRow:
     ranking : callable or None
         From `Ingredients`; None: no documents are read.
     policy : str
-        A name of `steering.policies.registry.POLICIES`, taken with its defaults; empty: plain
-        attention.
+        A name of `steering.policies.registry.POLICIES`, or ``module:class`` of a policy that only
+        the table knows, taken with its defaults; empty: plain attention.
+    options : mapping
+        Fields of the policy that are not at their defaults.
     decoding : str
         ``module:class``, taken with its defaults; empty: greedy.
     learns : str
@@ -73,6 +75,7 @@ class MethodRow:
     differs: str = ""
     ranking: Callable[[Ingredients], Ranking | None] | None = None
     policy: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     decoding: str = ""
     learns: str = ""
     grid: tuning.Grid | None = None
@@ -96,10 +99,13 @@ class MethodRow:
         return Method(
             self.name,
             self.ranking(ingredients) if self.ranking else None,
-            POLICIES[self.policy]() if self.policy else None,
+            self._policy_class()(**self.options) if self.policy else None,
             resolve_name(self.decoding)() if self.decoding else None,
             self.generates,
         )
+
+    def _policy_class(self) -> Any:
+        return resolve_name(self.policy) if ":" in self.policy else POLICIES[self.policy]
 
     def settings(
         self, method: Method, depth: int, critical: Sequence[int] | None = None

@@ -76,7 +76,17 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
                 # them.
                 return base.forward(self, *args, **kwargs)
             steering.report.expect_step()
-        return base.forward(self, *args, steering=steering, **kwargs)
+        if steering.edit is None:
+            return base.forward(self, *args, steering=steering, **kwargs)
+
+        def look() -> Any:
+            alone = arguments | {"past_key_values": None, "use_cache": False}
+            alone.pop("self", None)
+            alone |= alone.pop(parameters[-1].name, {})
+            return base.forward(self, **alone)
+
+        with steering.edit.around(self, past_tokens(arguments), look):
+            return base.forward(self, *args, steering=steering, **kwargs)
 
     extra = inspect.Parameter(
         "steering",

@@ -26,6 +26,7 @@ from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
+from mrrag_llamaindex.steering.policies.mad_rag import MADRAG
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
 from tests.evaluation.data.hand_set import hand_set
@@ -56,7 +57,7 @@ def variants(method: Method, depth: int, critical) -> list[Method]:
 def test_all_methods_of_the_table_are_built(every):
     assert list(every) == [
         "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
-        "opera", "pai", "pasta", "hard-mask", "cad", "mcr", "mcr+ifa",
+        "opera", "pai", "pasta", "hard-mask", "cad", "mad-rag", "mcr", "mcr+ifa", "mcr+ifa+image",
     ]  # fmt: skip
     assert all(method.name == name for name, method in every.items())
 
@@ -70,7 +71,7 @@ def test_steered_methods_read_exactly_the_documents_of_mcr(every, data):
     expected = every["mcr"].documents(data, 0)
     assert len(expected) == 4
     assert [d.score for d in expected] == sorted((d.score for d in expected), reverse=True)
-    for name in ("mcr+ifa", "hard-mask", "pasta", "cad"):
+    for name in ("mcr+ifa", "mcr+ifa+image", "hard-mask", "pasta", "cad", "mad-rag"):
         assert every[name].documents(data, 0) == expected
 
 
@@ -89,6 +90,8 @@ def test_each_method_has_its_own_formula(every):
     assert kinds["pai"][1:] == (PAI(), None)
     assert kinds["opera"][1:] == (None, OPERA())
     assert kinds["cad"][1:] == (None, CAD())
+    assert kinds["mad-rag"][1:] == (MADRAG(alpha=0.5), None)
+    assert kinds["mcr+ifa+image"][1:] == (IFA(image=0.5), None)
     assert kinds["mmed-rag"][0] == GapCut(most=4)
     assert kinds["mmed-rag-code"][0] == RatioToFirst(most=4)
     assert kinds["factmm-rag"][0].k == 1
@@ -145,6 +148,10 @@ def test_only_what_is_tuned_varies(every):
     assert {v.policy.layers for v in variants(every["mcr+ifa"], 4, (1,))} == {
         (1,), (0, 1, 2, 3), (3,)
     }  # fmt: skip
+    floors = {
+        (v.policy.image, v.policy.strength) for v in variants(every["mcr+ifa+image"], 4, (1,))
+    }
+    assert floors == {(0.125, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0)}
     modes = [(v.policy.mode, v.policy.layers) for v in variants(every["hard-mask"], 4, (1,))]
     assert set(modes) == {("mask", (1,)), ("mask", (0, 1, 2, 3)), ("drop", None)}
 
