@@ -53,7 +53,9 @@ class SteeringPolicy(ABC):
     guidance
         Factor of contrastive guidance by the image, see `generation.decoding.guidance`; 1 is none.
     every_step
-        Whether the rows of generated tokens are steered, too.
+        Whether the rows of generated tokens are steered, too: each reads the documents anew, and
+        what a long answer says is read off them, see `defaults.EVERY_STEP`. A field of every
+        policy here.
     needs_image
         Whether a prompt without an image is an error.
     reads_lambdas
@@ -79,8 +81,8 @@ class SteeringPolicy(ABC):
     question_rows: QuestionRows = defaults.QUESTION_ROWS
     heads: Mapping[int, tuple[int, ...]] | None = None
     guidance: float = 1.0
+    every_step: bool = False
 
-    every_step: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False
     reads_lambdas: ClassVar[bool] = True
     checks_reach: ClassVar[bool] = False
@@ -95,6 +97,8 @@ class SteeringPolicy(ABC):
             raise ValueError(
                 f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
             )
+        if not isinstance(self.every_step, bool):
+            raise ValueError(f"every_step must be True or False, got {self.every_step!r}")
 
     @abstractmethod
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

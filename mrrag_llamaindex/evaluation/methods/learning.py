@@ -13,7 +13,7 @@ from pathlib import Path
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.methods.ranking import Ranking
-from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
+from mrrag_llamaindex.evaluation.methods.registry import USUAL, row_named
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
@@ -62,7 +62,7 @@ def learn(
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
-    wanted: Sequence[str] = METHODS,
+    wanted: Sequence[str] = USUAL,
     folder: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int, int], None] | None = None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class MethodRow:
     policy : str
         A name of `steering.policies.registry.POLICIES`, taken with its defaults; empty: plain
         attention.
+    options : mapping of str to object
+        Fields of the policy that are not at their default.
+    usual : bool
+        Whether it runs where no method is named.
     decoding : str
         ``module:class``, taken with its defaults; empty: greedy.
     learns : str
@@ -73,6 +77,8 @@ class MethodRow:
     differs: str = ""
     ranking: Callable[[Ingredients], Ranking | None] | None = None
     policy: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    usual: bool = True
     decoding: str = ""
     learns: str = ""
     grid: tuning.Grid | None = None
@@ -96,7 +102,7 @@ class MethodRow:
         return Method(
             self.name,
             self.ranking(ingredients) if self.ranking else None,
-            POLICIES[self.policy]() if self.policy else None,
+            POLICIES[self.policy](**self.options) if self.policy else None,
             resolve_name(self.decoding)() if self.decoding else None,
             self.generates,
         )

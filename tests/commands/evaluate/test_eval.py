@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.evaluate.eval import evaluate
-from mrrag_llamaindex.evaluation.methods.registry import METHODS
+from mrrag_llamaindex.evaluation.methods.registry import USUAL
 from mrrag_llamaindex.evaluation.run.answers_file import PredictionWriter, read_predictions
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.checkpoints.profile_store import keep_profile
@@ -110,8 +110,8 @@ def test_every_method_has_a_row(tmp_path):
     result = phantom("--json", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
-    assert tuple(row["method"] for row in told["rows"]) == METHODS
-    assert {path.stem for path in (tmp_path / "out" / "predictions").glob("*.jsonl")} == {*METHODS}
+    assert tuple(row["method"] for row in told["rows"]) == USUAL
+    assert {path.stem for path in (tmp_path / "out" / "predictions").glob("*.jsonl")} == {*USUAL}
     for name in ("table.md", "table.csv", "table.tex", "result.json", "accuracy.png"):
         assert (tmp_path / "out" / name).stat().st_size > 100
     said = (tmp_path / "out" / "table.md").read_text()
