@@ -86,13 +86,13 @@ def commands(page: str) -> list[str]:
 
 
 def test_pages_of_commands_have_commands():
-    assert all(len(commands(page)) >= 4 for page in ("start.md",))
+    assert all(len(commands(page)) >= 4 for page in ("ten-minutes.md",))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["start.md"],
+    ["ten-minutes.md"],
 )
 def test_commands_run_as_printed(page, tmp_path):
     """One after the other, in a folder that has what the root of a clone has."""
