@@ -52,7 +52,7 @@ def docs(session: nox.Session) -> None:
     install(session, ".[docs,test]")
     python(session, "pytest", "-q", "-m", "not slow", "tests/test_docs.py", "tests/test_site.py")
     session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement of the theme's
-    python(session, "mkdocs", "build", "--strict", "--quiet")
+    python(session, "mkdocs", "build", "--strict")  # --quiet would hide warnings from strict, too
     python(session, "tools.site.check", "build/site")
 
 

@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!--[^>]*-->\n)?^```(bash|python)\n(.*?)^```", re.DOTALL |
 
 def test_every_page_is_in_the_navigation():
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
-    assert pages <= set(re.findall(r": ([\w/]+\.md)$", NAVIGATION, re.MULTILINE))
+    assert pages <= set(re.findall(r": ([\w/-]+\.md)$", NAVIGATION, re.MULTILINE))
 
 
 def test_the_reference_has_every_public_name_once():

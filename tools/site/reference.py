@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import mrrag_llamaindex
 import mrrag_llamaindex.evaluation.data.readers
 import mrrag_llamaindex.langchain
@@ -41,12 +43,17 @@ def directives() -> str:
         lines += [f"::: mrrag_llamaindex.{name}\n" for name in names]
     for title, module in FURTHER:
         lines += [f"## {title}", "", f"`{module.__name__}`", ""]
-        # Python looks the name up where it is defined, since some of these are resolved on use.
-        lines += [f"::: {module.__name__}.{name}\n" for name in module.__all__]
+        lines += [f"::: {module.__name__}.{name}\n" for name in _own(module)]
     return "\n".join(lines)
 
 
 def public_names() -> list[str]:
     """Return the full name of everything that some ``__all__`` calls public."""
-    modules = (mrrag_llamaindex, *(module for _, module in FURTHER))
-    return [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
+    own = [f"{module.__name__}.{name}" for _, module in FURTHER for name in _own(module)]
+    return [*(f"mrrag_llamaindex.{name}" for name in mrrag_llamaindex.__all__), *own]
+
+
+def _own(module: ModuleType) -> list[str]:
+    """Return what a module calls public and the package does not give as the same object."""
+    package = {name: getattr(mrrag_llamaindex, name) for name in mrrag_llamaindex.__all__}
+    return [name for name in module.__all__ if getattr(module, name) is not package.get(name)]
