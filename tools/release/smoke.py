@@ -1,4 +1,4 @@
-"""What a user does first, with the installed package and nothing else: the three lines, the demo."""
+"""What a user does first, with the installed package alone: the three lines, and the demo."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 def main() -> None:
     """Raise if anything fails; print what came back."""
-    import mrrag_llamaindex
     from llama_index.core.schema import QueryBundle
+
+    import mrrag_llamaindex
     from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA
     from mrrag_llamaindex.phantom.corpus import as_pairs, make_corpus
 
