@@ -69,6 +69,20 @@ a pilot on a pretrained language model of 135M parameters (VQA-RAD's yes/no ques
 four documents irrelevant, one seed), steering the question alone won .02 and to the end of the
 prompt .15. Where a prompt ends with the question, as the phantom's, both are the same."""
 
+EVERY_STEP = False
+"""Whether IFA and the hard mask steer the rows of generated tokens, too. The paper steers the
+question's, in prefill. A yes or no is read off those; a long answer is read off the rows of its own
+tokens, which read the documents directly. docs/evaluation.md has where it helps and where it
+harms."""
+
+DRAFT_PROMPT = "Describe the findings."
+"""What is asked for a draft of a report."""
+
+DRAFT_EFFECT = 0.1
+"""Nats per token from which a case, or the image, counts as having moved a sentence of a draft: the
+sentence's tokens then are, in the geometric mean, a tenth more or less likely with it. Lower, and
+cases that do not speak of a finding are named as its source; docs/evaluation.md counts them."""
+
 IMAGE_LAMBDA = 0.0
 """Lambda of the query image in IFA; 0 is the paper's formula, which leaves the image as it is.
 
@@ -207,6 +221,27 @@ CAD_ALPHA = 0.5
 
 MAD_RAG_ALPHA = 0.5
 """MAD-RAG's share of the first question's output; the paper has .5 and .7, by model."""
+
+SEKA_GAIN, SEKA_NEGATIVE_GAIN = 0.8, 0.2
+"""SEKA's gains of the relevant and the irrelevant projection, as in the authors' code; their tables
+tune both for each model and task."""
+
+SEKA_SHARE = 0.9
+"""Share of the sum of singular values that SEKA's relevant projection keeps, as in their code."""
+
+SEKA_LAYER_SHARE = 10 / 36
+"""SEKA's layers, the last ten, as a share of the 36 layers of Qwen3-4B and 8B."""
+
+ADA_SEKA_GAIN = 1.0
+ADA_SEKA_DIRECTIONS = 3
+"""AdaSEKA's gain and singular vectors of each expert, as in the authors' code."""
+
+ADA_SEKA_EXPERTS = 4
+"""AdaSEKA's experts: theirs are four data sets, ours four clusters of one set's questions."""
+
+ITI_ALPHA = 15.0
+ITI_HEAD_SHARE = 48 / 1024
+"""ITI's alpha, and its heads as a share of all: 48 of the 32 x 32 of LLaMA-7B."""
 
 KNOCKOUT_WINDOW_SHARE = 9 / 32
 """Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window

@@ -7,7 +7,7 @@ the formula: attention runs plainly, and `apply` is given its output, the same i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,22 @@ class Edit:
     """A change of one call that is no formula on logits; the base class changes nothing."""
 
     def around(
-        self, model: Any, past: int, look: Callable[[], object]
+        self,
+        model: Any,
+        layers: Collection[int],
+        weights: torch.Tensor,
+        past: int,
+        look: Callable[[], object],
     ) -> contextlib.AbstractContextManager[None]:
         """Return what the call runs within.
 
         Parameters
         ----------
         model : PreTrainedModel
+        layers : collection of int
+            Those of the plan.
+        weights : torch.Tensor
+            float32 (batch, prompt tokens), the plan's weight of each column.
         past : int
             Tokens in the cache of the call.
         look : callable

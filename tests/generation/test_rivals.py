@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
@@ -13,11 +15,30 @@ from mrrag_llamaindex.generation.attention import attention_shares
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
+from mrrag_llamaindex.steering.policies.ada_seka import AdaSEKA, KeyExperts
+from mrrag_llamaindex.steering.policies.iti import ITI, HeadDirections
 from mrrag_llamaindex.steering.policies.mad_rag import MADRAG
+from mrrag_llamaindex.steering.policies.seka import SEKA, KeyProjections
+from mrrag_llamaindex.steering.policy import SteeringPolicy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-POLICIES = [MADRAG(), MADRAG(alpha=0.7, layers=(1,))]
+
+def learned() -> list[SteeringPolicy]:
+    """Policies with drawn tensors, of the phantom's shape: 4 layers, 4 and 2 heads of 32."""
+    draw = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(4, 2, 32, 32, generator=draw))
+    some, others = left[..., :6], left[..., 6:]
+    experts = torch.stack([left[..., :3], left[..., 3:6]])
+    shifts = 0.05 * torch.randn(4, 4, 32, generator=draw)
+    return [
+        SEKA(projections=KeyProjections(some @ some.mT, others @ others.mT), layers=(1, 2)),
+        AdaSEKA(experts=KeyExperts(experts, torch.rand(2, 4, 2, 3, generator=draw)), layers=(1, 2)),
+        ITI(directions=HeadDirections(shifts, torch.rand(4, 4, generator=draw)), heads_shifted=3),
+    ]
+
+
+POLICIES = [MADRAG(), MADRAG(alpha=0.7, layers=(1,)), *learned()]
 TOLERANCE = 1e-5
 
 
@@ -67,7 +88,7 @@ def test_a_warm_prefix_of_other_policies_is_not_read(engine, trials, policy):
         assert (one.text, one.p_yes) == (other.text, other.p_yes)
 
 
-@pytest.mark.parametrize("policy", POLICIES[:1], ids=repr)
+@pytest.mark.parametrize("policy", [POLICIES[0], *POLICIES[2:4]], ids=repr)
 def test_a_shared_prefix_is_refused_by_name(engine, trials, policy):
     prompt = engine.prompt(trials[0].request, engine.read_image(trials[0].image), policy)
     assert engine.shared_with(prompt, policy) == 0
@@ -114,3 +135,52 @@ def test_mad_rag_takes_all_of_the_first_question_at_a_share_of_one(engine, trial
         hook.remove()
     torch.testing.assert_close(seen[0][start:stop], seen[1][first:first_stop])
     torch.testing.assert_close(seen[0][:start], seen[1][:start])
+
+
+def test_only_keys_of_highlighted_documents_are_edited(engine, trials):
+    """In the cache of a layer, everything else is as without the policy, up to that layer."""
+    seka = replace(learned()[0], layers=(1,))
+    read = engine.read_image(trials[1].image)
+    prompt = engine.prompt(trials[1].request, read)
+    keys = []
+    for plan in (None, engine.planner.plan([prompt], seka)[0]):
+        cache = DynamicCache(config=engine.model.config)
+        inputs = engine.runner.inputs([prompt.input_ids], [read])
+        with torch.inference_mode():
+            engine.model(**inputs, past_key_values=cache, use_cache=True, steering=plan)
+        keys.append([layer.keys[0] for layer in cache.layers])
+    assert torch.equal(keys[0][0], keys[1][0])
+    changed = (keys[0][1] - keys[1][1]).abs().amax(dim=(0, 2)) > 1e-6
+    pairs = zip(prompt.document_spans, prompt.lambdas, strict=True)
+    expected = [n for (start, stop), value in pairs if value >= 0.5 for n in range(start, stop)]
+    assert changed.nonzero().flatten().tolist() == expected
+
+
+def test_calls_without_the_policy_are_untouched_while_one_runs(engine, trials):
+    """The hooks of a call act in that call alone: another thread's keys stay as they are."""
+    read = engine.read_image(trials[1].image)
+    inputs = engine.runner.inputs([engine.prompt(trials[1].request, read).input_ids], [read])
+
+    def plain() -> torch.Tensor:
+        with torch.inference_mode():
+            return engine.model(**inputs).logits
+
+    before, edit = plain(), learned()[0].edit([], [])
+    weights = torch.ones(1, inputs["input_ids"].shape[1])
+    with ThreadPoolExecutor(1) as other, edit.around(engine.model, (1, 2), weights, 0, plain):
+        assert torch.equal(other.submit(plain).result(), before)
+        assert not torch.allclose(plain(), before, atol=1e-3)
+    assert torch.equal(plain(), before)
+
+
+def test_what_was_learned_on_another_model_is_refused(engine, trials):
+    seka, ada, _ = learned()
+    small = torch.eye(4).expand(4, 2, 4, 4)
+    few = torch.eye(32).expand(2, 2, 32, 32)
+    for wrong in (
+        replace(seka, projections=KeyProjections(small, small)),
+        replace(seka, projections=KeyProjections(few, few)),
+        replace(ada, experts=KeyExperts(few[None], torch.ones(1, 2, 2, 32))),
+    ):
+        with pytest.raises(SteeringError, match="it is of another model"):
+            ask(engine, trials[:1], wrong)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
@@ -139,6 +139,39 @@ ROWS = (
         grid=tuning.of_policy,
         tried="4 shares x 3 places",
     ),
+    MethodRow(
+        "seka",
+        reads="fused score, K",
+        does="keys of the relevant documents, moved along directions of relevant text",
+        source="SEKA, Li et al., 2026 (arXiv 2603.01281)",
+        differs="whole documents by lambda; contrasts from training questions; layers by depth",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_seka",
+        grid=tuning.of_policy,
+        tried="4 gains x 3 places",
+    ),
+    MethodRow(
+        "ada-seka",
+        reads="fused score, K",
+        does="the same along subspaces of several experts, weighed by the prompt's query",
+        source="AdaSEKA, Li et al., 2026 (arXiv 2603.01281)",
+        differs="as seka; experts are clusters of questions, not data sets",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_ada_seka",
+        grid=tuning.of_policy,
+        tried="4 gains x 3 places",
+    ),
+    MethodRow(
+        "iti",
+        reads="fused score, K",
+        does="a shift towards right answers in the heads that tell them best, at every step",
+        source="ITI, Li et al., NeurIPS 2023",
+        differs="yes and no in place of TruthfulQA; as large a share of the heads",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.heads:learn_iti",
+        grid=tuning.of_policy,
+        tried="4 alphas x 3 numbers of heads",
+    ),
     MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=fused),
     MethodRow(
         "mcr+ifa",
@@ -161,11 +194,33 @@ ROWS = (
         grid=tuning.image_floors,
         tried="4 lambdas of the image x 3 places",
     ),
+    *(
+        MethodRow(
+            f"{of}-{'steps' if steps else 'prompt'}",
+            reads="fused score, K",
+            does=f"`{of}` {'in every decode step, too' if steps else 'in the prompt alone'}",
+            source="ours",
+            ranking=fused,
+            policy=policy,
+            options={"every_step": steps},
+            usual=False,
+            grid=tuning.of_policy,
+            tried=f"those of `{of}`",
+        )
+        for of, policy, steps in (
+            ("mcr+ifa", "ifa", True),
+            ("hard-mask", "hard-mask", True),
+            ("pasta", "pasta", False),
+        )
+    ),
 )
 """All methods, in the order of the table."""
 
 METHODS = tuple(row.name for row in ROWS)
 """Their names."""
+
+USUAL = tuple(row.name for row in ROWS if row.usual)
+"""Those that run where none is named."""
 
 
 def row_named(name: str) -> MethodRow:
@@ -188,6 +243,7 @@ def build_method(
     documents: int = defaults.MAX_DOCUMENTS,
     weights: AnyWeights | None = None,
     learned: Ranking | None = None,
+    policy: Any = None,
 ) -> Method:
     """Return a method with its published settings, or ours where none were published.
 
@@ -195,20 +251,21 @@ def build_method(
     ----------
     name : str
         One of `METHODS`.
-    documents, weights, learned
+    documents, weights, learned, policy
         See `Ingredients`; equal weights if none are given.
 
     Raises
     ------
     InputError
-        If there is no such method, or it needs a learned ranking and gets none.
+        If there is no such method, or it needs a learned ranking or policy and gets none.
     """
-    ingredients = Ingredients(documents, FusionWeights() if weights is None else weights, learned)
+    weights = FusionWeights() if weights is None else weights
+    ingredients = Ingredients(documents, weights, learned, policy)
     return row_named(name).build(ingredients)
 
 
 def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Read a list of methods, e.g. ``naive-rag,mcr+ifa``; all of them if none is named.
+    """Read a list of methods, e.g. ``naive-rag,mcr+ifa``; the usual ones if none is named.
 
     Raises
     ------
@@ -216,7 +273,7 @@ def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
         If one is not known, or the list is empty.
     """
     if text is None:
-        return METHODS
+        return USUAL
     names = text.split(",") if isinstance(text, str) else text
     selected = [row_named(name.strip()).name for name in names if name.strip()]
     if not selected:

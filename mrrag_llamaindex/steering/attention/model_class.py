@@ -80,12 +80,12 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
             return base.forward(self, *args, steering=steering, **kwargs)
 
         def look() -> Any:
-            alone = arguments | {"past_key_values": None, "use_cache": False}
-            alone.pop("self", None)
+            alone = {name: value for name, value in arguments.items() if name != "self"}
             alone |= alone.pop(parameters[-1].name, {})
-            return base.forward(self, **alone)
+            return base.forward(self, **alone | {"past_key_values": None, "use_cache": False})
 
-        with steering.edit.around(self, past_tokens(arguments), look):
+        layers, weights = steering.layers, steering.column_weights
+        with steering.edit.around(self, layers, weights, past_tokens(arguments), look):
             return base.forward(self, *args, steering=steering, **kwargs)
 
     extra = inspect.Parameter(

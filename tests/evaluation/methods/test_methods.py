@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parts import split_parts
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
 from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_count
+from mrrag_llamaindex.evaluation.methods.learning import learn
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
 from mrrag_llamaindex.evaluation.methods.registry import (
     METHODS,
     ROWS,
+    USUAL,
     build_method,
     chosen_methods,
     row_named,
@@ -25,10 +28,13 @@ from mrrag_llamaindex.generation.decoding.cad import CAD
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.ada_seka import AdaSEKA, KeyExperts
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
+from mrrag_llamaindex.steering.policies.iti import ITI, HeadDirections
 from mrrag_llamaindex.steering.policies.mad_rag import MADRAG
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.seka import SEKA, KeyProjections
 from tests.evaluation.data.hand_set import hand_set
 
 FACTS = {f"p{n}": {"a": True, "b": n < 3, "c": False} for n in range(6)}
@@ -44,8 +50,21 @@ def data():
 def every(data) -> dict[str, Method]:
     weights = FusionWeights(0.5, 0.1, 3.0)
     learned = {row.name: row.learn(data) for row in ROWS if row.learns}
+    eye = torch.eye(2).expand(4, 1, 2, 2)
+    policies = {
+        "seka": SEKA(projections=KeyProjections(eye, eye)),
+        "ada-seka": AdaSEKA(experts=KeyExperts(eye[None], torch.ones(1, 4, 1, 2))),
+        "iti": ITI(directions=HeadDirections(torch.ones(4, 4, 2), torch.rand(4, 4))),
+    }
+    assert set(policies) == {row.name for row in ROWS if row.learns_policy}
     return {
-        name: build_method(name, documents=4, weights=weights, learned=learned.get(name))
+        name: build_method(
+            name,
+            documents=4,
+            weights=weights,
+            learned=learned.get(name),
+            policy=policies.get(name),
+        )
         for name in METHODS
     }
 
@@ -57,8 +76,13 @@ def variants(method: Method, depth: int, critical) -> list[Method]:
 def test_all_methods_of_the_table_are_built(every):
     assert list(every) == [
         "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
-        "opera", "pai", "pasta", "hard-mask", "cad", "mad-rag", "mcr", "mcr+ifa", "mcr+ifa+image",
+        "opera", "pai", "pasta", "hard-mask", "cad", "mad-rag", "seka", "ada-seka", "iti",
+        "mcr", "mcr+ifa", "mcr+ifa+image",
+        "mcr+ifa-steps", "hard-mask-steps", "pasta-prompt",
     ]  # fmt: skip
+    for name, steps in {"mcr+ifa": False, "hard-mask": False, "pasta": True}.items():
+        other = every[f"{name}-prompt" if steps else f"{name}-steps"]
+        assert other.policy == replace(every[name].policy, every_step=not steps)
     assert all(method.name == name for name, method in every.items())
 
 
@@ -71,7 +95,8 @@ def test_steered_methods_read_exactly_the_documents_of_mcr(every, data):
     expected = every["mcr"].documents(data, 0)
     assert len(expected) == 4
     assert [d.score for d in expected] == sorted((d.score for d in expected), reverse=True)
-    for name in ("mcr+ifa", "mcr+ifa+image", "hard-mask", "pasta", "cad", "mad-rag"):
+    rivals = ("hard-mask", "pasta", "cad", "mad-rag", "seka", "ada-seka", "iti")
+    for name in ("mcr+ifa", "mcr+ifa+image", *rivals):
         assert every[name].documents(data, 0) == expected
 
 
@@ -110,6 +135,15 @@ def test_a_method_that_learns_its_ranking_is_not_run_without_one(row, data):
         row.learn(replace(data, facts={}))
 
 
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.learns_policy])
+def test_a_method_that_learns_its_policy_is_not_run_without_one(name, data):
+    with pytest.raises(InputError, match=f"{name} needs a policy that was learned beforehand"):
+        build_method(name)
+    found = learn(None, None, None, None, weights=FusionWeights(), wanted=(name,))
+    assert found.policies == {}
+    assert "what the layers of a model compute" in found.not_run[name]
+
+
 def test_unknown_methods_are_named():
     with pytest.raises(InputError, match="'mcr\\+ipa' is not known"):
         chosen_methods("mcr,mcr+ipa")
@@ -119,7 +153,7 @@ def test_unknown_methods_are_named():
 
 def test_chosen_methods_stand_in_the_order_of_the_table():
     assert chosen_methods("mcr+ifa, naive-rag") == ("naive-rag", "mcr+ifa")
-    assert chosen_methods(None) == METHODS
+    assert chosen_methods(None) == USUAL == METHODS[:-3]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 32])
