@@ -18,6 +18,7 @@ from mrrag_llamaindex.commands.cluster.options import WithAddress
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
+from mrrag_llamaindex.commands.reports import draft
 from mrrag_llamaindex.commands.start.init import init
 from mrrag_llamaindex.commands.start.status import status
 
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
         evidence.ask,
         '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',
     ),
+    "draft": (draft.draft, "--store store --image cxr.png --model phantom-describing"),
     "serve": (serve.serve, "--store store --model phantom"),
     "page": (serve.page, "--demo"),
     "doctor": (generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
