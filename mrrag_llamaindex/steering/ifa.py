@@ -84,6 +84,9 @@ class IFA(SteeringPolicy):
         Lambda of the query image, in [0, 1]: it is raised as a document of that relevance is,
         wherever a document is steered, so that raising documents does not starve it. 0 is the
         paper's formula, see `defaults.IMAGE_LAMBDA`.
+    every_step
+        Whether the rows of the answer's own tokens are steered as well, each as it is generated.
+        False is the paper's formula, see `defaults.EVERY_STEP`.
 
     Raises
     ------
@@ -95,6 +98,7 @@ class IFA(SteeringPolicy):
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
     image: float = defaults.IMAGE_LAMBDA
+    every_step: bool = defaults.EVERY_STEP
 
     idle: ClassVar[str] = "no document has a lambda above zero"
     checks_reach: ClassVar[bool] = True

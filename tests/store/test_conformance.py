@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -260,6 +261,17 @@ class TestPairStore:
         assert back.image_path.startswith("/")
         assert back.image_path.endswith("images/a.png")
         np.testing.assert_array_equal(back.vector, np.concatenate([image, text]))
+
+    def test_ten_thousand_metadata_are_kept_or_refused_and_do_no_harm(self, store, units) -> None:
+        many = {f"key{i}": i for i in range(10_000)}
+        most = {f"other{i}": i for i in range(5_000)}
+        store.upsert([Pair("a.png", "r", "p", metadata=most)], units(1), units(1))
+        with contextlib.suppress(InputError):
+            store.upsert([Pair("a.png", "r", "p", metadata=many)], units(1), units(1))
+        assert store.get(["p"])["p"].metadata in (most, many)
+        assert len(store) == len(store.query(*units(2), FusionWeights(), 3)) == 1
+        store.delete(["p"])
+        assert len(store) == 0
 
     def test_image_in_memory_is_not_stored_but_is_not_missing(self, store, units) -> None:
         image = Image.new("RGB", (32, 32))
