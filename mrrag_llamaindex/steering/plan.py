@@ -238,6 +238,11 @@ class SteeringPlan:
             return None
         return RowWindow.build(rows, offset, self.column_weights, device)
 
+    def formula(self, layer: int) -> Formula:
+        """Return the formula in one of the layers, see `SteeringPolicy.in_layer`."""
+        policy = self.policy
+        return policy.in_layer(layer) if isinstance(policy, SteeringPolicy) else policy
+
     def record(self, layer: int, window: RowWindow) -> None:
         """Note that `layer` has steered the rows of `window`."""
         if window.offset < self.prompt_length:

@@ -104,6 +104,10 @@ class SteeringPolicy(ABC):
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:
         """Columns to steer, with their weights; `lambdas` has one value per document."""
 
+    def in_layer(self, layer: int) -> Formula:
+        """Return the formula in one layer; the same in all, unless the policy says otherwise."""
+        return self
+
     @property
     @abstractmethod
     def is_off(self) -> bool:
