@@ -205,6 +205,30 @@ PAI_CUTOFF = 0.1
 CAD_ALPHA = 0.5
 """CAD's alpha, which the original calls robust over models and summaries."""
 
+MAD_RAG_ALPHA = 0.5
+"""MAD-RAG's share of the first question's output; the paper has .5 and .7, by model."""
+
+SEKA_GAIN, SEKA_NEGATIVE_GAIN = 0.8, 0.2
+"""SEKA's gains of the relevant and the irrelevant projection, as in the authors' code; their tables
+tune both for each model and task."""
+
+SEKA_SHARE = 0.9
+"""Share of the sum of singular values that SEKA's relevant projection keeps, as in their code."""
+
+SEKA_LAYER_SHARE = 10 / 36
+"""SEKA's layers, the last ten, as a share of the 36 layers of Qwen3-4B and 8B."""
+
+ADA_SEKA_GAIN = 1.0
+ADA_SEKA_DIRECTIONS = 3
+"""AdaSEKA's gain and singular vectors of each expert, as in the authors' code."""
+
+ADA_SEKA_EXPERTS = 4
+"""AdaSEKA's experts: theirs are four data sets, ours four clusters of one set's questions."""
+
+ITI_ALPHA = 15.0
+ITI_HEAD_SHARE = 48 / 1024
+"""ITI's alpha, and its heads as a share of all: 48 of the 32 x 32 of LLaMA-7B."""
+
 KNOCKOUT_WINDOW_SHARE = 9 / 32
 """Layers blocked at once in the search for critical layers, as a share of all: 9 of 32, the window
 of Zhang et al. (CVPR 2025; Geva et al. take 10). One layer alone is too little in a deep model,

@@ -112,7 +112,7 @@ def attention_shares(
         )
     prepared = engine.read_image(image)
     prompt = engine.prompt(request, prepared, policy, max_new_tokens)
-    length, shared = len(prompt.input_ids), prompt.question_span[0] if engine.shares_prefix else 0
+    length, shared = len(prompt.input_ids), engine.shared_with(prompt, policy)
     rows = [prompt.question_span, (length - 1, length)]
     watch = AttentionWatch.over([rows], [parts_of(prompt)], layers, [length], shared)
     plan, _ = engine.planner.plan([prompt], policy, shared)

@@ -159,7 +159,8 @@ class LlavaEngine(Engine):
             admission, generated = self.admission, {}
             try:
                 prompts = [job.asked.prompt for job in jobs]
-                for batch in self._batches(prompts, prepared, decoding.batch_size):
+                shares = all(job.asked.shares_prefix for job in jobs)
+                for batch in self._batches(prompts, prepared, decoding.batch_size, shares):
                     self.scheduler.answer([jobs[row] for row in batch.rows], admission, arrival)
                     generated.update({row: jobs[row].result() for row in batch.rows})
                     admission = Admission(None, None)  # what has begun goes on
@@ -201,7 +202,7 @@ class LlavaEngine(Engine):
             decoding=decoding,
             max_new_tokens=limit,
             batch_size=size,
-            shares_prefix=self.shares_prefix,
+            shares_prefix=self.shares_prefix and (policy is None or policy.shares_prefix),
             watched=() if (why := self._why_unwatched(decoding)) else self._watched(policy),
             unwatched=why,
         )
@@ -228,13 +229,14 @@ class LlavaEngine(Engine):
         prompts: Sequence[Prompt],
         images: Sequence[PreparedImage | None],
         batch_size: int | None = None,
+        shares_prefix: bool = True,
     ) -> list[PromptBatch]:
         """Sort the rows of one call into what joins the queue together."""
         return make_batches(
             prompts,
             [image.digest if image else None for image in images],
             batch_size=batch_size or self.batch_size,
-            shares_prefix=self.shares_prefix,
+            shares_prefix=self.shares_prefix and shares_prefix,
         )
 
     def stream(

@@ -109,6 +109,11 @@ class Engine(PromptReader, ABC):
             'probability behind the first token: use engine="transformers" for what needs one'
         )
 
+    def shared_with(self, prompt: Prompt, policy: SteeringPolicy | None) -> int:
+        """Return how many tokens of a prompt passes under a policy may take from a cache."""
+        shares = self.shares_prefix and (policy is None or policy.shares_prefix)
+        return prompt.question_span[0] if shares else 0
+
     def why_unexplainable(self) -> str:
         """Say why answers cannot be explained; empty where they can."""
         return (

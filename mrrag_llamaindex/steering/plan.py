@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.edit import Edit
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.layout import lay_out
 from mrrag_llamaindex.steering.policy import Formula, SteeringPolicy
@@ -52,6 +53,8 @@ class SteeringPlan:
     watch
         Rows whose attention is to be seen; None for none. A plan that steers nothing may carry
         one, see `nothing`.
+    edit
+        What takes the place of the formula in the layers of the plan; None for nothing.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class SteeringPlan:
     every_step: bool = False
     report: SteeringReport = field(default_factory=SteeringReport)
     watch: AttentionWatch | None = None
+    edit: Edit | None = None
     _rows: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
     _windows: dict[tuple[int, int, torch.device], RowWindow | None] = field(
         init=False, repr=False, default_factory=dict
@@ -143,13 +147,20 @@ class SteeringPlan:
         Raises
         ------
         SteeringError
-            If there is no layer, or the prompts do not fit, see `lay_out`.
+            If there is no layer, the policy shares no prefix and one is given, or the prompts do
+            not fit, see `lay_out`.
         """
         layer_set = frozenset(layers if policy.layers is None else policy.layers)
         if not layer_set or min(layer_set) < 0:
             raise SteeringError(
                 f"no valid layers to steer ({sorted(layer_set)}): name them in "
                 f"{type(policy).__name__}(layers=...) or find the model's critical layers first"
+            )
+        if shared_prefix and not policy.shares_prefix:
+            raise SteeringError(
+                f"{type(policy).__name__} changes what stands before the question, so no prefix "
+                f"of {shared_prefix} tokens can be shared with other passes; prefill the prompt "
+                "whole, or use another policy"
             )
         weights, rows, padding = lay_out(spans, lambdas, policy, padded_length, shared_prefix)
         return cls(
@@ -161,6 +172,7 @@ class SteeringPlan:
             policy=policy,
             heads=policy.heads,
             every_step=policy.every_step,
+            edit=policy.edit(spans, lambdas),
         )
 
     @classmethod
@@ -242,6 +254,20 @@ class SteeringPlan:
         """Return the formula in one of the layers, see `SteeringPolicy.in_layer`."""
         policy = self.policy
         return policy.in_layer(layer) if isinstance(policy, SteeringPolicy) else policy
+
+    def finish(self, output: torch.Tensor, layer: int, window: RowWindow) -> None:
+        """Apply the edit, if there is one, to what `layer` gave, and note that it is steered.
+
+        Parameters
+        ----------
+        output
+            (batch, rows, heads, dim), changed in place.
+        layer, window
+            As for `record`.
+        """
+        if self.edit is not None:
+            self.edit.apply(output, window, layer)
+        self.record(layer, window)
 
     def record(self, layer: int, window: RowWindow) -> None:
         """Note that `layer` has steered the rows of `window`."""

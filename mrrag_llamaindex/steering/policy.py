@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 import torch
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.steering.edit import Edit
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 Layers = tuple[int, ...]
@@ -58,6 +59,11 @@ class SteeringPolicy(ABC):
         Whether a prompt without an image is an error.
     reads_lambdas
         Whether the lambdas of the documents make a difference.
+    shares_prefix
+        Whether all that stands before the question is as without the policy, so that it may be
+        prefilled once, and its cache reused.
+    asks_twice
+        Whether the question stands before the documents, too.
     checks_reach
         Whether to warn of documents that a sliding window hides from the question.
     idle
@@ -84,6 +90,8 @@ class SteeringPolicy(ABC):
     needs_image: ClassVar[bool] = False
     reads_lambdas: ClassVar[bool] = True
     checks_reach: ClassVar[bool] = False
+    shares_prefix: ClassVar[bool] = True
+    asks_twice: ClassVar[bool] = False
 
     tuned: ClassVar[str]
     three_values: ClassVar[tuple[float, float, float]]
@@ -117,6 +125,21 @@ class SteeringPolicy(ABC):
     @abstractmethod
     def idle(self) -> str:
         """Why a prompt without any column to steer is left alone, in words."""
+
+    def edit(self, spans: Sequence[PromptSpans], lambdas: Sequence[Sequence[float]]) -> Edit | None:
+        """Return what takes the place of `steer` for one batch of prompts; None: nothing does.
+
+        Parameters
+        ----------
+        spans, lambdas
+            One of each per prompt.
+
+        Raises
+        ------
+        SteeringError
+            If a prompt cannot be steered so.
+        """
+        return None
 
     def rows(self, spans: PromptSpans) -> tuple[int, int]:
         """Prompt rows to steer, as one span (start, stop) at or behind the question's start."""

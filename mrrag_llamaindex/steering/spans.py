@@ -21,19 +21,23 @@ class PromptSpans:
         Tokens in the prompt.
     image
         ``(start, stop)`` from the first to the last image token; None without an image.
+    first_question
+        ``(start, stop)`` of the question where it stands before the documents, too.
 
     Raises
     ------
     SteeringError
-        If a span leaves the prompt, the image is empty, documents overlap, or the question does
-        not come after the documents: attention is causal, so a question that stands before a
-        document cannot see it, and steering would be an exact no-op.
+        If a span leaves the prompt, the image is empty, documents overlap, a first question does
+        not come before them, or the question does not come after the documents: attention is
+        causal, so a question that stands before a document cannot see it, and steering would be an
+        exact no-op.
     """
 
     documents: tuple[tuple[int, int], ...]
     question: tuple[int, int]
     length: int
     image: tuple[int, int] | None = None
+    first_question: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         start, stop = self.question
@@ -48,6 +52,13 @@ class PromptSpans:
                 f"of {self.length} tokens; take the spans from the tokens after image expansion"
             )
         end = 0
+        if self.first_question is not None:
+            first, end = self.first_question
+            if not 0 <= first < end <= start:
+                raise SteeringError(
+                    f"first question: token span {first}..{end} is empty or does not come before "
+                    f"the question (tokens {start}..{stop})"
+                )
         for position, (first, last) in enumerate(self.documents):
             if not 0 <= first <= last <= self.length:
                 raise SteeringError(
@@ -63,6 +74,6 @@ class PromptSpans:
             if first < end:
                 raise SteeringError(
                     f"document {position}: token span {first}..{last} overlaps the document "
-                    "before it; list the documents in prompt order"
+                    "or the first question before it; list the documents in prompt order"
                 )
             end = last

@@ -33,6 +33,12 @@ COMPLETE_RECORDS: Final = 256
 """Up to this many candidates are fetched with vectors and reports; of more, only what decides
 whether they may be returned."""
 
+SPARE: Final = 4
+"""Candidates beyond those wanted, which show whether pairs of equal score go on behind them."""
+
+MOST_TIED: Final = 256
+"""Candidates that are looked at for pairs of the score of the last one wanted."""
+
 
 class PairStore(Backend):
     """Pairs of one pair of towers; made by `create`, `open` or `open_or_create`.
@@ -218,6 +224,9 @@ class PairStore(Backend):
     ) -> list[Hit]:
         """Return the k pairs of highest score, best first, equal scores in the order of their ids.
 
+        That order also decides who is left out at the end, among the best `MOST_TIED` candidates:
+        beyond those, and where an index misses a pair, which of equal ones come is arbitrary.
+
         Parameters
         ----------
         image_vector, text_vector
@@ -365,9 +374,9 @@ class PairStore(Backend):
         width: int,
     ) -> list[tuple[float, StoredPair]]:
         """Return the k best pairs that may be returned, each with its score."""
-        wanted = k
+        wanted = k + SPARE
         if (exclude or filters is not None) and not self._leaves_out:
-            wanted = 2 * k + 8 + len(exclude.pair_ids)
+            wanted = 2 * k + 2 * SPARE + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
             candidates = self._nearest(
@@ -379,12 +388,17 @@ class PairStore(Backend):
                 if not exclude.excludes(pair)
                 and (filters is None or filters.matches(pair.filter_values))
             ]
+            best = sorted(allowed, key=lambda item: (-item[0], item[1].pair_id))[:k]
             # Fewer than asked for: that was all. (Counting takes longer than the search: 17 ms at
             # 100,000 pairs.)
-            if len(allowed) >= k or len(candidates) < wanted:
+            if len(candidates) < wanted:
                 break
-            wanted *= 4
-        best = sorted(allowed, key=lambda item: (-item[0], item[1].pair_id))[:k]
+            if len(allowed) < k:
+                wanted *= 4
+            elif wanted < MOST_TIED and min(score for score, _ in candidates) == best[-1][0]:
+                wanted = MOST_TIED  # others of that score may come first by their ids
+            else:
+                break
         if complete:
             return best
         pairs = self.get([pair.pair_id for _, pair in best])

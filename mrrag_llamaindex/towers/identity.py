@@ -59,7 +59,9 @@ def make_identity(name: str, *parts: Any) -> str:
 
 def weights_state(module: nn.Module) -> tuple[tuple[int, int], ...]:
     """Cheap mark that changes when a parameter is replaced or written to (optimizer, loading)."""
-    tensors = [*module.parameters(), *module.buffers()]
+    # One walk without names: it is taken for every query, and the public iterators cost 2 ms.
+    tables = ({**part._parameters, **part._buffers} for part in module.modules())
+    tensors = [tensor for table in tables for tensor in table.values() if tensor is not None]
     # Tensors made under torch.inference_mode cannot be written to outside it, and keep no count.
     return tuple((id(t), 0 if t.is_inference() else t._version) for t in tensors)
 

@@ -152,7 +152,7 @@ class Postgres(Measured):
         """Return one transaction of psycopg's `executemany`."""
         from mrrag_llamaindex.store.postgres.record import encode
 
-        rows = [(store._tenant, *encode(record)) for record in records]
+        rows = [(store._tenant, i, *encode(record)) for i, record in enumerate(records)]
 
         def write() -> None:
             with store._server.transaction() as connection:

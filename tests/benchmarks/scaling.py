@@ -180,7 +180,7 @@ class Run:
             found.append(row)
             told(self.options, f"  {values}: " + ", ".join(
                 f"{key} {value:.4f}" for key, value in row.items() if isinstance(value, float)
-            ) + f", of union {row.get('of_union', '-')}")  # fmt: skip
+            ) + f", [{low:.4f}, {high:.4f}], of union {row.get('of_union', '-')}")  # fmt: skip
         return found
 
     def result(self) -> dict[str, Any]:

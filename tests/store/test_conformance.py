@@ -288,6 +288,19 @@ class TestPairStore:
         hits = store.query(*units(2, seed=5), FusionWeights(), k=9)
         assert [hit.pair_id for hit in hits] == [f"p{i}" for i in range(9)]
 
+    def test_equal_scores_at_the_end_are_settled_by_their_ids(self, place, towers, units) -> None:
+        schema = StoreSchema(**{**towers, "dimension": 64})
+        alike = np.repeat(units(1, 64), 63, axis=0)
+        image, text = np.vstack([units(40, 64, seed=1), alike]), np.vstack([units(40, 64), alike])
+        names = [f"a{i}" for i in range(40)] + [f"p{62 - i:02d}" for i in range(63)]
+        question = alike[0], alike[0], FusionWeights()
+        with PairStore.create(place, schema, collection=f"c{uuid.uuid4().hex}") as store:
+            store.upsert([Pair("i.png", "r", name) for name in names], image, text)
+            for k, exclude in ((7, None), (7, Exclusion(pair_ids={"none"})), (60, None)):
+                hits = store.query(*question, k, exclude)
+                assert [hit.pair_id for hit in hits] == [f"p{i:02d}" for i in range(k)]
+                assert len({hit.score for hit in hits}) == 1
+
     def test_deleted_pairs_are_not_found(self, store, units, pairs) -> None:
         store.upsert(pairs(5), units(5), units(5))
         store.delete(["p1", "unknown"])

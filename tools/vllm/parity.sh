@@ -21,6 +21,8 @@ if [ ! -x "$python" ]; then
 fi
 
 export PYTHONPATH="$root/tools/vllm${PYTHONPATH:+:$PYTHONPATH}"
+# On a CPU vLLM asks for nearly all memory, unless it is told how much to take, in GiB.
+export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 cd "$root"
 exec "$python" -m pytest -q -p no:cacheprovider -m vllm tests/serving/vllm "$@"

@@ -292,6 +292,7 @@ def evaluate(
                 facts_from=data_sets[0],
                 weights=fusion_weights,
                 wanted=wanted,
+                documents=counts[0],
                 folder=out,
                 seed=seed,
                 progress=advance,

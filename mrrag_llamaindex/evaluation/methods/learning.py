@@ -1,4 +1,4 @@
-"""What is learned before the methods run: fusion weights, and the rankings of some baselines.
+"""What is learned before the methods run: fusion weights, rankings and policies of baselines.
 
 Both come from questions and pairs that are not scored.
 """
@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.methods.ranking import Ranking
 from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
+from mrrag_llamaindex.evaluation.methods.row import Ingredients
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
 from mrrag_llamaindex.learning.fusion.training import train_fusion
@@ -43,6 +46,8 @@ class Learned:
     weights : FusionWeights or QueryGatedWeights
     rankings : dict of str to Ranking
         Of the methods that learn their own.
+    policies : dict of str to SteeringPolicy
+        Of the methods that learn theirs.
     not_run : dict of str to str
         Why there is none for a method that needs it.
     notes : tuple of str
@@ -50,6 +55,7 @@ class Learned:
 
     weights: AnyWeights = field(default_factory=FusionWeights)
     rankings: dict[str, Ranking] = field(default_factory=dict)
+    policies: dict[str, Any] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -63,6 +69,7 @@ def learn(
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
     wanted: Sequence[str] = METHODS,
+    documents: int = defaults.MAX_DOCUMENTS,
     folder: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int, int], None] | None = None,
@@ -84,6 +91,8 @@ def learn(
         Learned elsewhere: nothing is mined.
     wanted : sequence of str
         Methods that will run.
+    documents : int
+        Those of a question from which a policy is learned.
     folder : pathlib.Path, optional
         Gets ``d_train.jsonl``; an interrupted mining resumes from it.
     seed : int
@@ -98,12 +107,17 @@ def learn(
         weights, note = _fusion(fit, store, towers, engine, folder, seed, progress)
         notes.append(note)
     rankings: dict[str, Ranking] = {}
+    policies: dict[str, Any] = {}
     not_run = {}
     source = facts_from or fit
+    ingredients = Ingredients(documents, weights or FusionWeights(), None)
     for row in rows:
-        if not row.learns:
-            continue
         try:
+            if row.learns_policy:
+                policies[row.name], note = row.learn_policy(fit, engine, ingredients)
+                notes.append(f"{row.name}: {note}")
+            if not row.learns:
+                continue
             if source is None:
                 raise InputError("no finding labels are known for the pairs")
             rankings[row.name] = ranking = row.learn(source)
@@ -111,7 +125,7 @@ def learn(
             not_run[row.name] = str(error)
         else:
             notes.append(f"{row.name}: {ranking.note}")
-    return Learned(weights or FusionWeights(), rankings, not_run, tuple(notes))
+    return Learned(ingredients.weights, rankings, policies, not_run, tuple(notes))
 
 
 def _fusion(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
@@ -128,6 +128,50 @@ ROWS = (
         ranking=fused,
         decoding="mrrag_llamaindex.generation.decoding.cad:CAD",
     ),
+    MethodRow(
+        "mad-rag",
+        reads="fused score, K",
+        does="question before and behind the documents; outputs of its two readings are mixed",
+        source="MAD-RAG, Zhao et al., 2026 (arXiv 2602.00344)",
+        differs="the question's own rows in the prompt, all layers and heads unless tuned",
+        ranking=fused,
+        policy="mrrag_llamaindex.steering.policies.mad_rag:MADRAG",
+        grid=tuning.of_policy,
+        tried="4 shares x 3 places",
+    ),
+    MethodRow(
+        "seka",
+        reads="fused score, K",
+        does="keys of the relevant documents, moved along directions of relevant text",
+        source="SEKA, Li et al., 2026 (arXiv 2603.01281)",
+        differs="whole documents by lambda; contrasts from training questions; layers by depth",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_seka",
+        grid=tuning.of_policy,
+        tried="4 gains x 3 places",
+    ),
+    MethodRow(
+        "ada-seka",
+        reads="fused score, K",
+        does="the same along subspaces of several experts, weighed by the prompt's query",
+        source="AdaSEKA, Li et al., 2026 (arXiv 2603.01281)",
+        differs="as seka; experts are clusters of questions, not data sets",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_ada_seka",
+        grid=tuning.of_policy,
+        tried="4 gains x 3 places",
+    ),
+    MethodRow(
+        "iti",
+        reads="fused score, K",
+        does="a shift towards right answers in the heads that tell them best, at every step",
+        source="ITI, Li et al., NeurIPS 2023",
+        differs="yes and no in place of TruthfulQA; as large a share of the heads",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.heads:learn_iti",
+        grid=tuning.of_policy,
+        tried="4 alphas x 3 numbers of heads",
+    ),
     MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=fused),
     MethodRow(
         "mcr+ifa",
@@ -138,6 +182,17 @@ ROWS = (
         policy="ifa",
         grid=tuning.of_policy,
         tried="4 strengths x 3 places",
+    ),
+    MethodRow(
+        "mcr+ifa+image",
+        reads="fused score, K",
+        does="as mcr+ifa, and the image is raised as a document of a fixed lambda",
+        source="ours",
+        ranking=fused,
+        policy="ifa",
+        options={"image": 0.5},
+        grid=tuning.image_floors,
+        tried="4 lambdas of the image x 3 places",
     ),
 )
 """All methods, in the order of the table."""
@@ -166,6 +221,7 @@ def build_method(
     documents: int = defaults.MAX_DOCUMENTS,
     weights: AnyWeights | None = None,
     learned: Ranking | None = None,
+    policy: Any = None,
 ) -> Method:
     """Return a method with its published settings, or ours where none were published.
 
@@ -173,15 +229,16 @@ def build_method(
     ----------
     name : str
         One of `METHODS`.
-    documents, weights, learned
+    documents, weights, learned, policy
         See `Ingredients`; equal weights if none are given.
 
     Raises
     ------
     InputError
-        If there is no such method, or it needs a learned ranking and gets none.
+        If there is no such method, or it needs a learned ranking or policy and gets none.
     """
-    ingredients = Ingredients(documents, FusionWeights() if weights is None else weights, learned)
+    weights = FusionWeights() if weights is None else weights
+    ingredients = Ingredients(documents, weights, learned, policy)
     return row_named(name).build(ingredients)
 
 

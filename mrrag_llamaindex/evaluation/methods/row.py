@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a ranking may be made of: K, weights of the fused score, what `MethodRow.learn` gave.
+    """What a method may be made of: K, weights of the fused score, and what was learned for it.
 
     K is the number of documents of a method that reads a fixed number, and the most of the others.
     """
@@ -30,6 +30,7 @@ class Ingredients:
     documents: int
     weights: AnyWeights
     learned: Ranking | None
+    policy: Any = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,18 @@ class MethodRow:
     ranking : callable or None
         From `Ingredients`; None: no documents are read.
     policy : str
-        A name of `steering.policies.registry.POLICIES`, taken with its defaults; empty: plain
-        attention.
+        A name of `steering.policies.registry.POLICIES`, or ``module:class`` of a policy that only
+        the table knows, taken with its defaults; empty: plain attention.
+    options : mapping
+        Fields of the policy that are not at their defaults.
     decoding : str
         ``module:class``, taken with its defaults; empty: greedy.
     learns : str
         ``module:function`` from an `EmbeddedSet` to a ranking, where one is learned beforehand.
         The ranking has a ``note``; the function raises `InputError` if there is nothing to learn.
+    learns_policy : str
+        ``module:function`` from training questions, an engine and the row's ranking to a policy and
+        a note, where a policy is learned beforehand; it raises `InputError` likewise.
     grid : callable or None
         Settings that are tried on validation questions, see `tuning.Grid`; None: as published.
     tried : str
@@ -73,8 +79,10 @@ class MethodRow:
     differs: str = ""
     ranking: Callable[[Ingredients], Ranking | None] | None = None
     policy: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     decoding: str = ""
     learns: str = ""
+    learns_policy: str = ""
     grid: tuning.Grid | None = None
     tried: str = ""
     choose: tuning.Choice = tuning.most_accurate
@@ -89,17 +97,32 @@ class MethodRow:
         """Learn the ranking, as ``learns`` says; its ``note`` tells what it was learned from."""
         return resolve_name(self.learns)(data)
 
+    def learn_policy(
+        self, data: EmbeddedSet | None, engine: object, ingredients: Ingredients
+    ) -> tuple[Any, str]:
+        """Learn the policy, as ``learns_policy`` says, and tell from what it was learned."""
+        assert self.ranking is not None
+        learned: tuple[Any, str] = resolve_name(self.learns_policy)(
+            data, engine, self.ranking(ingredients)
+        )
+        return learned
+
     def build(self, ingredients: Ingredients) -> Method:
         """Return the method with its published settings, or ours where none were published."""
         if self.learns and ingredients.learned is None:
             raise InputError(f"{self.name} needs a ranking that was learned beforehand")
+        if self.learns_policy and ingredients.policy is None:
+            raise InputError(f"{self.name} needs a policy that was learned beforehand")
         return Method(
             self.name,
             self.ranking(ingredients) if self.ranking else None,
-            POLICIES[self.policy]() if self.policy else None,
+            self._policy_class()(**self.options) if self.policy else ingredients.policy,
             resolve_name(self.decoding)() if self.decoding else None,
             self.generates,
         )
+
+    def _policy_class(self) -> Any:
+        return resolve_name(self.policy) if ":" in self.policy else POLICIES[self.policy]
 
     def settings(
         self, method: Method, depth: int, critical: Sequence[int] | None = None

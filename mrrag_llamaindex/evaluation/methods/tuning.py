@@ -35,6 +35,9 @@ TRIES = 12
 LEAST_QUESTIONS = 30
 """Validation questions below which nothing is tuned: the best of 12 settings on fewer is chance."""
 
+IMAGE_FLOORS = (0.125, 0.25, 0.5, 1.0)
+"""Lambdas of the image that are tried for IFA with a floor."""
+
 _EACH_LAYER = 8
 
 
@@ -161,6 +164,13 @@ def cuts(field: str, value_of: Callable[[float], float]) -> Grid:
 def of_policy(method: Method, places: Sequence[Layers]) -> list[Method]:
     """Try what the policy names, see `SteeringPolicy.grid`."""
     return [replace(method, policy=policy) for policy in method.policy.grid(places)]
+
+
+def image_floors(method: Method, places: Sequence[Layers]) -> list[Method]:
+    """Try 4 lambdas of the image in each place, at the published strength, see `IFA.image`."""
+    policy: Any = method.policy
+    changes = [{"image": floor, "layers": place} for place in places for floor in IMAGE_FLOORS]
+    return [replace(method, policy=replace(policy, **change)) for change in changes]
 
 
 # ---- what is chosen

@@ -248,7 +248,9 @@ class Harness:
         methods: list[Method] = []
         not_run: dict[str, str] = {}
         for name in self.settings.methods:
-            if row_named(name).learns and name not in learned.rankings:
+            row = row_named(name)
+            lacks = row.learns and name not in learned.rankings
+            if lacks or (row.learns_policy and name not in learned.policies):
                 not_run[name] = learned.not_run.get(name, "nothing was learned for it")
                 continue
             method = build_method(
@@ -256,6 +258,7 @@ class Harness:
                 documents=self.settings.documents,
                 weights=learned.weights,
                 learned=learned.rankings.get(name),
+                policy=learned.policies.get(name),
             )
             if method.ranking is not None and not has_pairs:
                 not_run[name] = NO_PAIRS

@@ -64,7 +64,7 @@ def option_likelihoods(
     prompt = engine.prompt(request, prepared, policy, 1)
     rows = [teacher_forced(engine, prompt, option) for option in options]
     prompts = [replace(prompt, input_ids=ids) for ids, _ in rows]
-    shared = prompt.question_span[0] if engine.shares_prefix else 0
+    shared = engine.shared_with(prompt, policy)
     values = []
     for start in range(0, len(rows), engine.batch_size):
         batch = rows[start : start + engine.batch_size]

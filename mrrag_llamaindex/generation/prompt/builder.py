@@ -136,6 +136,10 @@ class PromptBuilder:
             writer.control(template.opening_without_image)
         if request.instructions.strip():
             writer.data(request.instructions.strip() + "\n")
+        first_chars = None
+        if request.asks_twice and documents:
+            first_chars = self._write_question(writer, request.question)
+            writer.control("\n")
         document_chars = []
         if documents:
             writer.control(template.introduction.format(count=len(documents)))
@@ -173,6 +177,9 @@ class PromptBuilder:
             dropped=tuple(dropped),
             unknown_tokens=sum(ids[start:stop].count(unknown) for start, stop in data_spans),
             image_spans=images,
+            first_question_span=(
+                _token_span(offsets, first_chars, "the question") if first_chars else None
+            ),
         )
 
     def _check_images(self, count: int) -> None:

@@ -167,9 +167,9 @@ class PromptReader:
         An answer longer than the reader's own takes its room from the documents; a shorter one
         gives none back, so that the prompt is the same.
 
-        ``policy`` matters if it leaves documents out: they stand among the prompt's dropped ones.
-        They are chosen from all documents, by lambdas over all of them, before the rest is fitted
-        into the window.
+        ``policy`` matters if it asks twice, or leaves documents out: they stand among the prompt's
+        dropped ones. They are chosen from all documents, by lambdas over all of them, before the
+        rest is fitted into the window.
         """
         # Before the fit, because what is left out makes room for what is relevant. Only in a
         # prompt that overflows is this not the choice that `HardMask(mode="mask")` makes: it masks
@@ -181,7 +181,9 @@ class PromptReader:
         left = [document for document, leaves in zip(readable, leaving, strict=True) if leaves]
         kept = [document for document in request.documents if document not in left]
         room = min(self.prompts.max_tokens, self.window - self.answer_tokens(max_new_tokens))
-        prompt = self.prompts.build(replace(request, documents=kept), texts, max_tokens=room)
+        twice = request.asks_twice or (policy is not None and policy.asks_twice)
+        asked = replace(request, documents=kept, asks_twice=twice)
+        prompt = self.prompts.build(asked, texts, max_tokens=room)
         return replace(prompt, dropped=(*left, *prompt.dropped))
 
 

@@ -44,6 +44,8 @@ class PromptRequest:
         Text of the application around the question, when it brought a template of its own.
     history : sequence of (str, str)
         Earlier (question, answer) turns.
+    asks_twice : bool
+        Whether the question stands before the documents, too, where there are any.
     """
 
     question: str
@@ -52,6 +54,7 @@ class PromptRequest:
     before_question: str = ""
     after_question: str = ""
     history: Sequence[tuple[str, str]] = ()
+    asks_twice: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Prompt:
         Unknown-word tokens in what the user wrote: a model that reads them reads nothing.
     image_spans : tuple of (int, int)
         Token span of each image, from its first to its last image token.
+    first_question_span : (int, int) or None
+        Token span of the question where it stands before the documents, too.
     """
 
     text: str
@@ -92,10 +97,15 @@ class Prompt:
     dropped: tuple[PromptDocument, ...]
     unknown_tokens: int
     image_spans: tuple[Span, ...] = ()
+    first_question_span: Span | None = None
 
     @property
     def spans(self) -> PromptSpans:
         """The spans as steering takes them."""
         return PromptSpans(
-            self.document_spans, self.question_span, len(self.input_ids), self.image_span
+            self.document_spans,
+            self.question_span,
+            len(self.input_ids),
+            self.image_span,
+            self.first_question_span,
         )

@@ -93,9 +93,14 @@ class InProcessDoor(Door):
             raise
         except Exception as error:
             text = " ".join(str(error).split())[:500]
+            memory = (
+                "; on a CPU it wants nearly all memory free, unless VLLM_CPU_KVCACHE_SPACE=4 in "
+                "the environment (GiB) says what it may take"
+            )
             raise ModelError(
                 f"vLLM did not start ({type(error).__name__}: {text}); see what mrrag doctor "
                 f"{self._folder.name} --engine vllm says, and vLLM's own log"
+                f"{memory if where == 'cpu' else ''}"
             ) from error
         return int(self._engine.model_config.max_model_len)
 

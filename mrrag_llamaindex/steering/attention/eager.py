@@ -138,13 +138,14 @@ def ifa_eager_attention_forward(
                 "steering: no attention mask reached the eager function, so neither causality "
                 "nor padding would hold; call steering.attention.registry.register()"
             )
-        rows, weights = spread(steering, window, query.shape[2], key.shape[2])
-        arguments = {
-            "policy": steering.formula(layer_index(module)),
-            "rows": rows[:, None, :, None],
-            "weights": weights[:, None, None, :],
-            "heads": head_mask(steering, module, query.shape[1], query.device),
-        }
+        if steering.edit is None:
+            rows, weights = spread(steering, window, query.shape[2], key.shape[2])
+            arguments = {
+                "policy": steering.formula(layer_index(module)),
+                "rows": rows[:, None, :, None],
+                "weights": weights[:, None, None, :],
+                "heads": head_mask(steering, module, query.shape[1], query.device),
+            }
     output, attention = steered_attention(
         query,
         repeat_kv(key, groups),
@@ -158,6 +159,7 @@ def ifa_eager_attention_forward(
         first = key.shape[2] - query.shape[2]
         if first < steering.prompt_length:
             steering.watch.take(layer_index(module), attention, first)
+    output = output.transpose(1, 2).contiguous()
     if steering is not None and window is not None:
-        steering.record(layer_index(module), window)
-    return output.transpose(1, 2).contiguous(), attention
+        steering.finish(output, layer_index(module), window)
+    return output, attention

@@ -91,6 +91,12 @@ def ifa_flex_attention_forward(
             "nor padding would hold; pass a two-dimensional attention_mask, and call "
             "mrrag_llamaindex.steering.attention.registry.register() before the model is loaded"
         )
+    if steering.edit is not None:
+        result, lse = flex_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        steering.finish(result, layer_index(module), window)
+        return result, lse
     if kwargs.get("dropout", 0.0) > 0:
         raise SteeringError("steering: the flex backend has no dropout; call model.eval()")
 
@@ -126,6 +132,6 @@ def ifa_flex_attention_forward(
         scale=scaling,
         kernel_options=kwargs.get("kernel_options"),
     )
-    steering.record(layer_index(module), window)
-    result: torch.Tensor = output.transpose(1, 2).contiguous()
+    result = output.transpose(1, 2).contiguous()
+    steering.finish(result, layer_index(module), window)
     return result, None

@@ -76,7 +76,17 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
                 # them.
                 return base.forward(self, *args, **kwargs)
             steering.report.expect_step()
-        return base.forward(self, *args, steering=steering, **kwargs)
+        if steering.edit is None:
+            return base.forward(self, *args, steering=steering, **kwargs)
+
+        def look() -> Any:
+            alone = {name: value for name, value in arguments.items() if name != "self"}
+            alone |= alone.pop(parameters[-1].name, {})
+            return base.forward(self, **alone | {"past_key_values": None, "use_cache": False})
+
+        layers, weights = steering.layers, steering.column_weights
+        with steering.edit.around(self, layers, weights, past_tokens(arguments), look):
+            return base.forward(self, *args, steering=steering, **kwargs)
 
     extra = inspect.Parameter(
         "steering",

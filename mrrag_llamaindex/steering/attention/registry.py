@@ -118,20 +118,21 @@ def ifa_attention_forward(
     if not foreign_terms(kwargs):  # with others the rows would not be those of the layer
         watch_rows(steering, module, query, key, attention_mask, scaling, is_causal)
     if window is not None:
-        steered = steer_rows(
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling,
-            steering.formula(layer_index(module)),
-            window,
-            is_causal=is_causal,
-            dropout=dropout,
-            heads=head_mask(steering, module, query.shape[1], query.device),
-        )
-        write_rows(output, steered, window)
-        steering.record(layer_index(module), window)
+        if steering.edit is None:
+            steered = steer_rows(
+                query,
+                key,
+                value,
+                attention_mask,
+                scaling,
+                steering.formula(layer_index(module)),
+                window,
+                is_causal=is_causal,
+                dropout=dropout,
+                heads=head_mask(steering, module, query.shape[1], query.device),
+            )
+            write_rows(output, steered, window)
+        steering.finish(output, layer_index(module), window)
     return output, None
 
 

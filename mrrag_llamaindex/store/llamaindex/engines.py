@@ -23,10 +23,10 @@ def engine_of(where: Where, collection: str) -> Engine:
         package = f"llama-index-vector-stores-{place.engine}"
         try:
             if place.engine == "qdrant":
-                from mrrag_llamaindex.store.llamaindex.qdrant import QdrantEngine
+                from mrrag_llamaindex.store.llamaindex.qdrant.engine import QdrantEngine
 
                 return QdrantEngine.at(place)
-            from mrrag_llamaindex.store.llamaindex.milvus import MilvusEngine
+            from mrrag_llamaindex.store.llamaindex.milvus.engine import MilvusEngine
 
             return MilvusEngine.at(place)
         except ModuleNotFoundError as error:
@@ -41,11 +41,11 @@ def engine_of(where: Where, collection: str) -> Engine:
     store: Any = where
     kind = type(store).__name__
     if kind == "QdrantVectorStore":
-        from mrrag_llamaindex.store.llamaindex.qdrant import QdrantEngine
+        from mrrag_llamaindex.store.llamaindex.qdrant.engine import QdrantEngine
 
         return QdrantEngine.over(store)
     if kind == "MilvusVectorStore":
-        from mrrag_llamaindex.store.llamaindex.milvus import MilvusEngine
+        from mrrag_llamaindex.store.llamaindex.milvus.engine import MilvusEngine
 
         return MilvusEngine.over(store)
     return Engine(store, f"the given {kind}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.hits import Exclusion, StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
+
+ROUNDING: Final = 1e-5
+"""By which two products of one row with a vector of length 1 may differ, and more."""
 
 
 class NumpyPairStore(PairStore):
@@ -83,9 +87,12 @@ class NumpyPairStore(PairStore):
         scores = matrix @ vector
         rows = np.arange(len(scores))
         if count < len(scores):
-            # All that are equal to the last one come, so that ties are settled by id.
-            rows = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-        ranked = zip(scores[rows].tolist(), rows.tolist(), strict=True)
+            # All that are equal to the last one come, so that ties are settled by id. The product
+            # of a matrix rounds equal rows in several ways, according to where they stand.
+            margin = ROUNDING * float(np.linalg.norm(vector))
+            rows = np.flatnonzero(scores >= np.partition(scores, -count)[-count] - margin)
+        scores = np.einsum("ij,j->i", matrix[rows], vector)
+        ranked = zip(scores.tolist(), rows.tolist(), strict=True)
         return [(score, _own(pairs[row])) for score, row in ranked]
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:

@@ -69,6 +69,9 @@ class Address:
             raise _unusable("an @ is written %40, a / in a password %2F")
         parameters.setdefault("connect_timeout", CONNECT_SECONDS)
         parameters.setdefault("fallback_application_name", "mrrag")
+        parameters["client_encoding"] = (
+            "UTF8"  # whatever PGCLIENTENCODING says: reports are Unicode
+        )
         return cls(_name(parameters), parameters)
 
 

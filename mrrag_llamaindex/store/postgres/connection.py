@@ -44,6 +44,8 @@ class LimitedConnection(psycopg.Connection[Row]):
     """A connection on which no wait lasts longer than `limit` allows."""
 
     _end = float("inf")
+    late = False
+    """Whether a wait has lasted too long: what psycopg then raises may be something else."""
 
     def limit(self, seconds: float) -> None:
         """Let whatever is asked from now on end within so many seconds."""
@@ -64,6 +66,7 @@ class LimitedConnection(psycopg.Connection[Row]):
             if time.monotonic() > self._end:
                 with contextlib.suppress(Exception):  # what it would still ask cannot be answered
                     gen.close()
+                self.late = True
                 raise Late
 
 

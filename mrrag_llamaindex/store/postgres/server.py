@@ -152,16 +152,21 @@ class Server:
                 self._idle.put(connection)
                 connection = None
         except Late:
-            assert connection is not None
-            cancel(connection)
-            raise StoreError(f"{self.name} did not answer within {seconds:g} s") from None
+            raise self._late(connection, seconds) from None
         except psycopg.Error as error:
+            if connection is not None and connection.late:
+                raise self._late(connection, seconds) from None
             kind = DamagedIndex if error.sqlstate in DAMAGE else StoreError
             raise kind(f"{self.name}: {reason(error)}") from None
         finally:
             if connection is not None:
                 connection.close()
             self._free.release()
+
+    def _late(self, connection: LimitedConnection | None, seconds: float) -> StoreError:
+        if connection is not None:
+            cancel(connection)
+        return StoreError(f"{self.name} did not answer within {seconds:g} s")
 
     def _kept(self) -> LimitedConnection | None:
         """Return a connection from before that the server has not closed."""
@@ -176,6 +181,14 @@ class Server:
     def _connect(self) -> LimitedConnection:
         # Prepared statements would get plans that do not know how many rows are wanted.
         connection = LimitedConnection.connect(**self._parameters, prepare_threshold=None)
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.close()
+            raise StoreError(
+                f"{self.name} has the encoding {encoding}, which cannot keep every report as it is "
+                "written: make a database for the pairs with CREATE DATABASE cases ENCODING 'UTF8' "
+                "TEMPLATE template0"
+            )
         if self._vectors is not None:
             connection.adapters.register_dumper(np.ndarray, self._vectors)
         return connection

@@ -44,11 +44,17 @@ class Statements:
         self._index = index
         self.count = self._of("SELECT count(*) FROM {table} WHERE tenant = %(c0)s")
         self.pair_ids = self._of(
-            "SELECT pair_id FROM {table} WHERE tenant = %(c0)s ORDER BY number"
+            "SELECT pair_id FROM {table} WHERE tenant = %(c0)s ORDER BY number, pair_id"
         )
         some = "tenant = %(tenant)s AND pair_id = ANY (%(ids)s::text[])"
-        self.known = self._of(f"SELECT 1 FROM {{table}} WHERE {some} LIMIT 1")
-        self.delete = self._of(f"DELETE FROM {{table}} WHERE {some} RETURNING pair_id")
+        # With the server's time in microseconds, by which pairs are numbered.
+        self.known = self._of(
+            f"SELECT EXISTS (SELECT FROM {{table}} WHERE {some}), "
+            "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        )
+        self.delete = self._of(
+            "DELETE FROM {table} WHERE tenant = %s AND pair_id = %s RETURNING pair_id"
+        )
         # Not the indexes: an HNSW index takes hours at millions of pairs, and before pgvector 0.8.4
         # an insertion at that moment could damage it. What it still names is passed over.
         self.vacuum = self._of("VACUUM (SKIP_LOCKED, INDEX_CLEANUP OFF) {table}")
@@ -56,9 +62,10 @@ class Statements:
             self._of(f"SELECT {columns} FROM {{table}} WHERE {some}")
             for columns in (BRIEF, COMPLETE)
         ]
-        columns = ("tenant", *WRITTEN)
+        columns = ("tenant", "number", *WRITTEN)
         self.upsert = SQL(
-            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (tenant, pair_id) DO UPDATE SET {}"
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}) "
+            "ON CONFLICT (tenant, pair_id) DO UPDATE SET {}"
         ).format(
             table,
             SQL(", ").join(map(Identifier, columns)),

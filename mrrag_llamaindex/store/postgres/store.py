@@ -196,26 +196,38 @@ class PostgresPairStore(PairStore):
         return []
 
     def _write(self, pairs: Sequence[StoredPair]) -> None:
-        """Write the pairs and the entry in the log in one transaction: all of them or none."""
+        """Write the pairs and the entry in the log in one transaction: all of them or none.
+
+        Every writer takes its rows in the order of their ids, so that no two wait for each other.
+        The numbers keep the order in which the pairs came.
+        """
         ids = [pair.pair_id for pair in pairs]
         with self._server.transaction() as connection:
             known = connection.execute(self._sql.known, {"ids": ids, "tenant": self._tenant})
-            replaces = bool(known.fetchall())
-            for start in range(0, len(pairs), MAX_RECORDS):
+            replaces, now = known.fetchone() or (False, 0)
+            first = max(int(now), self._next_number)
+            self._next_number = first + len(pairs)
+            ordered = sorted(enumerate(pairs, first), key=lambda item: item[1].pair_id)
+            for start in range(0, len(ordered), MAX_RECORDS):
                 connection.limit(WRITE_SECONDS)
-                rows = [
-                    (self._tenant, *encode(pair)) for pair in pairs[start : start + MAX_RECORDS]
-                ]
+                part = ordered[start : start + MAX_RECORDS]
+                rows = [(self._tenant, number, *encode(pair)) for number, pair in part]
                 connection.cursor().executemany(self._sql.upsert, rows)
             connection.execute(statements.LOG, [self._tenant, self._collection, "write", ids])
         self._replaced = self._replaced or replaces
 
     def _delete(self, pair_ids: Sequence[str]) -> None:
+        ids = sorted(pair_ids)
+        gone: list[str] = []
         with self._server.transaction() as connection:
-            rows = connection.execute(
-                self._sql.delete, {"ids": list(pair_ids), "tenant": self._tenant}
-            ).fetchall()
-            gone = [row[0] for row in rows]
+            for start in range(0, len(ids), MAX_RECORDS):
+                connection.limit(WRITE_SECONDS)
+                with connection.pipeline():  # one by one, in the order in which rows are written
+                    found = [
+                        connection.execute(self._sql.delete, [self._tenant, pair_id])
+                        for pair_id in ids[start : start + MAX_RECORDS]
+                    ]
+                gone += [row[0] for cursor in found for row in cursor]
             if gone:
                 connection.execute(statements.LOG, [self._tenant, self._collection, "delete", gone])
         self._replaced = self._replaced or bool(gone)
@@ -229,6 +241,7 @@ class PostgresPairStore(PairStore):
         with self._server.transaction() as connection:
             connection.execute(statements.KEEP_LEARNED, [self._number, self._tenant, name, text])
 
+    _next_number = 0
     _replaced = False
 
     def _erase_replaced(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.parts import split_parts
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.adaptive_context import GapCut, RatioToFirst
 from mrrag_llamaindex.evaluation.methods.calibrated_count import controlled_count
+from mrrag_llamaindex.evaluation.methods.learning import learn
 from mrrag_llamaindex.evaluation.methods.method import Method
 from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
 from mrrag_llamaindex.evaluation.methods.registry import (
@@ -25,9 +27,13 @@ from mrrag_llamaindex.generation.decoding.cad import CAD
 from mrrag_llamaindex.generation.decoding.opera import OPERA
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.policies.ada_seka import AdaSEKA, KeyExperts
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
+from mrrag_llamaindex.steering.policies.iti import ITI, HeadDirections
+from mrrag_llamaindex.steering.policies.mad_rag import MADRAG
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policies.pasta import PASTA
+from mrrag_llamaindex.steering.policies.seka import SEKA, KeyProjections
 from tests.evaluation.data.hand_set import hand_set
 
 FACTS = {f"p{n}": {"a": True, "b": n < 3, "c": False} for n in range(6)}
@@ -43,8 +49,21 @@ def data():
 def every(data) -> dict[str, Method]:
     weights = FusionWeights(0.5, 0.1, 3.0)
     learned = {row.name: row.learn(data) for row in ROWS if row.learns}
+    eye = torch.eye(2).expand(4, 1, 2, 2)
+    policies = {
+        "seka": SEKA(projections=KeyProjections(eye, eye)),
+        "ada-seka": AdaSEKA(experts=KeyExperts(eye[None], torch.ones(1, 4, 1, 2))),
+        "iti": ITI(directions=HeadDirections(torch.ones(4, 4, 2), torch.rand(4, 4))),
+    }
+    assert set(policies) == {row.name for row in ROWS if row.learns_policy}
     return {
-        name: build_method(name, documents=4, weights=weights, learned=learned.get(name))
+        name: build_method(
+            name,
+            documents=4,
+            weights=weights,
+            learned=learned.get(name),
+            policy=policies.get(name),
+        )
         for name in METHODS
     }
 
@@ -56,7 +75,8 @@ def variants(method: Method, depth: int, critical) -> list[Method]:
 def test_all_methods_of_the_table_are_built(every):
     assert list(every) == [
         "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
-        "opera", "pai", "pasta", "hard-mask", "cad", "mcr", "mcr+ifa",
+        "opera", "pai", "pasta", "hard-mask", "cad", "mad-rag", "seka", "ada-seka", "iti",
+        "mcr", "mcr+ifa", "mcr+ifa+image",
     ]  # fmt: skip
     assert all(method.name == name for name, method in every.items())
 
@@ -70,7 +90,8 @@ def test_steered_methods_read_exactly_the_documents_of_mcr(every, data):
     expected = every["mcr"].documents(data, 0)
     assert len(expected) == 4
     assert [d.score for d in expected] == sorted((d.score for d in expected), reverse=True)
-    for name in ("mcr+ifa", "hard-mask", "pasta", "cad"):
+    rivals = ("hard-mask", "pasta", "cad", "mad-rag", "seka", "ada-seka", "iti")
+    for name in ("mcr+ifa", "mcr+ifa+image", *rivals):
         assert every[name].documents(data, 0) == expected
 
 
@@ -89,6 +110,8 @@ def test_each_method_has_its_own_formula(every):
     assert kinds["pai"][1:] == (PAI(), None)
     assert kinds["opera"][1:] == (None, OPERA())
     assert kinds["cad"][1:] == (None, CAD())
+    assert kinds["mad-rag"][1:] == (MADRAG(alpha=0.5), None)
+    assert kinds["mcr+ifa+image"][1:] == (IFA(image=0.5), None)
     assert kinds["mmed-rag"][0] == GapCut(most=4)
     assert kinds["mmed-rag-code"][0] == RatioToFirst(most=4)
     assert kinds["factmm-rag"][0].k == 1
@@ -105,6 +128,15 @@ def test_a_method_that_learns_its_ranking_is_not_run_without_one(row, data):
         build_method(row.name)
     with pytest.raises(InputError, match="finding labels"):
         row.learn(replace(data, facts={}))
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.learns_policy])
+def test_a_method_that_learns_its_policy_is_not_run_without_one(name, data):
+    with pytest.raises(InputError, match=f"{name} needs a policy that was learned beforehand"):
+        build_method(name)
+    found = learn(None, None, None, None, weights=FusionWeights(), wanted=(name,))
+    assert found.policies == {}
+    assert "what the layers of a model compute" in found.not_run[name]
 
 
 def test_unknown_methods_are_named():
@@ -145,6 +177,10 @@ def test_only_what_is_tuned_varies(every):
     assert {v.policy.layers for v in variants(every["mcr+ifa"], 4, (1,))} == {
         (1,), (0, 1, 2, 3), (3,)
     }  # fmt: skip
+    floors = {
+        (v.policy.image, v.policy.strength) for v in variants(every["mcr+ifa+image"], 4, (1,))
+    }
+    assert floors == {(0.125, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0)}
     modes = [(v.policy.mode, v.policy.layers) for v in variants(every["hard-mask"], 4, (1,))]
     assert set(modes) == {("mask", (1,)), ("mask", (0, 1, 2, 3)), ("drop", None)}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("vllm", reason="vLLM is not installed: see tools/vllm_parity.sh")
+pytest.importorskip("vllm", reason="vLLM is not installed: see tools/vllm/parity.sh")
 
 from mrrag_llamaindex import MRRAGLLaVA
 from mrrag_llamaindex.errors import ModelError, SteeringError

@@ -17,7 +17,7 @@ from tests.serving.vllm.engines import SMALL, engine, parameters
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("one_thread")]
 
-FAMILIES = ["llava", "llava_next", "qwen2_5_vl", "gemma3", "mistral"]
+FAMILIES = ["llava", "llava_next", "qwen2_5_vl", "gemma3", "mistral", "llama"]
 MIXED = [
     None,
     IFA(layers=(1, 2)),

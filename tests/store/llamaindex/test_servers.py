@@ -18,7 +18,8 @@ import pytest
 from mrrag_llamaindex.doctor.store_check import verify_store
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
-from mrrag_llamaindex.store.llamaindex import milvus, qdrant
+from mrrag_llamaindex.store.llamaindex.milvus import client as milvus
+from mrrag_llamaindex.store.llamaindex.qdrant import engine as qdrant
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 from tests.loopback import free_port

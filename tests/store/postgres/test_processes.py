@@ -69,6 +69,29 @@ def test_writers_of_several_processes_lose_nothing(postgres, units, pairs) -> No
         assert len(store) == 320
 
 
+def test_writers_of_the_same_pairs_in_opposite_orders_never_wait_in_a_circle(
+    postgres, units, pairs
+) -> None:
+    made, vectors = pairs(60), units(60)
+    PairStore.create(postgres.url(), SCHEMA, collection="crossed").close()
+
+    def write(order: slice) -> None:
+        with PairStore.open(postgres.url(), collection="crossed") as store:
+            for turn in range(6):
+                store.upsert(made[order], vectors[order], vectors[order])
+                if turn < 5:
+                    store.delete([pair.pair_id for pair in made[order]])
+
+    before = _deadlocks(postgres)
+    with ThreadPoolExecutor(3) as pool:
+        orders = (slice(None), slice(None, None, -1), slice(None, None, -1))
+        for done in [pool.submit(write, order) for order in orders]:
+            done.result(timeout=60)
+    assert _deadlocks(postgres) == before
+    with PairStore.open(postgres.url(), collection="crossed") as store:
+        assert store.pair_ids() in ([f"p{i}" for i in range(60)], [f"p{59 - i}" for i in range(60)])
+
+
 @pytest.mark.parametrize("dimension", [64, 1000, 1500, 2500])
 def test_search_uses_the_index_that_there_is_whatever_statistics_say(
     postgres, units, pairs, dimension
@@ -118,6 +141,12 @@ def test_what_pgvector_cannot_keep_is_refused_before_anything_is_made(
     with pytest.raises(StoreError, match=said):
         PairStore.create(postgres.url(), schema, collection="refused")
     assert not PairStore.exists(postgres.url(), collection="refused")
+
+
+def _deadlocks(postgres) -> int:
+    with psycopg.connect(postgres.url()) as sql:
+        counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return sql.execute(counted).fetchone()[0]
 
 
 def _connections(postgres) -> int:

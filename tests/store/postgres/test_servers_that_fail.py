@@ -16,6 +16,7 @@ from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
 from mrrag_llamaindex.store.learned_files import keep_learned, learned_text
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.postgres import connection, layout, server
+from mrrag_llamaindex.store.postgres import store as postgres_store
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
@@ -115,7 +116,7 @@ def test_server_that_hangs_is_named_in_time_and_used_again_when_it_goes_on(
                 lambda: store.upsert(pairs(9), units(9), units(9)),
             ):
                 start = time.monotonic()
-                with pytest.raises(StoreError) as caught:
+                with pytest.raises(StoreError, match=r"within 1 s|timeout expired") as caught:
                     call()
                 assert time.monotonic() - start < 10
                 in_one_line(caught.value, mortal)
@@ -132,9 +133,15 @@ def test_statement_that_takes_too_long_is_ended_on_the_server(mortal, units, pai
             other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(server, "READ_SECONDS", 0.5)
-                with pytest.raises(StoreError, match=r"did not answer|took too long") as caught:
-                    store.get(["p1"])
-            in_one_line(caught.value, mortal)
+                patch.setattr(server, "WRITE_SECONDS", 0.5)
+                patch.setattr(postgres_store, "WRITE_SECONDS", 0.5)
+                for call in (
+                    lambda: store.get(["p1"]),
+                    lambda: store.upsert(pairs(3), units(3), units(3)),
+                ):
+                    with pytest.raises(StoreError, match=r"did not answer|took too long") as caught:
+                        call()
+                    in_one_line(caught.value, mortal)
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             for _ in range(50):
                 with psycopg.connect(mortal.url()) as third:
@@ -208,6 +215,30 @@ def test_database_without_a_store_and_one_without_the_collection(mortal) -> None
         PairStore.open(url)
     with pytest.raises(StoreError, match="already holds a collection 'one'"):
         PairStore.create(url, StoreSchema("t@1", "", 8), collection="one")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_keep_every_text_is_refused_by_name(mortal, encoding) -> None:
+    name = encoding.lower()
+    mortal.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+    url = mortal.url(database=name)
+    for call in (
+        PairStore.open,
+        PairStore.exists,
+        lambda where: PairStore.create(where, StoreSchema("t@1", "", 8)),
+    ):
+        with pytest.raises(StoreError, match=f"encoding {encoding}.*ENCODING 'UTF8'") as caught:
+            call(url)
+        in_one_line(caught.value, mortal)
+
+
+def test_reports_are_unicode_whatever_the_environment_says(
+    mortal, monkeypatch, units, pairs
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="texts") as store:
+        store.upsert(pairs(1, report=lambda i: "肺炎なし ☢"), units(1), units(1))
+        assert store.get(["p0"])["p0"].report == "肺炎なし ☢"
 
 
 def test_tables_of_a_later_release_are_refused_and_older_ones_migrated(

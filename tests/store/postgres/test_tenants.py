@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -128,6 +130,50 @@ def test_a_role_that_may_only_read_reads_and_is_told_what_it_lacks(
                 write()
             assert "\n" not in str(caught.value)
         assert len(store) == 30
+
+
+def test_the_rights_that_the_document_gives_an_ingest_suffice_and_no_more(
+    wards, hospital, units, pairs
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "stores.md").read_text(encoding="utf-8")
+    granted = re.findall(r"GRANT [^;]+;", page)
+    assert len(granted) == 4
+    hospital.execute(
+        "CREATE ROLE intake LOGIN PASSWORD 'intake'",
+        "INSERT INTO mrrag.tenants VALUES ('intake', 'c')",
+        *(grant.replace("answers", "intake") for grant in granted),
+        database="hospital",
+    )
+    url = hospital.url("intake", "intake", "hospital")
+    schema = StoreSchema("toy@1", "", 8)
+    try:
+        with PairStore.open_or_create(url, schema) as store:  # as `mrrag ingest` begins
+            for seed in (1, 2):
+                assert len(store.fingerprints([f"p{i}" for i in range(5)])) == 5 * (seed - 1)
+                store.upsert(pairs(5), units(5, seed=seed), units(5, seed=seed))
+            store.erase_replaced()
+            assert len(store) == len(store.query(*units(2), FusionWeights(), 9)) == 5
+            assert not store.get(["p7"])  # of the wards
+            with pytest.raises(StoreError, match="permission denied for table pairs_1"):
+                store.delete(["p1"])
+        with psycopg.connect(url, autocommit=True) as sql:
+            assert sql.execute("SELECT count(*) FROM mrrag.pairs_1").fetchone() == (5,)
+            for attempt in (
+                "DROP TABLE mrrag.pairs_1",
+                "TRUNCATE mrrag.pairs_1",
+                "ALTER TABLE mrrag.pairs_1 DISABLE ROW LEVEL SECURITY",
+                "DELETE FROM mrrag.pairs_1",
+                "SELECT * FROM mrrag.log",
+                "SELECT * FROM mrrag.tenants",
+                "INSERT INTO mrrag.learned VALUES (1, 'c', 'x', 'x')",
+                "UPDATE mrrag.pairs_1 SET tenant = 'a'",
+                "CREATE TABLE mrrag.mine ()",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    sql.execute(attempt)
+        assert all(len(store) == 30 for store in wards.values())
+    finally:
+        hospital.execute("DROP OWNED BY intake", "DROP ROLE intake", database="hospital")
 
 
 def test_a_role_without_rights_is_told_so(hospital) -> None:

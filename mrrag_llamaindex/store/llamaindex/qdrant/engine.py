@@ -21,10 +21,11 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.filters import Combination, Comparison, Filter
+from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
 from mrrag_llamaindex.store.llamaindex.place import Place
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
+from mrrag_llamaindex.store.llamaindex.qdrant.filters import filter_of
 from mrrag_llamaindex.store.llamaindex.record import (
     ADDED_KEY,
     FILTER_PREFIX,
@@ -188,7 +189,7 @@ class QdrantEngine(Engine):
     ) -> list[str]:
         """Return ids of nodes of a kind that are nearest to a vector."""
         query = VectorStoreQuery(query_embedding=vector.tolist(), similarity_top_k=count)
-        options: dict[str, Any] = {"qdrant_filters": _filter(kind, filters)}
+        options: dict[str, Any] = {"qdrant_filters": filter_of(kind, filters)}
         if not self._local:
             options["search_params"] = rest.SearchParams(hnsw_ef=max(width, count))
         with self._asking():
@@ -202,7 +203,7 @@ class QdrantEngine(Engine):
             while True:
                 points, offset = self.client.scroll(
                     self._collection,
-                    scroll_filter=_filter("pair", filters),
+                    scroll_filter=filter_of("pair", filters),
                     limit=2000,
                     offset=offset,
                     with_payload=[ADDED_KEY, ID_KEY],
@@ -215,7 +216,7 @@ class QdrantEngine(Engine):
     def count(self, filters: Filter | None = None) -> int:
         """Return the number of pairs that filters let pass."""
         with self._asking():
-            wanted = _filter("pair", filters)
+            wanted = filter_of("pair", filters)
             return self.client.count(self._collection, count_filter=wanted, exact=True).count
 
     @property
@@ -246,39 +247,3 @@ class QdrantEngine(Engine):
                 f"{self.name}: what answers says {error.status_code} ({error.reason_phrase}). Is "
                 "it a Qdrant server?"
             ) from None
-
-
-def _filter(kind: Kind, filters: Filter | None) -> rest.Filter:
-    must: list[Any] = [_is(KIND_KEY, kind)]
-    if filters is not None:
-        must.append(_condition(filters))
-    return rest.Filter(must=must)
-
-
-def _condition(item: Filter) -> Any:
-    if isinstance(item, Combination):
-        parts = [_condition(part) for part in item.filters]
-        return rest.Filter(must=parts) if item.condition == "and" else rest.Filter(should=parts)
-    return _comparison(item)
-
-
-def _comparison(item: Comparison) -> Any:
-    key = FILTER_PREFIX + item.key
-    order = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}.get(item.operator)
-    if order is not None:
-        return rest.FieldCondition(key=key, range=rest.Range(**{order: item.value}))
-    texts = [value for value in item.values if isinstance(value, str)]
-    others = [value for value in item.values if not isinstance(value, str)]
-    parts: list[Any] = [_is(key, value) for value in others]
-    if texts:
-        parts.append(rest.FieldCondition(key=key, match=rest.MatchAny(any=texts)))
-    if item.operator in ("!=", "nin"):
-        return rest.Filter(must_not=parts)
-    return rest.Filter(should=parts)
-
-
-def _is(key: str, value: Any) -> rest.FieldCondition:
-    if isinstance(value, (str, bool)):
-        return rest.FieldCondition(key=key, match=rest.MatchValue(value=value))
-    # A match of numbers is one of integers.
-    return rest.FieldCondition(key=key, range=rest.Range(gte=value, lte=value))

@@ -1,0 +1,1 @@
+"""Policies that are learned from what a model computes on training patients."""

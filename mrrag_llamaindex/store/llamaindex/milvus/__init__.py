@@ -1,0 +1,1 @@
+"""Pairs in Milvus: on a server, or in a folder."""

@@ -1,0 +1,1 @@
+"""Pairs in Qdrant: on a server, in a folder, or in memory."""
