@@ -1,4 +1,4 @@
-"""What a policy says of each layer: mappings that can be keys, checked and with layers in common."""
+"""What a policy says of each layer: mappings that can be keys, checked, of the same layers."""
 
 from __future__ import annotations
 

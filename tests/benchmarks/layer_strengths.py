@@ -80,7 +80,9 @@ def choose(sweep: PrefixSweep, questions: Sequence[NoiseQuestion], seed: int) ->
     ]
     tries = [Try(p, *found) for p, found in zip(grid, worth(grid), strict=True)]
     knockout = Knockout(sweep.engine)
-    asked = [(t, knockout.ask(t)) for t in draw_trials(RANKED + seed, 40, documents=4, irrelevant=2)]
+    asked = [
+        (t, knockout.ask(t)) for t in draw_trials(RANKED + seed, 40, documents=4, irrelevant=2)
+    ]
     words = {"yes": sweep.engine.yes_ids, "no": sweep.engine.no_ids}
     kept = [found for trial, found in asked if found.token in words[trial.answer]]
     others = [layer for layer in range(sweep.depth) if layer not in critical]
@@ -151,9 +153,8 @@ def main() -> None:
         against = "{:+.3f} [{:+.3f}, {:+.3f}]".format(
             row["against_one_strength"], *row["against_ci"]
         )
-        print(
-            f"{row['policy']:>18} {row['irrelevant']} {kind}: {row['accuracy']:.3f} {ends} {against}"
-        )
+        where = f"{row['policy']:>18} {row['irrelevant']} {kind}"
+        print(f"{where}: {row['accuracy']:.3f} {ends} {against}")
     print(f"{len(measured)} questions, seed {seed}, {seconds:.0f} s")
 
 

@@ -7,8 +7,9 @@ surer of the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from mrrag_llamaindex.steering.ifa import IFA
 
@@ -126,8 +127,8 @@ def search_strengths(
     moved = True
     while moved and len(tries) < budget:
         moved = False
-        for candidates in _coordinates(here, ranked_heads):
-            points = [change(here) for change in candidates]
+        for layer, whose in product(ranked_heads, _COORDINATES):
+            points = whose(here, layer, len(ranked_heads[layer]))
             ask(points)
             best = max(points, key=worth)
             if worth(best) > worth(here):
@@ -139,18 +140,13 @@ def search_strengths(
     return StrengthSearch(policy, tuple(map(Tried, tries, tries.values())), not moved)
 
 
-Change = Callable[[_Point], _Point]
+def _strengths(here: _Point, layer: int, heads: int) -> list[_Point]:
+    return [here.with_strength(layer, factor) for factor in FACTORS]
 
 
-def _coordinates(here: _Point, ranked: Mapping[int, Sequence[int]]) -> Iterator[list[Change]]:
-    """Yield the changes of each coordinate: the strength of a layer, then its number of heads."""
-    for layer in ranked:
-        yield [
-            lambda point, layer=layer, factor=factor: point.with_strength(layer, factor)
-            for factor in FACTORS
-        ]
-        count = len(ranked[layer])
-        yield [
-            lambda point, layer=layer, part=part: point.with_heads(layer, part)
-            for part in sorted({max(1, count // 4), max(1, count // 2), count})
-        ]
+def _heads(here: _Point, layer: int, heads: int) -> list[_Point]:
+    parts = sorted({max(1, heads // 4), max(1, heads // 2), heads})
+    return [here.with_heads(layer, part) for part in parts]
+
+
+_COORDINATES = (_strengths, _heads)

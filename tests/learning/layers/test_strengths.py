@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from mrrag_llamaindex.learning.layers.blocking import Knockout
+from mrrag_llamaindex.learning.layers.edges import STEERED, block_plan, edges_of
+from mrrag_llamaindex.learning.layers.heads import head_magnitudes, rank_heads
 from mrrag_llamaindex.learning.layers.strengths import search_strengths
+from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 
 HEADS = {1: (2, 0, 3, 1), 0: (0, 1, 2, 3)}
@@ -54,3 +58,20 @@ def test_other_fields_are_those_of_the_base():
 def test_a_search_without_a_start_or_a_try_is_refused(critical, budget):
     with pytest.raises(ValueError, match="tries"):
         search_strengths(Judge(), critical, HEADS, budget)
+
+
+def test_heads_are_ranked_by_what_blocking_each_alone_changes(engine):
+    knockout = Knockout(engine)
+    (example,) = draw_trials(31, 1, documents=2, irrelevant=1)
+    asked = knockout.ask(example)
+    moved = head_magnitudes(knockout, [asked], [1, 3])
+    assert moved.shape == (2, 4)
+    (edge,) = (edge for edge in edges_of(asked.spans) if edge.name == STEERED)
+    for head in range(4):
+        plan = block_plan([edge], asked.spans, [1], heads=(head,))
+        logits = engine.runner.logits([asked.prompt.input_ids], [asked.image], steering=plan)
+        p = float(logits[0, -1].softmax(-1)[asked.token])
+        assert moved[0, head] == pytest.approx(100 * abs(p / asked.probability - 1), abs=2e-3)
+    ranked = rank_heads(knockout, [asked], [1, 3])[1]
+    assert sorted(ranked) == [0, 1, 2, 3]
+    assert moved[0, ranked[0]] == moved[0].max() > 0.05
