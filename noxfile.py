@@ -87,7 +87,8 @@ def lowest(session: nox.Session) -> None:
     session.install("uv")
     pins = Path(session.create_tmp()) / "lowest.txt"
     oldest = ("--resolution", "lowest-direct", "--python-version", "3.10", "--extra", "test")
-    session.run("uv", "pip", "compile", "-q", *oldest, "pyproject.toml", "-o", str(pins))
+    compiling = ("uv", "pip", "compile", "-q", *oldest, "pyproject.toml", "-o", str(pins))
+    session.run_install(*compiling)
     session.install("-r", str(pins), ".[test]")
     python(session, "pytest", "-q", "-n", "2", "-m", "not slow", *session.posargs)
 

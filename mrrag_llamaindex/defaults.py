@@ -69,6 +69,20 @@ a pilot on a pretrained language model of 135M parameters (VQA-RAD's yes/no ques
 four documents irrelevant, one seed), steering the question alone won .02 and to the end of the
 prompt .15. Where a prompt ends with the question, as the phantom's, both are the same."""
 
+EVERY_STEP = False
+"""Whether IFA and the hard mask steer the rows of generated tokens, too. The paper steers the
+question's, in prefill. A yes or no is read off those; a long answer is read off the rows of its own
+tokens, which read the documents directly. docs/evaluation.md has where it helps and where it
+harms."""
+
+DRAFT_PROMPT = "Describe the findings."
+"""What is asked for a draft of a report."""
+
+DRAFT_EFFECT = 0.1
+"""Nats per token from which a case, or the image, counts as having moved a sentence of a draft: the
+sentence's tokens then are, in the geometric mean, a tenth more or less likely with it. Lower, and
+cases that do not speak of a finding are named as its source; docs/evaluation.md counts them."""
+
 IMAGE_LAMBDA = 0.0
 """Lambda of the query image in IFA; 0 is the paper's formula, which leaves the image as it is.
 

@@ -18,18 +18,24 @@ from mrrag_llamaindex.commands.cluster.options import WithAddress
 from mrrag_llamaindex.commands.evaluate import eval, noise
 from mrrag_llamaindex.commands.learn import calibrate, find_layers, mine, train_fusion, train_towers
 from mrrag_llamaindex.commands.options import NOTICE
+from mrrag_llamaindex.commands.reports import draft
+from mrrag_llamaindex.commands.start.init import init
+from mrrag_llamaindex.commands.start.status import status
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (evidence.demo, "--out demo --seed 2; with a real image: mrrag demo --real"),
+    "init": (init, "pairs.csv"),
     "ingest": (
         ingest.ingest,
         "pairs.csv --store store --towers phantom --columns image=filename,report=notes",
     ),
+    "status": (status, "store"),
     "verify": (stores.verify, "store"),
     "ask": (
         evidence.ask,
         '--store store --image cxr.png --model phantom "Is there a pleural effusion?"',
     ),
+    "draft": (draft.draft, "--store store --image cxr.png --model phantom-describing"),
     "serve": (serve.serve, "--store store --model phantom"),
     "page": (serve.page, "--demo"),
     "doctor": (generators.doctor, "path/to/llava-med --quantization int4 --documents 6"),
@@ -53,7 +59,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 app = typer.Typer(
     cls=console.OneLineErrors,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     help=f"MR-RAG: answers about a medical image from scored image/report pairs. {NOTICE}",
 )

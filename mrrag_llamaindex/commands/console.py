@@ -26,6 +26,7 @@ from mrrag_llamaindex.commands.boundary import (
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
+    from mrrag_llamaindex.doctor.start.steps import Step
     from mrrag_llamaindex.doctor.towers import TowersDiagnosis
     from mrrag_llamaindex.generation.checkpoints.conversion.writing import ConvertedCheckpoint
     from mrrag_llamaindex.phantom.demo import DemoResult
@@ -163,6 +164,14 @@ def end_with_skipped(count: int, *, as_json: bool, fail: bool, would: str = "wer
         print(line)
     if fail:
         raise typer.Exit(1)
+
+
+def print_steps(steps: Iterable[Step]) -> None:
+    """Print commands, each below what it does, so that all of it can be pasted into a shell."""
+    for step in steps:
+        needs = f"; needs {step.needs}" if step.needs else ""
+        screen().print(f"# {step.what}{needs}", style="dim", soft_wrap=True)
+        print(plain(step.command))
 
 
 def print_answer(answer: Mapping[str, Any]) -> None:

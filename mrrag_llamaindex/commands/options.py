@@ -81,6 +81,12 @@ Store = Annotated[
         help="Folder of the store, or its URL: http://host:port, postgresql://..., qdrant+http://..."
     ),
 ]
+StoreOfLearned = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help="Store, a folder or a URL, in which it is kept; in place of a file."
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Fusion weights (JSON); default: fusion_weights.json in the store."),

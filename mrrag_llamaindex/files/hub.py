@@ -50,7 +50,7 @@ def find_folder(
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return _cached(source) or _downloaded(source, weights)
+        return cached_folder(source) or _downloaded(source, weights)
     except HFValidationError as cause:
         raise error(f"{what} {source!r}: neither a folder nor a valid hub id; {ways_on}") from cause
     # The hub's client raises errors of whichever HTTP library its version uses.
@@ -79,7 +79,8 @@ def weight_sizes(
     return {name: size for name, size in sizes.items() if fnmatch(name, pattern)}
 
 
-def _cached(hub_id: str) -> Path | None:
+def cached_folder(hub_id: str) -> Path | None:
+    """Return the folder of a hub id in the local cache, None if its weights are not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

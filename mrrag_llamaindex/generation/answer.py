@@ -25,12 +25,13 @@ class SteeringOutcome:
         the end of the prompt), or ``"last"``.
     question_tokens, document_tokens : int
         How many rows that were, and in how many columns: for IFA those of the documents with a
-        lambda above zero. Other policies have other columns (PAI those of the image), and some
-        steer the decode steps as well.
+        lambda above zero. Other policies have other columns (PAI those of the image).
     image_tokens : int
         How many of these columns are the image's.
     reason : str
         Why it was not applied; empty when it was.
+    every_step : bool
+        Whether the rows of the answer's own tokens were changed, too.
     """
 
     applied: bool
@@ -40,6 +41,7 @@ class SteeringOutcome:
     reason: str = ""
     rows: str = ""
     image_tokens: int = 0
+    every_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,5 +191,11 @@ def steering_outcome(
     first, end = spans.image or (0, 0)
     of_image = sum(max(0, min(b, end) - max(a, first)) for a, b in steered)
     return SteeringOutcome(
-        True, layers, stop - start, columns, rows=policy.rows_name, image_tokens=of_image
+        True,
+        layers,
+        stop - start,
+        columns,
+        rows=policy.rows_name,
+        image_tokens=of_image,
+        every_step=policy.every_step,
     )

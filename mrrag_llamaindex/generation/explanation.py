@@ -13,26 +13,18 @@ from dataclasses import dataclass
 
 import torch
 
-from mrrag_llamaindex.errors import InputError, ModelError, SteeringError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.generation.answer import Influence
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+from mrrag_llamaindex.generation.influence.hiding import (
+    blind_passes,
+    explainable_prompt,
+    spans_of,
+)
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.reader import Pictures
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
 from mrrag_llamaindex.steering.policy import SteeringPolicy
-
-
-def require_explainable(engine: Engine) -> None:
-    """Check that answers of this model can be explained.
-
-    Raises
-    ------
-    ModelError
-        If the model cannot share the prefix of a prompt, steers with the flex backend, which takes
-        no mask of ours, or runs in an engine without passes of its own.
-    """
-    if why := engine.why_unexplainable():
-        raise ModelError(why)
 
 
 def explain(
@@ -72,18 +64,18 @@ def explain(
     Raises
     ------
     ModelError
-        See `require_explainable`.
+        See `hiding.require_explainable`.
     SteeringError
         If the policy guides the decoding: the first token is then not the one that a pass gives.
     """
-    prompt, prepared = _explainable(engine, request, image, policy, max_new_tokens)
+    prompt, prepared = explainable_prompt(engine, request, image, policy, max_new_tokens)
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
     influences: dict[str, Influence] = {}
     size = max(1, engine.batch_size - 1)
     for first in range(0, len(names), size):
         hidden_ids = names[first : first + size]
         rows = [*({name} for name in hidden_ids), set[str]()]
-        p = _blind_passes(engine, prompt, prepared, policy, rows)
+        p = _probabilities(engine, prompt, prepared, policy, rows)
         likeliest = p.argmax(-1).tolist()
         answer = likeliest[-1]
         alike = next((ids for ids in (engine.yes_ids, engine.no_ids) if answer in ids), [answer])
@@ -134,33 +126,16 @@ def without_documents(
     ModelError, SteeringError
         As `explain`.
     """
-    prompt, prepared = _explainable(engine, request, image, policy, max_new_tokens)
+    prompt, prepared = explainable_prompt(engine, request, image, policy, max_new_tokens)
     read = {document.document_id for document in prompt.documents}
     if not read.issuperset(document_ids):
         raise InputError("the prompt of this answer does not hold that document")
-    (p,) = _blind_passes(engine, prompt, prepared, policy, [set(document_ids)])
+    (p,) = _probabilities(engine, prompt, prepared, policy, [set(document_ids)])
     text = engine.tokenizer.decode([int(p.argmax())], skip_special_tokens=True)
     return FirstToken(text.strip(), *engine.yes_and_no(p))
 
 
-def _explainable(
-    engine: Engine,
-    request: PromptRequest,
-    image: Pictures,
-    policy: SteeringPolicy | None,
-    max_new_tokens: int | None,
-) -> tuple[Prompt, PreparedImage | None]:
-    require_explainable(engine)
-    if policy is not None and policy.guidance != 1:
-        name = type(policy).__name__
-        raise SteeringError(
-            f"explain cannot tell what moved an answer that {name} guides: use {name}(guidance=1)"
-        )
-    prepared = engine.read_image(image)
-    return engine.prompt(request, prepared, policy, max_new_tokens), prepared
-
-
-def _blind_passes(
+def _probabilities(
     engine: Engine,
     prompt: Prompt,
     image: PreparedImage | None,
@@ -168,19 +143,5 @@ def _blind_passes(
     rows: Sequence[Collection[str]],
 ) -> torch.Tensor:
     """Return the probabilities of the first token, (rows, vocabulary), with a row's ids hidden."""
-    shared = prompt.question_span[0]
-    hidden = torch.zeros(len(rows), len(prompt.input_ids), dtype=torch.bool)
-    for span, document in zip(prompt.document_spans, prompt.documents, strict=True):
-        for row, ids in enumerate(rows):
-            if document.document_id in ids:
-                hidden[row, slice(*span)] = True
-    prompts = [prompt] * len(rows)
-    plan, _ = engine.planner.plan(prompts, policy, shared)
-    logits = engine.runner.logits(
-        [row.input_ids for row in prompts],
-        [image] * len(rows),
-        shared=shared,
-        steering=plan,
-        hidden=hidden,
-    )
-    return logits[:, -1].softmax(-1)
+    hidden = [spans_of(prompt, ids) for ids in rows]
+    return blind_passes(engine, prompt, image, policy, hidden)[:, -1].softmax(-1)

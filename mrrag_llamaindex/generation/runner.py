@@ -91,8 +91,7 @@ class BatchRunner:
             length = inputs["input_ids"].shape[1]
             cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
             output = self._generate(call, inputs, call.max_new_tokens, call.plan)
-            if call.plan is not None:
-                call.plan.require_applied()
+            plan = call.plan
             while call.watch is not None and (rows := call.watch.going_on()):
                 cache.batch_select_indices(torch.tensor(rows, device=output.device))
                 mask = inputs["attention_mask"]
@@ -102,7 +101,10 @@ class BatchRunner:
                     "attention_mask": torch.cat([mask, new], dim=1)[rows],
                     "past_key_values": cache,
                 }
-                output = self._generate(call, inputs, call.watch.tokens_left)
+                plan = None if plan is None else plan.of_rows(rows)
+                output = self._generate(call, inputs, call.watch.tokens_left, plan)
+            if call.plan is not None:
+                call.plan.require_applied()
         return output[:, length:]
 
     def _generate(

@@ -12,7 +12,8 @@ from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LL
 
 from mrrag_llamaindex.errors import EvidenceError, ModelError
 from mrrag_llamaindex.generation.answer import Answer
-from mrrag_llamaindex.generation.explanation import explain, require_explainable
+from mrrag_llamaindex.generation.explanation import explain
+from mrrag_llamaindex.generation.influence.hiding import require_explainable
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prompt.request import PromptRequest

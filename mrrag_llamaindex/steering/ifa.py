@@ -98,6 +98,9 @@ class IFA(SteeringPolicy):
         Lambda of the query image, in [0, 1]: it is raised as a document of that relevance is,
         wherever a document is steered, so that raising documents does not starve it. 0 is the
         paper's formula, see `defaults.IMAGE_LAMBDA`.
+    every_step
+        Whether the rows of the answer's own tokens are steered as well, each as it is generated.
+        False is the paper's formula, see `defaults.EVERY_STEP`.
     by_layer
         Factor on `strength` in each layer, ``{layer: factor}``; None for 1 in all of them. Where
         it is given, its layers are those that are steered.
@@ -114,6 +117,7 @@ class IFA(SteeringPolicy):
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
     image: float = defaults.IMAGE_LAMBDA
+    every_step: bool = defaults.EVERY_STEP
     by_layer: Mapping[int, float] | None = None
     heads: Mapping[int, tuple[int, ...]] | None = None
 

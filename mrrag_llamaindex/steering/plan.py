@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn import functional as F
 
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.edit import Edit
@@ -197,6 +198,42 @@ class SteeringPlan:
     def is_active(self) -> bool:
         """Whether any row would be changed; if not, pass ``steering=None`` instead."""
         return any(self._rows)
+
+    def followed_by(self, count: int) -> SteeringPlan:
+        """Return the plan of one call that holds `count` tokens of an answer behind each prompt.
+
+        Their rows are steered as those of generated tokens are, and nothing is steered towards
+        their columns: one pass gives what generating them gave.
+        """
+        rows = F.pad(self.steered_rows, (0, count), value=self.every_step)
+        return replace(
+            self, column_weights=F.pad(self.column_weights, (0, count)), steered_rows=rows
+        )
+
+    def of_rows(self, rows: Sequence[int]) -> SteeringPlan | None:
+        """Return the plan of some rows of the batch, for its decode steps without the others.
+
+        The report stays the same one, so that `require_applied` counts all of them.
+
+        Parameters
+        ----------
+        rows
+            Rows that go on, in their order.
+
+        Returns
+        -------
+        SteeringPlan or None
+            None if nothing behind the prompt is steered in them.
+        """
+        if not self.every_step or not any(self._rows[row] for row in rows):
+            return None
+        return replace(
+            self,
+            column_weights=self.column_weights[list(rows)],
+            steered_rows=self.steered_rows[list(rows)],
+            padding=tuple(self.padding[row] for row in rows) if self.padding else (),
+            watch=None,
+        )
 
     def window(self, query_length: int, key_length: int, device: torch.device) -> RowWindow | None:
         """Find the steered rows of one attention call.

@@ -54,7 +54,9 @@ class SteeringPolicy(ABC):
     guidance
         Factor of contrastive guidance by the image, see `generation.decoding.guidance`; 1 is none.
     every_step
-        Whether the rows of generated tokens are steered, too.
+        Whether the rows of generated tokens are steered, too: each reads the documents anew, and
+        what a long answer says is read off them, see `defaults.EVERY_STEP`. A field of every
+        policy of the registry.
     needs_image
         Whether a prompt without an image is an error.
     reads_lambdas
@@ -85,8 +87,8 @@ class SteeringPolicy(ABC):
     question_rows: QuestionRows = defaults.QUESTION_ROWS
     heads: Mapping[int, tuple[int, ...]] | None = None
     guidance: float = 1.0
+    every_step: bool = False
 
-    every_step: ClassVar[bool] = False
     needs_image: ClassVar[bool] = False
     reads_lambdas: ClassVar[bool] = True
     checks_reach: ClassVar[bool] = False
@@ -103,6 +105,8 @@ class SteeringPolicy(ABC):
             raise ValueError(
                 f"question_rows must be 'question' or 'to_end', got {self.question_rows!r}"
             )
+        if not isinstance(self.every_step, bool):
+            raise ValueError(f"every_step must be True or False, got {self.every_step!r}")
 
     @abstractmethod
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def same_as_in_a_folder(mrrag: Any, corpus: Any, url: str) -> list[Any]:
-    """Ingest twice, ask and verify; return what was said.
+    """Ingest twice, ask, verify and look; return what was said.
 
     Everything ends well, nothing is stored twice, and answer and ranking are those of the folder.
     """
@@ -18,10 +18,13 @@ def same_as_in_a_folder(mrrag: Any, corpus: Any, url: str) -> list[Any]:
         mrrag("ask", "--store", url, *asked),
         mrrag("verify", url, "--json"),
         mrrag("verify", url),
+        mrrag("status", url, "--json"),
     ]
-    assert [result.code for result in said] == [0] * 5, [result.err for result in said]
+    assert [result.code for result in said] == [0] * 6, [result.err for result in said]
     first, second, answer, verified = (json.loads(result.out) for result in said[:4])
     assert first["added"] == second["unchanged"] == verified["pairs"] > 0
+    status = json.loads(said[5].out)
+    assert (status["pairs"], status["patients"]) == (verified["pairs"], 24)
     folder = json.loads(mrrag("ask", "--store", corpus.store, *asked).out)
     assert answer["answer"] == folder["answer"]
     ranked = [(source["pair_id"], round(source["score"], 4)) for source in folder["sources"]]

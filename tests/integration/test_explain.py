@@ -12,7 +12,8 @@ from mrrag_llamaindex import MRRAGLLaVA, MRRAGSynthesizer, answer_trace, default
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
-from mrrag_llamaindex.generation.explanation import explain, require_explainable
+from mrrag_llamaindex.generation.explanation import explain
+from mrrag_llamaindex.generation.influence.hiding import require_explainable
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask

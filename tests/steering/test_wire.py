@@ -30,8 +30,10 @@ POLICIES = [
     IFA(),
     IFA(strength=2.0, question_rows="question"),
     IFA(image=0.5),
+    IFA(every_step=True),
     Uniform(),
     HardMask(threshold=0.3),
+    HardMask(threshold=0.3, every_step=True),
     PASTA(alpha=0.1),
     PASTA(heads={1: (0, 2), 2: (3,)}),
     IFA(by_layer={1: 0.5, 2: 3.0}, heads={1: (0, 2), 2: (3,)}),
@@ -122,6 +124,11 @@ def test_a_report_must_be_that_of_the_plan():
     for short in ({1: wanted}, {1: wanted, 2: wanted - 1}, {1: wanted + 1, 2: wanted}):
         with pytest.raises(SteeringError, match="did not steer"):
             RequestReport.of(RequestReport(rows=short).dump(), plan)
+    stepwise = plan_of(IFA(every_step=True))
+    RequestReport(rows=whole.rows, steps={1: 4, 2: 4}).require(stepwise)
+    for steps in ({}, {1: 4}, {1: 4, 2: 3}):
+        with pytest.raises(SteeringError, match="the answer's tokens"):
+            RequestReport(rows=whole.rows, steps=steps).require(stepwise)
     with pytest.raises(SteeringError, match="plugin"):
         RequestReport.of(None, plan)
     with pytest.raises(SteeringError, match="the prompt has"):

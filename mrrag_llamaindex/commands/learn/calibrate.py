@@ -13,6 +13,7 @@ from mrrag_llamaindex.commands.learn.inputs import (
     check_one_source,
     phantom_candidates,
     settings_of,
+    store_for,
     writing,
 )
 from mrrag_llamaindex.errors import InputError
@@ -28,6 +29,7 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help="File for the calibration: calibration.json in the store.")
     ] = None,
+    store: options.StoreOfLearned = None,
     data: options.Synthetic = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fusion weights in use (JSON); default: equal weights.")
@@ -71,6 +73,11 @@ def calibrate(
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.mcr.score import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.store.learned_files import (
+        CALIBRATION_FILE,
+        keep_learned,
+        weights_of,
+    )
 
     check_one_source(records, data)
     settings = settings_of(
@@ -81,7 +88,10 @@ def calibrate(
         held_out=held_out,
         seed=seed,
     )
-    fusion: AnyWeights = FusionWeights() if weights is None else load_weights(weights)
+    with store_for(store, out=out, weights=weights) as pairs:
+        fusion: AnyWeights = FusionWeights() if weights is None else load_weights(weights)
+        if pairs is not None:
+            fusion = weights_of(pairs)
     if records is None:
         candidates, identity = phantom_candidates(seed, device, queries=questions)
         scored, source = of_questions(candidates, fusion, depth=depth), "phantom"
@@ -108,6 +118,11 @@ def calibrate(
     if out is not None:
         with writing(out):
             report.calibration.save(out)
+    if store is not None:
+        with store_for(store) as pairs:
+            assert pairs is not None
+            pairs.check_towers(identity)
+            keep_learned(pairs, CALIBRATION_FILE, report.calibration.to_json())
     if report.why_not:
         console.say("note", report.why_not)
     if as_json:

@@ -12,6 +12,7 @@ from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
+    from mrrag_llamaindex.store.protocol import PairStore
 
 
 def check_one_source(records: Path | None, data: str | None) -> None:
@@ -26,6 +27,26 @@ def settings_of(make: Callable[..., Any], **options: Any) -> Any:
         return make(**options)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+@contextmanager
+def store_for(store: str | None, **others: Path | None) -> Iterator[PairStore | None]:
+    """Open the store that what is learned is kept in; None where none is named.
+
+    Raises
+    ------
+    InputError
+        If an option is given beside it that says the same of a file.
+    """
+    if store is None:
+        yield None
+        return
+    if given := [name for name, value in others.items() if value is not None]:
+        raise InputError(f"--store knows its own files: leave out --{given[0]}")
+    from mrrag_llamaindex.store.protocol import PairStore
+
+    with PairStore.open(store) as pairs:
+        yield pairs
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from mrrag_llamaindex.commands.learn.inputs import (
     check_one_source,
     phantom_candidates,
     settings_of,
+    store_for,
     writing,
 )
 from mrrag_llamaindex.errors import InputError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.learning.fusion.comparison import FusionComparison, PooledComparison
     from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
     from mrrag_llamaindex.mcr.weights_file import AnyWeights
+    from mrrag_llamaindex.store.protocol import PairStore
 
 _PHANTOM_QUESTIONS = 500
 
@@ -28,6 +30,7 @@ _PHANTOM_QUESTIONS = 500
 def train_fusion(
     records: options.Records = None,
     out: Annotated[Path | None, typer.Option(help="File for the weights (JSON).")] = None,
+    store: options.StoreOfLearned = None,
     data: options.Synthetic = None,
     terms: Annotated[
         int | None,
@@ -79,7 +82,7 @@ def train_fusion(
     check_one_source(records, data)
     if data is None and (seeds is not None or regime is not None):
         raise InputError("--seeds and --regime are about --data phantom")
-    if seeds is not None and out is not None:
+    if seeds is not None and (out or store):
         raise InputError("--seeds measures on several draws and saves no weights: leave out --out")
     settings = settings_of(
         FusionSettings, temperature=temperature, learn_temperature=learn_temperature
@@ -112,7 +115,11 @@ def train_fusion(
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         comparing["gate"] = None
     comparison = learn_and_compare(questions, seed=seed, **comparing)
-    refused = "" if out is None else _save(comparison, out, terms, bool(gated), identity, force)
+    refused = ""
+    if out is not None or store is not None:
+        with store_for(store, out=out) as pairs:
+            target = pairs if out is None else out
+            refused = _save(comparison, target, terms, bool(gated), identity, force)
     if as_json:
         console.print_json(comparison.as_dict())
     else:
@@ -123,7 +130,7 @@ def train_fusion(
 
 def _save(
     comparison: FusionComparison,
-    out: Path,
+    target: Path | PairStore | None,
     terms: int | None,
     gated: bool,
     identity: str,
@@ -139,8 +146,15 @@ def _save(
             "Use equal weights (leave the file out), mine more questions, or save them all the "
             "same with --force"
         )
-    with writing(out):
-        weights.save(out, towers_identity=identity)
+    if isinstance(target, Path):
+        with writing(target):
+            weights.save(target, towers_identity=identity)
+        return ""
+    from mrrag_llamaindex.store.learned_files import FUSION_FILE, keep_learned
+
+    assert target is not None
+    target.check_towers(identity)
+    keep_learned(target, FUSION_FILE, weights.to_json(towers_identity=identity))
     return ""
 
 

@@ -15,7 +15,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.embedded_set import EmbeddedSet
 from mrrag_llamaindex.evaluation.methods.ranking import Ranking
-from mrrag_llamaindex.evaluation.methods.registry import METHODS, row_named
+from mrrag_llamaindex.evaluation.methods.registry import USUAL, row_named
 from mrrag_llamaindex.evaluation.methods.row import Ingredients
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.learning.fusion.questions import FusionQuestion
@@ -68,7 +68,7 @@ def learn(
     *,
     facts_from: EmbeddedSet | None = None,
     weights: AnyWeights | None = None,
-    wanted: Sequence[str] = METHODS,
+    wanted: Sequence[str] = USUAL,
     documents: int = defaults.MAX_DOCUMENTS,
     folder: Path | None = None,
     seed: int = 0,

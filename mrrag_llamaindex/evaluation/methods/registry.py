@@ -202,12 +202,35 @@ ROWS = (
         ranking=fused,
         learns_policy="mrrag_llamaindex.evaluation.methods.probing.strengths:learn_strengths",
         tried="12 tries on training questions: strengths, and heads by attention knockout",
+        usual=False,
+    ),
+    *(
+        MethodRow(
+            f"{of}-{'steps' if steps else 'prompt'}",
+            reads="fused score, K",
+            does=f"`{of}` {'in every decode step, too' if steps else 'in the prompt alone'}",
+            source="ours",
+            ranking=fused,
+            policy=policy,
+            options={"every_step": steps},
+            usual=False,
+            grid=tuning.of_policy,
+            tried=f"those of `{of}`",
+        )
+        for of, policy, steps in (
+            ("mcr+ifa", "ifa", True),
+            ("hard-mask", "hard-mask", True),
+            ("pasta", "pasta", False),
+        )
     ),
 )
 """All methods, in the order of the table."""
 
 METHODS = tuple(row.name for row in ROWS)
 """Their names."""
+
+USUAL = tuple(row.name for row in ROWS if row.usual)
+"""Those that run where none is named."""
 
 
 def row_named(name: str) -> MethodRow:
@@ -252,7 +275,7 @@ def build_method(
 
 
 def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Read a list of methods, e.g. ``naive-rag,mcr+ifa``; all of them if none is named.
+    """Read a list of methods, e.g. ``naive-rag,mcr+ifa``; the usual ones if none is named.
 
     Raises
     ------
@@ -260,7 +283,7 @@ def chosen_methods(text: str | Sequence[str] | None) -> tuple[str, ...]:
         If one is not known, or the list is empty.
     """
     if text is None:
-        return METHODS
+        return USUAL
     names = text.split(",") if isinstance(text, str) else text
     selected = [row_named(name.strip()).name for name in names if name.strip()]
     if not selected:

@@ -54,6 +54,8 @@ class MethodRow:
         the table knows, taken with its defaults; empty: plain attention.
     options : mapping
         Fields of the policy that are not at their defaults.
+    usual : bool
+        Whether it runs where no method is named.
     decoding : str
         ``module:class``, taken with its defaults; empty: greedy.
     learns : str
@@ -80,6 +82,7 @@ class MethodRow:
     ranking: Callable[[Ingredients], Ranking | None] | None = None
     policy: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    usual: bool = True
     decoding: str = ""
     learns: str = ""
     learns_policy: str = ""

@@ -19,8 +19,13 @@ STEPS = (
     ("mcr+ifa", "hard-mask"),
     ("mcr+ifa", "naive-rag"),
     ("naive-rag", "no-retrieval"),
+    ("mcr+ifa-steps", "mcr+ifa"),
+    ("mcr+ifa-steps", "mcr"),
+    ("hard-mask-steps", "hard-mask"),
+    ("pasta", "pasta-prompt"),
 )
-"""Pairs of methods whose difference is what the paper claims something about."""
+"""Pairs of methods whose difference is what the paper claims something about, and of those that
+differ in the rows of generated tokens alone."""
 
 
 class Step(Protocol):

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.learning.mining.confidence import teacher_forced
-from mrrag_llamaindex.learning.mining.gold_answer import mean_log_probability
+from mrrag_llamaindex.generation.influence.teacher_forcing import (
+    log_probabilities,
+    teacher_forced,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,15 +27,13 @@ def has_likelihoods(policy: SteeringPolicy | None, decoding: Any) -> bool:
     """Whether a method has a distribution over answers that a forward pass gives.
 
     A decoding of its own (OPERA) chooses among whole answers, and guidance (PAI, CAD) mixes two
-    passes. A policy that steers the rows of an answer, but not all rows before them, cannot be laid
-    over a prompt that holds the answer.
+    passes. PAI's row, the prompt's last, would be the answer's last.
     """
     if decoding is not None:
         return False
     if policy is None:
         return True
-    reaches = not policy.every_step or policy.rows_name == "to_end"
-    return policy.guidance == 1 and policy.rows_name != "last" and reaches
+    return policy.guidance == 1 and policy.rows_name != "last"
 
 
 def option_likelihoods(
@@ -63,23 +63,24 @@ def option_likelihoods(
     prepared = None if image is None else engine.read_image(image)
     prompt = engine.prompt(request, prepared, policy, 1)
     rows = [teacher_forced(engine, prompt, option) for option in options]
-    prompts = [replace(prompt, input_ids=ids) for ids, _ in rows]
+    prompts = [replace(prompt, input_ids=row.ids) for row in rows]
     shared = engine.shared_with(prompt, policy)
     values = []
     for start in range(0, len(rows), engine.batch_size):
         batch = rows[start : start + engine.batch_size]
         plan, _ = engine.planner.plan(prompts[start : start + len(batch)], policy, shared)
         if plan is not None:
-            plan = _beside_answers(plan, [count for _, count in batch])
+            plan = _beside_answers(plan, [row.count for row in batch])
         logits = engine.runner.logits(
-            [ids for ids, _ in batch],
+            [row.ids for row in batch],
             [prepared] * len(batch),
             shared=shared,
-            keep=1 + max(count for _, count in batch),
+            keep=1 + max(row.count for row in batch),
             steering=plan,
         )
-        for (ids, count), scores in zip(batch, logits, strict=True):
-            values.append((count * mean_log_probability(scores, ids[-count:]), count))
+        for row, scores in zip(batch, logits, strict=True):
+            tokens = row.ids[-row.count :]
+            values.append((float(log_probabilities(scores, tokens).sum()), row.count))
     return tuple(values)
 
 
@@ -88,6 +89,5 @@ def _beside_answers(plan: SteeringPlan, counts: Sequence[int]) -> SteeringPlan:
     rows, weights = plan.steered_rows.clone(), plan.column_weights.clone()
     for row, count in enumerate(counts):
         weights[row, -count:] = 0
-        if not plan.every_step:
-            rows[row, -count:] = False
+        rows[row, -count:] = plan.every_step
     return replace(plan, steered_rows=rows, column_weights=weights)

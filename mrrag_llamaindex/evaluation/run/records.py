@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.method import Method
-from mrrag_llamaindex.evaluation.methods.registry import METHODS
+from mrrag_llamaindex.evaluation.methods.registry import USUAL
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
 from mrrag_llamaindex.evaluation.tasks.task import Task
 from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
@@ -34,7 +34,7 @@ class HarnessSettings:
         What is asked.
     """
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = USUAL
     documents: int = 6
     max_new_tokens: int = 32
     scoring: str = "leading"

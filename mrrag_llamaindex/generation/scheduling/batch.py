@@ -129,10 +129,10 @@ def run_batch(
     images = [one.image for one in asked]
     contrast = contrast_of(first.policy, first.decoding)
     probe = probe_for(first.reader, requests, prompts, images, contrast, first.runner)
-    # What counts rows along from step to step cannot be thinned: guidance, a plan of every step,
+    # What counts rows along from step to step cannot be thinned: guidance, an edit of every step,
     # and models that keep positions beside the cache.
-    steady = contrast is None and (first.policy is None or not first.policy.every_step)
-    thins = first.shares_prefix and steady
+    edited = plan is not None and plan.edit is not None and plan.every_step
+    thins = first.shares_prefix and contrast is None and not edited
     plan, look = _looked_at(first, prompts, plan, shared)
     watch = RowWatch(jobs, probe, first.reader.end_ids, thins, between, look)
     limit = max(one.max_new_tokens for one in asked)

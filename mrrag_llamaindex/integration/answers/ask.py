@@ -88,6 +88,7 @@ class AskResult:
                 "question_tokens": self.answer.steering.question_tokens,
                 "document_tokens": self.answer.steering.document_tokens,
                 "image_tokens": self.answer.steering.image_tokens,
+                "every_step": self.answer.steering.every_step,
             },
             "unknown_words": self.answer.unknown_tokens,
             "seconds": dict(self.seconds),

@@ -9,7 +9,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import ModelError
-from mrrag_llamaindex.generation.explanation import require_explainable
+from mrrag_llamaindex.generation.influence.hiding import require_explainable
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.integration.generator.engines import load_engine
 from mrrag_llamaindex.integration.generator.settings import LIMITS, GeneratorSettings

@@ -15,9 +15,9 @@ from PIL import Image
 
 from mrrag_llamaindex.errors import InputError, ModelError, PromptError
 from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
+from mrrag_llamaindex.generation.influence.teacher_forcing import teacher_forced
 from mrrag_llamaindex.generation.interface import Engine
 from mrrag_llamaindex.generation.prompt.batching import LEAST_SHARED
-from mrrag_llamaindex.generation.prompt.reader import PromptReader
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptDocument, PromptRequest
 from mrrag_llamaindex.learning.mining.gold_answer import mean_log_probability, renormalised
 from mrrag_llamaindex.mcr.vote import polarity
@@ -146,7 +146,8 @@ class AnswerConfidence:
         stop = prompt.image_span[1] if prompt.image_span else 0
         if answer is None:
             return _Row(prompt.input_ids, 0, start, stop)
-        return _Row(*teacher_forced(self.engine, prompt, answer), start, stop)
+        forced = teacher_forced(self.engine, prompt, answer)
+        return _Row(forced.ids, forced.count, start, stop)
 
     def _run(
         self, rows: Sequence[_Row], image: PreparedImage | None, gold: str | None
@@ -179,30 +180,3 @@ class AnswerConfidence:
         common = next((n for n, equal in enumerate(same) if not equal), shortest)
         # Sharing an image saves the vision tower, too, however few tokens it takes.
         return common if common >= (rows[0].image_stop or LEAST_SHARED) else 0
-
-
-def teacher_forced(
-    engine: PromptReader, prompt: Prompt, answer: str
-) -> tuple[tuple[int, ...], int]:
-    """Return the tokens of a prompt with its answer behind it, and how many are the answer's.
-
-    Raises
-    ------
-    InputError
-        If the answer holds control tokens of the model, or no token.
-    """
-    opening = engine.loaded.profile.template.answer_opening
-    # Tokenised together, the answer has the tokens that it would have in the conversation.
-    encoding = engine.tokenizer(prompt.text + opening + answer.strip(), return_offsets_mapping=True)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    end = len(prompt.text)
-    places = [n for n, (left, right) in enumerate(offsets) if left < right and right > end]
-    tokens = [ids[place] for place in places]
-    control = {*engine.tokenizer.all_special_ids}
-    if engine.loaded.images is not None:
-        name = engine.loaded.images.image_token
-        control.add(engine.tokenizer.convert_tokens_to_ids(name))
-    control -= {engine.tokenizer.unk_token_id}
-    if not tokens or control & set(tokens):
-        raise InputError("the gold answer holds control tokens of the model, or no token")
-    return tuple(ids[: places[-1] + 1]), len(tokens)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from mrrag_llamaindex.generation.influence.teacher_forcing import log_probabilities
+
 
 def renormalised(logits: torch.Tensor, gold: Sequence[int], other: Sequence[int]) -> float:
     """Probability of the gold word among two words of several spellings.
@@ -43,7 +45,4 @@ def mean_log_probability(logits: torch.Tensor, tokens: Sequence[int]) -> float:
     float
         (1 / n) sum_t log p(token_t | what stands before it), at most 0.
     """
-    count = len(tokens)
-    expected = torch.tensor(list(tokens), device=logits.device)
-    scores = logits[-count - 1 : -1].log_softmax(dim=-1)
-    return float(scores.gather(1, expected[:, None]).mean())
+    return float(log_probabilities(logits, tokens).mean())

@@ -68,6 +68,7 @@ class Steering(_Response):
     question_tokens: int
     document_tokens: int
     image_tokens: int = Field(description="How many of these are the image's.")
+    every_step: bool = Field(description="Whether rows of the answer's tokens were, too.")
 
 
 class Facts(_Response):

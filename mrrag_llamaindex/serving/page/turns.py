@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import ModelError, SteeringError
 from mrrag_llamaindex.generation.attention import attention_shares
-from mrrag_llamaindex.generation.explanation import require_explainable, without_documents
+from mrrag_llamaindex.generation.explanation import without_documents
+from mrrag_llamaindex.generation.influence.hiding import require_explainable
 from mrrag_llamaindex.integration.answers.again import request_of
 from mrrag_llamaindex.integration.answers.retrieval import node_facts
 from mrrag_llamaindex.serving.page.sessions import Turn

@@ -26,14 +26,16 @@ class HardMask(SteeringPolicy):
         Documents with lambda below it are hidden; in [0, 1].
     mode
         ``"mask"``: the steered rows cannot attend to them. What stands before the question has
-        read them, and the decode steps do; ``"drop"``: they are not in the prompt at
-        all, and the answer names them among its dropped documents. Where not all documents fit
-        into the model's window, ``"drop"`` chooses before the fit, so as to make room for relevant
-        ones, and ``"mask"`` among those that fit: the two may then choose differently.
+        read them, and the decode steps do unless `every_step`; ``"drop"``: they are not in the
+        prompt at all, and the answer names them among its dropped documents. Where not all
+        documents fit into the model's window, ``"drop"`` chooses before the fit, so as to make room
+        for relevant ones, and ``"mask"`` among those that fit: the two may then choose differently.
     layers
         Layers to mask in. None: all of them, because a document that is masked in one layer
         reaches the question through any other.
     question_rows
+        As for `IFA`; for ``mode="mask"``.
+    every_step
         As for `IFA`; for ``mode="mask"``.
 
     Raises
@@ -46,6 +48,7 @@ class HardMask(SteeringPolicy):
     mode: Literal["mask", "drop"] = "mask"
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
+    every_step: bool = defaults.EVERY_STEP
 
     tuned: ClassVar[str] = "threshold"
     three_values: ClassVar[tuple[float, float, float]] = (0.25, 0.5, 0.75)
@@ -59,6 +62,8 @@ class HardMask(SteeringPolicy):
             raise ValueError(f"mode must be 'mask' or 'drop', got {self.mode!r}")
         if self.mode == "drop" and self.layers is not None:
             raise ValueError("layers have no meaning for mode='drop': leave them None")
+        if self.mode == "drop" and self.every_step:
+            raise ValueError("every_step has no meaning for mode='drop': leave it False")
 
     @property
     def is_off(self) -> bool:
@@ -110,7 +115,8 @@ class HardMask(SteeringPolicy):
         """Mask in all sets but the last; in its place, drop."""
         masked = replace(self, mode="mask")
         return [masked.at(v, layers) for layers in layer_sets[:-1] for v in self.four_values] + [
-            replace(self, threshold=v, layers=None, mode="drop") for v in self.four_values
+            replace(self, threshold=v, layers=None, mode="drop", every_step=False)
+            for v in self.four_values
         ]
 
     def columns(self, spans: PromptSpans, lambdas: Sequence[float]) -> list[Weighted]:

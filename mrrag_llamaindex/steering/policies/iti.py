@@ -78,6 +78,8 @@ class ITI(SteeringPolicy):
         None, always: the heads say which.
     question_rows
         Has no effect: the answering rows are shifted.
+    every_step
+        False shifts the prompt's last row alone; True is the original.
 
     Raises
     ------
@@ -90,9 +92,9 @@ class ITI(SteeringPolicy):
     heads_shifted: int | None = None
     layers: Layers | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
+    every_step: bool = True
 
     idle: ClassVar[str] = "alpha is 0"
-    every_step: ClassVar[bool] = True
     reads_lambdas: ClassVar[bool] = False
     tuned: ClassVar[str] = "alpha"
     three_values: ClassVar[tuple[float, float, float]] = (7.5, 15.0, 30.0)

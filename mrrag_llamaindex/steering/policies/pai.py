@@ -30,6 +30,8 @@ class PAI(SteeringPolicy):
         None: all but the lowest sixteenth, which is the original's 2 to 32 of 32 layers.
     guidance
         The factor g, at least 1; 1 switches guidance off. It doubles the forward passes.
+    every_step
+        False steers the prompt's last row alone; True is the original.
 
     Raises
     ------
@@ -40,9 +42,9 @@ class PAI(SteeringPolicy):
     alpha: float = defaults.PAI_ALPHA
     layers: Layers | None = None
     guidance: float = defaults.PAI_GUIDANCE
+    every_step: bool = True
 
     idle: ClassVar[str] = "no image is in the prompt"
-    every_step: ClassVar[bool] = True
     needs_image: ClassVar[bool] = True
     reads_lambdas: ClassVar[bool] = False
     tuned: ClassVar[str] = "alpha"

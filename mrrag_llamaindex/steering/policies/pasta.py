@@ -25,9 +25,9 @@ class PASTA(SteeringPolicy):
     threshold; outside is the rest of the prompt. Generated tokens keep their logits.
 
     Two things differ from the original. Its rows are all rows; here they are those from the
-    question on, and every decode step, so that image and documents may be prefilled once for
-    all policies. Its heads come from a profile of about 1,000 examples per task; here they are
-    all heads of the critical layers unless named.
+    question on, and by default every decode step, so that image and documents may be prefilled
+    once for all policies. Its heads come from a profile of about 1,000 examples per task; here
+    they are all heads of the critical layers unless named.
 
     Attributes
     ----------
@@ -41,6 +41,8 @@ class PASTA(SteeringPolicy):
         Query heads by layer, ``{layer: (head, ...)}``; None for all heads.
     question_rows
         As for `IFA`.
+    every_step
+        As for `IFA`; True is the original, whose highlighting never ends.
 
     Raises
     ------
@@ -53,8 +55,8 @@ class PASTA(SteeringPolicy):
     layers: Layers | None = None
     heads: Mapping[int, tuple[int, ...]] | None = None
     question_rows: QuestionRows = defaults.QUESTION_ROWS
+    every_step: bool = True
 
-    every_step: ClassVar[bool] = True
     tuned: ClassVar[str] = "threshold"  # what tells documents apart; alpha stays as published
     three_values: ClassVar[tuple[float, float, float]] = (0.25, 0.5, 0.75)
     four_values: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)

@@ -43,6 +43,12 @@ class RequestReport(Message):
             raise SteeringError(
                 f"the server did not steer as it was asked (rows by layer: {counts})"
             )
+        steps = {self.steps.get(layer) for layer in plan.layers}
+        if plan.build().every_step and (None in steps or len(steps) > 1):
+            raise SteeringError(
+                "the server did not steer the rows of the answer's tokens in every layer, as it "
+                f"was asked (rows by layer: {self.steps})"
+            )
 
     @classmethod
     def of(cls, stop_reason: object, plan: RequestPlan) -> RequestReport:

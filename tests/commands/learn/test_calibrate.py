@@ -16,6 +16,9 @@ from mrrag_llamaindex.files.line_log import LineLog
 from mrrag_llamaindex.learning.mining.records import TRAINING_FILE, TrainingHeader, TrainingRecord
 from mrrag_llamaindex.mcr.calibration import Abstention, Calibration, weights_digest
 from mrrag_llamaindex.mcr.score import FusionWeights
+from mrrag_llamaindex.store.learned_files import CALIBRATION_FILE, FUSION_FILE
+from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
 
 LEARNED = FusionWeights(2, 1, 0.5)
 
@@ -235,3 +238,20 @@ def test_ask_refuses_a_calibration_of_other_weights(mrrag, corpus, calibrated, t
     assert len(result.err.strip().splitlines()) == 1
     assert weights_digest(LEARNED) in result.err
     assert ask(mrrag, corpus, store, "--calibration", "none").code == 0
+
+
+def test_a_store_keeps_it_beside_its_own_weights(tmp_path):
+    records, folder = tmp_path / "d.jsonl", tmp_path / "store"
+    write(records, 150, LEARNED)
+    PairStore.create(folder, StoreSchema("towers@1", "", 4)).close()
+    LEARNED.save(folder / FUSION_FILE, towers_identity="towers@1")
+    assert run(records, "--store", folder).exit_code == 0
+    kept = Calibration.load(folder / CALIBRATION_FILE)
+    assert kept.weights == weights_digest(LEARNED)
+    twice = run(records, "--store", folder, "--out", tmp_path / "c.json")
+    assert twice.exit_code == 2
+    assert "leave out --out" in twice.stderr
+    PairStore.create(tmp_path / "other", StoreSchema("towers@2", "", 4)).close()
+    foreign = run(records, "--store", tmp_path / "other")
+    assert foreign.exit_code == 2
+    assert not (tmp_path / "other" / CALIBRATION_FILE).exists()

@@ -19,6 +19,7 @@ from mrrag_llamaindex.evaluation.methods.ranking import Fused, ImageToText
 from mrrag_llamaindex.evaluation.methods.registry import (
     METHODS,
     ROWS,
+    USUAL,
     build_method,
     chosen_methods,
     row_named,
@@ -79,7 +80,11 @@ def test_all_methods_of_the_table_are_built(every):
         "no-retrieval", "vote", "naive-rag", "rule-k", "mmed-rag", "mmed-rag-code", "factmm-rag",
         "opera", "pai", "pasta", "hard-mask", "cad", "mad-rag", "seka", "ada-seka", "iti",
         "mcr", "mcr+ifa", "mcr+ifa+image", "mcr+ifa+layers",
+        "mcr+ifa-steps", "hard-mask-steps", "pasta-prompt",
     ]  # fmt: skip
+    for name, steps in {"mcr+ifa": False, "hard-mask": False, "pasta": True}.items():
+        other = every[f"{name}-prompt" if steps else f"{name}-steps"]
+        assert other.policy == replace(every[name].policy, every_step=not steps)
     assert all(method.name == name for name, method in every.items())
 
 
@@ -150,7 +155,7 @@ def test_unknown_methods_are_named():
 
 def test_chosen_methods_stand_in_the_order_of_the_table():
     assert chosen_methods("mcr+ifa, naive-rag") == ("naive-rag", "mcr+ifa")
-    assert chosen_methods(None) == METHODS
+    assert chosen_methods(None) == USUAL == METHODS[:-3]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 32])

@@ -52,7 +52,13 @@ def describing() -> LlavaEngine:
 
 @pytest.mark.parametrize(
     "policy",
-    [None, IFA(), IFA(strength=1.5, layers=(0, 3)), POLICIES["pasta"](layers=(0, 1, 2))],
+    [
+        None,
+        IFA(),
+        IFA(strength=1.5, layers=(0, 3)),
+        IFA(strength=1.5, layers=(0, 3), question_rows="question", every_step=True),
+        POLICIES["pasta"](layers=(0, 1, 2)),
+    ],
     ids=repr,
 )
 def test_several_tokens_are_as_likely_as_generating_them_one_by_one(describing, policy):
@@ -101,4 +107,4 @@ def test_methods_that_decode_in_a_way_of_their_own_have_none():
     assert not has_likelihoods(None, OPERA())
     assert not has_likelihoods(POLICIES["pai"](), None)
     assert has_likelihoods(None, None)
-    assert has_likelihoods(IFA(), None)
+    assert has_likelihoods(IFA(question_rows="question", every_step=True), None)

@@ -109,7 +109,7 @@ def test_a_row_equals_the_call_alone_in_every_family(family, tmp_path, busy, wai
 def test_a_row_equals_the_call_alone_on_the_phantom(trials, busy, wait_for):
     engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=6)
     engine.model.generation_config.eos_token_id = None  # the shipped one answers in one word
-    policies = (IFA(), None, IFA(0.5), PAI(), IFA())
+    policies = (IFA(), None, IFA(0.5, every_step=True), PAI(), IFA(0.5, every_step=True))
     calls = []
     for number, trial in enumerate(trials):
         options = {"policy": policies[number % 5], "max_new_tokens": 1 + number % 6}

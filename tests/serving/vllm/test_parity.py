@@ -23,6 +23,7 @@ MIXED = [
     IFA(layers=(1, 2)),
     Uniform(strength=2.0, layers=(0, 3), question_rows="question"),
     HardMask(threshold=0.6),
+    IFA(strength=0.5, every_step=True),
     PASTA(alpha=0.05, heads={1: (0, 3), 3: (1,)}),
     IFA(strength=0.5, layers=(3,)),
 ]

@@ -54,6 +54,17 @@ def test_it_is_a_value(policy):
         policy.layers = (1,)
 
 
+def test_rows_of_generated_tokens_are_an_option_that_changes_nothing_in_the_prompt(toy, policy):
+    other = replace(policy, every_step=not policy.every_step)
+    assert other != policy
+    one, two = (plan_of(toy, item, toy.prompts) for item in (policy, other))
+    assert {one.every_step, two.every_step} == {True, False}
+    assert torch.equal(one.column_weights, two.column_weights)
+    assert torch.equal(one.steered_rows, two.steered_rows)
+    with pytest.raises(ValueError, match="every_step must be True or False, got 1"):
+        replace(policy, every_step=1)
+
+
 @pytest.mark.parametrize("layers", [(), (1, 1), (-1,), (True,), (0.5,)])
 def test_layers_are_checked(policy, layers):
     with pytest.raises(ValueError, match="layers"):

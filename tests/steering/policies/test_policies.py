@@ -92,6 +92,28 @@ def test_every_policy_by_hand(policy, function):
     assert plan.report.rows == {0: len(BY_HAND[policy])}
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [  # columns: image, two documents, question, its end, and a token that was generated
+        (IFA(), [*LOGITS[4].tolist(), 0.75]),
+        (IFA(every_step=True), [-3.0, 1.0, -0.6, 1.0, 0.25, 0.75]),  # .5 + 1*.5, -1 + .4*1
+        (Uniform(every_step=True), [-3.0, 1.0, 0.0, 1.0, 0.25, 0.75]),
+        (HardMask(every_step=True), [-3.0, 0.5, -math.inf, 1.0, 0.25, 0.75]),
+        (PAI(every_step=False), [*LOGITS[4].tolist(), 0.75]),
+    ],
+    ids=repr,
+)
+def test_the_row_of_a_generated_token_by_hand(policy, expected, function):
+    plan = SteeringPlan.build([SPANS], [(1.0, 0.4)], policy, (0,), 5)
+    query = torch.tensor([[[[*LOGITS[4].tolist(), 0.75]]]])
+    eye = torch.eye(6)[None, None]
+    output, _ = function(module(), query, eye, eye, None, scaling=1.0, steering=plan)
+    torch.testing.assert_close(output[0, 0, 0], torch.tensor(softmax(*expected)))
+    assert plan.report.steps == ({0: 1} if policy.every_step else {})
+    assert plan.report.rows == {}
+
+
 def test_pasta_is_its_published_formula():
     """alpha * A_ij / C_i outside the highlighted set, A_ij / C_i inside."""
     row, weights = LOGITS[4], torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
@@ -225,9 +247,10 @@ def test_a_strength_by_layer_is_ifa_of_that_strength_in_each_layer():
 
 POLICIES = [
     IFA(image=0.5),
-    Uniform(),
+    IFA(question_rows="question", every_step=True),
+    Uniform(every_step=True),
     HardMask(),
-    HardMask(question_rows="question"),
+    HardMask(question_rows="question", every_step=True),
     PASTA(alpha=0.1),
     PASTA(alpha=0.1, heads={1: (0, 5), 2: (3,)}),
     IFA(by_layer={1: 0.5, 2: 3.0}, heads={1: (0, 5), 2: range(6)}),
@@ -270,11 +293,13 @@ def test_backends_agree_in_a_padded_batch_and_with_single_rows(load, toy, policy
 
 @pytest.mark.parametrize("policy", [IFA(), *POLICIES], ids=repr)
 def test_decode_steps_are_those_of_a_growing_prompt(load, toy, policy):
-    """PAI and PASTA steer each step, the others none; every backend does the same."""
+    """Those of every step steer each, the others none; every backend does the same."""
     inputs, steps = toy.batch(toy.prompts), 3
     logits = {}
     # FlexAttention builds a mask for every step, which takes a second without a compiler.
-    backends = ("rows", "eager", "flex") if policy == PAI(alpha=0.8) else ("rows", "eager")
+    backends = (
+        ("rows", "eager", "flex") if policy.question_rows == "question" else ("rows", "eager")
+    )
     for backend in backends:
         plan = plan_of(toy, toy.prompts, policy)
         logits[backend] = load(backend).generate(
@@ -291,10 +316,15 @@ def test_decode_steps_are_those_of_a_growing_prompt(load, toy, policy):
         steered = policy.every_step
         assert plan.report.steps == (dict.fromkeys(toy.critical, steps) if steered else {})
         assert plan.report.applications == dict.fromkeys(toy.critical, 1)
+    plan = plan_of(toy, toy.prompts, policy).followed_by(steps)
+    text = logits["eager"].sequences[:, :-1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, steps), value=1)
+    whole = toy.logits(load("rows"), {**inputs, "input_ids": text, "attention_mask": mask}, plan)
     for backend in backends:
         pairs = zip(logits[backend].logits, logits["eager"].logits, strict=True)
-        for one, two in pairs:
+        for step, (one, two) in enumerate(pairs):
             torch.testing.assert_close(one, two, atol=2e-5, rtol=0)
+            torch.testing.assert_close(whole[:, step - steps - 1], two, atol=2e-5, rtol=0)
     if policy.every_step and policy.heads is None:
         # The same tokens again, unsteered behind the prompt: the step must differ from it.
         plan = replace(plan_of(toy, toy.prompts, policy), every_step=False)

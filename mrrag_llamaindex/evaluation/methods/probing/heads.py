@@ -15,8 +15,8 @@ from mrrag_llamaindex.evaluation.methods.probing.asked import (
     inner_engine,
     training_questions,
 )
+from mrrag_llamaindex.generation.influence.teacher_forcing import teacher_forced
 from mrrag_llamaindex.generation.prompt.request import PromptRequest
-from mrrag_llamaindex.learning.mining.confidence import teacher_forced
 from mrrag_llamaindex.mcr.vote import YES_NO
 from mrrag_llamaindex.statistics.patients import split_by_patient
 from mrrag_llamaindex.steering.key_edit import head_outputs
@@ -67,7 +67,7 @@ def learn_iti(data: EmbeddedSet | None, engine: object, ranking: Ranking) -> tup
         except PromptError:
             continue
         for answer in YES_NO:
-            rows.append(teacher_forced(inner, prompt, answer)[0])
+            rows.append(teacher_forced(inner, prompt, answer).ids)
             images.append(asked.image)
             right.append(answer == asked.gold)
             owners.append(data.patient(asked.row))

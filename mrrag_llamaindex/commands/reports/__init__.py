@@ -1,0 +1,1 @@
+"""Reports from an image and similar cases: ``draft``."""

@@ -1,0 +1,1 @@
+"""The first hour: ``init``, ``status``."""
