@@ -155,7 +155,7 @@ def test_unknown_methods_are_named():
 
 def test_chosen_methods_stand_in_the_order_of_the_table():
     assert chosen_methods("mcr+ifa, naive-rag") == ("naive-rag", "mcr+ifa")
-    assert chosen_methods(None) == USUAL == METHODS[:-3]
+    assert chosen_methods(None) == USUAL == METHODS[:-4]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 32])
