@@ -11,14 +11,16 @@ import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
-from mrrag_llamaindex.steering.by_layer import checked_factors, checked_heads, layers_of
 from mrrag_llamaindex.steering.policy import (
     Formula,
     Layers,
     QuestionRows,
     SteeringPolicy,
     Weighted,
+    checked_factors,
+    checked_heads,
     checked_layers,
+    layers_of,
     require_finite,
 )
 from mrrag_llamaindex.steering.spans import PromptSpans

@@ -10,8 +10,14 @@ from typing import ClassVar
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.by_layer import checked_heads, layers_of
-from mrrag_llamaindex.steering.policy import Layers, QuestionRows, SteeringPolicy, Weighted
+from mrrag_llamaindex.steering.policy import (
+    Layers,
+    QuestionRows,
+    SteeringPolicy,
+    Weighted,
+    checked_heads,
+    layers_of,
+)
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
