@@ -78,6 +78,7 @@ def ingest(
     """Embed image/report pairs into a store; run it again to resume or to update."""
     from mrrag_llamaindex.images.options import ReadingOptions
     from mrrag_llamaindex.store.ingest.pair_table import read_pairs
+    from mrrag_llamaindex.store.places import require_kept
 
     spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     if not check and (store is None or towers is None):
@@ -96,6 +97,7 @@ def ingest(
         return
     assert store is not None
     assert towers is not None
+    require_kept(store)
     target = _Target(store, towers, device, replace, reading)
     settings = {"batch_size": batch_size, "missing": missing, "strict": strict}
     first = partial(_from_first_usable, rows, missing, strict, reading, as_json)

@@ -16,7 +16,7 @@ from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.backends import NoPlaceError
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.learned_files import LEARNED_FILES, keep_learned, learned_text
-from mrrag_llamaindex.store.places import without_password
+from mrrag_llamaindex.store.places import require_kept, without_password
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
@@ -187,7 +187,8 @@ def _copy_learned(
 
 
 def refuse_one_place(source: str, target: str) -> None:
-    """Raise `InputError` where a store would be copied onto itself."""
+    """Raise `InputError` where a store would be copied onto itself, or into a process's memory."""
+    require_kept(target)
     if source.strip().rstrip("/") == target.strip().rstrip("/"):
         raise InputError(
             f"both stores are {without_password(source)!r}: name another place to copy to"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Final
+
+from mrrag_llamaindex.errors import InputError
+
+_ENDING: Final = re.compile(r"memory|numpy|qdrant:(//)?:memory:")
 
 
 def without_password(where: str) -> str:
@@ -25,3 +30,21 @@ def without_password(where: str) -> str:
     if "?" in before:  # a user's password or an option's: nothing says which
         shown = "..."
     return scheme + separator + re.split("[?#]", shown)[0]
+
+
+def require_kept(where: str) -> None:
+    """Raise `InputError` for a place in a process's memory, whose pairs end with the command.
+
+    Examples
+    --------
+    >>> require_kept("my/store")
+    >>> require_kept("qdrant::memory:")
+    Traceback (most recent call last):
+        ...
+    mrrag_llamaindex.errors.InputError: the store qdrant::memory: would end with this command: ...
+    """
+    if _ENDING.fullmatch(where.strip()):
+        raise InputError(
+            f"the store {where.strip()} would end with this command: name a folder or a server "
+            "(a folder of that name is ./memory)"
+        )

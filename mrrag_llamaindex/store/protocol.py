@@ -33,7 +33,7 @@ COMPLETE_RECORDS: Final = 256
 """Up to this many candidates are fetched with vectors and reports; of more, only what decides
 whether they may be returned."""
 
-SPARE: Final = 4
+SPARE: Final = 1
 """Candidates beyond those wanted, which show whether pairs of equal score go on behind them."""
 
 MOST_TIED: Final = 256
@@ -261,7 +261,8 @@ class PairStore(Backend):
             negative = min(weights.as_array(self.schema.blocks.terms)) < 0
             width = defaults.NEGATIVE_EF_SEARCH if negative else 0
             best = self._best(vector, int(k), exclude or Exclusion(), filters, width)
-        return [Hit.of(pair, self._terms(q_image, q_text, pair), score) for score, pair in best]
+        terms = self._terms(q_image, q_text, [pair for _, pair in best])
+        return [Hit.of(pair, own, score) for own, (score, pair) in zip(terms, best, strict=True)]
 
     def score(
         self,
@@ -282,7 +283,7 @@ class PairStore(Backend):
         q_image, q_text = self.schema.check_query(image_vector, text_vector)
         hits = {}
         for pair_id, pair in self.get(pair_ids).items():
-            terms = self._terms(q_image, q_text, pair)
+            (terms,) = self._terms(q_image, q_text, [pair])  # equal pairs to the last bit alike
             hits[pair_id] = Hit.of(pair, terms, float(fuse(list(terms.values()), weights)))
         return hits
 
@@ -358,12 +359,15 @@ class PairStore(Backend):
         self,
         q_image: NDArray[np.float32] | None,
         q_text: NDArray[np.float32] | None,
-        pair: StoredPair,
-    ) -> dict[str, float]:
+        pairs: Sequence[StoredPair],
+    ) -> list[dict[str, float]]:
+        """Return the similarities of each pair by name."""
+        if not pairs:
+            return []
         blocks = self.schema.blocks
-        halves = blocks.split(pair.vector)
+        halves = blocks.split(np.stack([pair.vector for pair in pairs]))
         values = similarity_terms(q_image, q_text, *halves, terms=blocks.terms, blocks=blocks)
-        return dict(zip(blocks.terms, values.tolist(), strict=True))
+        return [dict(zip(blocks.terms, row, strict=True)) for row in values.tolist()]
 
     def _best(
         self,
@@ -376,7 +380,7 @@ class PairStore(Backend):
         """Return the k best pairs that may be returned, each with its score."""
         wanted = k + SPARE
         if (exclude or filters is not None) and not self._leaves_out:
-            wanted = 2 * k + 2 * SPARE + len(exclude.pair_ids)
+            wanted = 2 * k + 8 + len(exclude.pair_ids)
         while True:
             complete = wanted <= COMPLETE_RECORDS
             candidates = self._nearest(

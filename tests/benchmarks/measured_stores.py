@@ -21,7 +21,7 @@ import psutil
 from mrrag_llamaindex.store.hits import StoredPair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings
-from tests.benchmarks.clustered import Vectors
+from tests.benchmarks.clustered import K, Vectors
 from tests.benchmarks.conventional import (
     ChromaSide,
     MilvusSide,
@@ -31,6 +31,7 @@ from tests.benchmarks.conventional import (
 )
 
 Write = Callable[[], Any]
+Search = Callable[[Vectors], Any]
 
 
 class Usage(NamedTuple):
@@ -69,6 +70,13 @@ class Measured:
         """Return an index of one modality."""
         raise NotImplementedError
 
+    def search(self, store: Any, width: int) -> Search | None:
+        """Return what asks the fused index for the ids of the nearest in the database's own way.
+
+        None where that is not measured.
+        """
+        return None
+
     def without_index(self, store: Any) -> None:
         """Leave the index to `settle`."""
         raise SystemExit(f"{type(self).__name__} has no --index-last: its server makes the index")
@@ -103,6 +111,13 @@ class Chroma(Measured):
         vectors = [record.vector for record in records]
         return lambda: store.collection.upsert(
             ids=ids, embeddings=vectors, documents=list(documents), metadatas=list(metadatas)
+        )
+
+    def search(self, store: Any, width: int) -> Search:
+        """Return `Collection.query`; it is as wide as the number asked for."""
+        count = max(K, width)
+        return lambda vector: store.collection.query(
+            query_embeddings=vector[None], n_results=count, include=["distances"]
         )
 
     def side(self, name: str, vectors: Vectors, hnsw: HNSWSettings) -> Side:
@@ -160,6 +175,24 @@ class Postgres(Measured):
                 connection.cursor().executemany(store._sql.upsert, rows)
 
         return write
+
+    def search(self, store: Any, width: int) -> Search:
+        """Return one statement, on a connection that is set up for it."""
+        import numpy as np
+        from psycopg.types import TypeInfo
+
+        from mrrag_llamaindex.store.postgres.connection import VectorDumper
+
+        info = TypeInfo.fetch(self.connection, "vector")
+        dumper = type("Dumper", (VectorDumper,), {"oid": info.oid})
+        self.connection.adapters.register_dumper(np.ndarray, dumper)
+        for name, value in store._index.settings(width, False).items():
+            self.connection.execute(f"SET {name} = {value}")
+        statement = (
+            f"SELECT pair_id, -(embedding <#> %b) FROM mrrag.pairs_{store._number} "
+            f"ORDER BY embedding <#> %b LIMIT {K}"
+        )
+        return lambda vector: self.connection.execute(statement, [vector, vector]).fetchall()
 
     def side(self, name: str, vectors: Vectors, hnsw: HNSWSettings) -> Side:
         """Return a table."""

@@ -13,8 +13,9 @@ ingest
     database's own upsert of the same records, in turn, into two collections that grow alike.
 questions
     One fused question against an exact scan (recall@10) and against the conventional union of three
-    searches (`conventional`), for eight weightings; and the same with a filter that one pair in a
-    hundred matches.
+    searches (`conventional`), for eight weightings; the same with a filter that one pair in a
+    hundred matches; and the database's own search of the fused index for ids alone, which is the
+    least that a fused question can take.
 room
     Disk, and memory of the process that searches; for PostgreSQL the size of the vector index.
 
@@ -35,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.mcr.score import FusionWeights, document_vector, fused_query
 from mrrag_llamaindex.store.filters import Comparison
 from mrrag_llamaindex.store.hits import StoredPair
@@ -154,13 +156,18 @@ class Run:
         for values in WEIGHTS:
             weights = FusionWeights(*values)
             recall: dict[str, list[float]] = {"fused": [], "filtered": [], "union": []}
-            seconds: dict[str, list[float]] = {"fused": [], "filtered": [], "union": []}
+            seconds: dict[str, list[float]] = {"fused": [], "filtered": [], "union": [], "raw": []}
+            wide = defaults.NEGATIVE_EF_SEARCH if min(values) < 0 else defaults.EF_SEARCH
+            search = self.measured.search(store, wide)
             for q_image, q_text in zip(*self.questions, strict=True):
                 exact = matrix @ fused_query(q_image, q_text, weights, store.schema.blocks)
                 question = (q_image, q_text, weights)
                 hits, spent = timed(lambda q=question: store.query(*q, K))
                 seconds["fused"].append(spent)
                 recall["fused"].append(right_places(exact, [int(hit.pair_id) for hit in hits]))
+                if search is not None:
+                    vector = fused_query(*question, store.schema.blocks)
+                    seconds["raw"].append(timed(lambda v=vector, ask=search: ask(v))[1])
                 if union is not None:
                     keys, spent = timed(lambda q=question: union.query(*q, DEPTH))
                     seconds["union"].append(spent)
@@ -174,13 +181,19 @@ class Run:
             for name in recall if union is not None else ("fused", "filtered"):
                 row[f"recall_{name}"] = float(np.mean(recall[name]))
                 row[f"ms_{name}"] = 1e3 * float(np.median(seconds[name]))
+            if search is not None:
+                row["ms_raw"] = 1e3 * float(np.median(seconds["raw"]))
+            if search is not None and union is not None:
+                pair = np.array(seconds["raw"]), np.array(seconds["union"])
+                row["raw_of_union"] = ratio(*pair, self.rng)
             if union is not None:
                 pair = np.array(seconds["fused"]), np.array(seconds["union"])
                 row["of_union"] = ratio(*pair, self.rng)
             found.append(row)
             told(self.options, f"  {values}: " + ", ".join(
                 f"{key} {value:.4f}" for key, value in row.items() if isinstance(value, float)
-            ) + f", [{low:.4f}, {high:.4f}], of union {row.get('of_union', '-')}")  # fmt: skip
+            ) + f", [{low:.4f}, {high:.4f}], of union {row.get('of_union', '-')}, "
+            f"raw of union {row.get('raw_of_union', '-')}")  # fmt: skip
         return found
 
     def result(self) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.store.protocol import PairStore
+from mrrag_llamaindex.store.schema import StoreSchema
+from mrrag_llamaindex.towers.loading import load_towers
 from tests.store.conftest import chroma_server  # noqa: F401
 
 BY_RAY = ("--ray", "--workers", "2")
@@ -80,6 +82,21 @@ class TestByRay:
         assert_same(contents(tmp_path / "plain"), contents(where))
         again = ingest(table, where, *BY_RAY)
         assert (again["added"], again["unchanged"]) == (0, plain["added"])
+
+    def test_both_workers_write_into_postgresql_in_the_order_of_the_table(
+        self, table, tmp_path, postgres
+    ):
+        psycopg = pytest.importorskip("psycopg")
+        postgres.execute("CREATE DATABASE spread")
+        where = postgres.url(database="spread")
+        PairStore.create(where, StoreSchema.of(load_towers("phantom"))).close()
+        by_whom = "ALTER TABLE mrrag.log ADD COLUMN process integer DEFAULT pg_backend_pid()"
+        postgres.execute(by_whom, database="spread")
+        assert ingest(table, where, *BY_RAY) == ingest(table, tmp_path / "plain")
+        assert_same(contents(tmp_path / "plain"), contents(where))
+        with psycopg.connect(where) as sql:
+            wrote = "SELECT count(DISTINCT process) FROM mrrag.log"
+            assert sql.execute(wrote).fetchone() == (2,)
 
     def test_what_a_run_has_stored_another_one_goes_on_from(self, table, tmp_path):
         lines = table.read_text().splitlines(keepends=True)

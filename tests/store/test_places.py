@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.errors import MRRAGError
 from mrrag_llamaindex.store.copying import refuse_one_place
 from mrrag_llamaindex.store.places import without_password
@@ -65,3 +67,14 @@ def test_what_is_shown_of_an_address_has_no_password(wrong):
 def test_a_host_is_not_taken_for_a_folder(where):
     with pytest.raises(MRRAGError, match=r"qdrant\+http://host:6333"):
         PairStore.open(where)
+
+
+@pytest.mark.parametrize("place", ["memory", "numpy", "qdrant::memory:"])
+def test_a_command_writes_nothing_that_would_end_with_it(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.csv").write_text("pair_id,image,report\na,,Clear lungs.\n")
+    ingest = ["ingest", "pairs.csv", "--towers", "phantom", "--store", place]
+    for command in (ingest, [*ingest, "--ray"], ["store", "copy", "source", place]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert f"the store {place} would end with this command" in done.stderr

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.errors import InputError, StoreError
 from mrrag_llamaindex.store.checksums import text_checksum, vector_checksum
 from mrrag_llamaindex.store.filters import IDENTIFIERS, Comparison, Filter
 from mrrag_llamaindex.store.hits import StoredPair
@@ -31,6 +31,10 @@ FINGERPRINT_KEY: Final = "mrrag_fingerprint"
 CHECKSUM_KEY: Final = "mrrag_checksum"
 """Of the vector, then of the texts: 16 hexadecimal digits each."""
 
+MOST_KEYS: Final = 5_000
+"""Metadata of a pair. From about 5,450 on, Chroma cannot apply a record, and from then on fails at
+whatever is asked of the collection."""
+
 _FIELDS: Final = ("image_path", "patient_id", "missing")
 """Fields of a pair that are metadata of its record, under their own names, as everywhere else."""
 
@@ -38,7 +42,18 @@ _LLAMAINDEX = frozenset({"_node_content", "_node_type", "document_id", "doc_id",
 
 
 def encode(pair: StoredPair) -> tuple[str, dict[str, MetadataValue]]:
-    """Return the Chroma document (the report) and the flat metadata of a pair."""
+    """Return the Chroma document (the report) and the flat metadata of a pair.
+
+    Raises
+    ------
+    InputError
+        If there are more than `MOST_KEYS`.
+    """
+    if len(pair.metadata) > MOST_KEYS:
+        raise InputError(
+            f"pair {pair.pair_id!r} has {len(pair.metadata):,} metadata, and Chroma keeps "
+            f"{MOST_KEYS:,} at most: leave some out, or use another store"
+        )
     node_metadata: dict[str, MetadataValue] = dict(pair.metadata)
     for name in _FIELDS:
         if (value := getattr(pair, name)) is not None:

@@ -96,12 +96,10 @@ def reason(error: psycopg.Error) -> str:
     if error.sqlstate in DAMAGE:
         return f"{told}: the vector index is damaged; docs/stores.md says how to make it anew"
     if isinstance(error, (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)):
-        lost = (
-            ""
-            if error.sqlstate
-            else ("; nothing that was acknowledged is lost, and the call can be made again")
-        )
-        return (told or type(error).__name__) + lost
+        if error.sqlstate or "FATAL" in told:  # a server that is there has refused it
+            return told
+        again = "nothing that was acknowledged is lost, and the call can be made again"
+        return f"{told or type(error).__name__}; {again}"
     return f"{type(error).__name__} (SQLSTATE {error.sqlstate})"
 
 

@@ -15,6 +15,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.mcr.score import FusionWeights, fused_query
 from mrrag_llamaindex.store.chroma.record import encode
 from mrrag_llamaindex.store.hits import StoredPair
@@ -90,3 +91,9 @@ def test_node_that_llama_index_added_is_read_as_a_hit(store, units) -> None:
     [hit] = store.query(image, text, FusionWeights(), k=1)
     assert (hit.pair_id, hit.report, hit.study_id) == ("n1", "foreign", "s")
     assert (hit.patient_id, hit.missing, hit.image_image) == (None, None, pytest.approx(1.0))
+
+
+def test_more_metadata_than_chroma_can_apply_are_refused_by_name(store, units) -> None:
+    pair = Pair("a.png", "r", "p", metadata={f"key{i}": i for i in range(5_001)})
+    with pytest.raises(InputError, match=r"'p' has 5,001 metadata, and Chroma keeps 5,000"):
+        store.upsert([pair], units(1), units(1))
