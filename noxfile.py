@@ -51,9 +51,12 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that what the documents name exists."""
-    install(session, ".[test]")
-    python(session, "pytest", "-q", "-m", "not slow", "tests/test_docs.py")
+    """Check that what the documents name exists, and build the site: a warning is an error."""
+    install(session, ".[docs,test]")
+    python(session, "pytest", "-q", "-m", "not slow", "tests/test_docs.py", "tests/test_site.py")
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement of the theme's
+    python(session, "mkdocs", "build", "--strict")  # --quiet would hide warnings from strict, too
+    python(session, "tools.site.check", "build/site")
 
 
 @nox.session
