@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.towers.loading import load_towers as load_towers
     from mrrag_llamaindex.towers.protocol import DualTower as DualTower
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module, resolved on first use (PEP 562) so that the import stays light.
 _EXPORTS = {

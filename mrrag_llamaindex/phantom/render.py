@@ -82,8 +82,20 @@ def _smooth_field(rng: np.random.Generator, cells: int) -> NDArray[np.float32]:
     return np.asarray(field)
 
 
-def _stripes(rng: np.random.Generator, angle: float, period: float) -> NDArray[np.float32]:
-    x, y = _grid()
+def _window(mask: NDArray[Any]) -> tuple[slice, slice]:
+    """Return the rows and columns outside of which a mask is 0, so that nothing is drawn there."""
+    sides = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (slice(int(side[0]), int(side[-1]) + 1) for side in sides)
+    return rows, columns
+
+
+def _stripes(
+    rng: np.random.Generator,
+    angle: float,
+    period: float,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+) -> NDArray[np.float32]:
+    x, y = (coordinate[window] for coordinate in _grid())
     theta = np.deg2rad(angle + rng.normal(0.0, 6.0))
     wave = (x * np.cos(theta) + y * np.sin(theta)) * (
         IMAGE_SIDE / (period * rng.uniform(0.95, 1.05))
@@ -111,19 +123,22 @@ def render_pixels(findings: tuple[bool, ...], rng: np.random.Generator) -> NDArr
         raise ValueError(f"expected {len(FINDINGS)} findings, got {len(findings)}")
     picture = _anatomy() * rng.normal(1.0, 0.05) + rng.normal(0.0, 0.02)
     picture = picture + 0.045 * _smooth_field(rng, 6) + 0.03 * _smooth_field(rng, 16)
+    picture = picture.astype(np.float64)
     for finding, present, site in zip(FINDINGS, findings, _sites(), strict=True):
         shift = rng.normal(0.0, BRIGHTNESS_CLUTTER) + (BRIGHTNESS_SHIFT if present else 0.0)
         strength = TEXTURE_AMPLITUDE * rng.uniform(0.45, 1.0) * (1.0 if present else 0.0)
-        picture = picture + site * (shift + strength * _stripes(rng, finding.angle, finding.period))
+        window = _window(site)
+        stripes = _stripes(rng, finding.angle, finding.period, window)
+        picture[window] += site[window] * (shift + strength * stripes)
     for _ in range(3):  # Lines and tubes that mean nothing, drawn over everything.
         line = _stripes(rng, float(rng.uniform(0, 180)), float(rng.uniform(90, 200)))
         picture = picture + 0.10 * np.exp(-((line / 0.06) ** 2))
     for _ in range(2):  # Striped patches of any direction outside of the sites' meaning.
         centre = (float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.15, 0.85)))
         patch = _ellipse(centre, (0.06, 0.06), 0.5)
-        picture = picture + 0.08 * patch * _stripes(
-            rng, float(rng.uniform(0, 180)), float(rng.uniform(5, 9))
-        )
+        window = _window(patch)
+        angle, period = float(rng.uniform(0, 180)), float(rng.uniform(5, 9))
+        picture[window] += 0.08 * patch[window] * _stripes(rng, angle, period, window)
     picture = picture + rng.normal(0.0, NOISE, picture.shape)
     grey: NDArray[np.uint8] = (np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
     return grey

@@ -6,7 +6,8 @@ Synthetic patients whose image shows the answer plainly (`phantom.sets.disagreem
 documents, with four reports that say the same as the image, with two that say the opposite (scored
 first or last), and with four that do. For each way to attend: accuracy of the first answer token,
 and the share of the question's attention that goes to the image, the documents and the question, in
-the model's critical layers. Intervals are by bootstrap over patients.
+the model's critical layers. MAD-RAG mixes what two readings of the question gave, which is as if
+their attention were mixed: that is what its shares are. Intervals are by bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -31,8 +33,11 @@ from mrrag_llamaindex.statistics.bootstrap import (
     share_interval,
 )
 from mrrag_llamaindex.steering.ifa import IFA
+from mrrag_llamaindex.steering.plan import SteeringPlan
+from mrrag_llamaindex.steering.policies.mad_rag import MADRAG
 from mrrag_llamaindex.steering.policies.pai import PAI
 from mrrag_llamaindex.steering.policy import SteeringPolicy
+from mrrag_llamaindex.steering.watch import AttentionWatch
 
 METHODS: dict[str, SteeringPolicy | None] = {
     "plain": None,
@@ -41,8 +46,11 @@ METHODS: dict[str, SteeringPolicy | None] = {
     "IFA, image .5": IFA(image=0.5),
     "IFA, image 1": IFA(image=1.0),
     "PAI": PAI(guidance=1.0),
+    "MAD-RAG": MADRAG(),
+    "MAD-RAG, alpha .7": MADRAG(alpha=0.7),
 }
 PARTS = ("image", "documents", "question")
+Look = tuple[float, float, list[float]]
 
 
 def parts_of(look: AttentionShares) -> list[float]:
@@ -52,15 +60,44 @@ def parts_of(look: AttentionShares) -> list[float]:
     return [float(mean) for mean in np.mean(shares, axis=0)]
 
 
+def mixed(engine: LlavaEngine, trial: Disagreement, evidence: Evidence, policy: MADRAG) -> Look:
+    """p(yes), p(no) and the three shares of the attention that MAD-RAG's mix amounts to."""
+    image = engine.read_image(trial.image)
+    prompt = engine.prompt(trial.request(evidence), image, policy)
+    layers, second = engine.loaded.critical_layers, prompt.question_span
+    first = prompt.first_question_span or second
+    parts = [prompt.image_span or (0, 0), *prompt.document_spans, first, second]
+    if first == second:
+        parts.pop()  # asked once: there are no documents
+    watch = AttentionWatch.over([[first, second]], [parts], layers, [len(prompt.input_ids)])
+    plan, _ = engine.planner.plan([prompt], policy)
+    plan = replace(plan or SteeringPlan.nothing([len(prompt.input_ids)]), watch=watch)
+    logits = engine.runner.logits([prompt.input_ids], [image], steering=plan)
+    once, twice = torch.stack([watch.seen[layer][0] for layer in layers]).mean(0)
+    shares = torch.lerp(twice, once, policy.alpha).tolist()
+    count = len(prompt.documents)
+    split = [shares[0], sum(shares[1 : 1 + count]), sum(shares[1 + count :])]
+    return *engine.yes_and_no(logits[0, -1].softmax(-1)), split
+
+
+def looked(engine: LlavaEngine, trial: Disagreement, evidence: Evidence, name: str) -> Look:
+    """p(yes), p(no) and the three shares of one question under one way to attend."""
+    policy = METHODS[name]
+    if isinstance(policy, MADRAG):
+        return mixed(engine, trial, evidence, policy)
+    look = attention_shares(engine, trial.request(evidence), trial.image, policy)
+    return look.p_yes, look.p_no, parts_of(look)
+
+
 def ask(engine: LlavaEngine, trials: list[Disagreement]) -> dict[tuple[str, str], np.ndarray]:
     """Right (1 or 0) and the three shares, (patients, 4), by evidence and method."""
     found: dict[tuple[str, str], list[list[float]]] = {}
     for trial in trials:
         for evidence in get_args(Evidence):
-            for name, policy in METHODS.items():
-                look = attention_shares(engine, trial.request(evidence), trial.image, policy)
-                right = (look.p_yes > look.p_no) == trial.truth
-                found.setdefault((evidence, name), []).append([float(right), *parts_of(look)])
+            for name in METHODS:
+                p_yes, p_no, shares = looked(engine, trial, evidence, name)
+                right = (p_yes > p_no) == trial.truth
+                found.setdefault((evidence, name), []).append([float(right), *shares])
     return {key: np.array(rows) for key, rows in found.items()}
 
 

@@ -15,7 +15,6 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.images import load as load_module
 from mrrag_llamaindex.images import query_image as query_image_module
 from mrrag_llamaindex.images.options import ReadingOptions
-from tests.generation.checkpoints.test_adapters import trained
 from tests.tiny.families import write
 
 
@@ -342,6 +341,8 @@ def test_several_images_are_one_question_or_refused_by_name(mrrag, corpus, tmp_p
 
 
 def test_an_adapter_is_put_onto_the_model(mrrag, corpus, tmp_path):
+    from tests.generation.checkpoints.test_adapters import trained
+
     adapter = trained(defaults.PHANTOM_FOLDER / "llava", tmp_path / "adapter", "llava")
     plain = json.loads(ask(mrrag, corpus, "--json").out)
     tuned = ask(mrrag, corpus, "--adapter", adapter, "--json")

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from mrrag_llamaindex.cli import main
 from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.boundary import Terminated, describe, plain
 
@@ -49,39 +50,54 @@ def test_every_error_has_a_line_and_a_code(error, said, code) -> None:
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        ("raise KeyboardInterrupt", 130),
-        ("raise RecursionError", 2),
-        ("raise OSError(28, 'No space', 'x')", 2),
-        ("raise KeyError('x')", 1),
-        ("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 143),
+        (KeyboardInterrupt(), 130),
+        (RecursionError(), 2),
+        (OSError(28, "No space", "x"), 2),
+        (KeyError("x"), 1),
     ],
 )
-@pytest.mark.parametrize("where", ["import", "command"])
-def test_faults_while_importing_and_while_running(fault, code, where) -> None:
-    if where == "import":
-        program = (
-            "import sys, importlib.abc\n"
-            "class Hook(importlib.abc.MetaPathFinder):\n"
-            "    def find_spec(self, name, *_):\n"
-            "        if name == 'mrrag_llamaindex.commands.app':\n"
-            f"            {fault}\n"
-            "sys.meta_path.insert(0, Hook())\n"
-        )
-    else:
-        program = (
-            "import mrrag_llamaindex.store.protocol as p\n"
-            "def fail(*_, **__):\n"
-            f"    {fault}\n"
-            "p.PairStore.open = fail\n"
-        )
-    program += "import sys; sys.argv = ['mrrag', 'verify', 'x']\n"
-    program += "from mrrag_llamaindex.cli import main; main()"
+def test_faults_while_running(fault, code, monkeypatch, capsys) -> None:
+    def fail(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("mrrag_llamaindex.store.protocol.PairStore.open", fail)
+    monkeypatch.setattr(sys, "argv", ["mrrag", "verify", "x"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    one_line(capsys.readouterr().err)
+    assert end.value.code == code
+
+
+TERMINATED = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("raise KeyboardInterrupt", 130), ("raise KeyError", 1), (TERMINATED, 143)]
+)
+def test_faults_while_importing(fault, code) -> None:
+    program = (
+        "import sys, importlib.abc\n"
+        "class Hook(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'mrrag_llamaindex.commands.app':\n"
+        f"            {fault}\n"
+        "sys.meta_path.insert(0, Hook())\n"
+        "from mrrag_llamaindex.cli import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     one_line(done.stderr)
     assert done.returncode == code
 
 
-def test_interrupt_from_the_keyboard_ends_with_130(corpus) -> None:
+@pytest.mark.parametrize(
+    ("number", "said", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_signals_while_running(number, said, code) -> None:
     program = (
         "import mrrag_llamaindex.store.protocol as p, time\n"
         "def wait(*_, **__):\n"
@@ -97,10 +113,10 @@ def test_interrupt_from_the_keyboard_ends_with_130(corpus) -> None:
     )
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert one_line(err) == "error: interrupted"
-    assert process.returncode == 130
+    assert one_line(err) == f"error: {said}"
+    assert process.returncode == code
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110

@@ -15,29 +15,28 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from mrrag_llamaindex import __version__
+from tests.commands.conftest import run
 
 TOKEN = "a-token-of-the-tests"
-MRRAG = (sys.executable, "-m", "mrrag_llamaindex.cli")
 
 
-def command(*arguments, code=None):
-    call = [*MRRAG, *map(str, arguments)] if code is None else [sys.executable, "-c", code]
-    return subprocess.run(call, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def process(corpus):
-    options = ("--store", corpus.store, "--model", "phantom", "--port", 0, "--token", TOKEN)
+def started(corpus, *options):
+    """Start a server of its own; return its process and the line that says where it listens."""
+    given = ("--store", corpus.store, "--model", "phantom", "--port", 0, *options)
     serving = subprocess.Popen(
-        [*MRRAG, "serve", *map(str, options), "--verbose", "--json"],
+        [sys.executable, "-m", "mrrag_llamaindex.cli", "serve", *map(str, given)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    line = ""
-    while not line.startswith("serving: "):
-        line = serving.stderr.readline()
+    while not (line := serving.stderr.readline()).startswith("serving: "):
         assert line, serving.wait()
+    return serving, line
+
+
+@pytest.fixture(scope="module")
+def process(corpus):
+    serving, line = started(corpus, "--token", TOKEN, "--verbose", "--json")
     yield serving, line
     serving.kill()
     serving.communicate()
@@ -63,50 +62,64 @@ def test_json_says_the_same_to_a_program(process, address, corpus):
 def ask(address, corpus, *options, token=TOKEN):
     shown = ("--token", token) if token else ()
     arguments = ("ask", "--server", address, "--image", corpus.image, *shown, *options)
-    return command(*arguments, corpus.question)
+    return run(*arguments, corpus.question)
 
 
-def test_a_server_answers_as_the_command_alone_does(address, corpus, mrrag):
-    alone = mrrag(
+def test_a_server_answers_as_the_command_alone_does(address, corpus):
+    alone = run(
         *("ask", "--store", corpus.store, "--image", corpus.image, "--model", "phantom"),
         *("--explain", "--json", corpus.question),
     )
     remote = ask(address, corpus, "--explain", "--json")
-    assert remote.returncode == 0, remote.stderr
-    expected, got = json.loads(alone.out), json.loads(remote.stdout)
+    assert remote.code == 0, remote.err
+    expected, got = json.loads(alone.out), json.loads(remote.out)
     del expected["seconds"], got["seconds"]
     assert got == expected
     table = ask(address, corpus, "--explain")
-    assert table.stdout.count("synthetic-") == 6
-    assert "moved" in table.stdout
-    assert "not a medical device" in table.stdout
+    assert table.out.count("synthetic-") == 6
+    assert "moved" in table.out
+    assert "not a medical device" in table.out
 
 
-def test_asking_a_server_imports_no_model(address, corpus):
-    code = f"""
+LIGHT = """
 import sys
 from mrrag_llamaindex.cli import main
-sys.argv = ["mrrag", "ask", "--server", {address!r}, "--token", {TOKEN!r}, "--json",
-            "--image", {str(corpus.image)!r}, {corpus.question!r}]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-heavy = {{"torch", "transformers", "llama_index", "chromadb", "fastapi"}} & sys.modules.keys()
-print(sorted(heavy), file=sys.stderr)
+
+def mrrag(*arguments):
+    sys.argv = ["mrrag", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+
+address, token, image, question = sys.argv[1:]
+assert not mrrag("serve", "--help")
+assert not mrrag("ask", "--server", address, "--token", token, "--image", image, "--json", question)
+heavy = {"torch", "transformers", "llama_index", "chromadb", "fastapi"} & sys.modules.keys()
+assert not heavy, heavy
+sys.modules["fastapi"] = None
+assert mrrag("serve", "--demo") == 2
 """
-    result = command(code=code)
-    assert result.stderr.strip() == "[]", result.stderr
-    assert json.loads(result.stdout)["answer"]
+
+
+def test_help_and_asking_a_server_import_no_model_and_a_missing_extra_is_named(address, corpus):
+    given = (address, TOKEN, corpus.image, corpus.question)
+    command = [sys.executable, "-c", LIGHT, *map(str, given)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "--token" in result.stdout
+    assert json.loads(result.stdout.splitlines()[-1])["answer"]
+    assert "fastapi" in result.stderr
+    assert "mrrag-llamaindex[serve]" in result.stderr
 
 
 def refused(result, *words):
-    assert result.returncode == 2, result.stderr
-    (line,) = result.stderr.splitlines()
+    assert result.code == 2, result.err
+    (line,) = result.err.splitlines()
     assert line.startswith("error: ")
     for word in words:
         assert word in line
-    assert result.stdout == ""
+    assert result.out == ""
 
 
 def test_what_a_server_says_no_to(address, corpus, tmp_path):
@@ -119,9 +132,7 @@ def test_what_a_server_says_no_to(address, corpus, tmp_path):
     refused(ask("127.0.0.1:80", corpus), "http://host:port")
     empty = tmp_path / "empty.png"
     empty.write_bytes(b"")
-    refused(
-        command("ask", "--server", address, "--image", empty, corpus.question), "--image", "empty"
-    )
+    refused(run("ask", "--server", address, "--image", empty, corpus.question), "--image", "empty")
 
 
 def test_a_server_that_is_away_or_silent(corpus):
@@ -157,50 +168,18 @@ def test_a_server_that_is_another_one_or_older(corpus, version):
 def test_bad_options_are_told_before_anything_is_loaded(corpus, address):
     port = address.rpartition(":")[2]
     store = ("serve", "--store", corpus.store)
-    refused(command(*store, "--port", port), port, "in use")
-    refused(command(*store, "--host", "0.0.0.0", "--port", 0), "--token", "MRRAG_TOKEN")
-    refused(command(*store, "--token", "short"), "16 characters")
-    refused(command("serve"), "--store", "--demo")
-    refused(command(*store, "--demo"), "--demo")
-    refused(command("page"), "mrrag page --demo")
-    refused(command("serve", "--store", corpus.folder / "none", "--port", 0), "none")
-
-
-def test_a_missing_extra_is_named():
-    code = """
-import sys
-sys.modules["fastapi"] = None
-from mrrag_llamaindex.cli import main
-sys.argv = ["mrrag", "serve", "--demo"]
-main()
-"""
-    refused(command(code=code), "fastapi", "mrrag-llamaindex[serve]")
-
-
-def test_help_needs_no_torch():
-    code = """
-import sys
-from mrrag_llamaindex.cli import main
-sys.argv = ["mrrag", "serve", "--help"]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-assert not {"torch", "transformers", "fastapi"} & sys.modules.keys()
-"""
-    result = command(code=code)
-    assert result.returncode == 0, result.stderr
-    assert "--token" in result.stdout
+    refused(run(*store, "--port", port), port, "in use")
+    refused(run(*store, "--host", "0.0.0.0", "--port", 0), "--token", "MRRAG_TOKEN")
+    refused(run(*store, "--token", "short"), "16 characters")
+    refused(run("serve"), "--store", "--demo")
+    refused(run(*store, "--demo"), "--demo")
+    refused(run("page"), "mrrag page --demo")
+    refused(run("serve", "--store", corpus.folder / "none", "--port", 0), "none")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(corpus, number):
-    options = ("--store", corpus.store, "--model", "phantom", "--port", 0)
-    serving = subprocess.Popen(
-        [*MRRAG, "serve", *map(str, options)], stderr=subprocess.PIPE, text=True
-    )
-    while not (line := serving.stderr.readline()).startswith("serving: "):
-        assert line, serving.wait()
+    serving, _ = started(corpus)
     time.sleep(0.2)
     serving.send_signal(number)
     _, rest = serving.communicate(timeout=30)

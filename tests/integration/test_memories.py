@@ -74,9 +74,11 @@ MEMORIES = {
 }
 
 
-@pytest.mark.parametrize("name", MEMORIES)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", ["chat", "achat"])
+@pytest.mark.parametrize(
+    ("name", "mode", "way"),
+    [(name, mode, "chat") for name in MEMORIES for mode in MODES]
+    + [("facts", mode, "achat") for mode in MODES],
+)
 def test_what_a_memory_recalls_reaches_no_prompt(hospital, talker, name, mode, way):
     chat = hospital.index.as_chat_engine(
         mode, llm=talker, memory=MEMORIES[name](), similarity_top_k=2

@@ -1,4 +1,4 @@
-"""The soak in its short form: half a minute of every kind of client at a real server."""
+"""The soak in its short form: some seconds of every kind of client at a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_clients_of_every_kind_get_their_own_and_leave_nothing(tmp_path):
     with serving(tmp_path, *options, "--max-new-tokens", "8") as served:
         cases = reference(served.port, cases)
         require_different(cases)
-        found = soak(served, cases, clients=8, seconds=20, seed=0)
+        found = soak(served, cases, clients=8, seconds=8, seed=0)
         log = served.log.read_text()
     assert not found.ledger.crossings
     assert not found.ledger.errors

@@ -13,15 +13,12 @@ from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
-COUNT, DIMENSION, QUERIES = 3000, 64, 40
+COUNT, DIMENSION, QUERIES = 3000, 64, 20
 WEIGHTS = [
     (1, 1, 1),
     (1, 0, 0),
-    (0, 1, 0),
     (0, 0, 1),
-    (0.9, 0.05, 2.2),
     (1, -0.3, 1),
-    (1, 1, -0.5),
     (-1, 0.5, 2),
 ]
 PLACES = ["memory", "qdrant::memory:", "milvus:{}/store.db"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -91,28 +92,30 @@ class TestTextMetrics:
         own = [scorer.score(g, a)["rougeL"].fmeasure for a, g in zip(ANSWERS, GOLDS, strict=True)]
         assert rouge_l(ANSWERS, GOLDS).value == pytest.approx(np.mean(own))
 
-    def test_meteor_is_named_where_wordnet_is_missing(self, tmp_path):
-        done = run_meteor(tmp_path, "there is a nodule", "There is a nodule.")
-        assert "MRRAGError: METEOR needs WordNet" in done.stderr
-        assert "there is a nodule" not in done.stderr.splitlines()[-1]
-
-    @pytest.mark.parametrize(
-        ("answer", "gold", "value"),
-        [
-            # Four words, all matched, in one chunk: penalty .5 (1 / 4)^3.
-            ("there is a nodule", "There is a nodule.", 1 - 0.5 / 64),
-            # Two of two words match two of four: P 1, R .5, F = 10 P R / (R + 9 P); one chunk.
-            ("a nodule", "there is a nodule", (5 / 9.5) * (1 - 0.5 / 8)),
-            ("clear", "nodule", 0.0),
-        ],
-    )
-    def test_meteor_by_hand(self, tmp_path, answer, gold, value):
-        empty_wordnet(tmp_path)
-        done = run_meteor(tmp_path, answer, gold)
-        assert float(done.stdout) == pytest.approx(value), done.stderr
+    def test_meteor_names_wordnet_where_it_is_missing_and_is_that_by_hand(self, tmp_path):
+        """In a process whose nltk finds its data in one folder alone."""
+        given = json.dumps([one[:2] for one in METEOR])
+        command = [sys.executable, "-c", METEOR_SCRIPT, str(empty_wordnet(tmp_path)), given]
+        root = str(Path(mrrag_llamaindex.__file__).parents[1])
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+        assert done.returncode == 0, done.stderr
+        missing, *found = done.stdout.splitlines()
+        assert missing.startswith("MRRAGError: METEOR needs WordNet")
+        assert METEOR[0][0] not in missing
+        assert [float(value) for value in found] == pytest.approx([one[2] for one in METEOR])
 
 
-def empty_wordnet(folder: Path) -> None:
+METEOR = [
+    # Four words, all matched, in one chunk: penalty .5 (1 / 4)^3.
+    ("there is a nodule", "There is a nodule.", 1 - 0.5 / 64),
+    # Two of two words match two of four: P 1, R .5, F = 10 P R / (R + 9 P); one chunk.
+    ("a nodule", "there is a nodule", (5 / 9.5) * (1 - 0.5 / 8)),
+    ("clear", "nodule", 0.0),
+]
+"""Answer, gold answer and METEOR."""
+
+
+def empty_wordnet(folder: Path) -> Path:
     """Write a WordNet without any word, in the layout that nltk reads."""
     corpus = folder / "corpora" / "wordnet"
     corpus.mkdir(parents=True)
@@ -121,18 +124,23 @@ def empty_wordnet(folder: Path) -> None:
     for part in ("adj", "adv", "noun", "verb"):
         for name in (f"index.{part}", f"data.{part}", f"{part}.exc"):
             (corpus / name).write_text("  1 \n")
+    return folder
 
 
-def run_meteor(data: Path, answer: str, gold: str) -> subprocess.CompletedProcess[str]:
-    """Compute METEOR in a process whose nltk finds its data in one folder alone."""
-    code = (
-        "import sys, nltk.data; nltk.data.path[:] = sys.argv[1:2]\n"
-        "from mrrag_llamaindex.evaluation.tasks.metrics.text_metrics import meteor\n"
-        "print(meteor(sys.argv[2:3], sys.argv[3:4]).value)"
-    )
-    command = [sys.executable, "-c", code, str(data), answer, gold]
-    root = str(Path(mrrag_llamaindex.__file__).parents[1])
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+METEOR_SCRIPT = """
+import json, sys, nltk.data
+from mrrag_llamaindex.errors import MRRAGError
+from mrrag_llamaindex.evaluation.tasks.metrics.text_metrics import meteor
+folder, cases = sys.argv[1], json.loads(sys.argv[2])
+nltk.data.path[:] = []
+try:
+    meteor(*([one] for one in cases[0]))
+except MRRAGError as error:
+    print("MRRAGError:", error)
+nltk.data.path[:] = [folder]
+for answer, gold in cases:
+    print(meteor([answer], [gold]).value)
+"""
 
 
 SAID = {

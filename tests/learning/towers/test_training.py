@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from mrrag_llamaindex.learning.towers.settings import ContrastiveTraining, for_h
 from mrrag_llamaindex.learning.towers.state import TrainingState, belongs_to
 from mrrag_llamaindex.learning.towers.training_pairs import Split, split_pairs, training_pairs
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
+from tests.loopback import free_port
 
 PAIRS = 90
 REPORTS = SameReports([f"report {number}" for number in range(PAIRS)])
@@ -427,14 +429,20 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     root = str(Path(__file__).resolve().parents[3])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launch, str(script), str(tmp_path), root, __file__],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    command = [sys.executable, str(script), str(tmp_path), root, __file__]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = [  # as torchrun starts them
+        subprocess.Popen(
+            command,
+            env=os.environ | meeting | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err[-2000:]
     found = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in (0, 1)]
     assert same(found[0][0], found[1][0])
     for name, tensor in alone.module.state_dict().items():

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.serving.settings import TOKEN_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +72,10 @@ def test_what_it_copies_is_there_and_enough_to_build_the_package(instructions):
 
 
 def test_what_it_installs_is_declared(instructions):
-    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', " ".join(arguments(instructions, "RUN")))
+    assert '".[${EXTRAS}]"' in " ".join(arguments(instructions, "RUN"))
+    (extras,) = re.findall(r"EXTRAS=([\w,]+)", " ".join(arguments(instructions, "ARG")))
+    composed = re.search(r"EXTRAS: ([\w,]+)", (DEPLOY / "compose.yml").read_text())[1]
+    extras += f",{composed}"
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all(re.search(rf"^{extra} = \[", project, re.M) for extra in extras.split(","))
     assert {"cli", "serve"} <= set(extras.split(","))
@@ -79,9 +84,9 @@ def test_what_it_installs_is_declared(instructions):
 def test_it_does_not_run_as_root(instructions):
     kinds = [kind for kind, _ in instructions]
     (user,) = arguments(instructions, "USER")
-    assert user != "root"
+    assert int(user) > 0
     assert kinds.index("USER") < kinds.index("ENTRYPOINT")
-    assert re.search(rf"useradd .*\b{user}\b", " ".join(arguments(instructions, "RUN")))
+    assert f"useradd --system --uid {user} " in " ".join(arguments(instructions, "RUN"))
 
 
 def test_its_command_has_options_that_exist(instructions, served_options):
@@ -90,6 +95,33 @@ def test_its_command_has_options_that_exist(instructions, served_options):
     assert command[:2] == ["mrrag", "serve"]
     assert {part for part in command if part.startswith("--")} <= served_options
     assert f"environment variable {TOKEN_VARIABLE}" in (DEPLOY / "Dockerfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
+
+
+def test_services_that_are_composed_call_what_exists(composed):
+    known = typer.main.get_command(app).commands
+    for name, service in composed["services"].items():
+        if name == "qdrant":
+            continue
+        command, *words = service["command"]
+        known[command].make_context(command, words)
+        assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"]
+
+
+def test_only_loopback_reaches_what_is_composed_and_nobody_qdrant(composed):
+    services = composed["services"]
+    assert "ports" not in services["qdrant"]
+    assert composed["networks"]["inside"]["internal"]
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_its_health_check_asks_a_route_without_a_token(instructions):
