@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,10 +12,15 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.policy import (
+    Formula,
     Layers,
     QuestionRows,
     SteeringPolicy,
     Weighted,
+    checked_factors,
+    checked_heads,
+    checked_layers,
+    layers_of,
     require_finite,
 )
 from mrrag_llamaindex.steering.spans import PromptSpans
@@ -65,6 +70,17 @@ def min_max_lambdas(scores: Sequence[float | None]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """The formula of `IFA` with a factor on every weight."""
+
+    factor: float
+
+    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Apply it, see `Formula`."""
+        return torch.addcmul(logits, weights, logits.abs(), value=self.factor)
+
+
+@dataclass(frozen=True)
 class IFA(SteeringPolicy):
     """Raise the attention of question tokens to relevant documents, by how relevant they are.
 
@@ -87,11 +103,16 @@ class IFA(SteeringPolicy):
     every_step
         Whether the rows of the answer's own tokens are steered as well, each as it is generated.
         False is the paper's formula, see `defaults.EVERY_STEP`.
+    by_layer
+        Factor on `strength` in each layer, ``{layer: factor}``; None for 1 in all of them. Where
+        it is given, its layers are those that are steered.
+    heads
+        Query heads by layer, ``{layer: (head, ...)}``; None for all heads.
 
     Raises
     ------
     ValueError
-        If a field is out of range.
+        If a field is out of range, or `layers`, `by_layer` and `heads` name other layers.
     """
 
     strength: float = defaults.STRENGTH
@@ -99,6 +120,8 @@ class IFA(SteeringPolicy):
     question_rows: QuestionRows = defaults.QUESTION_ROWS
     image: float = defaults.IMAGE_LAMBDA
     every_step: bool = defaults.EVERY_STEP
+    by_layer: Mapping[int, float] | None = None
+    heads: Mapping[int, tuple[int, ...]] | None = None
 
     idle: ClassVar[str] = "no document has a lambda above zero"
     checks_reach: ClassVar[bool] = True
@@ -111,6 +134,12 @@ class IFA(SteeringPolicy):
         require_finite("strength", self.strength, 0)
         if not 0 <= self.image <= 1:
             raise ValueError(f"image must be in [0, 1], got {self.image!r}")
+        if self.by_layer is not None:
+            object.__setattr__(self, "by_layer", checked_factors(self.by_layer))
+        if self.heads is not None:
+            object.__setattr__(self, "heads", checked_heads(self.heads))
+        layers = layers_of(self.layers, by_layer=self.by_layer, heads=self.heads)
+        object.__setattr__(self, "layers", checked_layers(layers))
 
     def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Apply the formula, see `Formula`; the weights are strength times lambda.
@@ -121,6 +150,18 @@ class IFA(SteeringPolicy):
         [3.0, -1.0, 4.0]
         """
         return torch.addcmul(logits, weights, logits.abs())
+
+    def in_layer(self, layer: int) -> Formula:
+        """Return the formula with the strength of one layer.
+
+        Examples
+        --------
+        >>> ifa = IFA(by_layer={2: 0.5, 3: 1.0})
+        >>> ifa.in_layer(2).steer(torch.tensor([2.0, -2.0]), torch.tensor([1.0, 1.0])).tolist()
+        [3.0, -1.0]
+        """
+        factor = 1.0 if self.by_layer is None else self.by_layer.get(layer, 1.0)
+        return self if factor == 1 else Raised(factor)
 
     @property
     def is_off(self) -> bool:

@@ -287,6 +287,11 @@ class SteeringPlan:
             return None
         return RowWindow.build(rows, offset, self.column_weights, device)
 
+    def formula(self, layer: int) -> Formula:
+        """Return the formula in one of the layers, see `SteeringPolicy.in_layer`."""
+        policy = self.policy
+        return policy.in_layer(layer) if isinstance(policy, SteeringPolicy) else policy
+
     def finish(self, output: torch.Tensor, layer: int, window: RowWindow) -> None:
         """Apply the edit, if there is one, to what `layer` gave, and note that it is steered.
 

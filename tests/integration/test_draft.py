@@ -45,7 +45,8 @@ def test_every_finding_is_a_sentence_with_its_cases(draft):
         assert effects.keys() == read
         assert sentence.cases == [n for n, e in effects.items() if e >= draft.threshold]
         assert sentence.against == [n for n, e in effects.items() if e <= -draft.threshold]
-        moved = {*sentence.cases, *sentence.against} or abs(sentence.image_effect) >= 0.1
+        others = max(abs(sentence.image_effect), abs(sentence.together)) >= draft.threshold
+        moved = sentence.cases or sentence.against or others
         assert sentence.unmoved == (not moved)
     assert any(one.cases for one in draft.sentences)
     assert draft.steering["every_step"]

@@ -36,6 +36,7 @@ POLICIES = [
     HardMask(threshold=0.3, every_step=True),
     PASTA(alpha=0.1),
     PASTA(heads={1: (0, 2), 2: (3,)}),
+    IFA(by_layer={1: 0.5, 2: 3.0}, heads={1: (0, 2), 2: (3,)}),
     PAI(guidance=1.0),
 ]
 
@@ -56,7 +57,9 @@ def test_a_plan_steers_there_as_it_would_have_here(policy):
     assert steered.every_step == here.every_step
     logits = torch.linspace(-3, 3, SPANS.length)
     weights = here.column_weights[0]
-    assert torch.equal(steered.policy.steer(logits, weights), policy.steer(logits, weights))
+    for layer in here.layers:
+        steer = here.formula(layer).steer
+        assert torch.equal(steered.formula(layer).steer(logits, weights), steer(logits, weights))
     assert there.rows == policy.rows(SPANS)
 
 
@@ -76,6 +79,7 @@ def changed(**fields: Any) -> str:
         (changed(options={"image": 2.0}), "option"),
         (changed(layers=[]), "layers"),
         (changed(layers=[-1]), "layers"),
+        (changed(options={"by_layer": {"3": 1.0}}), "layers"),
         (changed(lambdas=[0.5]), "lambdas"),
         (changed(lambdas=[0.5, 1.5]), "lambda"),
         (changed(lambdas=[0.0, 0.0]), "nothing would be steered"),

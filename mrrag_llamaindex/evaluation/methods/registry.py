@@ -194,6 +194,16 @@ ROWS = (
         grid=tuning.image_floors,
         tried="4 lambdas of the image x 3 places",
     ),
+    MethodRow(
+        "mcr+ifa+layers",
+        reads="fused score, K",
+        does="as mcr+ifa, with a strength for each critical layer and a part of its heads",
+        source="ours",
+        ranking=fused,
+        learns_policy="mrrag_llamaindex.evaluation.methods.probing.strengths:learn_strengths",
+        tried="12 tries on training questions: strengths, and heads by attention knockout",
+        usual=False,
+    ),
     *(
         MethodRow(
             f"{of}-{'steps' if steps else 'prompt'}",

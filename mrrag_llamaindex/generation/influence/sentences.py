@@ -10,6 +10,9 @@ are those of the answer in both (teacher forcing), so the effect is that on this
 not what another beginning would have led to. "Without k" is `hiding.blind_passes`: hidden from the
 question and the whole answer in every layer, under the answer's own steering. What stands between,
 other documents for example, has read the part before, and keeps what it took over.
+
+Documents that say the same stand in for each other: without one of them, a sentence is as likely as
+before. So all documents are hidden together as well.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ class SentenceEffects:
         Mean over them, in nats; at most 0.
     documents : dict of str to float
         Effect of each document of the prompt, by id; ids that occur twice are hidden together.
+    together : float or None
+        Effect of all documents at once; None if the prompt holds none.
     image : float or None
         Effect of the image; None if the prompt holds none.
     """
@@ -58,6 +63,7 @@ class SentenceEffects:
     tokens: int
     log_probability: float
     documents: dict[str, float]
+    together: float | None
     image: float | None
 
 
@@ -73,8 +79,8 @@ def sentence_effects(
     """Tell how much each document, and the image, moved each sentence of an answer.
 
     Call it after the answer: the cache then holds image and documents. It costs a row of tokens
-    from the question to the end of the answer for each document, one for the image, and one to
-    compare with in each pass of at most ``engine.batch_size`` rows.
+    from the question to the end of the answer for each document, one for all of them, one for the
+    image, and one to compare with in each pass of at most ``engine.batch_size`` rows.
 
     Parameters
     ----------
@@ -113,6 +119,8 @@ def sentence_effects(
     members = _members(forced, sentences)
     names = list(dict.fromkeys(document.document_id for document in prompt.documents))
     parts = [spans_of(prompt, {name}) for name in names]
+    if names:
+        parts.append(spans_of(prompt, names))
     if prompt.image_span is not None:
         parts.append([prompt.image_span])
     whole: list[float] = []
@@ -132,6 +140,7 @@ def sentence_effects(
             tokens=len(own),
             log_probability=whole[place],
             documents={name: row[place] for name, row in zip(names, effects, strict=False)},
+            together=effects[len(names)][place] if names else None,
             image=None if prompt.image_span is None else effects[-1][place],
         )
         for place, own in enumerate(members)

@@ -35,7 +35,7 @@ def draft_report(
     """Draft the report of a study; a radiologist has to check it.
 
     The report is an answer like any other: retrieved cases, steering, one LLM call. Then each of
-    its sentences is read again without each case, and without the image, see
+    its sentences is read again without each case, without all of them, and without the image, see
     `generation.influence.sentences`: cases that change it by `threshold` or more are named behind
     it, and a sentence that nothing moves is marked. That says what the words rest on, not whether
     they are true.

@@ -16,6 +16,9 @@ NOTICE = "Draft by research software, not a medical device: to be checked by a r
 UNMOVED = "not moved by any case or the image"
 """The mark of a sentence that no evidence moved."""
 
+TOGETHER = "the cases together, none alone"
+"""The mark of a sentence that stays without any one case, and not without all of them."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -38,10 +41,15 @@ class DraftSentence(_Frozen):
     tokens: int = Field(description="Of the model.")
     log_probability: float = Field(description="Mean of its tokens, in nats.")
     effects: list[CaseEffect] = Field(description="Of every case that was read, largest first.")
+    together: float | None = Field(
+        description="Of all cases at once, which is more than their sum where they say the same."
+    )
     image_effect: float | None = Field(description="Of the image; null if the model read none.")
     cases: list[str] = Field(description="Cases that speak for it, largest effect first.")
     against: list[str] = Field(description="Cases that speak against it.")
-    unmoved: bool = Field(description="Whether no case and no image moved it.")
+    unmoved: bool = Field(
+        description="Whether no case, nor all of them at once, nor the image moved it."
+    )
 
     @classmethod
     def of(cls, text: str, effects: SentenceEffects, threshold: float) -> Self:
@@ -56,7 +64,8 @@ class DraftSentence(_Frozen):
 
         Examples
         --------
-        >>> found = SentenceEffects(5, -0.2, {"a": 0.02, "b": 0.7, "c": -0.3}, image=0.01)
+        >>> effects = {"a": 0.02, "b": 0.7, "c": -0.3}
+        >>> found = SentenceEffects(5, -0.2, effects, together=0.9, image=0.01)
         >>> sentence = DraftSentence.of("No effusion.", found, threshold=0.1)
         >>> sentence.cases, sentence.against, sentence.unmoved
         (['b'], ['c'], False)
@@ -66,16 +75,17 @@ class DraftSentence(_Frozen):
         ranked = sorted(effects.documents.items(), key=lambda item: -abs(item[1]))
         cases = [name for name, effect in ranked if effect >= threshold]
         against = [name for name, effect in ranked if effect <= -threshold]
-        by_image = effects.image is not None and abs(effects.image) >= threshold
+        others = (effects.together or 0.0, effects.image or 0.0)
         return cls(
             text=text,
             tokens=effects.tokens,
             log_probability=effects.log_probability,
             effects=[CaseEffect(pair_id=name, effect=effect) for name, effect in ranked],
+            together=effects.together,
             image_effect=effects.image,
             cases=cases,
             against=against,
-            unmoved=not (cases or against or by_image),
+            unmoved=not (cases or against) and max(map(abs, others)) < threshold,
         )
 
     @property
@@ -84,7 +94,11 @@ class DraftSentence(_Frozen):
         if self.unmoved:
             return UNMOVED
         against = f"against: {', '.join(self.against)}" if self.against else ""
-        return "; ".join(filter(None, [", ".join(self.cases), against])) or "the image alone"
+        named = "; ".join(filter(None, [", ".join(self.cases), against]))
+        if named or self.image_effect is None:
+            return named or TOGETHER
+        by_image = abs(self.image_effect) > abs(self.together or 0.0)
+        return "the image, and no case" if by_image else TOGETHER
 
     def __str__(self) -> str:
         return f"{self.text} [{self.mark}]"

@@ -155,6 +155,7 @@ def block_plan(
     layers: Collection[int],
     device: torch.device | str | None = None,
     shared_prefix: int = 0,
+    heads: tuple[int, ...] | None = None,
 ) -> SteeringPlan:
     """Lay one edge on each row of a batch that repeats one prompt.
 
@@ -170,6 +171,8 @@ def block_plan(
         Of the plan's tensors.
     shared_prefix
         Leading tokens that are prefilled once, without blocking.
+    heads
+        Query heads to block in each of the layers; None for all.
 
     Raises
     ------
@@ -198,4 +201,5 @@ def block_plan(
         frozenset(layers),
         shared_prefix=shared_prefix,
         policy=Block(),
+        heads=None if heads is None else dict.fromkeys(layers, heads),
     )

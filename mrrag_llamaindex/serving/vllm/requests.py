@@ -124,7 +124,7 @@ class SteeredRequests:
                     values,
                     _sliding(layer.impl.own_sliding_window, first, stop, window.columns, query),
                     layer.impl.scale,
-                    request.plan.policy,
+                    request.plan.formula(number),
                     window,
                     heads=_heads(request.plan, number, heads, query.device),
                 )

@@ -141,7 +141,7 @@ def ifa_eager_attention_forward(
         if steering.edit is None:
             rows, weights = spread(steering, window, query.shape[2], key.shape[2])
             arguments = {
-                "policy": steering.policy,
+                "policy": steering.formula(layer_index(module)),
                 "rows": rows[:, None, :, None],
                 "weights": weights[:, None, None, :],
                 "heads": head_mask(steering, module, query.shape[1], query.device),

@@ -100,7 +100,7 @@ def ifa_flex_attention_forward(
     if kwargs.get("dropout", 0.0) > 0:
         raise SteeringError("steering: the flex backend has no dropout; call model.eval()")
 
-    policy = steering.policy
+    policy = steering.formula(layer_index(module))
     rows, weights = spread(steering, window, query.shape[2], key.shape[2])
     steered_heads = head_mask(steering, module, query.shape[1], query.device)
 

@@ -125,7 +125,7 @@ def ifa_attention_forward(
                 value,
                 attention_mask,
                 scaling,
-                steering.policy,
+                steering.formula(layer_index(module)),
                 window,
                 is_causal=is_causal,
                 dropout=dropout,

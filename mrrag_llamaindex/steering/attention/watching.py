@@ -54,6 +54,6 @@ def watch_rows(
     window = replace(window, weights=weights)
     heads = head_mask(plan, module, query.shape[1], query.device) if layer in plan.layers else None
     attention = row_attention(
-        query, key, attention_mask, scaling, plan.policy, window, is_causal, heads
+        query, key, attention_mask, scaling, plan.formula(layer), window, is_causal, heads
     )
     watch.take(layer, attention.flatten(1, 2), watch.first)

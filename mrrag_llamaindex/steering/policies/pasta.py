@@ -10,7 +10,14 @@ from typing import ClassVar
 import torch
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.steering.policy import Layers, QuestionRows, SteeringPolicy, Weighted
+from mrrag_llamaindex.steering.policy import (
+    Layers,
+    QuestionRows,
+    SteeringPolicy,
+    Weighted,
+    checked_heads,
+    layers_of,
+)
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
@@ -67,16 +74,8 @@ class PASTA(SteeringPolicy):
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {self.threshold!r}")
         if self.heads is not None:
-            named = _Heads({layer: tuple(heads) for layer, heads in self.heads.items()})
-            if not named or any(not heads or min(heads) < 0 for heads in named.values()):
-                raise ValueError(f"heads must name heads >= 0 for each layer, got {self.heads!r}")
-            if self.layers is not None and set(self.layers) != set(named):
-                raise ValueError(
-                    f"layers {self.layers!r} are not those of heads, {tuple(named)!r}: leave "
-                    "layers None"
-                )
-            object.__setattr__(self, "heads", named)
-            object.__setattr__(self, "layers", tuple(named))
+            object.__setattr__(self, "heads", checked_heads(self.heads))
+            object.__setattr__(self, "layers", layers_of(self.layers, heads=self.heads))
             super().__post_init__()
 
     @property
@@ -110,10 +109,3 @@ class PASTA(SteeringPolicy):
         edges = [0, *(edge for span in inside for edge in span), spans.length]
         outside = zip(edges[::2], edges[1::2], strict=True)
         return [((start, stop), 1.0) for start, stop in outside if start < stop]
-
-
-class _Heads(dict[int, tuple[int, ...]]):
-    """Heads by layer, as a value: hashable, so that a policy can be a key."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))

@@ -81,6 +81,8 @@ class RequestPlan(Message):
             plan = self.build()
         except SteeringError as error:
             raise ValueError(str(error)) from None
+        if plan.layers != set(self.layers):
+            raise ValueError(f"layers are not those of the policy's options, {sorted(plan.layers)}")
         if not plan.is_active:
             raise ValueError("nothing would be steered: leave the plan out")
         return self

@@ -80,6 +80,10 @@ def test_effects_equal_hiding_every_part_by_hand(engine, whole, policy, batch_si
         effects = [one.documents[document.document_id] for one in found]
         expected = [a - b for a, b in zip(base, without, strict=True)]
         assert effects == pytest.approx(expected, abs=1e-4)
+    assert all(one.together is not None for one in found)
+    between = engine.with_limits(max_documents=1)  # a single document is all of them
+    for one in sentence_effects(between, REQUEST, TRIAL.image, ANSWER, SENTENCES, policy):
+        assert [one.together] == pytest.approx(list(one.documents.values()), abs=1e-5)
     without = by_hand(whole, policy, prompt.image_span)
     expected = [a - b for a, b in zip(base, without, strict=True)]
     assert [one.image for one in found] == pytest.approx(expected, abs=1e-4)
@@ -99,7 +103,7 @@ def test_rows_of_the_answer_are_steered_where_the_policy_steers_them(engine):
 
 def test_a_prompt_without_documents_and_image_has_no_effects(engine):
     (bare,) = sentence_effects(engine, PromptRequest(REQUEST.question), None, ANSWER, [(0, 31)])
-    assert (bare.documents, bare.image, bare.tokens) == ({}, None, 4)
+    assert (bare.documents, bare.together, bare.image, bare.tokens) == ({}, None, None, 4)
 
 
 def test_what_cannot_be_told_is_refused_by_name(engine):

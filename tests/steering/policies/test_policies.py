@@ -209,6 +209,11 @@ def test_default_layers():
         (lambda: PASTA(heads={}), "heads"),
         (lambda: PASTA(heads={1: ()}), "heads"),
         (lambda: PASTA(heads={1: (0,)}, layers=(2,)), "layers"),
+        (lambda: IFA(by_layer={}), "by_layer"),
+        (lambda: IFA(by_layer={1: 0.0}), "by_layer"),
+        (lambda: IFA(by_layer={1: math.inf}), "by_layer"),
+        (lambda: IFA(by_layer={1: 1.0}, layers=(2,)), "layers"),
+        (lambda: IFA(by_layer={1: 1.0}, heads={2: (0,)}), "heads"),
         (lambda: PAI(alpha=-0.1), "alpha"),
         (lambda: PAI(alpha=math.nan), "alpha"),
         (lambda: PAI(guidance=0.9), "guidance"),
@@ -223,8 +228,19 @@ def test_fields_out_of_range_are_refused(make, field):
 def test_policies_are_values_that_can_be_keys():
     assert hash(PASTA(heads={1: [0, 2]})) == hash(PASTA(heads={1: (0, 2)}))
     assert PASTA(heads={1: (0,)}).layers == (1,)
+    assert IFA(by_layer={2: 1, 1: 3}) == IFA(by_layer={1: 3.0, 2: 1.0}, layers=(2, 1))
+    assert IFA(by_layer={2: 1}).layers == (2,)
     assert len({PAI(), PAI(alpha=0.3), HardMask(), Uniform(), IFA(), IFA()}) == 5
     assert Uniform() != IFA()
+
+
+def test_a_strength_by_layer_is_ifa_of_that_strength_in_each_layer():
+    logits, weights = torch.tensor([1.5, -1.0, 4.0]), torch.tensor([1.0, 0.5, 0.0])
+    policy = IFA(strength=2.0, by_layer={1: 0.5, 3: 2.0})
+    # The weights hold the strength already: 1.5 + .5 * 1.5, -1 + .5 * .5; four times that in 3.
+    assert policy.in_layer(1).steer(logits, weights).tolist() == [2.25, -0.75, 4.0]
+    assert policy.in_layer(3).steer(logits, weights).tolist() == [4.5, 0.0, 4.0]
+    assert IFA().in_layer(1) == IFA()
 
 
 # ---- in a model: 8 query heads on 2 key heads
@@ -237,6 +253,7 @@ POLICIES = [
     HardMask(question_rows="question", every_step=True),
     PASTA(alpha=0.1),
     PASTA(alpha=0.1, heads={1: (0, 5), 2: (3,)}),
+    IFA(by_layer={1: 0.5, 2: 3.0}, heads={1: (0, 5), 2: range(6)}),
     PAI(alpha=0.8),
 ]
 

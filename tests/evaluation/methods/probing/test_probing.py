@@ -1,4 +1,4 @@
-"""What SEKA, AdaSEKA and ITI learn on the phantom's training patients, and what they refuse."""
+"""What policies learn on the phantom's training patients, and what they refuse."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.set_embedding import embed_set
 from mrrag_llamaindex.evaluation.methods.probing.heads import learn_iti
 from mrrag_llamaindex.evaluation.methods.probing.keys import learn_ada_seka, learn_seka
+from mrrag_llamaindex.evaluation.methods.probing.strengths import learn_strengths
 from mrrag_llamaindex.evaluation.methods.ranking import Fused
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
 from mrrag_llamaindex.generation.engine import LlavaEngine
@@ -24,7 +25,7 @@ from mrrag_llamaindex.towers.loading import load_towers
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RANKING = Fused(FusionWeights(0.9, 0.05, 2.2), 2)
-LEARNERS = [learn_seka, learn_ada_seka, learn_iti]
+LEARNERS = [learn_seka, learn_ada_seka, learn_iti, learn_strengths]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,13 @@ def test_iti_learns_a_direction_for_every_head(engine, data):
     assert policy.directions["accuracy"].shape == (4, 4)
     assert policy.heads_shifted == 1
     assert "16 heads from 22 questions answered yes and no" in note
+
+
+def test_ifa_by_layer_learns_strengths_and_heads_of_the_critical_layers(engine, data):
+    policy, note = learn_strengths(data, engine, RANKING)
+    assert set(policy.by_layer) == {1}
+    assert policy.heads is None or set(policy.heads) == {1}
+    assert "on 22 questions" in note
 
 
 @pytest.mark.parametrize("learn", LEARNERS)
