@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mrrag_llamaindex
+from tests.real_towers import missing_weights
 from tools.site import check, reference
 from tools.site.tables import TABLES
 
@@ -73,11 +74,16 @@ def test_what_a_page_would_fetch_is_found(tmp_path):
 
 
 def commands(page: str) -> list[str]:
-    """Blocks of a page that can be run; one that cannot has a comment before it that says why."""
+    """Blocks of a page that can be run.
+
+    One that cannot, or whose commands may say no, has a comment before it that says why.
+    """
     runnable = []
     for comment, language, text in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
         if comment.startswith("<!-- not run"):
             assert ": " in comment, "say why"
+        elif comment.startswith("<!-- may refuse: "):
+            runnable += [f"{line} || test $? = 2" for line in text.splitlines()]
         elif language == "python":
             runnable.append(f"python - <<'END'\n{text}END\n")
         else:
@@ -86,13 +92,22 @@ def commands(page: str) -> list[str]:
 
 
 def test_pages_of_commands_have_commands():
-    assert all(len(commands(page)) >= 4 for page in ("ten-minutes.md",))
+    assert all(len(commands(page)) >= 4 for page in ("ten-minutes.md", "real-pairs.md"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["ten-minutes.md"],
+    [
+        "ten-minutes.md",
+        pytest.param(
+            "real-pairs.md",
+            marks=[
+                pytest.mark.real,
+                pytest.mark.skipif(bool(missing_weights()), reason=missing_weights() or "-"),
+            ],
+        ),
+    ],
 )
 def test_commands_run_as_printed(page, tmp_path):
     """One after the other, in a folder that has what the root of a clone has."""

@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "finish_reason": ("stop" if token in sampling["stop_token_ids"] else "length")
                 if last
                 else None,
-                "stop_reason": self._report(plan) if last and plan is not None else None,
+                "stop_reason": self._report(plan, place) if last and plan is not None else None,
             }
             self._event({"choices": [choice]} | ({} if place else {"prompt_token_ids": ids}))
             if server.stops_short:
@@ -195,10 +195,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(told)}\n\n".encode())
         self.wfile.flush()
 
-    def _report(self, plan: Any) -> str:
+    def _report(self, plan: Any, decoded: int) -> str:
         start, stop = plan.rows
         rows = 0 if self.server.unsteered else stop - start
-        return RequestReport(rows=dict.fromkeys(plan.layers, rows)).dump()
+        steps = dict.fromkeys(plan.layers, decoded) if plan.build().every_step else {}
+        return RequestReport(rows=dict.fromkeys(plan.layers, rows), steps=steps).dump()
 
     def _read(self, body: dict[str, Any]) -> tuple[list[int], Any]:
         engine = self.server.engine
