@@ -43,17 +43,23 @@ blocked = dict.fromkeys(("matplotlib", "pydicom", "scipy", "sklearn", "typer"))
 sys.modules.update(blocked)
 from pathlib import Path
 from tempfile import mkdtemp
-import transformers
-from transformers import AttentionInterface
-before = set(AttentionInterface._global_mapping)
+import mrrag_llamaindex.steering
+assert not {"torch", "transformers", "chromadb", "llama_index"} & set(sys.modules)
+from transformers import AttentionInterface, AttentionMaskInterface
+registries = (AttentionInterface, AttentionMaskInterface)
+before = [dict(registry._global_mapping) for registry in registries]
+loaded = set(sys.modules)
+from mrrag_llamaindex.steering.attention.registry import register
+import mrrag_llamaindex.steering.attention.model_class
+assert not [name for name in set(sys.modules) - loaded if ".models.llava" in name]
 from llama_index.core import QueryBundle
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA
-import mrrag_llamaindex.integration.llm
-from mrrag_llamaindex.steering.attention.registry import register
-assert set(AttentionInterface._global_mapping) == before
+assert before == [registry._global_mapping for registry in registries]
 register()
-added = set(AttentionInterface._global_mapping) - before
-assert added and all(name.startswith("mrrag_") for name in added), added
+for old, registry in zip(before, registries):
+    new = registry._global_mapping
+    assert set(new) - set(old) == {"mrrag_ifa", "mrrag_ifa_eager", "mrrag_ifa_flex"}
+    assert all(new[name] is old[name] for name in old)
 
 from mrrag_llamaindex.phantom.corpus import as_pairs, make_corpus
 folder = Path(mkdtemp())
@@ -68,7 +74,7 @@ print(engine.query(QueryBundle("Is there edema?", image_path=str(folder / "cxr.p
 del sys.modules["typer"]
 from mrrag_llamaindex.cli import main
 asking = ["ask", "--store", folder / "store", "--image", folder / "cxr.png", "--model", "phantom"]
-for arguments in ([*asking, "Is there edema?"], ["train-fusion", "--data", "phantom"]):
+for arguments in ([*asking, "--json", "Is there edema?"], ["train-fusion", "--data", "phantom"]):
     sys.argv = ["mrrag", *map(str, arguments)]
     try:
         main()
@@ -77,16 +83,17 @@ for arguments in ([*asking, "Is there edema?"], ["train-fusion", "--data", "phan
 """
 
 
-def test_an_extra_is_needed_by_what_names_it_alone_and_nothing_is_registered_before_a_model():
-    """Of the learned extra only what learns; the three lines of the README need none."""
+def test_extras_are_needed_by_what_names_them_and_imports_register_nothing():
+    """The three lines of the README need no extra, and ``ask`` none but that of the commands."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
+    first, *told, learning = done.stdout.splitlines()
     assert first in ("yes", "no")
-    assert "not a medical device" in done.stdout
-    assert [line for line in rest if line.startswith("code")] == ["code 0", "code 2"]
+    # JSON is alone on the standard output of a real process.
+    assert json.loads("\n".join(told[:-1]))["sources"]
+    assert (told[-1], learning) == ("code 0", "code 2")
     assert "mrrag-llamaindex[learn]" in done.stderr
 
 

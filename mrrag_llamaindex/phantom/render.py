@@ -146,8 +146,12 @@ def render_pixels(findings: tuple[bool, ...], rng: np.random.Generator) -> NDArr
 
 def render(findings: tuple[bool, ...], seed: int) -> Image.Image:
     """Draw a synthetic study as an RGB image of 192 x 192 pixels, the same for the same seed."""
-    grey = render_pixels(findings, np.random.default_rng(seed))
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(_drawn(findings, seed)).convert("RGB")
+
+
+@lru_cache(maxsize=1024)  # of 36 KiB: studies are asked for their picture again and again
+def _drawn(findings: tuple[bool, ...], seed: int) -> NDArray[np.uint8]:
+    return render_pixels(findings, np.random.default_rng(seed))
 
 
 def shade(image: Image.Image, finding: int, by: float) -> Image.Image:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -147,14 +145,6 @@ def test_missing_keep_stores_half_pairs(mrrag, table, tmp_path):
     result, report = ingest(mrrag, path, tmp_path / "store", "--missing", "keep")
     assert result.code == 0, result.err
     assert report["added"] == 2
-
-
-def test_json_is_alone_on_standard_output_of_a_real_process(table, tmp_path):
-    path = table("a,good.png,No nodule.,anna")
-    command = [sys.executable, "-m", "mrrag_llamaindex.cli", "ingest", str(path)]
-    command += ["--store", str(tmp_path / "store"), "--towers", "phantom", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["added"] == 1
 
 
 def test_window_and_frame_are_read_and_another_one_embeds_again(mrrag, table, tmp_path):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -20,9 +19,11 @@ from tests.commands.conftest import run
 TOKEN = "a-token-of-the-tests"
 
 
-def started(corpus, *options):
-    """Start a server of its own; return its process and the line that says where it listens."""
-    given = ("--store", corpus.store, "--model", "phantom", "--port", 0, *options)
+@pytest.fixture(scope="module")
+def process(corpus):
+    """A server, and the line that says where it listens; Ctrl-C ends it cleanly."""
+    given = ("--store", corpus.store, "--model", "phantom", "--port", 0, "--token", TOKEN)
+    given += ("--verbose", "--json")
     serving = subprocess.Popen(
         [sys.executable, "-m", "mrrag_llamaindex.cli", "serve", *map(str, given)],
         stdout=subprocess.PIPE,
@@ -31,15 +32,13 @@ def started(corpus, *options):
     )
     while not (line := serving.stderr.readline()).startswith("serving: "):
         assert line, serving.wait()
-    return serving, line
-
-
-@pytest.fixture(scope="module")
-def process(corpus):
-    serving, line = started(corpus, "--token", TOKEN, "--verbose", "--json")
     yield serving, line
-    serving.kill()
-    serving.communicate()
+    serving.send_signal(signal.SIGINT)
+    _, rest = serving.communicate(timeout=30)
+    assert serving.returncode == 0, rest
+    logged = " mrrag_llamaindex.serving."
+    lines = [line for line in rest.splitlines() if logged not in line]
+    assert [line for line in lines if not line.startswith("note:")] == []
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +174,3 @@ def test_bad_options_are_told_before_anything_is_loaded(corpus, address):
     refused(run(*store, "--demo"), "--demo")
     refused(run("page"), "mrrag page --demo")
     refused(run("serve", "--store", corpus.folder / "none", "--port", 0), "none")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(corpus, number):
-    serving, _ = started(corpus)
-    time.sleep(0.2)
-    serving.send_signal(number)
-    _, rest = serving.communicate(timeout=30)
-    assert serving.returncode == 0, rest
-    assert [line for line in rest.splitlines() if not line.startswith("note:")] == []

@@ -65,7 +65,7 @@ def serving(folder: Path, *options: str, seconds: float = 300) -> Iterator[Serve
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            assert process.wait(30) == 0, log.read_text()[-2000:]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

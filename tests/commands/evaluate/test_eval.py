@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -37,11 +38,15 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["eval", *map(str, (*arguments, *FAST))])
 
 
+drawn_once = functools.cache(evaluation_set.phantom_set)
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A corpus of 24 studies: what is tested here is the command, not the phantom."""
     setting = evaluation_set.PhantomSetting(patients=24, profiles=6, documents=4)
     monkeypatch.setattr(evaluation_set, "SETTING", setting)
+    monkeypatch.setattr(evaluation_set, "phantom_set", drawn_once)
 
 
 def phantom(*arguments: object):

@@ -50,7 +50,7 @@ def arguments(encoders, table) -> list[object]:
     return ["train-towers", table, *backbones, "--device", "cpu"]
 
 
-HEADS = ("--epochs", 30)
+HEADS = ("--epochs", 30, "--repeats", 1)
 FULL = ("--regime", "full", "--image-size", 80, "--dimension", 32, "--learning-rate", 2e-3)
 QUICK = (*FULL, "--batch-size", 48, "--chunk-size", 24, "--epochs", 12)
 
@@ -343,7 +343,7 @@ def test_heads_that_cannot_be_trained_are_refused_before_anything_is_encoded(
 
 def test_heads_without_raw_features_are_told_what_they_are_worth(mrrag, arguments, tmp_path):
     out = tmp_path / "t"
-    result = mrrag(*arguments, "--out", out, "--raw", 0, "--repeats", 1, *HEADS, "--json")
+    result = mrrag(*arguments, "--out", out, "--raw", 0, *HEADS, "--json")
     assert result.code == 0, result.err
     told = json.loads(result.out)
     assert told["worth"]["queries"] == 60

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -119,27 +117,3 @@ def test_sliding_cache_that_forgot_the_documents_is_refused():
         cache = model.eval()(ids[:, :8], use_cache=True).past_key_values
         with pytest.raises(SteeringError, match="keeps only 4 tokens"):
             model(ids[:, 8:], past_key_values=cache, steering=plan)
-
-
-IMPORTS = """
-import sys
-import mrrag_llamaindex
-import mrrag_llamaindex.steering
-assert not {"torch", "transformers", "chromadb", "llama_index"} & set(sys.modules)
-from transformers import AttentionInterface, AttentionMaskInterface
-loaded = set(sys.modules)
-before = [dict(r._global_mapping) for r in (AttentionInterface, AttentionMaskInterface)]
-import mrrag_llamaindex.steering.attention.registry
-import mrrag_llamaindex.steering.attention.model_class
-assert before == [dict(r._global_mapping) for r in (AttentionInterface, AttentionMaskInterface)]
-assert not [name for name in set(sys.modules) - loaded if ".models.llava" in name]
-mrrag_llamaindex.steering.attention.registry.register()
-for old, registry in zip(before, (AttentionInterface, AttentionMaskInterface)):
-    new = registry._global_mapping
-    assert set(new) - set(old) == {"mrrag_ifa", "mrrag_ifa_eager", "mrrag_ifa_flex"}
-    assert all(new[name] is old[name] for name in old)
-"""
-
-
-def test_import_registers_nothing_and_register_adds_only_our_names():
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=300)
