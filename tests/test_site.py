@@ -105,6 +105,9 @@ def test_pages_of_commands_have_commands():
             marks=[
                 pytest.mark.real,
                 pytest.mark.skipif(bool(missing_weights()), reason=missing_weights() or "-"),
+                pytest.mark.skipif(
+                    "MRRAG_HOUR_PAGE" not in os.environ, reason="minutes: set MRRAG_HOUR_PAGE=1"
+                ),
             ],
         ),
     ],
