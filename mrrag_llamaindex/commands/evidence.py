@@ -12,6 +12,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.reports.inputs import read_study
 from mrrag_llamaindex.errors import InputError, NoRelevantCase
 from mrrag_llamaindex.images.load import read_bytes
 from mrrag_llamaindex.images.options import ReadingOptions
@@ -89,10 +90,7 @@ def ask(
         ),
     ] = None,
     one_per: options.OnePer = "study",
-    combine_images: Annotated[
-        Literal["mean", "max"],
-        typer.Option(help="Several images: score of a pair over them."),
-    ] = "mean",
+    combine_images: options.CombineImages = "mean",
     answer_column: Annotated[
         str | None,
         typer.Option(help="vote: column of the pairs with their answers; default: answer, label."),
@@ -111,10 +109,8 @@ def ask(
         bool,
         typer.Option("--abstain", help="Give no answer below the calibration's threshold."),
     ] = False,
-    exclude_patient: Annotated[
-        list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
-    ] = None,
-    ifa: Annotated[bool, typer.Option(help="Steer attention by the scores.")] = True,
+    exclude_patient: options.ExcludePatient = None,
+    ifa: options.Steered = True,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show how much each document moved the answer."),
@@ -171,18 +167,13 @@ def ask(
         raise InputError("--timeout goes with --server: without one, the answer is waited for")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.store.protocol import PairStore
 
     started = time.perf_counter()
     voting.check_options(by, {**elsewhere, "--no-ifa": not ifa, "--explain": explain}, for_vote)
     check_name(quantization)
     check_encodable(question, "the question")
-    reading = ReadingOptions.parse(window, frame)
-    query = QueryImage.study(
-        [QueryImage.read(one, reading, what=f"--image {one}") for one in image]
-    )
-    query.pictures  # noqa: B018 (decoded now: it fails before anything slow is loaded)
+    query = read_study(image, window, frame)
     # A store that is not there, or a server that hangs, is told before what takes long to import.
     pairs = PairStore.open(store)
 
@@ -196,7 +187,7 @@ def ask(
     index = MRRAGIndex.from_store(
         pairs,
         weights=weights,
-        calibration=False if calibration == "none" else calibration,
+        calibration=options.calibration_given(calibration),
         device=device,
     )
     retrieval: dict[str, Any] = {

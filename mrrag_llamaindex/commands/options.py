@@ -98,6 +98,14 @@ CalibrationOrNone = Annotated[
         help="What turns scores into probabilities; default: calibration.json in the store.",
     ),
 ]
+CombineImages = Annotated[
+    Literal["mean", "max"],
+    typer.Option(help="Several images: score of a pair over them."),
+]
+ExcludePatient = Annotated[
+    list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
+]
+Steered = Annotated[bool, typer.Option(help="Steer attention by the scores.")]
 ModelOrDefault = Annotated[
     str | None,
     typer.Option(help=f'"phantom", a folder, or a hub id; default: {defaults.DEFAULT_MODEL}.'),
@@ -161,6 +169,11 @@ def refuse_given(ctx: typer.Context, names: Container[str | None], why: str) -> 
             is_option = parameter.opts[0].startswith("-")
             name = parameter.opts[0] if is_option else parameter.name
             raise InputError(f"{name} cannot be given here: {why}")
+
+
+def calibration_given(calibration: str | None) -> str | Literal[False] | None:
+    """Read ``--calibration PATH|none``: False for none, None for the store's own."""
+    return False if calibration == "none" else calibration
 
 
 def renames_of(columns: str) -> dict[str, str]:

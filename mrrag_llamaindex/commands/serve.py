@@ -127,7 +127,7 @@ def serve(
     service = modules.Service.load(
         str(store),
         weights=weights,
-        calibration=False if calibration == "none" else calibration,
+        calibration=options.calibration_given(calibration),
         device=device,
         name=name,
         image_pixels=image_megapixels * 1_000_000,

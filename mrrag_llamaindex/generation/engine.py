@@ -202,7 +202,7 @@ class LlavaEngine(Engine):
             decoding=decoding,
             max_new_tokens=limit,
             batch_size=size,
-            shares_prefix=self.shares_prefix and (policy is None or policy.shares_prefix),
+            shares_prefix=self.shares_prefix_under(policy),
             watched=() if (why := self._why_unwatched(decoding)) else self._watched(policy),
             unwatched=why,
         )

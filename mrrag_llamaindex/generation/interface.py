@@ -109,10 +109,13 @@ class Engine(PromptReader, ABC):
             'probability behind the first token: use engine="transformers" for what needs one'
         )
 
+    def shares_prefix_under(self, policy: SteeringPolicy | None) -> bool:
+        """Return whether passes under a policy may take the prefix of a prompt from a cache."""
+        return self.shares_prefix and (policy is None or policy.shares_prefix)
+
     def shared_with(self, prompt: Prompt, policy: SteeringPolicy | None) -> int:
         """Return how many tokens of a prompt passes under a policy may take from a cache."""
-        shares = self.shares_prefix and (policy is None or policy.shares_prefix)
-        return prompt.question_span[0] if shares else 0
+        return prompt.question_span[0] if self.shares_prefix_under(policy) else 0
 
     def why_unexplainable(self) -> str:
         """Say why answers cannot be explained; empty where they can."""

@@ -114,9 +114,7 @@ def _hooked(
 ) -> Iterator[None]:
     text = model.config.get_text_config(decoder=True)
     heads = text.num_key_value_heads if what == "key" else text.num_attention_heads
-    mine = object()
-    handles = []
-    try:
+    with _own_call() as (hooks, is_own):
         for layer, module in _attention(model, layers).items():
             letter = what[0]
             place = getattr(module, f"{letter}_norm", None) or getattr(
@@ -130,7 +128,7 @@ def _hooked(
                 )
 
             def hook(_: Any, inputs: Any, found: torch.Tensor, layer: int = layer) -> Any:
-                if _IN_CALL.get() is not mine:
+                if not is_own():
                     return None
                 apart, crossed = _apart(found, heads)
                 changed = act(layer, apart)
@@ -138,15 +136,17 @@ def _hooked(
                     return None
                 return (changed.transpose(1, 2) if crossed else changed).reshape(found.shape)
 
-            handles.append(place.register_forward_hook(hook))
-        token = _IN_CALL.set(mine)
-        try:
-            yield
-        finally:
-            _IN_CALL.reset(token)
-    finally:
-        for handle in handles:
-            handle.remove()
+            hooks.enter_context(place.register_forward_hook(hook))
+        yield
+
+
+@contextlib.contextmanager
+def _own_call() -> Iterator[tuple[contextlib.ExitStack, Callable[[], bool]]]:
+    """Yield what removes the hooks at the end, and what tells a hook whether the call is ours."""
+    mine = object()
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(_IN_CALL.reset, _IN_CALL.set(mine))
+        yield hooks, lambda: _IN_CALL.get() is mine
 
 
 def _attention(model: Any, layers: Collection[int]) -> dict[int, torch.nn.Module]:
@@ -188,10 +188,7 @@ def head_outputs(model: Any) -> Iterator[dict[int, torch.Tensor]]:
     """
     text = model.config.get_text_config(decoder=True)
     seen: dict[int, torch.Tensor] = {}
-    mine = object()
-    handles = []
-    token = _IN_CALL.set(mine)
-    try:
+    with _own_call() as (hooks, is_own):
         for layer, module in _attention(model, range(text.num_hidden_layers)).items():
             projection: Any = getattr(module, "o_proj", None)
             if projection is None:
@@ -201,13 +198,9 @@ def head_outputs(model: Any) -> Iterator[dict[int, torch.Tensor]]:
                 )
 
             def hook(_: Any, inputs: Any, layer: int = layer) -> None:
-                if _IN_CALL.get() is mine:
+                if is_own():
                     output = inputs[0]
                     seen[layer] = output.view(*output.shape[:-1], text.num_attention_heads, -1)
 
-            handles.append(projection.register_forward_pre_hook(hook))
+            hooks.enter_context(projection.register_forward_pre_hook(hook))
         yield seen
-    finally:
-        _IN_CALL.reset(token)
-        for handle in handles:
-            handle.remove()

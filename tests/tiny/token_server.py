@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _report(self, plan: Any, decoded: int) -> str:
         start, stop = plan.rows
         rows = 0 if self.server.unsteered else stop - start
-        steps = dict.fromkeys(plan.layers, decoded) if plan.build().every_step else {}
+        steps = dict.fromkeys(plan.layers, decoded) if plan.every_step else {}
         return RequestReport(rows=dict.fromkeys(plan.layers, rows), steps=steps).dump()
 
     def _read(self, body: dict[str, Any]) -> tuple[list[int], Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,8 +13,8 @@ from rich.text import Text
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.boundary import plain
+from mrrag_llamaindex.commands.reports.inputs import read_study
 from mrrag_llamaindex.errors import InputError, NoRelevantCase
-from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.store.pair import check_encodable
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ def draft(
         int, typer.Option(min=1, help="Most cases to retrieve.")
     ] = defaults.MAX_DOCUMENTS,
     one_per: options.OnePer = "study",
-    combine_images: Annotated[
-        Literal["mean", "max"],
-        typer.Option(help="Several images: score of a pair over them."),
-    ] = "mean",
+    combine_images: options.CombineImages = "mean",
     minimum_probability: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Leave out cases that are less probable; keep one."),
@@ -49,10 +46,8 @@ def draft(
         bool,
         typer.Option("--abstain", help="Write nothing below the calibration's threshold."),
     ] = False,
-    exclude_patient: Annotated[
-        list[str] | None, typer.Option(help="Patient whose pairs may not be evidence.")
-    ] = None,
-    ifa: Annotated[bool, typer.Option(help="Steer attention by the scores.")] = True,
+    exclude_patient: options.ExcludePatient = None,
+    ifa: options.Steered = True,
     every_step: Annotated[
         bool,
         typer.Option(
@@ -88,17 +83,12 @@ def draft(
     if every_step and not ifa:
         raise InputError("--every-step says where IFA steers: leave it out, or leave --no-ifa out")
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
-    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.store.protocol import PairStore
 
     started = time.perf_counter()
     check_name(quantization)
     check_encodable(prompt, "the prompt")
-    reading = ReadingOptions.parse(window, frame)
-    study = QueryImage.study(
-        [QueryImage.read(one, reading, what=f"--image {one}") for one in image]
-    )
-    study.pictures  # noqa: B018 (decoded now: it fails before anything slow is loaded)
+    study = read_study(image, window, frame)
     pairs = PairStore.open(store)
 
     from mrrag_llamaindex.integration.answers.draft import draft_report
@@ -110,7 +100,7 @@ def draft(
     index = MRRAGIndex.from_store(
         pairs,
         weights=weights,
-        calibration=False if calibration == "none" else calibration,
+        calibration=options.calibration_given(calibration),
         device=device,
     )
     llm = MRRAGLLaVA(

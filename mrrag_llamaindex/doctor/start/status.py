@@ -219,11 +219,9 @@ def _with_steps(status: StoreStatus, labels: tuple[str, ...]) -> StoreStatus:
                 "TABLE and COLUMN: those of the pairs",
             )
         )
-    learning = learning_steps(place, model, None, labels)
-    if status.weights.state == "learned":
-        learning = [step for step in learning if " train-fusion " not in step.command]
     if status.pairs and "absent" in (status.weights.state, status.calibration.state):
-        steps += learning
+        has_weights = status.weights.state == "learned"
+        steps += learning_steps(place, model, None, labels, has_weights=has_weights)
     if status.model.state == "absent":
         steps.append(layers_step(model))
     if status.pairs:

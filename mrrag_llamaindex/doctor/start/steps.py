@@ -62,7 +62,12 @@ def columns_option(columns: Mapping[str, str]) -> str | None:
 
 
 def learning_steps(
-    store: str, model: str, questions: Sequence[str] | None, labels: Sequence[str]
+    store: str,
+    model: str,
+    questions: Sequence[str] | None,
+    labels: Sequence[str],
+    *,
+    has_weights: bool = False,
 ) -> list[Step]:
     """Return the steps from a store to weights and a calibration.
 
@@ -75,6 +80,8 @@ def learning_steps(
         The words that name a table of questions, and the options to read it; None without one.
     labels : sequence of str
         Columns of the pairs to learn from, where there are no questions.
+    has_weights : bool
+        Whether weights were learned already, so that only the calibration is lacking.
     """
     place = without_password(store)
     if questions:
@@ -90,22 +97,23 @@ def learning_steps(
             "answer and patient_id"
         )
     after = None if needs is None else "the records that the command before writes"
-    learn = [
+    extra = Step("what learning needs", 'pip install "mrrag-llamaindex[learn]"')
+    fusion = Step(
+        "learn how much each similarity counts (refused where equal weights do as well)",
+        command("train-fusion", RECORDS, store=place),
+        after,
+    )
+    calibration = Step(
+        "learn what a score means (refused where it means nothing)",
+        command("calibrate", RECORDS, store=place),
+        after,
+    )
+    return [
+        *([extra] if missing_extra() else []),
         Step("find out which pairs help", mine, needs),
-        Step(
-            "learn how much each similarity counts (refused where equal weights do as well)",
-            command("train-fusion", RECORDS, store=place),
-            after,
-        ),
-        Step(
-            "learn what a score means (refused where it means nothing)",
-            command("calibrate", RECORDS, store=place),
-            after,
-        ),
+        *([] if has_weights else [fusion]),
+        calibration,
     ]
-    if missing_extra():
-        learn.insert(0, Step("what learning needs", 'pip install "mrrag-llamaindex[learn]"'))
-    return learn
 
 
 def layers_step(model: str) -> Step:

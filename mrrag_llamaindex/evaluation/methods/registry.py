@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 def _image_to_text(ingredients: Ingredients) -> Ranking:
     return ImageToText(ingredients.documents)
 
+
+_fused_row = partial(MethodRow, reads="fused score, K", ranking=fused)
+"""A row that reads MCR's documents."""
 
 ROWS = (
     MethodRow("no-retrieval", reads="none", source=""),
@@ -98,119 +102,97 @@ ROWS = (
         source="PAI, Liu et al., ECCV 2024",
         policy="pai",
     ),
-    MethodRow(
+    _fused_row(
         "pasta",
-        reads="fused score, K",
         does="attention outside the relevant documents times alpha",
         source="PASTA, Zhang et al., ICLR 2024",
         differs="from the question on and in decode steps, not in earlier rows; no profiled heads",
-        ranking=fused,
         policy="pasta",
         grid=tuning.of_policy,
         tried="4 thresholds on lambda x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "hard-mask",
-        reads="fused score, K",
         does="documents below a threshold hidden from the question, or left out",
         source="MR-RAG's own comparison",
-        ranking=fused,
         policy="hard-mask",
         grid=tuning.of_policy,
         tried="4 thresholds on lambda x 2 places, and left out of the prompt",
     ),
-    MethodRow(
+    _fused_row(
         "cad",
-        reads="fused score, K",
         does="what the documents add to each step's logits, times 1 + alpha",
         source="CAD, Shi et al., NAACL 2024",
         differs="the prompt without documents keeps the image",
-        ranking=fused,
         decoding="mrrag_llamaindex.generation.decoding.cad:CAD",
     ),
-    MethodRow(
+    _fused_row(
         "mad-rag",
-        reads="fused score, K",
         does="question before and behind the documents; outputs of its two readings are mixed",
         source="MAD-RAG, Zhao et al., 2026 (arXiv 2602.00344)",
         differs="the question's own rows in the prompt, all layers and heads unless tuned",
-        ranking=fused,
         policy="mrrag_llamaindex.steering.policies.mad_rag:MADRAG",
         grid=tuning.of_policy,
         tried="4 shares x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "seka",
-        reads="fused score, K",
         does="keys of the relevant documents, moved along directions of relevant text",
         source="SEKA, Li et al., 2026 (arXiv 2603.01281)",
         differs="whole documents by lambda; contrasts from training questions; layers by depth",
-        ranking=fused,
         learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_seka",
         grid=tuning.of_policy,
         tried="4 gains x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "ada-seka",
-        reads="fused score, K",
         does="the same along subspaces of several experts, weighed by the prompt's query",
         source="AdaSEKA, Li et al., 2026 (arXiv 2603.01281)",
         differs="as seka; experts are clusters of questions, not data sets",
-        ranking=fused,
         learns_policy="mrrag_llamaindex.evaluation.methods.probing.keys:learn_ada_seka",
         grid=tuning.of_policy,
         tried="4 gains x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "iti",
-        reads="fused score, K",
         does="a shift towards right answers in the heads that tell them best, at every step",
         source="ITI, Li et al., NeurIPS 2023",
         differs="yes and no in place of TruthfulQA; as large a share of the heads",
-        ranking=fused,
         learns_policy="mrrag_llamaindex.evaluation.methods.probing.heads:learn_iti",
         grid=tuning.of_policy,
         tried="4 alphas x 3 numbers of heads",
     ),
-    MethodRow("mcr", reads="fused score, K", source="MR-RAG, Li et al., CVPR 2026", ranking=fused),
-    MethodRow(
+    _fused_row("mcr", source="MR-RAG, Li et al., CVPR 2026"),
+    _fused_row(
         "mcr+ifa",
-        reads="fused score, K",
         does="question attends to documents by lambda (IFA)",
         source="MR-RAG, Li et al., CVPR 2026",
-        ranking=fused,
         policy="ifa",
         grid=tuning.of_policy,
         tried="4 strengths x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "mcr+ifa+image",
-        reads="fused score, K",
         does="as mcr+ifa, and the image is raised as a document of a fixed lambda",
         source="ours",
-        ranking=fused,
         policy="ifa",
         options={"image": 0.5},
         grid=tuning.image_floors,
         tried="4 lambdas of the image x 3 places",
     ),
-    MethodRow(
+    _fused_row(
         "mcr+ifa+layers",
-        reads="fused score, K",
         does="as mcr+ifa, with a strength for each critical layer and a part of its heads",
         source="ours",
-        ranking=fused,
         learns_policy="mrrag_llamaindex.evaluation.methods.probing.strengths:learn_strengths",
         tried="12 tries on training questions: strengths, and heads by attention knockout",
         usual=False,
     ),
     *(
-        MethodRow(
+        _fused_row(
             f"{of}-{'steps' if steps else 'prompt'}",
-            reads="fused score, K",
             does=f"`{of}` {'in every decode step, too' if steps else 'in the prompt alone'}",
             source="ours",
-            ranking=fused,
             policy=policy,
             options={"every_step": steps},
             usual=False,

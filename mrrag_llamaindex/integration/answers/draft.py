@@ -89,6 +89,7 @@ def draft_report(
         DraftSentence.of(answer.text[start:stop], found, threshold)
         for (start, stop), found in zip(spans, effects, strict=True)
     ]
+    told = ("sources", "dropped", "left_out", "image_read", "steering", "unknown_words")
     facts = result.as_dict()
     return ReportDraft(
         prompt=prompt,
@@ -98,10 +99,5 @@ def draft_report(
         cut_off=answer.cut_off,
         model=llm.metadata.model_name,
         seconds={**result.seconds, "effects": time.perf_counter() - started},
-        **{
-            name: facts[name]
-            for name in (
-                *("sources", "dropped", "left_out", "image_read", "steering", "unknown_words"),
-            )
-        },
+        **{name: facts[name] for name in told},
     )

@@ -139,7 +139,7 @@ class Knockout:
             layers = window_around(centre, self.window, self.depth)
             for start in range(0, len(edges), size):
                 part = edges[start : start + size]
-                *blocked, free = self._probabilities(baseline, [*part, None], layers)
+                *blocked, free = self.probabilities(baseline, [*part, None], layers)
                 if abs(free - baseline.probability) > _SAME * baseline.probability:
                     raise SteeringError(
                         f"control failed: around layer {centre} the row in which nothing is "
@@ -165,8 +165,8 @@ class Knockout:
         shared = self._shared(baseline.spans)
         logits = self.engine.runner.logits(pair, [baseline.image] * 2, shared=shared)
         plain = logits[:, -1].softmax(-1)[:, baseline.token].tolist()
-        nothing = self._probabilities(baseline, [None, None], range(self.depth))
-        full, free = self._probabilities(
+        nothing = self.probabilities(baseline, [None, None], range(self.depth))
+        full, free = self.probabilities(
             baseline, [everything(baseline.spans), None], range(self.depth)
         )
         # Beside a row that is blocked, a row that is not must stay what it was, too; up to
@@ -180,11 +180,23 @@ class Knockout:
         off = max(abs(p - q) for p, q in zip(nothing, plain, strict=True))
         return 100 * off / plain[0], 100 * (full - free) / free
 
-    def _probabilities(
-        self, baseline: Baseline, edges: Sequence[Edge | None], layers: Collection[int]
+    def probabilities(
+        self,
+        baseline: Baseline,
+        edges: Sequence[Edge | None],
+        layers: Collection[int],
+        heads: tuple[int, ...] | None = None,
     ) -> list[float]:
+        """Return the probability of `Baseline.token` in a pass whose rows block one edge each.
+
+        Parameters
+        ----------
+        baseline, edges, layers, heads
+            See `block_plan`.
+        """
         shared = self._shared(baseline.spans)
-        plan = block_plan(edges, baseline.spans, layers, self.engine.model.device, shared)
+        device = self.engine.model.device
+        plan = block_plan(edges, baseline.spans, layers, device, shared, heads)
         logits = self.engine.runner.logits(
             [baseline.prompt.input_ids] * len(edges),
             [baseline.image] * len(edges),

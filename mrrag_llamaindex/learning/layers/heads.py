@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.layers.blocking import Baseline, Knockout
-from mrrag_llamaindex.learning.layers.edges import STEERED, block_plan, edges_of
+from mrrag_llamaindex.learning.layers.edges import STEERED, edges_of
 
 
 def rank_heads(
@@ -55,22 +55,10 @@ def head_magnitudes(
         edge = next((e for e in edges_of(baseline.spans) if e.name == STEERED), None)
         if edge is None:
             continue
-        shared = baseline.spans.question[0] if knockout.engine.shares_prefix else 0
         row = []
         for layer in layers:
             for head in range(text.num_attention_heads):
-                plan = block_plan(
-                    [edge],
-                    baseline.spans,
-                    [layer],
-                    knockout.engine.model.device,
-                    shared,
-                    heads=(head,),
-                )
-                logits = knockout.engine.runner.logits(
-                    [baseline.prompt.input_ids], [baseline.image], shared=shared, steering=plan
-                )
-                p = float(logits[0, -1].softmax(-1)[baseline.token])
+                (p,) = knockout.probabilities(baseline, [edge], [layer], (head,))
                 row.append(100 * abs(p / baseline.probability - 1))
         changes.append(row)
     if not changes:

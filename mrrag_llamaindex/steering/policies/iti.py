@@ -10,10 +10,10 @@ import torch
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.steering.edit import HeadShift
+from mrrag_llamaindex.steering.policies.editing import EditingPolicy
 from mrrag_llamaindex.steering.policy import (
     Layers,
     QuestionRows,
-    SteeringPolicy,
     Weighted,
     require_finite,
 )
@@ -53,7 +53,7 @@ class HeadDirections(TensorValue):
 
 
 @dataclass(frozen=True)
-class ITI(SteeringPolicy):
+class ITI(EditingPolicy):
     """Inference-time intervention: add ``alpha * sigma * theta`` to the outputs of some heads.
 
     In the row that gives the next token, at every step, before the outputs are projected. For each
@@ -123,15 +123,6 @@ class ITI(SteeringPolicy):
     def _directions(self) -> HeadDirections:
         assert self.directions is not None
         return self.directions
-
-    @property
-    def is_off(self) -> bool:
-        """Whether alpha is 0."""
-        return self.alpha == 0
-
-    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Leave the logits as they are: `edit` changes outputs."""
-        return logits
 
     def default_layers(self, depth: int) -> Layers:
         """Layers of the heads that are shifted."""

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.edit import RowMix
-from mrrag_llamaindex.steering.policy import Layers, QuestionRows, SteeringPolicy, Weighted
+from mrrag_llamaindex.steering.policies.editing import EditingPolicy
+from mrrag_llamaindex.steering.policy import Layers, QuestionRows, Weighted
 from mrrag_llamaindex.steering.spans import PromptSpans
 
 
 @dataclass(frozen=True)
-class MADRAG(SteeringPolicy):
+class MADRAG(EditingPolicy):
     """Mix what the question saw of image and documents with what it saw of the image alone.
 
     The prompt is image, question, documents, question. In each steered layer, with ``O_1`` and
@@ -71,15 +70,6 @@ class MADRAG(SteeringPolicy):
                 "question_rows must be 'question': what follows the second question has no "
                 f"counterpart behind the first, got {self.question_rows!r}"
             )
-
-    @property
-    def is_off(self) -> bool:
-        """Whether alpha is 0."""
-        return self.alpha == 0
-
-    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Leave the logits as they are: `edit` changes outputs."""
-        return logits
 
     def default_layers(self, depth: int) -> Layers:
         """All layers."""

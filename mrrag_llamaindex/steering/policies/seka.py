@@ -11,10 +11,10 @@ import torch
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.steering.key_edit import KeyEdit
+from mrrag_llamaindex.steering.policies.editing import EditingPolicy
 from mrrag_llamaindex.steering.policy import (
     Layers,
     QuestionRows,
-    SteeringPolicy,
     Weighted,
     require_finite,
 )
@@ -23,7 +23,7 @@ from mrrag_llamaindex.steering.tensor_value import TensorValue
 
 
 @dataclass(frozen=True)
-class KeyPolicy(SteeringPolicy):
+class KeyPolicy(EditingPolicy):
     """What SEKA and AdaSEKA have in common: whose keys are edited, and in which layers.
 
     Attributes
@@ -58,18 +58,9 @@ class KeyPolicy(SteeringPolicy):
             raise ValueError(f"threshold must be in (0, 1], got {self.threshold!r}")
 
     @property
-    def is_off(self) -> bool:
-        """Whether the gain is 0."""
-        return self.gain == 0
-
-    @property
     def idle(self) -> str:
         """Why no key is edited."""
         return f"no document has a lambda of {self.threshold:g} or more"
-
-    def steer(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Leave the logits as they are: `edit` changes keys."""
-        return logits
 
     def default_layers(self, depth: int) -> Layers:
         """Return the last layers, as many as published for the depth.

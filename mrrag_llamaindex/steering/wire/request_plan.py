@@ -155,6 +155,11 @@ class RequestPlan(Message):
         return _policy(self.policy, self.options).rows(self.spans)
 
     @property
+    def every_step(self) -> bool:
+        """Whether the rows of generated tokens are steered, too."""
+        return _policy(self.policy, self.options).every_step
+
+    @property
     def digest(self) -> bytes:
         """SHA-256 of all that the plan says: equal plans steer equally."""
         return hashlib.sha256(self.dump().encode()).digest()

@@ -44,7 +44,7 @@ class RequestReport(Message):
                 f"the server did not steer as it was asked (rows by layer: {counts})"
             )
         steps = {self.steps.get(layer) for layer in plan.layers}
-        if plan.build().every_step and (None in steps or len(steps) > 1):
+        if plan.every_step and (None in steps or len(steps) > 1):
             raise SteeringError(
                 "the server did not steer the rows of the answer's tokens in every layer, as it "
                 f"was asked (rows by layer: {self.steps})"

@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.errors import InputError, PromptError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.probing.asked import (
     LEAST,
     batches,
     inner_engine,
-    training_questions,
+    readable_prompts,
 )
 from mrrag_llamaindex.generation.influence.teacher_forcing import teacher_forced
-from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.mcr.vote import YES_NO
 from mrrag_llamaindex.statistics.patients import split_by_patient
 from mrrag_llamaindex.steering.key_edit import head_outputs
@@ -57,27 +56,20 @@ def learn_iti(data: EmbeddedSet | None, engine: object, ranking: Ranking) -> tup
         If the engine cannot be looked into, answers are not yes and no, or questions are too few.
     """
     inner = inner_engine(engine)
-    if data is not None and not set(data.golds) <= set(YES_NO):
-        raise InputError("it learns from right and wrong answers, and knows those to yes or no")
     rows, images, right, owners = [], [], [], []
-    for asked in training_questions(inner, data, ranking, MOST):
-        assert data is not None
-        try:
-            prompt = inner.prompt(PromptRequest(asked.item.question, asked.documents), asked.image)
-        except PromptError:
-            continue
+    for asked, prompt in readable_prompts(inner, data, ranking, MOST):
         for answer in YES_NO:
             rows.append(teacher_forced(inner, prompt, answer).ids)
             images.append(asked.image)
             right.append(answer == asked.gold)
-            owners.append(data.patient(asked.row))
+            owners.append(asked.patient)
     if len(rows) < 2 * LEAST or len(set(owners)) < 3:
         raise InputError(
             f"{len(rows) // 2} training questions of {len(set(owners))} patients can be read; "
             f"{LEAST} of 3 are needed"
         )
     found = []
-    for places in batches(range(len(rows)), inner.batch_size):
+    for places in batches(len(rows), inner.batch_size):
         with head_outputs(inner.model) as seen:
             inner.runner.logits([rows[n] for n in places], [images[n] for n in places])
         # Padding stands on the left, so that the last row is every answer's last token.

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mrrag_llamaindex.errors import InputError, PromptError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.methods.probing.asked import (
     LEAST,
     batches,
     inner_engine,
-    training_questions,
+    readable_prompts,
 )
 from mrrag_llamaindex.evaluation.methods.tuning import TRIES
-from mrrag_llamaindex.generation.prompt.request import PromptRequest
 from mrrag_llamaindex.learning.layers.blocking import Baseline, Knockout
 from mrrag_llamaindex.learning.layers.heads import rank_heads
 from mrrag_llamaindex.learning.layers.strengths import Worth, search_strengths
-from mrrag_llamaindex.mcr.vote import YES_NO
 from mrrag_llamaindex.steering.ifa import IFA
 
 if TYPE_CHECKING:
@@ -55,20 +53,14 @@ def learn_strengths(data: EmbeddedSet | None, engine: object, ranking: Ranking) 
         If the engine cannot be looked into, answers are not yes and no, or questions are too few.
     """
     inner = inner_engine(engine)
-    if data is not None and not set(data.golds) <= set(YES_NO):
-        raise InputError("it learns from right and wrong answers, and knows those to yes or no")
     prompts, images, golds = [], [], []
-    for asked in training_questions(inner, data, ranking, MOST):
-        try:
-            prompt = inner.prompt(PromptRequest(asked.item.question, asked.documents), asked.image)
-        except PromptError:
-            continue
+    for asked, prompt in readable_prompts(inner, data, ranking, MOST):
         prompts.append(prompt)
         images.append(asked.image)
         golds.append(asked.gold)
     if len(prompts) < LEAST:
         raise InputError(f"{len(prompts)} training questions can be read; {LEAST} are needed")
-    rows = list(batches(range(len(prompts)), inner.batch_size))
+    rows = batches(len(prompts), inner.batch_size)
 
     def first_tokens(policy: IFA | None) -> torch.Tensor:
         """Return the probabilities of the first answer token, (questions, vocabulary)."""
