@@ -136,7 +136,7 @@ class Service:
                 width, height = view.rgb.size
             if width * height > self._image_pixels:
                 raise ImageError(
-                    f"query image: {width} x {height} pixels are more than this server takes "
+                    f"{view.what}: {width} x {height} pixels are more than this server takes "
                     f"({self._image_pixels:,})"
                 )
         return image
