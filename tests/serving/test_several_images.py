@@ -15,19 +15,8 @@ from mrrag_llamaindex.errors import PromptError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.ask import ask
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
-from mrrag_llamaindex.serving.service import Service
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
-from tests.tiny.families import write
-
-
-@pytest.fixture(scope="module")
-def reader(corpus, tmp_path_factory) -> Service:
-    """A model that reads several images."""
-    folder = write("qwen3_vl", tmp_path_factory.mktemp("models") / "qwen3_vl")
-    return Service.load(
-        corpus.store, model=str(folder), max_new_tokens=8, device="cpu", name="reader"
-    )
 
 
 @pytest.fixture(scope="module")
