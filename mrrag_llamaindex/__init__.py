@@ -82,3 +82,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Make ``%mrrag`` known to a notebook: ``%load_ext mrrag_llamaindex``."""
+    from mrrag_llamaindex.commands.notebook import register
+
+    register(shell)
