@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import InputError
+from mrrag_llamaindex import defaults, plots
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
 from mrrag_llamaindex.evaluation.tasks.registry import TASKS
+from mrrag_llamaindex.plots.style import check_target
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     Data = str
     TaskName = str
 else:
@@ -21,6 +25,14 @@ else:
     """What is asked."""
     Data = Literal[(defaults.PHANTOM, *DATA_SETS)]
     """Questions to evaluate on: synthetic ones, or one's own copy."""
+
+
+def _drawable(picture: Path | None) -> Path | None:
+    """Refuse a picture that could not be written before what it shows is computed."""
+    if picture is not None:
+        check_target(picture)
+    return picture
+
 
 NOTICE = "Research software, not a medical device."
 
@@ -153,6 +165,19 @@ ApiBase = Annotated[
 Device = Annotated[
     str, typer.Option(help='A torch device, or "auto": CUDA where present, else CPU.')
 ]
+Picture = Annotated[
+    Path | None,
+    typer.Option(callback=_drawable, help="File for a picture: .png, .svg or .pdf (extra plot)."),
+]
+PictureOfAnswer = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture",
+        callback=_drawable,
+        help="File for a picture: .png, .svg or .pdf (extra plot). It shows the image, the "
+        "question and the evidence.",
+    ),
+]
 Quantization = Annotated[
     str | None,
     typer.Option(
@@ -174,6 +199,33 @@ def refuse_given(ctx: typer.Context, names: Container[str | None], why: str) -> 
 def calibration_given(calibration: str | None) -> str | Literal[False] | None:
     """Read ``--calibration PATH|none``: False for none, None for the store's own."""
     return False if calibration == "none" else calibration
+
+
+def draw_or_say(draw: Callable[[], Figure], picture: Path | None, usual: Path) -> dict[str, Any]:
+    """Draw into ``picture``; where none is named into ``usual``, or say why that is not possible.
+
+    Returns
+    -------
+    dict
+        For JSON: ``figure``, the path or None, and ``figures``, a list of it.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    MRRAGError
+        If matplotlib is not installed, and a picture was asked for.
+    """
+    try:
+        drawn = [str(plots.save(draw(), picture or usual))]
+    except InputError:
+        raise
+    except MRRAGError as error:
+        if picture is not None:
+            raise
+        console.say("note", f"no picture: {error}")  # the numbers still stand
+        drawn = []
+    return {"figure": drawn[0] if drawn else None, "figures": drawn}
 
 
 def renames_of(columns: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import mrrag_llamaindex
 import mrrag_llamaindex.evaluation.data.readers
 import mrrag_llamaindex.langchain
 import mrrag_llamaindex.mcr.score
+import mrrag_llamaindex.plots
 
 GROUPS = {
     "Asking": ("answer_trace", "ask", "ask_by_vote", "draw_answer", "query_image"),
@@ -28,6 +29,7 @@ GROUPS = {
 FURTHER = (
     ("LangChain", mrrag_llamaindex.langchain),
     ("The score as functions", mrrag_llamaindex.mcr.score),
+    ("Pictures", mrrag_llamaindex.plots),
     ("Readers of data sets", mrrag_llamaindex.evaluation.data.readers),
 )
 """Modules with an ``__all__`` of their own."""

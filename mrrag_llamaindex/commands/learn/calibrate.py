@@ -65,6 +65,7 @@ def calibrate(
     force: Annotated[
         bool, typer.Option("--force", help="Write a curve not shown to beat the base rate.")
     ] = False,
+    picture: options.Picture = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -73,6 +74,7 @@ def calibrate(
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration
     from mrrag_llamaindex.mcr.score import FusionWeights
     from mrrag_llamaindex.mcr.weights_file import load_weights
+    from mrrag_llamaindex.plots import draw_calibration, save
     from mrrag_llamaindex.store.learned_files import (
         CALIBRATION_FILE,
         keep_learned,
@@ -123,6 +125,8 @@ def calibrate(
             assert pairs is not None
             pairs.check_towers(identity)
             keep_learned(pairs, CALIBRATION_FILE, report.calibration.to_json())
+    if picture is not None:
+        save(draw_calibration(report.as_dict()), picture)
     if report.why_not:
         console.say("note", report.why_not)
     if as_json:

@@ -12,7 +12,7 @@ from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.learn.inputs import writing
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.learning.layers.search import LayerSearch
@@ -34,7 +34,7 @@ def find_layers(
     store: Annotated[
         str | None, typer.Option(help="Folder of the store, or a URL, for the documents.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the profile and the curves.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the profile, and layers.png.")] = Path(
         "mrrag-layers"
     ),
     examples: Annotated[int, typer.Option(min=8, help="Questions asked, at most.")] = 100,
@@ -57,6 +57,7 @@ def find_layers(
     allow_pickle: options.AllowPickle = False,
     adapter: options.Adapter = None,
     merge_adapter: options.MergeAdapter = False,
+    picture: options.Picture = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -69,6 +70,7 @@ def find_layers(
     from mrrag_llamaindex.generation.checkpoints.profile_store import found_profile, keep_profile
     from mrrag_llamaindex.generation.engine import LlavaEngine
     from mrrag_llamaindex.learning.layers.search import search_layers
+    from mrrag_llamaindex.plots import draw_knockout
 
     left_out: list[dict[str, Any]] = []
     if questions is None and store is None and (data is not None or model == defaults.PHANTOM):
@@ -102,56 +104,21 @@ def find_layers(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         found_profile(loaded, layers, note).write(profile)
-    figures, no_figure = _draw(search, out)
-    files = {
-        "profile": str(profile),
-        "kept": str(kept),
-        "figure": figures[0] if figures else None,
-        "figures": figures,
-    }
+    drawn = options.draw_or_say(
+        lambda: draw_knockout(search.as_dict()), picture, out / "layers.png"
+    )
+    files = {"profile": str(profile), "kept": str(kept), **drawn}
     if as_json:
         console.print_json({**search.as_dict(), "left_out": left_out, **files})
     else:
-        _print(search, left_out, files, no_figure)
-
-
-def _draw(search: LayerSearch, out: Path) -> tuple[list[str], str]:
-    """Draw the edges between parts of the prompt, and those of single documents."""
-    from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
-
-    series: dict[str, list[Point]] = {}
-    for point in search.curve:
-        at = Point(point.layer, point.change, *point.ci)
-        series.setdefault(point.edge, []).append(at)
-    parts = {
-        "layers": {name: line for name, line in series.items() if not _single(name)},
-        "documents": {name: line for name, line in series.items() if _single(name)},
-    }
-    layers = ", ".join(map(str, search.choice.layers))
-    drawn = []
-    try:
-        for name, lines in parts.items():
-            path = line_plot(
-                lines,
-                f"layer (windows of {search.window})",
-                "change of the answer's probability, %",
-                out / f"{name}.png",
-                title=f"attention blocked; critical layers: {layers}",
-            )
-            drawn.append(str(path))
-    except MRRAGError as error:
-        return drawn, str(error)
-    return drawn, ""
+        _print(search, left_out, files)
 
 
 def _single(edge: str) -> bool:
     return edge.startswith("document-")
 
 
-def _print(
-    search: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any], no_figure: str
-) -> None:
-
+def _print(search: LayerSearch, left_out: list[dict[str, Any]], files: dict[str, Any]) -> None:
     screen = console.screen()
     edges = list(dict.fromkeys(p.edge for p in search.curve if not _single(p.edge)))
     table = console.plain_table()
@@ -175,7 +142,7 @@ def _print(
         f"about {search.seconds['naive']:.1f} s ({search.naive_timed} of {search.naive_passes} "
         "passes timed)",
         f"profile: {files['profile']}, also kept for this model in {files['kept']}",
-        f"curves: {', '.join(files['figures']) or no_figure}",
+        *(f"picture: {path}" for path in files["figures"]),
     ]
     for line in lines:
         screen.print(line, soft_wrap=True)

@@ -78,6 +78,17 @@ def test_records_become_a_calibration_of_their_towers(records, tmp_path, method)
     assert rule["errors"] / rule["answered"] <= 0.1
 
 
+def test_a_picture_is_drawn_or_refused_before_anything_is_read(records, tmp_path):
+    pictures = [tmp_path / "new" / f"{name}.svg" for name in "ab"]
+    for picture in pictures:
+        assert run(records, "--picture", picture).exit_code == 0
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert "Calibration on patients held out" in pictures[0].read_text()
+    refused = run(tmp_path / "absent.jsonl", "--picture", tmp_path / "c.bmp")
+    assert refused.exit_code == 2
+    assert refused.stderr == "error: c.bmp: pictures are written as .png, .svg, .pdf\n"
+
+
 def test_same_seed_gives_the_same_numbers(records):
     first, second, other = (run(records, "--json", "--seed", n).stdout for n in (1, 1, 2))
     assert first == second != other

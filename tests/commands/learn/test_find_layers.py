@@ -76,7 +76,7 @@ def test_curves_are_drawn(made):
     from PIL import Image
 
     _, found = made
-    assert [Path(path).name for path in found["figures"]] == ["layers.png", "documents.png"]
+    assert [Path(path).name for path in found["figures"]] == ["layers.png"]
     assert found["figure"] == found["figures"][0]
     for path in found["figures"]:
         assert len(Image.open(path).convert("L").resize((64, 64)).getcolors()) > 10

@@ -1,0 +1,72 @@
+"""Where a model reads: what blocking attention around each layer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mrrag_llamaindex.plots.marks import Point, draw_lines
+from mrrag_llamaindex.plots.style import MUTED, PALE, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PARTS = "parts of the prompt"
+_DOCUMENTS = "each document → question and last token"
+
+
+def draw_knockout(search: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Draw the change of the answer's probability by layer, for each edge that was blocked.
+
+    Parameters
+    ----------
+    search : mapping
+        What ``mrrag find-layers --json`` prints: `LayerSearch.as_dict`.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown and not registered with pyplot. A plot for the edges between parts of the prompt
+        and one for those of single documents, where there are any; a line for each edge, with 95%
+        intervals. The critical layers are shaded.
+
+    Raises
+    ------
+    MRRAGError
+        If matplotlib is not installed.
+    """
+    panels: dict[str, dict[str, list[Point]]] = {_PARTS: {}, _DOCUMENTS: {}}
+    for row in search["curve"]:
+        edge = row["edge"].replace("->", " → ")
+        panel = _PARTS
+        if edge.startswith("document-"):
+            panel, edge = _DOCUMENTS, edge.partition(" →")[0].replace("-", " ")
+        panels[panel].setdefault(edge, []).append(Point(row["layer"], row["change"], *row["ci"]))
+    shown = {name: lines for name, lines in panels.items() if lines}
+    windows = "one layer" if search["window"] == 1 else f"{search['window']} layers"
+    title = title or (
+        f"Attention blocked in {windows} of {search['depth']} at a time, "
+        f"{search['examples']['answered_correctly']} questions"
+    )
+    with drawing(0.8 + 3.8 * len(shown), 4.2, title) as figure:
+        row = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, (name, lines) in zip(row, shown.items(), strict=True):
+            axes.axhline(0, color=MUTED, linewidth=0.8)
+            draw_lines(axes, lines)
+            for number, layer in enumerate(search["layers"]):
+                label = "" if number else "critical layers"
+                ends = (layer - 0.5, layer + 0.5)
+                axes.axvspan(*ends, color=PALE, linewidth=0, zorder=0, label=label)
+            axes.set_xlim(-0.5, search["depth"] - 0.5)
+            axes.set_xlabel("layer in the middle of the window")
+            axes.set_title(name)
+            axes.legend(
+                loc="upper left",
+                bbox_to_anchor=(0, -0.15),
+                ncols=2 if name == _PARTS else 3,
+                frameon=False,
+                borderpad=0,
+            )
+        row[0].set_ylabel("change of the answer's probability, %")
+    return figure

@@ -1,0 +1,111 @@
+"""What several pictures are made of: lines with bands, and bars with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mrrag_llamaindex.plots.style import COLOURS, INK, MAIN, MARKERS, PALE, SMALL, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_TICKS = 16
+"""More points along x than these get matplotlib's own ticks."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with its interval.
+
+    Parameters
+    ----------
+    x, y : float
+    low, high : float or None
+        95%; both or neither.
+
+    Raises
+    ------
+    ValueError
+        If only one end is given, or they are the wrong way round.
+    """
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"an interval from {self.low} to {self.high}")
+
+
+def draw_lines(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
+    """Draw one line for each series, from left to right, with its intervals as a band."""
+    for number, (name, points) in enumerate(series.items()):
+        order = sorted(points, key=lambda point: point.x)
+        colour = COLOURS[number % len(COLOURS)]
+        # Earlier lines are wider, so that one still shows under another that covers it.
+        beneath = len(series) - 1 - number
+        axes.plot(
+            [point.x for point in order],
+            [point.y for point in order],
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            linewidth=1.2 + 0.6 * beneath,
+            markersize=4 + 1.2 * beneath,
+            label=name,
+        )
+        banded = [point for point in order if point.low is not None]
+        axes.fill_between(
+            [point.x for point in banded],
+            [float(point.low or 0) for point in banded],
+            [float(point.high or 0) for point in banded],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    measured = sorted({point.x for points in series.values() for point in points})
+    if len(measured) <= _MOST_TICKS:
+        axes.set_xticks(measured)
+    tidy(axes)
+
+
+def draw_bars(axes: Axes, rows: Mapping[str, Point], *, best: str | None = None) -> None:
+    """Draw one bar for each row, from the top, with its interval and its number (``x``).
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Of shares, from 0 to 1.
+    rows : mapping of str to Point
+        ``y`` is not read.
+    best : str, optional
+        The row that stands out.
+    """
+    places = range(len(rows))
+    values = [row.x for row in rows.values()]
+    axes.barh(places, values, color=PALE, height=0.62)
+    for place, (name, row) in zip(places, rows.items(), strict=True):
+        colour = COLOURS[1] if name == best else MAIN
+        if row.low is not None and row.high is not None:
+            axes.plot((row.low, row.high), (place, place), color=colour, linewidth=2)
+        axes.plot([row.x], [place], "o", color=colour, markersize=5)
+        axes.annotate(
+            f"{row.x:.3f}",
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL,
+            color=INK,
+        )
+    axes.set_yticks(places, list(rows))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    tidy(axes, "x")
+    axes.tick_params(axis="y", length=0)
