@@ -86,6 +86,5 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """Make ``%mrrag`` known to a notebook: ``%load_ext mrrag_llamaindex``."""
-    from mrrag_llamaindex.commands.notebook import register
-
-    register(shell)
+    app = importlib.import_module("mrrag_llamaindex.commands.app").app
+    importlib.import_module("mrrag_llamaindex.commands.start.notebook").register(shell, app)

@@ -1,12 +1,11 @@
 """Write the shipped real cases as the tables of somebody who starts from nothing.
 
-    python -m tools.real_cases.tables FOLDER [--images 70] [--closed]
+    python -m tools.real_cases.tables FOLDER [--images 70]
 
-Seventy (``--images``) of the hundred images of VQA-RAD go into ``pairs.csv``, a row for each of their training
-questions: its words with the answer are the report, the answer is a column of its own. All
-questions about the others that want a yes or a no go into ``questions.csv``; with
-``--closed``, the pairs are of such questions, too. An image counts as a patient, as the data set
-names none.
+Seventy (``--images``) of the hundred images of VQA-RAD go into ``pairs.csv``, a row for each of
+their training questions: its words with the answer are the report, the answer is a column of its
+own. All questions about the others that want a yes or a no go into ``questions.csv``. An image
+counts as a patient, as the data set names none.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from mrrag_llamaindex.evaluation.votes.shipped import shipped_questions
 STORED = 70
 
 
-def write_tables(
-    folder: Path, seed: int = 0, *, stored: int = STORED, closed: bool = False
-) -> tuple[int, int]:
+def write_tables(folder: Path, seed: int = 0, *, stored: int = STORED) -> tuple[int, int]:
     """Write ``pairs.csv``, ``questions.csv`` and ``images``; returns how many rows each has."""
     asked = shipped_questions()
     images = sorted({Path(item.image) for item in (*asked.training, *asked.test)})
@@ -44,7 +41,7 @@ def write_tables(
             "answer": item.answer,
         }
         for item in asked.training
-        if Path(item.image).name in names and (is_closed(item) or not closed)
+        if Path(item.image).name in names
     ]
     questions = [
         {
@@ -76,10 +73,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=STORED, help="that are stored")
-    parser.add_argument("--closed", action="store_true", help="pairs of yes or no only")
+    parser.add_argument("--images", type=int, default=STORED, help="How many are stored.")
     options = parser.parse_args()
-    pairs, questions = write_tables(options.folder, stored=options.images, closed=options.closed)
+    pairs, questions = write_tables(options.folder, stored=options.images)
     print(f"{options.folder}: {pairs} pairs, {questions} questions about other images")
 
 

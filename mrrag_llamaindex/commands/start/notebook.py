@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _PLAIN = {"COLUMNS": "100", "FORCE_COLOR": None, "CLICOLOR_FORCE": None, "NO_COLOR": "1"}
 """Jupyter asks every program for colours, and rich for HTML."""
 
 
-def register(shell: Any) -> None:
-    """Make ``%mrrag`` known to an IPython shell."""
-    shell.register_magic_function(mrrag, "line")
+def register(shell: Any, app: Callable[..., Any]) -> None:
+    """Make ``%mrrag`` known to an IPython shell; ``app`` is the command line."""
 
+    def mrrag(line: str) -> None:
+        """Run a command as a shell would: ``%mrrag ingest pairs.csv --store store``.
 
-def mrrag(line: str) -> None:
-    """Run a command as a shell would: ``%mrrag ingest pairs.csv --store store``.
-
-    What is wrong is said in one line on standard error, and the cells that follow go on, as they do
-    after ``!mrrag``. IPython fills in ``{name}`` and ``$name``; ``{{name}}`` stays ``{name}``.
-    """
-    from mrrag_llamaindex.commands.app import app
-
-    with _environment(_PLAIN):
-        try:
+        What is wrong is said in one line on standard error, and the cells that follow go on, as
+        they do after ``!mrrag``. IPython fills in ``{name}`` and ``$name``; ``{{name}}`` stays
+        ``{name}``.
+        """
+        with _environment(_PLAIN), suppress(SystemExit):  # every command ends so, and has said why
             app(shlex.split(line), prog_name="mrrag")
-        except SystemExit:
-            pass  # every command ends so, and has said why
+
+    shell.register_magic_function(mrrag, "line")
 
 
 @contextmanager
