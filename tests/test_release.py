@@ -24,7 +24,7 @@ VERSION = mrrag_llamaindex.__version__
 def test_the_version_stands_in_one_place_and_the_others_follow():
     assert stated_version(ROOT / "mrrag_llamaindex") == VERSION
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'dynamic = ["version"]' in project
+    assert 'dynamic = ["urls", "version"]' in project
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == VERSION
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
@@ -58,6 +58,14 @@ def test_a_whole_wheel_passes_and_each_fault_of_another_is_named():
     for word in ("lacks phantom/weights/llava", "13.0 MB", "tests/", "a.pyc", "version 0.0.1"):
         assert word in problems
     assert any("LICENSE" in one for one in sdist_problems(["x/README.md"], VERSION))
+
+
+def test_a_release_names_the_repository_that_makes_it(monkeypatch):
+    monkeypatch.setenv("MRRAG_REPOSITORY", "https://example.org/us/mrrag")
+    (problem,) = wheel_problems(names(), metadata(), 6_000_000, VERSION)
+    assert problem == "does not name its repository, https://example.org/us/mrrag"
+    named = f"Project-URL: Repository, https://example.org/us/mrrag\n{metadata()}"
+    assert wheel_problems(names(), named, 6_000_000, VERSION) == []
 
 
 def test_what_a_wheel_needs_is_in_the_checkout():

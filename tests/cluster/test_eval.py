@@ -7,11 +7,10 @@ import shutil
 
 import pytest
 
-from tests.cluster.test_ingest import run
+from tests.cluster.test_ingest import BY_ONE, BY_RAY, run
 
 QUESTIONS = ("eval", "--data", "phantom", "--seeds", 1, "--questions", 24, "--json")
 METHODS = ("--methods", "vote,naive-rag,mcr+ifa")
-BY_RAY = ("--ray", "--workers", "2")
 
 
 def evaluate(out, *options):
@@ -43,7 +42,7 @@ def test_answers_tables_and_mined_records_are_the_same_and_resumed(tmp_path):
     lines = answers[1].read_bytes().splitlines(keepends=True)
     answers[1].write_bytes(b"".join(lines[:6]) + lines[6][:9])
     shutil.rmtree(spread / "predictions")
-    evaluate(spread, *BY_RAY)
+    evaluate(spread, *BY_ONE)
     assert {name.partition("/")[0] for name in files(spread)} >= {"answers", "predictions"}
     for name, content in files(plain).items():
         if name.startswith("answers/") and name != answers[1].relative_to(spread).as_posix():

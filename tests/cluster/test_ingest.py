@@ -16,6 +16,8 @@ from mrrag_llamaindex.towers.loading import load_towers
 from tests.store.conftest import chroma_server  # noqa: F401
 
 BY_RAY = ("--ray", "--workers", "2")
+BY_ONE = ("--ray", "--workers", "1")
+"""Where one worker shows as much as two: each takes seconds to begin."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def assert_same(one, other):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray", "one_thread")
 class TestByRay:
-    @pytest.mark.parametrize("place", ["folder", "server"])
+    @pytest.mark.parametrize("place", ["folder", pytest.param("server", marks=pytest.mark.slow)])
     def test_the_store_is_the_same_row_for_row(self, table, tmp_path, request, place):
         where = tmp_path / "store"
         if place == "server":
@@ -80,9 +82,8 @@ class TestByRay:
         assert spread == plain
         assert spread["skipped"]
         assert_same(contents(tmp_path / "plain"), contents(where))
-        again = ingest(table, where, *BY_RAY)
-        assert (again["added"], again["unchanged"]) == (0, plain["added"])
 
+    @pytest.mark.slow
     def test_both_workers_write_into_postgresql_in_the_order_of_the_table(
         self, table, tmp_path, postgres
     ):
@@ -98,21 +99,25 @@ class TestByRay:
             wrote = "SELECT count(DISTINCT process) FROM mrrag.log"
             assert sql.execute(wrote).fetchone() == (2,)
 
+    @pytest.mark.slow
     def test_what_a_run_has_stored_another_one_goes_on_from(self, table, tmp_path):
         lines = table.read_text().splitlines(keepends=True)
         part = table.with_name("part.csv")
         part.write_text("".join(lines[:18]))
         reports = []
-        for name, options in (("plain", ()), ("store", BY_RAY)):
+        for name, options in (("plain", ()), ("store", BY_ONE)):
             ingest(part, tmp_path / name)
             reports.append(ingest(table, tmp_path / name, *options))
         assert reports[0] == reports[1]
         assert reports[0]["unchanged"] > 0 < reports[0]["added"]
         assert_same(contents(tmp_path / "plain"), contents(tmp_path / "store"))
+        again = ingest(table, tmp_path / "store", *BY_ONE)
+        stored = reports[0]["added"] + reports[0]["unchanged"]
+        assert (again["added"], again["unchanged"]) == (0, stored)
 
     def test_strictly_it_stops_at_the_same_row_behind_the_same_batches(self, table, tmp_path):
         ends = []
-        for name, options in (("plain", ()), ("store", BY_RAY)):
+        for name, options in (("plain", ()), ("store", BY_ONE)):
             code, _, err = run(
                 *("ingest", table, "--store", tmp_path / name, "--towers", "phantom", "--strict"),
                 *("--batch-size", "4", *options),
@@ -125,7 +130,7 @@ class TestByRay:
     def test_towers_that_are_not_there_are_named_in_one_line(self, table, tmp_path):
         code, _, err = run(
             *("ingest", table, "--store", tmp_path / "store", "--towers", tmp_path / "none"),
-            *BY_RAY,
+            *BY_ONE,
         )
         assert code == 2
         assert "none" in err.splitlines()[-1]

@@ -9,10 +9,9 @@ import pytest
 
 from mrrag_llamaindex.cluster.sharded_log import Shard
 from mrrag_llamaindex.learning.mining.records import TRAINING_FILE
-from tests.cluster.test_ingest import run
+from tests.cluster.test_ingest import BY_ONE, BY_RAY, run
 
 QUESTIONS = ("mine", "--data", "phantom", "--limit", 20, "--candidates", 4, "--model", "phantom")
-BY_RAY = ("--ray", "--workers", "2")
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray", "one_thread")]
 
@@ -37,16 +36,18 @@ def test_the_file_is_the_same_and_nothing_else_is_left(plain, tmp_path):
     assert not (tmp_path / "spread.jsonl.shards").exists()
 
 
+@pytest.mark.slow
 def test_what_one_process_has_begun_workers_end_and_the_other_way_round(plain, tmp_path):
     out = tmp_path / "begun.jsonl"
     lines = plain.read_bytes().splitlines(keepends=True)
-    for kept, options in ((11, BY_RAY), (14, ())):
+    for kept, options in ((11, BY_ONE), (14, ())):
         out.write_bytes(b"".join(lines[: 1 + kept]))
         report = mine(out, *options)
         assert (report["mined"], report["resumed"]) == (20 - kept, kept)
         assert out.read_bytes() == plain.read_bytes()
 
 
+@pytest.mark.slow
 def test_shards_that_a_killed_run_has_left_are_not_made_again(plain, tmp_path):
     out = tmp_path / "killed.jsonl"
     header, records = TRAINING_FILE.read(plain)
@@ -70,7 +71,7 @@ def test_shards_that_a_killed_run_has_left_are_not_made_again(plain, tmp_path):
     marked.write_text(marked.read_text().replace('"unaided": 0.', '"unaided": 0.0000'))
     with (left / "000000008-8.jsonl").open("a") as torn:
         torn.write('{"question_id": "x')
-    mine(out, *BY_RAY)
+    mine(out, *BY_ONE)
     expected = plain.read_text().splitlines()
     written = out.read_text().splitlines()
     assert written[:17] == expected[:17]
@@ -86,11 +87,12 @@ def test_shards_of_another_run_are_not_mixed_in(plain, tmp_path):
     left = tmp_path / "other.jsonl.shards"
     left.mkdir()
     shutil.copy(plain, left / "000000008-8.jsonl")
-    code, _, err = run(*QUESTIONS, "--out", out, "--seed", 1, *BY_RAY)
+    code, _, err = run(*QUESTIONS, "--out", out, "--seed", 1, *BY_ONE)
     assert code == 2
     assert "000000008-8.jsonl was begun with seed 0" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_questions_that_cannot_be_used_are_listed_alike(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
     from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
@@ -106,7 +108,7 @@ def test_questions_that_cannot_be_used_are_listed_alike(tmp_path):
     rows.insert(3, f"long,q0.png,{'Is there edema? ' * 4000},yes,p")
     (tmp_path / "questions.csv").write_text("\n".join(rows) + "\n")
     reports = []
-    for name, options in (("plain", ()), ("spread", BY_RAY)):
+    for name, options in (("plain", ()), ("spread", BY_ONE)):
         code, out, err = run(
             *("mine", tmp_path / "questions.csv", "--store", tmp_path / "store", "--json"),
             *("--model", "phantom", "--out", tmp_path / f"{name}.jsonl", *options),

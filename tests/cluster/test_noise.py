@@ -20,6 +20,7 @@ def study(out, *options):
     return text.replace(str(out), "OUT")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray", "one_thread")
 def test_the_report_is_the_same_and_what_was_asked_is_not_asked_again(tmp_path):
@@ -29,6 +30,7 @@ def test_the_report_is_the_same_and_what_was_asked_is_not_asked_again(tmp_path):
     logs = sorted((tmp_path / "spread" / "readings").glob("*.jsonl"))
     assert logs
     written = {path: path.read_text() for path in logs}
+    by_ray = ("--ray", "--workers", "1", "--batch-size", "64")
     # Nobody can have been right in what is read back, if it is read back.
     for path, text in written.items():
         path.write_text(text.replace("[1.0, ", "[0.0, "))

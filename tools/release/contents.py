@@ -6,6 +6,7 @@ A wheel that lacks the shipped weights installs without a word, and fails at a u
 from __future__ import annotations
 
 import email
+import os
 import re
 import sys
 import tarfile
@@ -33,7 +34,7 @@ NEEDED: Final = (
 )
 """Below the package: what is no Python, and without which something fails."""
 
-SOURCES: Final = ("tests/", "docs/", "tools/", "noxfile.py", "constraints.txt", "CHANGELOG.md")
+SOURCES: Final = ("tests/", "docs/", "tools/", "noxfile.py", "hatch_build.py", "constraints.txt", "CHANGELOG.md")
 """What the sdist has beside the package."""
 
 _FOREIGN = re.compile(r"(^|/)(__pycache__|\.mypy_cache|tests|\.nox)(/|$)|\.pyc$")
@@ -64,6 +65,9 @@ def wheel_problems(names: Collection[str], metadata: str, size: int, version: st
     about = email.message_from_string(metadata)
     if about["Version"] != version:
         problems.append(f"says version {about['Version']}, the package {version}")
+    repository = os.environ.get("MRRAG_REPOSITORY")
+    if repository and f"Repository, {repository}" not in (about.get_all("Project-URL") or []):
+        problems.append(f"does not name its repository, {repository}")
     if about["License-Expression"] != "Apache-2.0":
         problems.append(f"says licence {about['License-Expression']}")
     return problems

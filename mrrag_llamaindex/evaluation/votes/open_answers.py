@@ -33,12 +33,11 @@ def _winners(
             continue
         weight = np.exp((values[may] - values[0]).astype(np.float64) / temperature)
         codes = table.codes[own[may]]
-        kinds, inverse = np.unique(codes, return_inverse=True)
-        share = np.bincount(inverse, weights=weight)
+        _, first, kind = np.unique(codes, return_index=True, return_inverse=True)
+        share = np.bincount(kind, weights=weight)
         # Of equal shares, the answer of the better pair.
-        first = [int(np.flatnonzero(codes == kind)[0]) for kind in kinds]
-        winner = max(range(len(kinds)), key=lambda n: (share[n], -first[n]))
-        answers.append(table.answers[int(own[may][first[winner]])])
+        winner = first[np.lexsort((first, -share))[0]]
+        answers.append(table.answers[int(own[may][winner])])
     return answers
 
 

@@ -68,7 +68,7 @@ def test_what_it_copies_is_there_and_enough_to_build_the_package(instructions):
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     needed = [re.search(r'^readme = "(.*)"', project, re.M)[1]]
     needed += re.findall(r'"([\w.]+)"', re.search(r"^license-files = \[(.*)\]", project, re.M)[1])
-    assert {"pyproject.toml", "mrrag_llamaindex", *needed} <= set(copied)
+    assert {"pyproject.toml", "hatch_build.py", "mrrag_llamaindex", *needed} <= set(copied)
 
 
 def test_what_it_installs_is_declared(instructions):
