@@ -76,7 +76,7 @@ def test_notebook_runs_and_prints_what_is_saved(name):
         one, two = printed(before), printed(after)
         if "measured" in before.metadata.get("tags", ()):
             # Training differs in its last digits from machine to machine, and so may a verdict.
-            assert two
+            assert after.outputs or not before.outputs
         else:
             assert agree(one, two), f"saved:\n{one}\nnow:\n{two}"
     assert pictures(code_cells(fresh)[-1])
