@@ -13,7 +13,15 @@ from nbclient import NotebookClient
 from tests.real_towers import missing_weights
 
 DEMOS = Path(__file__).parents[2] / "demos"
-NAMES = ["evaluation", "existing_app", "langchain", "looking_inside", "quickstart", "your_pairs"]
+NAMES = [
+    "evaluation",
+    "existing_app",
+    "langchain",
+    "looking_inside",
+    "quickstart",
+    "serving",
+    "your_pairs",
+]
 MOST_BYTES = 60_000
 
 _VARYING = re.compile(r"\d+\.\d s\b|/\S*/tmp\w{8}(?=/)|\d+\.\d MB")
