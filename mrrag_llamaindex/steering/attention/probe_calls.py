@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.attention.registry import Backend
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -115,7 +116,7 @@ def probe(
                 config,
                 inputs_embeds=query[:, 0],
                 attention_mask=torch.ones(1, stop, dtype=torch.long, device=query.device),
-                past_key_values=cache,
+                **{CACHE: cache},
             )
             key, value = cache.update(key, value, layer.layer_idx)
             scaling = query.shape[-1] ** -0.5
