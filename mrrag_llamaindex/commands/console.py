@@ -91,7 +91,8 @@ class _Screen(Console):
 
 def screen(*, stderr: bool = False) -> Console:
     """Return a console that takes no word of a text for markup, an emoji or an escape code."""
-    return _Screen(stderr=stderr, markup=False, emoji=False, highlight=False)
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+    return _Screen(stderr=stderr, force_jupyter=False, **plain)
 
 
 def print_json(value: Any) -> None:

@@ -115,12 +115,7 @@ class QueryImage:
             raise ImageError("no image was given with the question")
         if len(images) == 1:
             return images[0]
-        if len(images) > defaults.MAX_QUERY_IMAGES:
-            raise ImageError(
-                f"{len(images)} images were given with one question (limit "
-                f"{defaults.MAX_QUERY_IMAGES}): give those of one study, and slices of a volume "
-                "not at all"
-            )
+        require_few(len(images))
         if len(set(images)) < len(images):
             raise ImageError("the same image was given twice with one question")
         first, *others = images
@@ -199,3 +194,18 @@ class _Study(QueryImage):
     def release_pixels(self) -> None:
         for view in self.views:
             view.release_pixels()
+
+
+def require_few(count: int) -> None:
+    """Check the number of images of one question, before they are read.
+
+    Raises
+    ------
+    ImageError
+        If there are more than `defaults.MAX_QUERY_IMAGES`.
+    """
+    if count > defaults.MAX_QUERY_IMAGES:
+        raise ImageError(
+            f"{count} images were given with one question (limit {defaults.MAX_QUERY_IMAGES}): "
+            "give those of one study, and slices of a volume not at all"
+        )

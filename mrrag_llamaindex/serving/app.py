@@ -78,7 +78,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.include_router(metric_routes(service, workers, metrics))
     app.include_router(reference_routes(app))
     app.include_router(login_routes(settings, wrong))
-    app.include_router(page_routes(service, workers))
+    app.include_router(page_routes(service, workers, settings.upload_bytes))
 
     @app.get("/healthz", summary="Whether the server answers")
     async def healthz() -> dict[str, str]:

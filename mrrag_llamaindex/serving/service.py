@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ImageError, InputError
-from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.errors import ImageError, InputError, PromptError
+from mrrag_llamaindex.images.query_image import QueryImage, require_few
 from mrrag_llamaindex.integration.answers.retrieval import retrieve
 from mrrag_llamaindex.integration.answers.streaming import AnswerStream, stream
 from mrrag_llamaindex.integration.index import MRRAGIndex
@@ -115,6 +115,28 @@ class Service:
         """The device of the generator."""
         return self.llm.engine.device
 
+    @property
+    def reads_several(self) -> bool:
+        """Whether a question may have several images here."""
+        try:
+            self.require_images(2)
+        except PromptError:
+            return False
+        return True
+
+    def require_images(self, count: int) -> None:
+        """Check, before they are read, that a question may have so many images.
+
+        Raises
+        ------
+        ImageError
+            If no question may.
+        PromptError
+            If the model reads one.
+        """
+        self.llm.engine.require_images(count)
+        require_few(count)
+
     def read_image(
         self,
         data: bytes | QueryImage | Sequence[bytes],
@@ -136,7 +158,7 @@ class Service:
                 width, height = view.rgb.size
             if width * height > self._image_pixels:
                 raise ImageError(
-                    f"query image: {width} x {height} pixels are more than this server takes "
+                    f"{view.what}: {width} x {height} pixels are more than this server takes "
                     f"({self._image_pixels:,})"
                 )
         return image

@@ -55,6 +55,16 @@ def service(corpus: Corpus) -> Service:
 
 
 @pytest.fixture(scope="session")
+def reader(corpus: Corpus, tmp_path_factory) -> Service:
+    """An (untrained) model that reads several images."""
+    from tests.tiny.families import write
+
+    folder = write("llava_onevision", tmp_path_factory.mktemp("models") / "llava_onevision")
+    options = {"model": str(folder), "max_new_tokens": 8, "device": "cpu", "name": "reader"}
+    return Service.load(corpus.store, **options)
+
+
+@pytest.fixture(scope="session")
 def conversational(corpus: Corpus, service: Service, tmp_path_factory) -> Iterator[str]:
     """Address of a server whose (untrained) model reads earlier turns."""
     from tests.tiny.families import write

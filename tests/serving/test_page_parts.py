@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.errors import ImageError, InputError, MRRAGError
 from mrrag_llamaindex.generation.attention import AttentionShares, LayerShares, attention_shares
 from mrrag_llamaindex.generation.explanation import without_documents
 from mrrag_llamaindex.images.query_image import QueryImage
@@ -19,6 +19,7 @@ from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.mcr.blocks import Blocks
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.serving.page import rendering, turns, views
+from mrrag_llamaindex.serving.page.films import Films, HeldFilm, OtherFilm
 from mrrag_llamaindex.serving.page.sessions import MOST_TURNS, Session, Sessions
 from mrrag_llamaindex.serving.schemas import AskOptions, RetrievalOptions
 from mrrag_llamaindex.serving.service import Service
@@ -44,7 +45,7 @@ def test_sessions_are_bounded_and_the_oldest_goes():
 def test_whoever_only_looks_displaces_nobodys_film(image):
     sessions = Sessions(most=3)
     mine = sessions.open()
-    mine.show(image)
+    mine.films.choose([HeldFilm(image)])
     for _ in range(10):
         last = sessions.open()
     assert sessions.get(mine.session_id) is mine
@@ -62,40 +63,109 @@ def test_a_session_left_alone_is_forgotten():
 def test_films_together_are_bounded_and_the_one_in_use_stays(image):
     sessions = Sessions(most_bytes=1)
     first = sessions.open()
-    first.show(image)
+    first.films.choose([HeldFilm(image)])
     assert sessions.get(first.session_id) is first
     second = sessions.open()
     assert sessions.get(first.session_id) is None
     assert sessions.get(second.session_id) is second
 
 
-def test_the_film_chosen_last_is_shown_however_long_it_takes_to_read(corpus):
+@pytest.fixture
+def held(corpus):
+    return [
+        HeldFilm(QueryImage.read(path.read_bytes()), key)
+        for key, path in enumerate(corpus.images, start=1)
+    ]
+
+
+def test_the_films_chosen_last_are_shown_however_long_others_take_to_read(held):
+    films = Films()
+    early, late = films.begin(), films.begin()
+    films.choose(held[1:3], late)
+    for arrives in (films.choose, films.add):
+        with pytest.raises(OtherFilm, match="another film was chosen"):
+            arrives(held[:1], early)
+    with pytest.raises(OtherFilm):
+        films.begin(early)
+    assert [film.image for film in films.shown] == [film.image for film in held[1:3]]
+    assert films.image == QueryImage.study([film.image for film in held[1:3]])
+    assert films.names == "1,2"
+
+
+def test_a_film_taken_back_before_it_is_there_never_comes(held):
+    films = Films()
+    study = films.begin()
+    films.remove(key=2)
+    films.choose(held[:2], study)
+    assert [film.key for film in films.shown] == [1]
+    films.add(held[2:3], study)
+    films.remove(key=3)  # it was there already
+    assert films.image is held[0].image
+    before = films.revision
+    later = films.begin()
+    films.remove(key=4)
+    with pytest.raises(OtherFilm, match="taken back"):
+        films.choose(held[3:], later)
+    assert (films.image, films.revision) == (held[0].image, before)
+
+
+def test_films_change_places_and_are_read_anew_in_their_place(held):
+    films = Films()
+    films.choose(held[:3])
+    films.move(3)
+    assert films.names == "1,3,2"
+    number = films.replace(3, held[3])
+    assert films.names == f"1,{number},2"
+    for gone in (3, 99):
+        with pytest.raises(OtherFilm):
+            films.replace(gone, held[2])
+    with pytest.raises(ImageError, match="twice"):
+        films.add(held[:1])
+    assert films.names == f"1,{number},2"
+
+
+def test_a_film_of_several_questions_takes_its_memory_once(held):
     session = Session()
-    first, second = (QueryImage.read(path.read_bytes()) for path in corpus.images[:2])
-    early, late = session.choose(), session.choose()
-    session.show(second, late)
-    with pytest.raises(InputError, match="another film was chosen"):
-        session.show(first, early)
-    assert session.image is second
-    assert session.film_number == late
+    session.films.choose(held[:1])
+    session.begin("?", AskOptions(), session.films.image)
+    session.films.add(held[1:2])
+    session.begin("?", AskOptions(), session.films.image)
+    assert session.memory == sum(film.image.memory for film in held[:2])
+
+
+def session_headers(client):
+    page = client.get("/").text
+    return {"X-MRRAG-Session": re.search('data-session="([^"]+)"', page)[1]}
 
 
 def test_a_question_is_about_the_film_that_the_tab_shows(client, corpus):
-    page = client.get("/").text
-    headers = {"X-MRRAG-Session": re.search('data-session="([^"]+)"', page)[1]}
+    headers = session_headers(client)
     for path in corpus.images[:2]:
         shown = client.post("/page/film", headers=headers, files={"image": path.read_bytes()})
         assert shown.status_code == 200
     number = int(re.search('name="film" value="([0-9]+)"', shown.text)[1])
     asked = {"question": corpus.question}
     for route in ("/page/ask", "/page/rank"):
-        earlier = client.post(route, headers=headers, data={**asked, "film": number - 1})
-        assert (earlier.status_code, earlier.headers["mrrag-error"]) == (409, "other_film")
+        for other in (number - 1, f"{number - 1},{number}", ""):
+            earlier = client.post(route, headers=headers, data={**asked, "film": other})
+            assert (earlier.status_code, earlier.headers["mrrag-error"]) == (409, "other_film")
     answered = client.post("/page/ask", headers=headers, data={**asked, "film": number})
     assert "data-other-film hidden" in answered.text
     client.post("/page/film", headers=headers, files={"image": corpus.images[2].read_bytes()})
     again = client.post("/page/turn", headers=headers, data={"turn": 1})
     assert "data-other-film>" in again.text
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [(2, "this model reads one"), (9, "this model reads one"), (65, "at most 64 files")],
+)
+def test_several_films_are_refused_before_they_are_read_by_a_model_of_one(client, count, says):
+    headers = session_headers(client)
+    files = [("image", b"no image at all")] * count
+    refused = client.post("/page/film", headers=headers, files=files)
+    assert refused.status_code == 400
+    assert says in refused.text
 
 
 def test_documents_taken_away_at_once_are_those_that_the_number_is_about(service, corpus, image):
@@ -118,6 +188,24 @@ def test_documents_taken_away_at_once_are_those_that_the_number_is_about(service
     with pytest.raises(MRRAGError):
         turns.hide(service, turn, "no document")
     assert turn.hidden == set(names)
+
+
+def test_every_film_is_looked_at_and_read_again(reader, corpus):
+    study = QueryImage.study(corpus.images[:2])
+    turn = Session().begin(corpus.question, AskOptions(k=2), study)
+    for _ in turns.answer(reader, turn, threading.Event()):
+        pass
+    answer = turn.results["steered"].answer
+    assert turn.looks["steered"].p_yes == pytest.approx(answer.p_yes, abs=1e-6)
+    turns.hide(reader, turn, answer.document_ids[0])
+    alone = without_documents(
+        reader.llm.engine,
+        request_of(turn.question, turn.nodes),
+        study.pictures,
+        {answer.document_ids[0]},
+        reader.llm.policy,
+    )
+    assert turn.without == alone
 
 
 @pytest.mark.parametrize(
@@ -319,6 +407,9 @@ def test_six_terms_have_six_sliders_and_six_bars(service, corpus, image):
     [
         ("film", {"example": 0}),
         ("window", {"low": 0, "high": 200}),
+        ("show", {"film": 1}),
+        ("move", {"film": 1}),
+        ("remove", {"film": 1}),
         ("ask", {"question": "Is there a nodule?"}),
         ("rank", {"question": "Is there a nodule?"}),
         ("without", {"turn": 1, "pair_id": "x"}),

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from mrrag_llamaindex.commands.app import app
+from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.ask import ask
-from mrrag_llamaindex.serving.service import Service
+from mrrag_llamaindex.integration.retriever import MRRAGRetriever
 from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
-from tests.tiny.families import write
-
-
-@pytest.fixture(scope="module")
-def reader(corpus, tmp_path_factory) -> Service:
-    """A model that reads several images."""
-    folder = write("qwen3_vl", tmp_path_factory.mktemp("models") / "qwen3_vl")
-    return Service.load(
-        corpus.store, model=str(folder), max_new_tokens=8, device="cpu", name="reader"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +56,53 @@ def test_a_list_in_json_files_in_a_form_and_parts_of_a_message(readers, corpus, 
         assert facts["sources"] == expected["sources"]
     turned = readers.post("/v1/ask", json={**body, "image": urls[::-1]}).json()
     assert turned["p_yes"] != pytest.approx(expected["p_yes"], abs=1e-7)
+
+
+def chat(readers, *messages):
+    answer = readers.post(
+        "/v1/chat/completions",
+        json={"model": "reader", "messages": list(messages), "mrrag": {"k": 3}},
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_further_question_of_a_chat_is_about_all_images_of_the_last(readers, corpus):
+    images = [{"type": "image_url", "image_url": {"url": corpus.data_url(n)}} for n in (0, 1)]
+    first = {"role": "user", "content": [{"type": "text", "text": corpus.question}, *images]}
+    said = chat(readers, first)["choices"][0]["message"]["content"]
+    turns = [first, {"role": "assistant", "content": said}]
+    further = "Is there a nodule?"
+    found = [
+        chat(readers, *turns, {"role": "user", "content": content})["mrrag"]
+        for content in (further, [{"type": "text", "text": further}, *images])
+    ]
+    assert found[0]["sources"] == found[1]["sources"]
+    assert [one["left_out_turns"] for one in found] == [0, 0]
+    # A question about one of them is not about both, and takes no turn along.
+    one = [{"type": "text", "text": further}, images[1]]
+    assert chat(readers, *turns, {"role": "user", "content": one})["mrrag"]["left_out_turns"] == 1
+
+
+def test_the_command_asks_a_server_about_all_images(readers, corpus, expected):
+    arguments = ["ask", "--server", str(readers.base_url), "--documents", "3", "--json"]
+    images = [part for path in corpus.images[:2] for part in ("--image", str(path))]
+    found = CliRunner().invoke(app, [*arguments, *images, corpus.question])
+    assert found.exit_code == 0, found.stderr
+    answer = json.loads(found.stdout)
+    assert answer["p_yes"] == pytest.approx(expected["p_yes"], abs=1e-6)
+    assert answer["sources"] == expected["sources"]
+
+
+def test_a_model_of_one_image_refuses_before_it_searches(service, corpus, monkeypatch):
+    def searched(*_):
+        pytest.fail("the store was searched")
+
+    monkeypatch.setattr(MRRAGRetriever, "nodes_about", searched)
+    study = QueryImage.study(corpus.images[:2])
+    for asked in (service.ask, partial(ask, service.index, service.llm)):
+        with pytest.raises(PromptError, match="this model reads one"):
+            asked(study, corpus.question)
 
 
 def test_scores_are_combined_as_the_request_says(readers, corpus):

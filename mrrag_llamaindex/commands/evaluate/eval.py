@@ -114,6 +114,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for answers, tables and plot; a stopped run goes on from it."),
     ] = None,
+    picture: options.Picture = None,
     rescored: Annotated[
         Path | None,
         typer.Option(
@@ -187,6 +188,7 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=out,
+            picture=picture,
             as_json=as_json,
             task=task,
         )
@@ -206,6 +208,7 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=out,
+            picture=picture,
             as_json=as_json,
         )
         return
@@ -214,7 +217,8 @@ def evaluate(
         if any(item is not None for item in given):
             raise InputError(
                 "--data vqa-rad without --model or --methods answers by vote, and takes --root, "
-                "--question-file, --images, --image-encoder, --text-encoder, --out and --seed"
+                "--question-file, --images, --image-encoder, --text-encoder, --out, --picture "
+                "and --seed"
             )
         vote_study(
             root,
@@ -224,6 +228,7 @@ def evaluate(
             text_encoder=text_encoder,
             out=out,
             seed=seed,
+            picture=picture,
             device=device,
             as_json=as_json,
         )
@@ -246,6 +251,11 @@ def evaluate(
         sets = [division.drawn_questions(copy.read(scoring, asked=asked), questions, seed)]
         usual = defaults.MAX_DOCUMENTS
     counts = counts or (usual,)
+    if picture and len(counts) > 1:
+        raise InputError(
+            "--picture shows one table: with several numbers of documents leave it out, and find "
+            "a picture of each in --out"
+        )
     longest = max_new_tokens or task.max_new_tokens
     if synthetic:
         longest = min(longest, 4 if task is YES_NO else 20)
@@ -327,6 +337,7 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=numbers.folder_of(out, count, counts),
+            picture=picture,
             task=task,
             show=not as_json,
         )
@@ -365,6 +376,7 @@ def _score_predictions(
     scoring: Scoring,
     seed: int,
     out: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Score other models' answers alone: no image, pair, tower or model is needed."""
@@ -390,6 +402,7 @@ def _score_predictions(
         scoring=scoring,
         seed=seed,
         out=out,
+        picture=picture,
         as_json=as_json,
         task=task,
     )

@@ -94,7 +94,7 @@ class PromptBuilder:
             )
         given = (image_text,) if isinstance(image_text, str) else image_text
         image_texts = tuple(text for text in given if text)
-        self._check_images(len(image_texts))
+        self.require_images(len(image_texts))
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         kept = [document for document in request.documents if document.text.strip()]
         dropped = [document for document in request.documents if not document.text.strip()]
@@ -182,7 +182,14 @@ class PromptBuilder:
             ),
         )
 
-    def _check_images(self, count: int) -> None:
+    def require_images(self, count: int) -> None:
+        """Check that the model reads so many images in one question.
+
+        Raises
+        ------
+        PromptError
+            If there are several, and it reads one.
+        """
         if count > 1 and self.template.between_images is None:
             raise PromptError(
                 f"{count} images were given with one question, and this model reads one: ask about "

@@ -129,6 +129,18 @@ class PromptReader:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def require_images(self, count: int) -> None:
+        """Check, before anything is read, that the model takes so many images in one question.
+
+        One that reads text only takes any number, and none of them.
+
+        Raises
+        ------
+        PromptError
+        """
+        if self.loaded.images:
+            self.prompts.require_images(count)
+
     def read_image(self, image: Pictures) -> PreparedImage | None:
         """Prepare the RGB image of a question, or its several; None without one.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from mrrag_llamaindex.integration.answers.retrieval import score_facts
-from mrrag_llamaindex.integration.inputs.images import QuestionImages
+from mrrag_llamaindex.integration.inputs.images import QuestionImages, read_image
 from mrrag_llamaindex.integration.query_image import query_image
 from mrrag_llamaindex.integration.tickets.nodes import METADATA_KEY
 from mrrag_llamaindex.integration.trace import answer_trace
@@ -124,9 +124,12 @@ def ask(
     MRRAGError
         If anything else was wrong.
     """
+    study = read_image(image)
+    assert study is not None
+    llm.engine.require_images(len(study.views))
     engine = index.as_query_engine(llm=llm, **options)
     bundle = QueryBundle(question)
-    with query_image(image):
+    with query_image(study):
         started = time.perf_counter()
         nodes = engine.retrieve(bundle)
         retrieved = time.perf_counter()

@@ -17,6 +17,7 @@ from mrrag_llamaindex.integration.tickets.conversation import (
     message_text,
     recalled_by_memory,
     require_readable,
+    study_of,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Message:
         As OpenAI's interface names it: system, developer, user, assistant, tool, function.
     text : str
     images : tuple of bytes
-        Encoded files: of the question's own message, the images of one study.
+        Encoded files: those of one study.
     calls_tool : bool
         Whether the model called a tool in it.
     """
@@ -82,7 +83,7 @@ def read_conversation(
     Raises
     ------
     InputError
-        If a role is unknown, nothing is asked, or a message before has several images.
+        If a role is unknown, or nothing is asked.
     EvidenceError
         If the question is the result of a tool.
     ImageError
@@ -100,7 +101,7 @@ def read_conversation(
         for position, (message, text) in enumerate(zip(known, texts, strict=True))
         if message.role in INSTRUCTING and position not in recalled
     ]
-    earlier = conversation_of(known[:last], texts[:last])
+    earlier = conversation_of(known[:last], texts[:last], study_of)
     image = QueryImage.study(own) if own else earlier.image
     if image is not None and reading is not None:
         image = QueryImage.study([QueryImage.read(one.content, reading) for one in image.views])

@@ -122,6 +122,7 @@ def stream(
     """
     started = time.perf_counter()
     query = read_image(image)
+    llm.engine.require_images(0 if query is None else len(query.views))
     retriever = index.as_retriever(llm=llm, image=query, stamped=True, **options)
     nodes = retriever.retrieve(question)
     retrieved_in = time.perf_counter() - started

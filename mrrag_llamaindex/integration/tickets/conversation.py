@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
@@ -166,8 +166,28 @@ class Conversation(NamedTuple):
     left_over: int
 
 
-def conversation_of(messages: Sequence[ChatMessage], texts: Sequence[str]) -> Conversation:
-    """Read the messages before a question; those that instruct are not of the conversation."""
+def study_of(message: ChatMessage) -> QueryImage | None:
+    """Return the images of a message that a person wrote: those of one study."""
+    images = [block for block in message.blocks if isinstance(block, ImageBlock)]
+    return read_image(images) if images else None
+
+
+def conversation_of(
+    messages: Sequence[ChatMessage],
+    texts: Sequence[str],
+    images: Callable[[ChatMessage], QueryImage | None] = image_of,
+) -> Conversation:
+    """Read the messages before a question; those that instruct are not of the conversation.
+
+    Parameters
+    ----------
+    messages : sequence of ChatMessage
+    texts : sequence of str
+        What each of them says.
+    images : callable
+        What a user's message is about: `image_of` where a host may have put images into it,
+        `study_of` where the person did.
+    """
     turns: list[Turn] = []
     question: str | None = None
     image: QueryImage | None = None
@@ -175,7 +195,7 @@ def conversation_of(messages: Sequence[ChatMessage], texts: Sequence[str]) -> Co
     for message, text in zip(messages, texts, strict=True):
         if message.role == MessageRole.USER:
             question = text.strip() if _is_plain(message) else None
-            image = image_of(message) or image
+            image = images(message) or image
         elif message.role in _TOOL or calls_tool(message):
             question = None
         elif message.role in _ANSWERING and question is not None:

@@ -73,6 +73,10 @@ def _body(model: Any) -> dict[str, Any]:
     """Describe both forms of a request's body for OpenAPI."""
     schema = model.model_json_schema()
     form = {**schema, "properties": dict(schema["properties"])}
-    form["properties"]["image"] = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    form["properties"]["image"] = {
+        **files,
+        "description": "The file, once; or once for each image of one study of one patient.",
+    }
     content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}

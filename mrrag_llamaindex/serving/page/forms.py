@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.serving.page.sessions import Session, Turn
     from mrrag_llamaindex.serving.service import Service
 
+MOST_FILES = 64
+"""Of one form; a question takes fewer, and says so."""
+
 _EXCLUSIONS = ("exclude_patients", "exclude_studies", "exclude_pairs")
 
 QUESTION = (
@@ -26,6 +29,7 @@ QUESTION = (
     "film",
     "k",
     "one_per",
+    "combine_images",
     *_EXCLUSIONS,
     *(f"weight_{name}" for name in ALL_TERMS),
 )
@@ -40,7 +44,7 @@ async def fields_of(request: Request, *known: str) -> FormData:
     ApiError
         If it has one beside ``known``.
     """
-    form = await request.form(max_files=1)
+    form = await request.form(max_files=MOST_FILES)
     for name in form:
         if name not in known:
             await form.close()
@@ -53,13 +57,29 @@ def is_whole(text: Any) -> bool:
     return str(text).isdecimal() and len(str(text)) < 10
 
 
-def film_of(session: Session, form: FormData) -> QueryImage | None:
-    """Return the film of a session; refuse where the tab shows another than it."""
-    with session.lock:
-        image, number = session.image, session.film_number
-    if str(form.get("film") or number) != str(number):
-        raise ApiError(409, "other_film", "another film than the one shown was chosen: try again")
-    return image
+def numbers_of(form: FormData, name: str) -> list[int]:
+    """Return the whole numbers of a field that may stand there several times.
+
+    Raises
+    ------
+    ApiError
+        If one is none.
+    """
+    texts = [str(value) for value in form.getlist(name)]
+    if not all(map(is_whole, texts)):
+        raise ApiError(400, "bad_field", f"{name}: not a whole number", param=name)
+    return [int(text) for text in texts]
+
+
+def number_of(form: FormData, name: str) -> int | None:
+    """Return the whole number of a field; None where it is empty, or not there."""
+    return numbers_of(form, name)[0] if form.get(name) else None
+
+
+def films_asked(session: Session, form: FormData) -> QueryImage | None:
+    """Return what a question is about; refuse where the tab shows other films than are held."""
+    names = form.get("film")
+    return session.films.asked(None if names is None else str(names))
 
 
 def turn_of(session: Session, form: FormData) -> Turn:
@@ -79,8 +99,9 @@ def options_of(form: FormData, service: Service) -> AskOptions:
     }
     if form.get("k"):
         fields["k"] = str(form["k"])
-    if form.get("one_per"):
-        fields["one_per"] = str(form["one_per"])
+    for name in ("one_per", "combine_images"):
+        if form.get(name):
+            fields[name] = str(form[name])
     own = {slider["name"]: slider["value"] for slider in rendering.sliders(service)}
     try:
         weights = {

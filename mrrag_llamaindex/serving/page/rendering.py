@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,11 +14,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from mrrag_llamaindex import __version__, defaults
+from mrrag_llamaindex.images.dicom.view import view_of
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
 from mrrag_llamaindex.serving.page import turns, views
 from mrrag_llamaindex.serving.service import PairError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mrrag_llamaindex.images.query_image import QueryImage
+    from mrrag_llamaindex.serving.page.films import Films
     from mrrag_llamaindex.serving.page.sessions import Session, Turn
     from mrrag_llamaindex.serving.service import Service
 
@@ -31,6 +37,8 @@ _TEMPLATES = Environment(
 THUMBNAIL = 512
 """Pixels of the longer side of a case's picture."""
 
+FILM = 160
+"""Likewise of a film among several."""
 
 _TEMPLATES.filters["quoted"] = functools.partial(quote, safe="")  # an id may hold slashes, dots
 
@@ -61,6 +69,7 @@ def facts(service: Service) -> dict[str, Any]:
         "explain": turns.explainable(service),
         "k": min(defaults.MAX_DOCUMENTS, service.llm.max_documents),
         "most": service.llm.max_documents,
+        "several": service.reads_several,
     }
 
 
@@ -82,6 +91,92 @@ def sliders(service: Service) -> list[dict[str, Any]]:
         }
         for name, value in values.items()
     ]
+
+
+def films(films: Films, new: int | None = None, seen: int | None = None, said: str = "") -> str:
+    """Return the films of a tab, and the viewer of one of them where the tab has to show another.
+
+    Parameters
+    ----------
+    films : Films
+    new : int, optional
+        Number of the film to show.
+    seen : int, optional
+        That of the film that is shown now.
+    said : str
+        What a screen reader says of it.
+    """
+    now = films.now()
+    numbers = [film.number for film in now.shown]
+    wanted = new if new in numbers else None
+    if wanted is None and numbers and seen not in numbers:
+        wanted = numbers[-1]
+    place = numbers.index(wanted) + 1 if wanted is not None else 0
+    shows = f"Film {place} of {len(numbers)} is shown." if len(numbers) > 1 and place else ""
+    return render(
+        "films.html",
+        now=now,
+        films=pictures([film.image for film in now.shown]),
+        said=" ".join(filter(None, [said, shows])),
+        viewer=None if wanted is None else viewer(films, wanted),
+    )
+
+
+def viewer(films: Films, number: int) -> str:
+    """Return the viewer of a film."""
+    held, film = films.film(number), films.samples(number)
+    height, width = film.samples.shape[:2]
+    data = {
+        "source": f"/page/film/{number}",
+        "width": width,
+        "height": height,
+        "channels": 1 if film.samples.ndim == 2 else 3,
+        "slope": film.slope,
+        "intercept": film.intercept,
+        "low_is_white": film.low_is_white,
+        "unit": film.unit,
+        "presets": film.presets,
+    }
+    return render(
+        "film.html",
+        data=json.dumps(data),
+        number=number,
+        film=film,
+        presets=film.presets,
+        example=held.example,
+    )
+
+
+def pictures(images: Sequence[QueryImage]) -> list[dict[str, Any]]:
+    """Return what stands for each of several films: a small picture, and its name in words.
+
+    Nothing for a single one, which needs no name.
+    """
+    if len(images) < 2:
+        return []
+    found = []
+    for number, image in enumerate(images, start=1):
+        view = image.kept("view", functools.partial(_view, image))
+        window = image.options.window
+        found.append(
+            {
+                "number": number,
+                "name": f"film {number}" + (f" · {view}" if view else ""),
+                "window": window and f"window {window[0]:.4g} to {window[1]:.4g}",
+                "picture": image.kept("thumbnail", functools.partial(_thumbnail, image)),
+            }
+        )
+    return found
+
+
+def _view(image: QueryImage) -> str:
+    return view_of(image.content) if isinstance(image.content, bytes) else ""
+
+
+def _thumbnail(image: QueryImage) -> str:
+    small = data_url(picture(image.rgb, FILM))
+    image.release_pixels()
+    return small
 
 
 def cards(turn: Turn) -> str:
@@ -108,6 +203,7 @@ def answer_context(service: Service, turn: Turn) -> dict[str, Any]:
     numbers = {item.node.node_id: place for place, item in enumerate(turn.nodes, start=1)}
     return {
         "turn": turn,
+        "films": pictures(turn.image.views),
         "why": views.why(turn) if "steered" in turn.results else [],
         "sides": [views.side(turn, name) for name in turns.SIDES],
         "hidden": sorted(numbers[name] for name in turn.hidden),
@@ -162,5 +258,5 @@ def export(service: Service, turn: Turn) -> str:
         "export.html",
         **answer_context(service, turn),
         **{"facts": facts(service), "cases": rows, "style": style},
-        film=data_url(picture(turn.image.rgb, 1024)),
+        whole=[data_url(picture(view.rgb, 1024)) for view in turn.image.views],
     )

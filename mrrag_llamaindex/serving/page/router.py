@@ -12,21 +12,20 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
-from PIL.Image import Image
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.serving.http.errors import ApiError, api_error, validation_error
 from mrrag_llamaindex.serving.http.work import EventStream, Workers
 from mrrag_llamaindex.serving.page import rendering, turns, views
 from mrrag_llamaindex.serving.page.examples import Example, phantom_examples
+from mrrag_llamaindex.serving.page.film_routes import add_film_routes
+from mrrag_llamaindex.serving.page.films import OtherFilm
 from mrrag_llamaindex.serving.page.forms import (
+    MOST_FILES,
     QUESTION,
     fields_of,
-    film_of,
-    is_whole,
+    films_asked,
     options_of,
     turn_of,
 )
@@ -37,6 +36,7 @@ STATIC = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "film.js": "text/javascript; charset=utf-8",
+    "films.js": "text/javascript; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
 }
 POLICY = (
@@ -67,8 +67,12 @@ class PageRoute(APIRoute):
                 response = _told(validation_error(error.errors()))
             except HTTPException:
                 response = _told(
-                    ApiError(400, "bad_form", "the form cannot be read: send one file")
+                    ApiError(
+                        400, "bad_form", f"the form cannot be read: at most {MOST_FILES} files"
+                    )
                 )
+            except OtherFilm as error:
+                response = _told(ApiError(409, "other_film", str(error)))
             except Exception as error:
                 response = _told(api_error(error))
             for name, value in HEADERS.items():
@@ -78,7 +82,7 @@ class PageRoute(APIRoute):
         return handled
 
 
-def page_routes(service: Service, workers: Workers) -> APIRouter:
+def page_routes(service: Service, workers: Workers, most_bytes: int) -> APIRouter:
     """Return the routes of the page.
 
     Parameters
@@ -86,6 +90,8 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     service : Service
     workers : Workers
         In whose threads everything that blocks is done.
+    most_bytes : int
+        Of one upload, which the page says before it sends more.
     """
     routes = APIRouter(route_class=PageRoute, include_in_schema=False)
     sessions = Sessions()
@@ -113,6 +119,7 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
                 facts=rendering.facts(service),
                 sliders=rendering.sliders(service),
                 examples=examples(),
+                most_bytes=most_bytes,
             )
 
         return HTMLResponse(await workers.run(request, work))
@@ -134,67 +141,14 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     async def example(request: Request, number: int) -> Response:
         return Response((await example_of(request, number)).png, media_type="image/png")
 
-    async def shown(
-        request: Request,
-        session: Session,
-        data: bytes,
-        window: str | None,
-        frame: int | None,
-        example: Example | None = None,
-    ) -> HTMLResponse:
-        """Read a film, look at it, and return its viewer."""
-        place = session.choose()
-
-        def work(_: threading.Event) -> str:
-            reading = ReadingOptions.parse(window, frame)
-            session.show(service.read_image(data, reading), place)
-            return _viewer(session, example)
-
-        return HTMLResponse(await workers.run(request, work))
-
-    @routes.post("/page/film")
-    async def film(request: Request) -> HTMLResponse:
-        session = session_of(request)
-        form = await fields_of(request, "image", "example", "frame")
-        file, number, frame = form.get("image"), form.get("example"), form.get("frame")
-        data = await file.read() if isinstance(file, UploadFile) else b""
-        await form.close()
-        if frame and not is_whole(frame):
-            raise ApiError(400, "bad_frame", "the frame is not a whole number")
-        example = None
-        if number is not None:
-            example = await example_of(request, number)
-            data = example.png
-        return await shown(
-            request, session, data, None, int(str(frame)) if frame else None, example
-        )
-
-    @routes.post("/page/window")
-    async def window(request: Request) -> HTMLResponse:
-        session = session_of(request)
-        form = await fields_of(request, "low", "high")
-        image = session.image
-        if image is None or isinstance(image.content, Image):
-            raise ApiError(400, "no_image", "choose a film first")
-        ends = f"{form.get('low', '')},{form.get('high', '')}"
-        return await shown(request, session, image.content, ends, image.options.frame)
-
-    @routes.get("/page/film/{number}")
-    async def samples(request: Request, number: int) -> Response:
-        session = session_of(request)
-        with session.lock:
-            film = session.film if session.film_number == number else None
-        if film is None:
-            raise ApiError(409, "other_film", "this tab shows another film by now")
-        samples = film.samples.astype(film.samples.dtype.newbyteorder("<"), copy=False)
-        return Response(samples.tobytes(), media_type="application/octet-stream")
+    add_film_routes(routes, service, workers, session_of, example_of)
 
     @routes.post("/page/ask")
     async def ask(request: Request) -> Response:
         session = session_of(request)
         form = await fields_of(request, *QUESTION)
         question = str(form.get("question", "")).strip()
-        image = film_of(session, form)
+        image = films_asked(session, form)
         if image is None:
             raise ApiError(400, "no_image", "choose a film first: drop a file, or take an example")
         if not question:
@@ -219,7 +173,7 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
         session = session_of(request)
         form = await fields_of(request, *QUESTION)
         question = str(form.get("question", "")).strip()
-        image = film_of(session, form)
+        image = films_asked(session, form)
         if image is None or not question:
             return HTMLResponse("", status_code=204)
         options = options_of(form, service)
@@ -289,32 +243,6 @@ def page_routes(service: Service, workers: Workers) -> APIRouter:
     return routes
 
 
-def _viewer(session: Session, example: Example | None) -> str:
-    with session.lock:
-        film, number = session.film, session.film_number
-    assert film is not None
-    height, width = film.samples.shape[:2]
-    data = {
-        "source": f"/page/film/{number}",
-        "width": width,
-        "height": height,
-        "channels": 1 if film.samples.ndim == 2 else 3,
-        "slope": film.slope,
-        "intercept": film.intercept,
-        "low_is_white": film.low_is_white,
-        "unit": film.unit,
-        "presets": film.presets,
-    }
-    return rendering.render(
-        "film.html",
-        data=json.dumps(data),
-        number=number,
-        film=film,
-        presets=film.presets,
-        example=example,
-    )
-
-
 def _events(service: Service, session: Session, turn: Turn, kind: str, value: Any) -> Iterator[str]:
     if kind == "piece":
         yield _event("piece", side=value[0], text=value[1])
@@ -328,7 +256,7 @@ def _events(service: Service, session: Session, turn: Turn, kind: str, value: An
 
 
 def _panel(service: Service, session: Session, turn: Turn) -> str:
-    return rendering.panel(service, turn, other_film=turn.image is not session.image)
+    return rendering.panel(service, turn, other_film=turn.image != session.films.image)
 
 
 def _both(service: Service, session: Session, turn: Turn) -> str:

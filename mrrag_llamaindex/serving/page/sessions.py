@@ -1,4 +1,4 @@
-"""What one open tab holds: its film and its questions, in this process, until it is closed."""
+"""What one open tab holds: its films and its questions, in this process, until it is closed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.images.film import Film
-from mrrag_llamaindex.images.query_image import QueryImage
+from mrrag_llamaindex.serving.page.films import Films
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.attention import AttentionShares
     from mrrag_llamaindex.generation.explanation import FirstToken
+    from mrrag_llamaindex.images.query_image import QueryImage
     from mrrag_llamaindex.integration.answers.ask import AskResult
     from mrrag_llamaindex.serving.schemas import AskOptions
 
@@ -35,7 +34,7 @@ class Turn:
         From 1, within the session.
     question : str
     image : QueryImage
-        The film that it was asked about, whatever the tab shows now.
+        The film or films that it was asked about, whatever the tab shows now.
     options : AskOptions
     nodes : list of NodeWithScore
         The documents, best first.
@@ -71,68 +70,29 @@ class Session:
     ----------
     session_id : str
         Unguessable; written into the tab's page, and into nothing that tabs share, as cookies are.
-    image : QueryImage or None
-        The film that is looked at.
-    film : Film or None
-        Its samples.
-    film_number : int
-        Of the film, by the order in which they were chosen: addresses of an earlier one are
-        refused.
-    chosen : int
-        How many films have been chosen; the last may still be decoded.
+    films : Films
+        What is asked about.
     turns : list of Turn
     used : float
         When it was last used, by the monotonic clock.
     lock : threading.Lock
-        Held where several of these change together.
+        Held while a turn begins.
     """
 
     session_id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    image: QueryImage | None = None
-    film: Film | None = None
-    film_number: int = 0
-    chosen: int = 0
+    films: Films = field(default_factory=Films)
     turns: list[Turn] = field(default_factory=list)
     used: float = field(default_factory=time.monotonic)
     lock: Any = field(default_factory=threading.Lock)
 
-    def choose(self) -> int:
-        """Return the number of a film that is about to be read."""
-        with self.lock:
-            self.chosen += 1
-            return self.chosen
-
-    def show(self, image: QueryImage, number: int | None = None) -> None:
-        """Look at another film.
-
-        Parameters
-        ----------
-        image : QueryImage
-        number : int, optional
-            What `choose` returned before the film was read; default: chosen now.
-
-        Raises
-        ------
-        InputError
-            If a film was chosen after this one: a large one may be read for longer than the next,
-            and would take its place, perhaps that of another patient's.
-        """
-        number = self.choose() if number is None else number
-        film = Film.of(image)
-        image.release_pixels()  # they are decoded again for each question
-        with self.lock:
-            if number != self.chosen:
-                raise InputError("another film was chosen after this one")
-            self.image, self.film, self.film_number = image, film, number
-
     @property
     def memory(self) -> int:
-        """Bytes held by its films, as files and as samples."""
-        images = {id(turn.image): turn.image for turn in self.turns}
-        if self.image is not None:
-            images[id(self.image)] = self.image
-        samples = 0 if self.film is None else self.film.samples.nbytes
-        return samples + sum(image.memory for image in images.values())
+        """Bytes held by its films, as files and as samples; of several questions' once."""
+        asked = [turn.image for turn in self.turns]
+        if self.films.image is not None:
+            asked.append(self.films.image)
+        views = {id(view): view for image in asked for view in image.views}
+        return self.films.memory + sum(view.memory for view in views.values())
 
     @property
     def latest(self) -> Turn | None:
@@ -209,7 +169,7 @@ class Sessions:
         while len(self._open) > 1 and (len(self._open) > self._most or held > self._most_bytes):
             *others, _ = self._open.values()
             # Whoever only looks at the page, a monitor for example, displaces nobody's film.
-            empty = (one for one in others if one.image is None)
+            empty = (one for one in others if one.films.image is None)
             leaves = next(empty, others[0]) if len(self._open) > self._most else others[0]
             held -= leaves.memory
             del self._open[leaves.session_id]

@@ -109,7 +109,7 @@ def hide(service: Service, turn: Turn, pair_id: str) -> None:
             without = without_documents(
                 service.llm.engine,
                 request_of(turn.question, turn.nodes),
-                turn.image.rgb,
+                turn.image.pictures,
                 hidden,
                 service.llm.policy,
                 turn.options.max_new_tokens,
@@ -124,7 +124,7 @@ def _look(service: Service, turn: Turn) -> None:
             turn.looks[name] = attention_shares(
                 service.llm.engine,
                 request,
-                turn.image.rgb,
+                turn.image.pictures,
                 policy,
                 max_new_tokens=turn.options.max_new_tokens,
             )

@@ -194,8 +194,12 @@ def why(turn: Turn) -> list[str]:
             f"{answer.unknown_tokens} words are unknown to this model: the answer is worth little."
         )
     if not answer.image_read:
-        said.append("This model did not read the film, only the reports.")
+        said.append(f"This model did not read the film{_s(turn)}, only the reports.")
     return said
+
+
+def _s(turn: Turn) -> str:
+    return "s" if len(turn.image.views) > 1 else ""
 
 
 def _because(turn: Turn) -> Iterator[str]:
@@ -209,7 +213,7 @@ def _because(turn: Turn) -> Iterator[str]:
     if moved.points < 1:
         yield (
             "Leaving out any one case would not lower its probability by a point: it rests on "
-            "several of them together, or on the film."
+            f"several of them together, or on the film{_s(turn)}."
         )
     else:
         end = ", and the answer would be another" if moved.flips else ""

@@ -160,12 +160,17 @@ DROP = """files => {
 }"""
 
 
-def test_a_film_is_dropped_anywhere_and_of_several_the_first(tab, corpus):
+def test_a_film_is_dropped_anywhere_and_two_are_refused_by_a_model_that_reads_one(tab, corpus):
     files = [[path.name, list(path.read_bytes())] for path in corpus.images[:2]]
-    tab.page.evaluate(DROP, files)
+    tab.page.evaluate(DROP, files[:1])
     tab.page.wait_for_selector("[data-film][data-ready]")
     tab.drawn()
     dropped = tab.levels()
+    tab.page.evaluate(DROP, files)
+    assert "2 images were given with one question, and this model reads one" in tab.alert()
+    assert tab.page.locator("#alert").bounding_box()["y"] < tab.page.viewport_size["height"]
+    assert tab.levels() == dropped
+    assert tab.page.locator("#add, #films li").count() == 0  # what cannot be is not offered
     tab.film(corpus.images[0])
     assert tab.levels() == dropped
 

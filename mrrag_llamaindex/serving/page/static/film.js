@@ -4,7 +4,7 @@
 "use strict";
 
 class FilmViewer {
-  constructor(root, headers) {
+  constructor(root, headers, state = null) {
     this.root = root;
     this.data = JSON.parse(root.dataset.film);
     this.canvas = root.querySelector("canvas");
@@ -17,7 +17,21 @@ class FilmViewer {
     this.pixels = this.page.getContext("2d").createImageData(this.data.width, this.data.height);
     this.mode = "window";
     this.listen();
-    this.ready = this.load(headers).then(() => this.reset());
+    this.ready = this.load(headers).then(() => {
+      this.reset();
+      if (state) this.state = state;
+    });
+  }
+
+  // How it is looked at, for when it is shown again.
+  get state() {
+    const { low, high, zoom, x, y, inverted } = this;
+    return { low, high, zoom, x, y, inverted };
+  }
+
+  set state(state) {
+    Object.assign(this, state);
+    this.draw(true);
   }
 
   async load(headers) {
@@ -250,8 +264,8 @@ class FilmViewer {
       const button = event.target.closest("button");
       if (!button) return;
       if (button.dataset.read !== undefined) {
-        const values = { low: this.low, high: this.high };
-        htmx.ajax("POST", "/page/window", { source: root, target: "#viewer", values });
+        const detail = { film: root.dataset.number, low: this.low, high: this.high };
+        root.dispatchEvent(new CustomEvent("window", { detail, bubbles: true }));
       }
       if (button.dataset.preset) this.preset(button.dataset.preset);
       if (button.dataset.do) this.act(button.dataset.do);

@@ -1,4 +1,4 @@
-// What htmx does not do: the film viewer's start, dropped files, the streamed answer, the theme.
+// What htmx does not do: the streamed answer, exclusions, the theme.
 "use strict";
 
 (() => {
@@ -16,39 +16,7 @@
     theme.querySelector("span").textContent = next;
   });
 
-  // --- film ----------------------------------------------------------------------------------
-  const film = document.getElementById("film");
-  const file = document.getElementById("file");
-
-  htmx.onLoad((element) => {
-    const root = element.matches?.("[data-film]") ? element : element.querySelector?.("[data-film]");
-    if (!root || root.viewer) return;
-    document.getElementById("choose").open = false;
-    root.viewer = new FilmViewer(root, headers);
-    document.querySelector("[data-other-film]")?.removeAttribute("hidden");
-    root.viewer.ready.then(
-      () => root.setAttribute("data-ready", ""),
-      (error) => alertWith(error.message),
-    );
-  });
-
-  for (const name of ["dragenter", "dragover"]) {
-    document.addEventListener(name, (event) => {
-      event.preventDefault();
-      film.classList.add("dropping");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) {
-    document.addEventListener(name, () => film.classList.remove("dropping"));
-  }
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    if (!event.dataTransfer.files.length) return;
-    const first = new DataTransfer();
-    first.items.add(event.dataTransfer.files[0]);
-    file.files = first.files;
-    file.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+  const picker = new FilmPicker(headers, alertWith);
 
   // --- asking --------------------------------------------------------------------------------
   const ask = document.getElementById("ask");
@@ -58,6 +26,7 @@
     const line = document.createElement("p");
     line.textContent = text;
     place.replaceChildren(line);
+    place.scrollIntoView({ block: "nearest" });
   }
 
   function swap(target, html) {
@@ -81,6 +50,10 @@
 
   ask.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (picker.waits) {
+      alertWith(picker.waits);
+      return;
+    }
     running?.abort();
     const mine = (running = new AbortController());
     document.getElementById("alert").replaceChildren();
@@ -94,7 +67,7 @@
         signal: mine.signal,
       });
       const type = response.headers.get("Content-Type") || "";
-      if (!type.startsWith("text/event-stream")) throw new Error(await words(response));
+      if (!type.startsWith("text/event-stream")) throw new Error(await FilmPicker.words(response));
       await read(response.body);
     } catch (error) {
       if (error.name !== "AbortError") alertWith(error.message);
@@ -102,12 +75,6 @@
       if (running === mine) answer.removeAttribute("aria-busy");
     }
   });
-
-  async function words(response) {
-    const text = await response.text();
-    const parsed = new DOMParser().parseFromString(text, "text/html");
-    return parsed.body.textContent.trim() || "the server gave no answer";
-  }
 
   async function read(body) {
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
