@@ -35,7 +35,12 @@ NEEDED: Final = (
 """Below the package: what is no Python, and without which something fails."""
 
 SOURCES: Final = (
-    *("tests/", "docs/", "tools/", "noxfile.py", "hatch_build.py", "constraints.txt"),
+    "tests/",
+    "docs/",
+    "tools/",
+    "noxfile.py",
+    "hatch_build.py",
+    "constraints.txt",
     "CHANGELOG.md",
 )
 """What the sdist has beside the package."""
