@@ -82,3 +82,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Make ``%mrrag`` known to a notebook: ``%load_ext mrrag_llamaindex``."""
+    app = importlib.import_module("mrrag_llamaindex.commands.app").app
+    importlib.import_module("mrrag_llamaindex.commands.start.notebook").register(shell, app)

@@ -91,7 +91,8 @@ class _Screen(Console):
 
 def screen(*, stderr: bool = False) -> Console:
     """Return a console that takes no word of a text for markup, an emoji or an escape code."""
-    return _Screen(stderr=stderr, markup=False, emoji=False, highlight=False)
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+    return _Screen(stderr=stderr, force_jupyter=False, **plain)
 
 
 def print_json(value: Any) -> None:
@@ -304,7 +305,8 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
 
 def _print_line(console: Console, name: str, answer: Mapping[str, Any]) -> None:
     console.print(
-        f"{name:<13}{answer['answer']:<8}p(yes) {answer['p_yes']:.3f}   p(no) {answer['p_no']:.3f}",
+        f"{name:<13}{answer['answer']:<7} p(yes) {answer['p_yes']:.3f}   "
+        f"p(no) {answer['p_no']:.3f}",
     )
 
 

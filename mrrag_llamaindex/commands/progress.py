@@ -28,7 +28,7 @@ class Advance(Protocol):
 @contextmanager
 def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[Advance]:
     """Show a bar with the time left on a terminal, elsewhere a line every half minute."""
-    screen = Console(stderr=True)
+    screen = Console(stderr=True, force_jupyter=False)
     columns = (
         TextColumn("{task.fields[doing]}"),
         BarColumn(),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.plots.style import COLOURS, INK, MAIN, MARKERS, PALE, SMALL, tidy
+from mrrag_llamaindex.plots.style import COLOURS, INK, MAIN, MARKERS, OTHER, PALE, SMALL, tidy
+from mrrag_llamaindex.statistics.bootstrap import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,15 +49,17 @@ def draw_lines(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
     for number, (name, points) in enumerate(series.items()):
         order = sorted(points, key=lambda point: point.x)
         colour = COLOURS[number % len(COLOURS)]
+        again = number // len(COLOURS)  # a colour's second line has another marker and dashes
         # Earlier lines are wider, so that one still shows under another that covers it.
-        beneath = len(series) - 1 - number
+        beneath = min(1.0, (len(series) - 1 - number) / 4)
         axes.plot(
             [point.x for point in order],
             [point.y for point in order],
             color=colour,
-            marker=MARKERS[number % len(MARKERS)],
-            linewidth=1.2 + 0.6 * beneath,
-            markersize=4 + 1.2 * beneath,
+            marker=MARKERS[(number + again) % len(MARKERS)],
+            linestyle="--" if again else "-",
+            linewidth=1.2 + 2.4 * beneath,
+            markersize=4 + 4 * beneath,
             label=name,
         )
         banded = [point for point in order if point.low is not None]
@@ -74,28 +77,30 @@ def draw_lines(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
     tidy(axes)
 
 
-def draw_bars(axes: Axes, rows: Mapping[str, Point], *, best: str | None = None) -> None:
-    """Draw one bar for each row, from the top, with its interval and its number (``x``).
+Bar = tuple[float, Interval | None]
+"""A share, and its 95% interval."""
+
+
+def draw_bars(axes: Axes, rows: Mapping[str, Bar], line: float | None = None) -> None:
+    """Draw one bar for each row, from the top, with its interval and its number.
 
     Parameters
     ----------
     axes : matplotlib.axes.Axes
-        Of shares, from 0 to 1.
-    rows : mapping of str to Point
-        ``y`` is not read.
-    best : str, optional
-        The row that stands out.
+        From 0 to 1.
+    rows : mapping of str to Bar
+    line : float, optional
+        What is drawn across all of them.
     """
     places = range(len(rows))
-    values = [row.x for row in rows.values()]
-    axes.barh(places, values, color=PALE, height=0.62)
-    for place, (name, row) in zip(places, rows.items(), strict=True):
-        colour = COLOURS[1] if name == best else MAIN
-        if row.low is not None and row.high is not None:
-            axes.plot((row.low, row.high), (place, place), color=colour, linewidth=2)
-        axes.plot([row.x], [place], "o", color=colour, markersize=5)
+    mark: dict[str, Any] = {"color": MAIN, "clip_on": False}  # those at 1 are seen whole
+    axes.barh(places, [value for value, _ in rows.values()], color=PALE, height=0.62)
+    for place, (value, ends) in zip(places, rows.values(), strict=True):
+        if ends is not None:
+            axes.plot(ends, (place, place), **mark, linewidth=2, solid_capstyle="butt")
+        axes.plot([value], [place], "o", **mark, markersize=5)
         axes.annotate(
-            f"{row.x:.3f}",
+            f"{value:.3f}",
             (1, place),
             xycoords=("axes fraction", "data"),
             xytext=(4, 0),
@@ -104,6 +109,8 @@ def draw_bars(axes: Axes, rows: Mapping[str, Point], *, best: str | None = None)
             fontsize=SMALL,
             color=INK,
         )
+    if line is not None:
+        axes.axvline(line, color=OTHER, linestyle="--", linewidth=1)
     axes.set_yticks(places, list(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

@@ -91,12 +91,12 @@ def tidy(axes: Axes, grid: Literal["x", "y", "both"] | None = "both") -> None:
         axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)
 
 
-def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """Put the legend of the axes between title and plots, where it covers nothing."""
+def legend_below(figure: Figure, axes: Axes, columns: int = 6) -> None:
+    """Put the legend of the axes, which is that of all plots, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         *(handles, labels),
-        loc="outside upper left",
+        loc="outside lower left",
         ncols=min(columns, len(labels)),
         frameon=False,
     )

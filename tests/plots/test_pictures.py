@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
-from mrrag_llamaindex.plots import draw_calibration, draw_knockout
+from mrrag_llamaindex.plots import (
+    draw_calibration,
+    draw_fusion,
+    draw_knockout,
+    draw_noise,
+    draw_table,
+    draw_towers,
+)
+from mrrag_llamaindex.plots.answer import draw_asked
 
 BIN = {"low": 0.2, "high": 0.4, "promised": 0.3, "happened": 0.25, "ci": (0.2, 0.32)}
 CALIBRATION = {
@@ -63,3 +72,139 @@ def test_knockout_shows_a_line_for_each_edge_and_shades_critical_layers():
     assert figure.get_suptitle() == "Attention blocked in 2 layers of 3 at a time, 12 questions"
     search["curve"] = [row for row in search["curve"] if row["edge"] in edges[:2]]
     assert len(draw_knockout(search).axes) == 1
+
+
+def widths(axes) -> dict[str, float]:
+    """Lengths of horizontal bars by name."""
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    return dict(zip(names, (bar.get_width() for bar in axes.patches), strict=True))
+
+
+CURVE = {"epoch": [0, 1, 2], "training_loss": [3.0, 2.0, 1.0], "validation_loss": [4.0, 3.5, 5.0]}
+FUSION = {
+    "recall_at_1": {"image_text": 0.5, "equal": 0.6, "learned": 0.7},
+    "ci": {"image_text": (0.4, 0.6), "equal": (0.5, 0.7), "learned": (0.6, 0.8),
+           "learned-equal": (-0.1, 0.3)},
+    "gated": {"recall_at_1": 0.8, "ci": (0.7, 0.9)},
+    "chance": 0.25,
+    "n": 40,
+}  # fmt: skip
+
+
+def test_fusion_shows_recall_of_all_weights_chance_and_losses():
+    training = {"learned": {"best_epoch": 1, "curve": CURVE}}
+    recall, loss, validation = draw_fusion({**FUSION, "training": training}).axes
+    assert widths(recall) == {"image-text": 0.5, "equal": 0.6, "learned": 0.7, "gated": 0.8}
+    assert recall.get_title("left") == "40 questions; dashed: chance 0.250"
+    assert list(recall.lines[-1].get_xdata()) == [0.25, 0.25]
+    assert loss.get_title("left") == "training loss"
+    line, ring = validation.lines
+    assert line.get_xydata().tolist() == [[0, 4.0], [1, 3.5], [2, 5.0]]
+    assert ring.get_xydata().tolist() == [[1, 3.5]]
+    assert labels(loss) == ["learned"]
+    pooled = draw_fusion({**FUSION, "regimes": {"image": FUSION, "text": FUSION}}).axes
+    assert [axes.get_title("left").partition("\n")[0] for axes in pooled] == ["image", "text"]
+
+
+def test_towers_show_every_seed_and_recall_of_the_ensemble_or_of_the_best_seed():
+    cell = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1}
+    test = {"pairs": 10, "image_to_report": {"recall@1": cell}, "report_to_image": {}}
+    seeds = [
+        {"seed": 3, "best_epoch": 2, "validation_recall": 0.2, "test": None, "curve": CURVE},
+        {"seed": 4, "best_epoch": 1, "validation_recall": 0.3, "test": test, "curve": CURVE},
+    ]
+    results = {"seeds": seeds, "pairs": 1000, "patients": 900}
+    figure = draw_towers(results)
+    loss, _, found, _ = figure.axes
+    assert labels(loss) == ["seed 3", "seed 4"]
+    assert [line.get_xdata().tolist() for line in loss.lines[1::2]] == [[2], [1]]
+    assert widths(found) == {"recall@1": 0.5}
+    assert figure.get_suptitle() == "Towers of 1,000 pairs of 900 patients"
+    assert len(draw_towers({**results, "seeds": seeds[:1]}).axes) == 2
+
+
+def test_noise_has_a_plot_for_each_metric_kind_and_scores():
+    points = [
+        {"policy": policy, "scores": scores, "adversarial": False, "noise": noise,
+         "accuracy": 1 - noise / 2, "ci": (0.1, 1.0),
+         "noise_attention": noise or None, "noise_attention_ci": None}
+        for policy in ("off", "ifa")
+        for scores in ("true", "mcr")
+        for noise in (0.5, 0.0)
+    ]  # fmt: skip
+    figure = draw_noise({"points": points, "documents": 2, "n": 8})
+    accuracy, by_mcr, attention, _ = figure.axes
+    assert [axes.get_title("left")[11:] for axes in (accuracy, by_mcr)] == [
+        "true relevance",
+        "MCR's scores",
+    ]
+    assert accuracy.lines[0].get_xydata().tolist() == [[0, 1], [0.5, 0.75]]
+    assert attention.lines[0].get_xydata().tolist() == [[0.5, 0.5]]  # undefined without noise
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["off", "ifa"]
+
+
+def test_a_table_shows_its_main_metric_and_the_baseline():
+    rows = [
+        {"method": "mcr", "accuracy": 0.75, "accuracy_ci": (0.5, 1.0), "f1": 0.7, "f1_ci": None},
+        {"method": "$a$", "accuracy": 0.5, "accuracy_ci": None},
+    ]
+    table = {"data": "mine", "n": 4, "rows": rows, "majority": {"label": "no", "accuracy": 0.6}}
+    figure = draw_table(table)
+    (axes,) = figure.axes
+    assert widths(axes) == {"mcr": 0.75, "$a$": 0.5}
+    assert texts(axes) == ["0.750", "0.500"]
+    assert axes.get_title("left") == "dashed: always no, 0.600"
+    assert figure.get_suptitle() == "mine, 4 questions"
+    open_answers = {**table, "majority": None, "main": "f1", "most_frequent": {"f1": 0.2}}
+    (axes,) = draw_table(open_answers).axes
+    assert widths(axes) == {"mcr": 0.7}
+    assert axes.get_title("left") == "dashed: most frequent answer, 0.200"
+    with pytest.raises(ValueError, match="'recall'; there are: accuracy, f1"):
+        draw_table(table, metric="recall")
+
+
+def test_an_answer_shows_image_probabilities_and_what_each_pair_weighed():
+    terms = {"image_text": 0.5, "image_image": -0.25, "score": 0.25}
+    sources = [
+        {"pair_id": "a", **terms, "lambda": 1.0, "probability": 0.9, "read": True,
+         "influence": {"points": -3.0}},
+        {"pair_id": "b", **terms, "lambda": 0.0, "probability": None, "read": False},
+        {"pair_id": "c", **terms, "lambda": 0.5, "probability": None, "read": True},
+    ]  # fmt: skip
+    answer = {"question": "Q?", "answer": "no", "p_yes": 0.25, "p_no": 0.5, "sources": sources}
+    other = {**answer, "answer": "yes", "p_yes": 0.75}
+    film = Image.new("RGB", (4, 4))
+    thumbnails = {"a": film, "b": "image cannot\nbe read"}
+    figure = draw_asked([film, film], answer, thumbnails, {"a": "word " * 99}, other, title="T")
+    one, two, shares, *cards = figure.axes
+    assert len(one.images) == len(two.images) == 1
+    assert [bar.get_width() for bar in shares.patches] == [0.25, 0.5, 0.75, 0.5]
+    assert [tick.get_text() for tick in shares.get_yticklabels()] == ["p(yes)", "p(no)"]
+    assert shares.get_title("left") == "Answer: no; without IFA (grey): yes"
+    first, second = cards[1], cards[3]
+    assert len(cards[0].images) == 1
+    assert texts(cards[2]) == ["image cannot\nbe read"]
+    assert texts(cards[4]) == ["no image"]
+    name, numbers, said = texts(first)
+    assert name == "1. a"
+    assert " ".join(numbers.replace("\N{NO-BREAK SPACE}", " ").split()) == (
+        "λ 1.00, helps with probability 0.90, moved -3.0 points "
+        "score 0.25: image-text +0.50, image-image -0.25"
+    )
+    assert said.endswith(" ...")
+    assert [bar.get_width() for bar in first.patches] == [1, 1.0]
+    assert texts(second)[1].startswith("λ 0.00, not read")
+
+
+def test_a_vote_shows_its_largest_shares_and_first_pairs():
+    sources = [
+        {"pair_id": f"p{n}", "score": 1.0, "weight": 0.125, "answer": "left"} for n in range(8)
+    ]
+    shares = {"left": 0.5, "right": 0.25, "a": 0.125, "b": 0.1, "c": 0.025}
+    answer = {"question": "Where?", "answer": "left", "shares": shares, "sources": sources}
+    figure = draw_asked([Image.new("L", (4, 4))], answer, {}, {})
+    _, bars, *cards = figure.axes
+    assert widths(bars) == {"left": 0.5, "right": 0.25, "a": 0.125, "b": 0.1}
+    assert len(cards) == 12
+    assert texts(cards[11])[:2] == ["6. p5", "weight 0.12, answers left\nscore 1.00:"]
+    assert figure.subfigs[1].get_suptitle() == "evidence: the first 6 of 8 pairs"

@@ -16,7 +16,7 @@ def figure(value: float = 0.5):
     with drawing(3, 2, "a $b$ title") as made:
         left, right = made.subplots(1, 2)
         draw_lines(left, {"a $b$": [Point(1, value, 0.1, 0.9), Point(0, 0.2)], "other": []})
-        draw_bars(right, {"x": Point(value, 0, 0.25, 0.75), "y": Point(1, 0)}, best="y")
+        draw_bars(right, {"x": (value, (0.25, 0.75)), "y": (1.0, None)}, 0.4)
     return made
 
 

@@ -1,11 +1,11 @@
 """Write the shipped real cases as the tables of somebody who starts from nothing.
 
-    python -m tools.real_cases.tables FOLDER
+    python -m tools.real_cases.tables FOLDER [--images 70]
 
-Seventy of the hundred images of VQA-RAD go into ``pairs.csv``, a row for each of their training
-questions: its words with the answer are the report, the answer is a column of its own. All
-questions about the other thirty that want a yes or a no go into ``questions.csv``. An image counts
-as a patient, as the data set names none.
+Seventy (``--images``) of the hundred images of VQA-RAD go into ``pairs.csv``, a row for each of
+their training questions: its words with the answer are the report, the answer is a column of its
+own. All questions about the others that want a yes or a no go into ``questions.csv``. An image
+counts as a patient, as the data set names none.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mrrag_llamaindex.evaluation.votes.shipped import shipped_questions
 STORED = 70
 
 
-def write_tables(folder: Path, seed: int = 0) -> tuple[int, int]:
+def write_tables(folder: Path, seed: int = 0, *, stored: int = STORED) -> tuple[int, int]:
     """Write ``pairs.csv``, ``questions.csv`` and ``images``; returns how many rows each has."""
     asked = shipped_questions()
     images = sorted({Path(item.image) for item in (*asked.training, *asked.test)})
-    stored = {path.name for path in random.Random(seed).sample(images, STORED)}
+    names = {path.name for path in random.Random(seed).sample(images, stored)}
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for path in images:
         shutil.copyfile(path, folder / "images" / path.name)
@@ -41,7 +41,7 @@ def write_tables(folder: Path, seed: int = 0) -> tuple[int, int]:
             "answer": item.answer,
         }
         for item in asked.training
-        if Path(item.image).name in stored
+        if Path(item.image).name in names
     ]
     questions = [
         {
@@ -52,7 +52,7 @@ def write_tables(folder: Path, seed: int = 0) -> tuple[int, int]:
             "patient_id": Path(item.image).stem,
         }
         for item in (*asked.training, *asked.test)
-        if Path(item.image).name not in stored and is_closed(item)
+        if Path(item.image).name not in names and is_closed(item)
     ]
     _write(folder / "pairs.csv", pairs)
     _write(folder / "questions.csv", questions)
@@ -73,8 +73,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=STORED, help="How many are stored.")
     options = parser.parse_args()
-    pairs, questions = write_tables(options.folder)
+    pairs, questions = write_tables(options.folder, stored=options.images)
     print(f"{options.folder}: {pairs} pairs, {questions} questions about other images")
 
 

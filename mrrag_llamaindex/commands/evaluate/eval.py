@@ -93,6 +93,13 @@ def evaluate(
     name: Annotated[
         list[str] | None, typer.Option(help="Its name in the table, one for each file.")
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Rows whose paired difference is told, A minus B; again for another.",
+        ),
+    ] = None,
     scoring: Annotated[
         Literal["leading", "cares"], typer.Option(help="How answers are read.")
     ] = "leading",
@@ -114,6 +121,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for answers, tables and plot; a stopped run goes on from it."),
     ] = None,
+    picture: options.Picture = None,
     rescored: Annotated[
         Path | None,
         typer.Option(
@@ -164,7 +172,8 @@ def evaluate(
 
     spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     task = task_named(task_name)
-    read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "")
+    compared = _compared(compare or [], name or [])
+    read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "", compared)
     if scoring != "leading" and task is not YES_NO:
         raise InputError(f"--scoring {scoring} reads a yes or a no; the task is {task.name}")
     if any((section, clinical, radeval_python)) and task.name != "report":
@@ -187,6 +196,7 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=out,
+            picture=picture,
             as_json=as_json,
             task=task,
         )
@@ -206,15 +216,17 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=out,
+            picture=picture,
             as_json=as_json,
         )
         return
     if by_vote:
-        given = (weights, questions, documents, facts, name)
+        given = (weights, questions, documents, facts, name, compare)
         if any(item is not None for item in given):
             raise InputError(
                 "--data vqa-rad without --model or --methods answers by vote, and takes --root, "
-                "--question-file, --images, --image-encoder, --text-encoder, --out and --seed"
+                "--question-file, --images, --image-encoder, --text-encoder, --out, --picture "
+                "and --seed"
             )
         vote_study(
             root,
@@ -224,6 +236,7 @@ def evaluate(
             text_encoder=text_encoder,
             out=out,
             seed=seed,
+            picture=picture,
             device=device,
             as_json=as_json,
         )
@@ -246,6 +259,11 @@ def evaluate(
         sets = [division.drawn_questions(copy.read(scoring, asked=asked), questions, seed)]
         usual = defaults.MAX_DOCUMENTS
     counts = counts or (usual,)
+    if picture and len(counts) > 1:
+        raise InputError(
+            "--picture shows one table: with several numbers of documents leave it out, and find "
+            "a picture of each in --out"
+        )
     longest = max_new_tokens or task.max_new_tokens
     if synthetic:
         longest = min(longest, 4 if task is YES_NO else 20)
@@ -327,6 +345,7 @@ def evaluate(
             scoring=read,
             seed=seed,
             out=numbers.folder_of(out, count, counts),
+            picture=picture,
             task=task,
             show=not as_json,
         )
@@ -365,6 +384,7 @@ def _score_predictions(
     scoring: Scoring,
     seed: int,
     out: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Score other models' answers alone: no image, pair, tower or model is needed."""
@@ -390,9 +410,25 @@ def _score_predictions(
         scoring=scoring,
         seed=seed,
         out=out,
+        picture=picture,
         as_json=as_json,
         task=task,
     )
+
+
+def _compared(texts: list[str], others: list[str]) -> tuple[tuple[str, str], ...]:
+    """Read ``--compare A,B``; which of the rows ran is seen later."""
+    pairs = []
+    for text in texts:
+        pair = [part.strip() for part in text.split(",")]
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise InputError(f"--compare {text!r} is no pair of two rows: A,B")
+        for one in pair:
+            if one not in (*METHODS, *others):
+                known = ", ".join((*METHODS, *others))
+                raise InputError(f"--compare {text!r}: there is no row {one!r}; there are: {known}")
+        pairs.append((pair[0], pair[1]))
+    return tuple(pairs)
 
 
 def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list[tuple[str, Path]]:

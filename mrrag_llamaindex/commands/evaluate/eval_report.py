@@ -12,26 +12,26 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
-from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import Problem
 from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
 from mrrag_llamaindex.evaluation.data.parsing import leading
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
 from mrrag_llamaindex.evaluation.methods.registry import chosen_methods
 from mrrag_llamaindex.evaluation.report import notes, table_formats
-from mrrag_llamaindex.evaluation.report.plots import Bars, table_plot
 from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
 from mrrag_llamaindex.evaluation.run.harness import LAYERS
 from mrrag_llamaindex.evaluation.run.records import Evaluation
 from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
 from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.plots import draw_table
 
 _WIDE, _NARROW = 116, 96
 
 
-class AnyTable(notes.Compared, table_formats.Table, Bars, Protocol):
+class AnyTable(notes.Compared, table_formats.Table, Protocol):
     """A result table of any task."""
 
     @property
@@ -53,12 +53,19 @@ def report(
     scoring: Scoring,
     seed: int,
     out: Path | None,
+    picture: Path | None,
     as_json: bool,
     task: Task = YES_NO,
 ) -> None:
     """Score the answers, write the files and print the table."""
     value = scored(
-        data, runs, run, problems, scoring=scoring, seed=seed, out=out, task=task, show=not as_json
+        *(data, runs, run, problems),
+        scoring=scoring,
+        seed=seed,
+        out=out,
+        picture=picture,
+        task=task,
+        show=not as_json,
     )
     if as_json:
         console.print_json(value)
@@ -73,15 +80,22 @@ def scored(
     scoring: Scoring,
     seed: int,
     out: Path | None,
+    picture: Path | None,
     task: Task,
     show: bool,
 ) -> dict[str, Any]:
     """Score the answers, write the files, print the table unless told not to, and return it."""
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = task.build_table(data, runs, scoring=scoring, seed=seed, baseline=baseline)
-    comparisons = notes.steps(table, runs, seed)
+    comparisons = notes.steps(table, runs, seed, scoring.compared)
     if scoring.rule == "cares":
         run = replace(run, notes=(*run.notes, *_read_as_yes(runs)))
+    absent = tuple(
+        f"{one} minus {other} is not told: {one if one not in runs else other} did not run"
+        for one, other in scoring.compared
+        if one not in runs or other not in runs
+    )
+    run = replace(run, notes=(*run.notes, *absent))
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
         *notes.lines(run, comparisons),
@@ -89,10 +103,13 @@ def scored(
     ]
     value = notes.as_dict(table, run, comparisons, counts)
     value["problem_list"] = [str(problem) for problem in problems]
-    if out is not None:
-        value["files"] = _write(table, run, sentences, value, out)
+    files = [] if out is None else _write(table, run, sentences, value, out)
+    if (target := picture or out) is not None:
+        usual = target / f"{task.main}.png"
+        files += options.draw_or_say(lambda: draw_table(value), picture, usual)["figures"]
+        value["files"] = files
     if show:
-        _print(table, run, sentences, problems, out)
+        _print(table, run, sentences, problems, task.main, out)
     return value
 
 
@@ -117,10 +134,6 @@ def _write(
     result = out / "result.json"
     write_atomically(result, json.dumps(value, indent=1, ensure_ascii=False), private=True)
     written.append(result)
-    try:
-        written.append(table_plot(table, out / f"{table.main}.png"))
-    except MRRAGError as error:
-        console.say("note", f"no plot: {error}")
     return [str(path) for path in written]
 
 
@@ -129,13 +142,14 @@ def _print(
     run: Evaluation,
     sentences: Sequence[str],
     problems: Sequence[Problem],
+    main: str,
     out: Path | None,
 ) -> None:
     screen = console.screen()
     screen.print(to_rich(table, screen.width))
     screen.print()
     parts = {
-        f"settings tried on validation questions: {table.main.replace('_', ' ')} (confidence) "
+        f"settings tried on validation questions: {main.replace('_', ' ')} (confidence) "
         "setting": notes.grid_lines(run),
         f"{_INCOMPLETE}, row by row": list(map(str, problems)),
     }
@@ -193,6 +207,7 @@ def rescore(
     scoring: Scoring,
     seed: int,
     out: Path | None,
+    picture: Path | None,
     as_json: bool,
     task: Task = YES_NO,
 ) -> None:
@@ -222,7 +237,15 @@ def rescore(
         "labels and settings are those of that run"
     )
     run = Evaluation(answers, {}, (), (note,), tuple(left_out), layers)
-    report(data, answers, run, (), scoring=scoring, seed=seed, out=out, as_json=as_json, task=task)
+    report(
+        *(data, answers, run, ()),
+        scoring=scoring,
+        seed=seed,
+        out=out,
+        picture=picture,
+        as_json=as_json,
+        task=task,
+    )
 
 
 def _answers(

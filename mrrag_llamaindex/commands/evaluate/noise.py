@@ -11,7 +11,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
 if TYPE_CHECKING:
@@ -60,7 +60,12 @@ def noise(
         int, typer.Option(min=2, help="Documents in each prompt; an even number.")
     ] = 4,
     count: Annotated[
-        int, typer.Option(min=2, help="Questions at each level of noise (data: approximately).")
+        int,
+        typer.Option(
+            *("--count", "--questions"),
+            min=2,
+            help="Questions at each level of noise (data: approximately).",
+        ),
     ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")
@@ -84,7 +89,8 @@ def noise(
     seed: Annotated[
         int, typer.Option(min=0, max=_LAST_SEED, help="Of studies, draws and intervals.")
     ] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("mrrag-noise"),
+    out: Annotated[Path, typer.Option(help="Folder for noise.png.")] = Path("mrrag-noise"),
+    picture: options.Picture = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -106,6 +112,7 @@ def noise(
     from mrrag_llamaindex.commands.evaluate.noise_data import data_noise
     from mrrag_llamaindex.commands.evaluate.noise_print import print_noise
     from mrrag_llamaindex.commands.evaluate.noise_study import NoiseOptions, phantom_noise
+    from mrrag_llamaindex.plots import draw_noise
 
     synthetic = data == defaults.PHANTOM
     given = {
@@ -146,19 +153,14 @@ def noise(
         out=out,
     )
     report = phantom_noise(study) if where is None else data_noise(study, where)
-    figures: list[Path] = []
-    try:
-        figures = report.draw(out)
-    except InputError:
-        raise
-    except MRRAGError as error:  # without matplotlib the numbers still stand
-        console.say("note", f"no figure: {error}")
+    value = report.as_dict()
+    drawn = options.draw_or_say(lambda: draw_noise(value), picture, out / "noise.png")
     if as_json:
-        console.print_json(report.as_dict(figures))
+        console.print_json({**value, **drawn})
     else:
         print_noise(report)
-        for path in figures[:1]:
-            print(f"\nfigure       {path} (and {len(figures) - 1} more in the same folder)")
+        for path in drawn["figures"]:
+            print(f"\n{'figure':<13}{path}")
         typer.echo(f"\n{'Synthetic studies. ' if synthetic else ''}{options.NOTICE}")
 
 

@@ -12,6 +12,7 @@ from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.plots import draw_table, save
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.evaluation.votes.features import Features
@@ -31,6 +32,7 @@ def vote_study(
     image_encoder: str | None,
     text_encoder: str | None,
     out: Path | None,
+    picture: Path | None,
     seed: int,
     device: str,
     as_json: bool,
@@ -79,10 +81,26 @@ def vote_study(
         listed = "".join(f"- {line}\n" for line in sentences)
         write_atomically(out / "votes.md", f"{markdown(study)}\n\n{listed}")
         write_atomically(out / "votes.json", json.dumps(value, indent=1) + "\n")
+    if picture is not None:
+        save(draw_table(_closed(study)), picture)
     if as_json:
         console.print_json(value)
     else:
         _print(study, sentences)
+
+
+def _closed(study: VoteStudy) -> dict[str, Any]:
+    """Return accuracy on the closed questions as a table of `draw_table`."""
+    names = [row.name.replace("_", "-") for row in study.rows]
+    return {
+        "data": "vqa-rad by vote",
+        "n": study.closed,
+        "majority": {"label": "the same", "accuracy": study.majority},
+        "rows": [
+            {"method": name, "accuracy": row.closed.value, "accuracy_ci": row.closed.ci}
+            for name, row in zip(names, study.rows, strict=True)
+        ],
+    }
 
 
 def _features(

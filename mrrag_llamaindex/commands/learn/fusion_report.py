@@ -49,7 +49,7 @@ def pooled_dict(pooled: dict[str, PooledComparison], seed: int, seeds: int) -> d
 
 def print_pooled(pooled: dict[str, PooledComparison], seeds: int) -> None:
     """Print one table for all regimes: recall@1, and the mean learned weights."""
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, force_jupyter=False)
     counts = ", ".join(f"{name} {one.table.n}" for name, one in pooled.items())
     screen.print(
         f"recall@1 of a pair that supports the answer, {seeds} seeds, other patients than those "

@@ -68,6 +68,7 @@ def train_fusion(
         bool,
         typer.Option("--force", help="Save weights that other patients do not prefer to equal."),
     ] = False,
+    picture: options.Picture = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,6 +79,7 @@ def train_fusion(
     from mrrag_llamaindex.learning.fusion.training import FusionSettings
     from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
     from mrrag_llamaindex.phantom.corpus import REGIMES
+    from mrrag_llamaindex.plots import draw_fusion, save
 
     check_one_source(records, data)
     if data is None and (seeds is not None or regime is not None):
@@ -100,6 +102,8 @@ def train_fusion(
     if seeds is not None:
         regimes = REGIMES if regime is None else (regime,)
         pooled = _over_seeds(range(seed, seed + seeds), regimes, device, comparing)
+        if picture is not None:
+            save(draw_fusion(fusion_report.pooled_dict(pooled, seed, seeds)), picture)
         if as_json:
             console.print_json(fusion_report.pooled_dict(pooled, seed, seeds))
         else:
@@ -115,6 +119,8 @@ def train_fusion(
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         comparing["gate"] = None
     comparison = learn_and_compare(questions, seed=seed, **comparing)
+    if picture is not None:
+        save(draw_fusion(comparison.as_dict()), picture)
     refused = ""
     if out is not None or store is not None:
         with store_for(store, out=out) as pairs:

@@ -135,6 +135,7 @@ def train_towers(
         bool, typer.Option("--copy-backbones", help="heads: put the encoders into the folder too.")
     ] = False,
     fail_on_skipped: options.FailOnSkipped = False,
+    picture: options.Picture = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -146,6 +147,7 @@ def train_towers(
         for_heads,
     )
     from mrrag_llamaindex.learning.towers.training_pairs import training_pairs
+    from mrrag_llamaindex.plots import draw_towers, save
     from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 
     for other, names in _OF_REGIME.items():
@@ -220,6 +222,8 @@ def train_towers(
         results = train_whole(towers_of, table, settings, run, processes=processes)
         if not processes.main:
             return
+    if picture is not None:
+        save(draw_towers(results), picture)
     if as_json:
         skipped = console.skipped_rows(table.skipped)
         console.print_json({**results, "folder": str(out), "skipped": skipped})

@@ -1,15 +1,12 @@
-"""The outcome of a noise study as points, losses, settings and pictures."""
+"""The outcome of a noise study as points, losses and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.evaluation.methods.tuning import Tuned
 from mrrag_llamaindex.evaluation.noise.result import Contestant, NoiseResult
-from mrrag_llamaindex.evaluation.report.plots import Point, line_plot
 from mrrag_llamaindex.steering.policies.registry import OFF
 
 
@@ -111,12 +108,10 @@ class NoiseReport:
             if (formula := item.setting.formula) is not None
         ]
 
-    def as_dict(self, figures: Sequence[Path]) -> dict[str, Any]:
-        """Return what ``mrrag noise --json`` prints."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``mrrag noise --json`` prints, but for the path of its picture."""
         return {
             "points": self.points(),
-            "figure": str(figures[0]) if figures else None,
-            "figures": [str(path) for path in figures],
             "loss": self.losses(),
             "recovered": self.recovered(),
             "tuning": {"settings": self.settings(), **self.validation},
@@ -127,43 +122,3 @@ class NoiseReport:
             "seed": self.result.seed,
             **self.about,
         }
-
-    def draw(self, folder: Path) -> list[Path]:
-        """Draw accuracy and attention against noise, for each kind of scores and of noise.
-
-        Raises
-        ------
-        InputError, MRRAGError
-            See `mrrag_llamaindex.evaluation.report.plots.line_plot`.
-        """
-        points, figures = self.points(), []
-        for name, what in (
-            ("accuracy", "accuracy"),
-            ("noise_attention", "document attention on irrelevant documents"),
-        ):
-            for adversarial in self.kinds():
-                for scores in dict.fromkeys(point["scores"] for point in points):
-                    selected = [
-                        point
-                        for point in points
-                        if (point["scores"], point["adversarial"]) == (scores, adversarial)
-                    ]
-                    kind = "contradicting" if adversarial else "irrelevant"
-                    title = f"{kind} documents, {'true relevance' if scores == 'true' else 'MCR'}"
-                    stem = f"{name.replace('_', '-')}-{scores}"
-                    file = folder / f"{stem}{'-adversarial' if adversarial else ''}.png"
-                    xlabel = f"share of {kind} documents"
-                    figures.append(
-                        line_plot(_series(selected, name), xlabel, what, file, title=title)
-                    )
-        return figures
-
-
-def _series(points: Sequence[dict[str, Any]], name: str) -> dict[str, list[Point]]:
-    ends = "ci" if name == "accuracy" else f"{name}_ci"
-    series: dict[str, list[Point]] = {}
-    for point in points:
-        line = series.setdefault(point["policy"], [])
-        if point[name] is not None:
-            line.append(Point(point["noise"], point[name], *(point[ends] or (None, None))))
-    return {policy: line for policy, line in series.items() if line}

@@ -124,16 +124,6 @@ class ScoredTable:
         """Return how a method compares with the baseline; None for the baseline itself."""
         return next((item for item in self.comparisons if item.method == method), None)
 
-    def bars(self, metric: str) -> list[tuple[str, float, Interval | None]]:
-        """Return a metric of every method that has it, with its interval."""
-        have = [row for row in self.rows if metric in row.values]
-        return [(row.method, row.values[metric], row.intervals[metric]) for row in have]
-
-    def line(self, metric: str) -> tuple[str, float] | None:
-        """Return what the most frequent answer scores."""
-        known = metric in self.frequent
-        return ("most frequent answer", self.frequent[metric]) if known else None
-
     def cells(self) -> list[list[str]]:
         """Return the lines as text, in percent."""
         versus = self.comparisons[0].baseline if self.comparisons else None

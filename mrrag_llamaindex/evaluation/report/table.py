@@ -15,7 +15,6 @@ from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, check_same_qu
 from mrrag_llamaindex.evaluation.report.metrics import CLASSES, Majority, Row, majority, score
 from mrrag_llamaindex.evaluation.report.numbers import columns, ends, listed, p_value, percent
 from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
-from mrrag_llamaindex.statistics.bootstrap import Interval
 
 METRICS = ("accuracy", "macro_f1", "precision", "recall", "positive_f1", "invalid_rate")
 """Columns, in this order."""
@@ -64,15 +63,6 @@ class ResultTable:
     ) -> Comparison:
         """Return how two methods compare."""
         return compare(runs[method], runs[baseline], self.rule, seed)
-
-    def bars(self, metric: str) -> list[tuple[str, float, Interval | None]]:
-        """Return a metric of every method with its interval."""
-        return [(row.method, getattr(row, metric), row.intervals[metric]) for row in self.rows]
-
-    def line(self, metric: str) -> tuple[str, float] | None:
-        """Return what the majority baseline scores by a metric, None if that is not known."""
-        always = {"accuracy": self.majority.accuracy, "macro_f1": self.majority.macro_f1}
-        return (f"always {self.majority.label}", always[metric]) if metric in always else None
 
     def cells(self) -> list[list[str]]:
         """Return the lines as text, in percent: the head, the majority baseline, the methods."""

@@ -31,6 +31,21 @@ def simple_weights(terms: tuple[str, ...]) -> dict[str, FusionWeights]:
 
 _VALIDATION = 0.25
 
+_SHOWN = 100
+"""Epochs of a training that are told, at most, beside the one that was kept."""
+
+
+def _curve(learned: LearnedFusion | LearnedGate) -> dict[str, Any]:
+    """Return the losses of a training by epoch, thinned to what a line needs."""
+    step = -(-len(learned.losses) // _SHOWN) or 1
+    epochs = sorted({*range(0, len(learned.losses), step), learned.epoch})
+    curve = {
+        "epoch": epochs,
+        "training_loss": [learned.losses[epoch][0] for epoch in epochs],
+        "validation_loss": [learned.losses[epoch][1] for epoch in epochs],
+    }
+    return {"best_epoch": learned.epoch, "curve": curve}
+
 
 @dataclass(frozen=True, eq=False)
 class FusionComparison:
@@ -86,6 +101,8 @@ class FusionComparison:
             data["four_terms"]["weights"] = dict(zip(HEAD_TERMS, values, strict=True))
         if self.gated is not None:
             data["gated"]["epoch"] = self.gated.epoch
+        learned = {"learned": self.learned, "four_terms": self.four_terms, "gated": self.gated}
+        data["training"] = {name: _curve(one) for name, one in learned.items() if one is not None}
         return data
 
 

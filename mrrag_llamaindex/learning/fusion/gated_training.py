@@ -15,7 +15,7 @@ import numpy as np
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.learning.fusion.examples import FusionExample, PaddedExamples
-from mrrag_llamaindex.learning.fusion.training import LearnedFusion
+from mrrag_llamaindex.learning.fusion.training import LearnedFusion, Losses
 from mrrag_llamaindex.mcr.gated_weights import QueryGatedWeights
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS
 
@@ -76,12 +76,15 @@ class LearnedGate:
         Steps to it; 0 if no step was better than the global weights.
     loss, base_loss : float
         On the validation examples: with the gate, and with the global weights.
+    losses : tuple of (float, float)
+        See `LearnedFusion`.
     """
 
     weights: QueryGatedWeights
     epoch: int
     loss: float
     base_loss: float
+    losses: Losses = ()
 
 
 def train_gate(
@@ -132,21 +135,23 @@ def train_gate(
     optimiser = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     best = 0
     for epoch in range(settings.epochs + 1):
         with torch.no_grad():
-            losses.append(float(_loss(parameters, start, size, check, base.temperature)))
-        if epoch == 0 or losses[epoch] < losses[best]:
+            loss = float(_loss(parameters, start, size, check, base.temperature))
+        optimiser.zero_grad()
+        fitted = _loss(parameters, start, size, fit, base.temperature)
+        losses.append((fitted.item(), loss))
+        if epoch == 0 or loss < losses[best][1]:
             best, kept = epoch, [parameter.detach().clone() for parameter in parameters]
         elif epoch - best >= settings.patience:
             break
-        optimiser.zero_grad()
-        torch.autograd.backward(_loss(parameters, start, size, fit, base.temperature))
+        torch.autograd.backward(fitted)
         optimiser.step()
     first, first_bias, last, last_bias = (tensor.numpy() for tensor in kept)
     gate = QueryGatedWeights(base.weights, first, first_bias, last, last_bias, settings.reach)
-    return LearnedGate(gate, best, losses[best], losses[0])
+    return LearnedGate(gate, best, losses[best][1], losses[0][1], tuple(losses))
 
 
 def _tensors(examples: Sequence[FusionExample], terms: tuple[str, ...]) -> tuple[Tensor, ...]:

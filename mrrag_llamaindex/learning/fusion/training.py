@@ -31,6 +31,7 @@ from mrrag_llamaindex.learning.fusion.examples import FusionExample, PaddedExamp
 from mrrag_llamaindex.mcr.weights import ALL_TERMS, TERMS, FusionWeights
 
 Array = NDArray[np.float64]
+Losses = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class LearnedFusion:
         How often a positive was strictly first of a validation example.
     prior : float
         See `FusionSettings`.
+    losses : tuple of (float, float)
+        On the training and on the validation examples, before the first step and after each.
     """
 
     weights: FusionWeights
@@ -98,6 +101,7 @@ class LearnedFusion:
     loss: float
     validation_recall: float
     prior: float = math.inf
+    losses: Losses = ()
 
 
 def infonce(
@@ -151,13 +155,16 @@ def _trained(
     start, pull = weights.copy(), 1 / (prior**2 * len(batch.terms))
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     best: tuple[float, Array, int] | None = None
+    losses: list[tuple[float, float]] = []
     for epoch in range(settings.epochs + 1):
         loss = _infonce(weights, check, tau)[0]
+        fitted, gradient = _infonce(weights, batch, tau)
+        losses.append((fitted, loss))
         if best is None or loss < best[0]:
             best = (loss, weights.copy(), epoch)
         elif epoch - best[2] >= settings.patience:
             break
-        gradient = _infonce(weights, batch, tau)[1] + pull * (weights - start)
+        gradient = gradient + pull * (weights - start)
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.999 * square + 0.001 * gradient**2
         step = mean / (1 - 0.9 ** (epoch + 1))
@@ -171,7 +178,8 @@ def _trained(
         scale = float(np.sqrt(start @ start) / np.linalg.norm(weights))
         weights, tau = weights * scale, tau * scale
     named = dict(zip(terms, weights.tolist(), strict=True))
-    return LearnedFusion(FusionWeights(**named), tau, epoch, loss, recall, prior)
+    chosen = FusionWeights(**named)
+    return LearnedFusion(chosen, tau, epoch, loss, recall, prior, tuple(losses))
 
 
 def _infonce(weights: Array, batch: PaddedExamples, temperature: float) -> tuple[float, Array]:

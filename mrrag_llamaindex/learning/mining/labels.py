@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,7 @@ def mine_labels(
         resumed, labelled = len(known), 0
         for start in range(0, len(ids), _AT_ONCE):
             part = store.get(ids[start : start + _AT_ONCE])
-            vectors: dict[str, NDArray[np.float32]] = {}  # of texts; most pairs ask the same
+            vectors = _text_vectors(part.values(), towers, questions)
             for row, pair in enumerate(part.values(), start=start + 1):
                 names = [name for name in questions.labels if value_of(pair, name) is not None]
                 labelled += len(names)
@@ -189,6 +190,19 @@ def mine_labels(
     return MiningReport.of(TRAINING_FILE.stream(out), resumed, skipped, started)
 
 
+def _text_vectors(
+    pairs: Iterable[StoredPair], towers: DualTower, questions: LabelQuestions
+) -> dict[str, NDArray[np.float32]]:
+    """Embed what some pairs ask, each text once; a pair that cannot ask is named later."""
+    texts: dict[str, None] = {}
+    for pair in pairs:
+        for name in questions.labels:
+            if value_of(pair, name) is not None:
+                with suppress(InputError):
+                    texts[questions.text(pair, name)] = None
+    return dict(zip(texts, towers.embed_texts(list(texts)), strict=True)) if texts else {}
+
+
 def _record(
     pair: StoredPair,
     label: str,
@@ -204,10 +218,7 @@ def _record(
         raise InputError("it names no patient: pairs of the same patient would be right")
     name, settings = f"{pair.pair_id} {label}", questions.settings
     q_image: NDArray[np.float32] = store.schema.blocks.split(pair.vector)[0]
-    text = questions.text(pair, label)
-    if text not in vectors:
-        vectors[text] = towers.embed_texts([text])[0]
-    q_text = vectors[text]
+    q_text = vectors[questions.text(pair, label)]
     exclude = Exclusion(pair_ids=[pair.pair_id], patient_ids=[pair.patient_id])  # type: ignore[arg-type]
     others = drawn_ids(ids, settings, name)
     hits = [

@@ -236,7 +236,8 @@ def train(
     -------
     dict
         Plain JSON: ``epochs``, ``best_epoch``, ``train_loss`` and ``validation_recall`` at that
-        epoch, ``temperature``, and ``train_pairs``, ``validation_pairs``.
+        epoch, ``temperature``, ``train_pairs``, ``validation_pairs``, and ``curve``: by name
+        ``epoch``, ``training_loss`` and ``validation_recall`` of all of them.
 
     Raises
     ------
@@ -261,4 +262,12 @@ def train(
         "temperature": float(torch.as_tensor(loop.temperature()).detach()),
         "train_pairs": len(split.train),
         "validation_pairs": len(split.validation),
+        "curve": {
+            name: [entry[key] for entry in loop.history]
+            for name, key in (
+                ("epoch", "best_epoch"),
+                ("training_loss", "train_loss"),
+                ("validation_recall", "validation_recall"),
+            )
+        },
     }

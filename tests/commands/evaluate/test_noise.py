@@ -61,7 +61,7 @@ def test_json_holds_every_point_and_the_figure(run, tmp_path):
         assert point["noise"] != 0.0 or point["noise_attention"] == 0.0
     assert told["figure"] == told["figures"][0]
     assert sorted(str(path) for path in out.glob("*.png")) == sorted(told["figures"])
-    assert len(told["figures"]) == 8
+    assert told["figures"] == [str(out / "noise.png")]
     assert told["tuning"]["seed"] == 5000
     assert told["fusion"]["seed"] == 6000
     assert {row["policy"] for row in told["recovered"]} == {"ifa"}
@@ -104,7 +104,10 @@ def test_without_matplotlib_the_numbers_stand(run, tmp_path, monkeypatch):
     )
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["figure"] is None
-    assert "no figure" in result.stderr
+    assert "no picture" in result.stderr
+    refused = run("--picture", tmp_path / "noise.png")
+    assert refused.exit_code == 2
+    assert "mrrag-llamaindex[plot]" in refused.stderr
 
 
 @pytest.mark.parametrize(

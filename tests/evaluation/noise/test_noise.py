@@ -360,8 +360,8 @@ def test_report_by_hand():
         if (point["policy"], point["adversarial"], point["noise"]) == ("ifa", True, 0.5)
     ]
     assert one == 0.25
-    told = report.as_dict([])
-    assert (told["data"], told["figure"], told["n"], told["documents"]) == ("hand", None, 4, 2)
+    told = report.as_dict()
+    assert (told["data"], told["n"], told["documents"]) == ("hand", 4, 2)
 
 
 def test_undefined_attention_is_left_out():

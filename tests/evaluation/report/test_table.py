@@ -1,19 +1,17 @@
-"""The table in its formats, and the pictures."""
+"""The table in its formats."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import sys
 
 import pytest
 from rich.console import Console
 
 from mrrag_llamaindex.commands.evaluate.eval_report import to_rich
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.prediction import Prediction
-from mrrag_llamaindex.evaluation.report.plots import Point, line_plot, table_plot
 from mrrag_llamaindex.evaluation.report.table import build_table
 from mrrag_llamaindex.evaluation.report.table_formats import (
     to_csv,
@@ -177,27 +175,3 @@ def test_files_are_written(table, tmp_path):
     made = write_table(table, tmp_path / "out")
     assert [path.name for path in made] == ["table.md", "table.csv", "table.tex"]
     assert made[0].read_text(encoding="utf-8") == to_markdown(table)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_same_numbers_give_the_same_picture(table, tmp_path, suffix):
-    series = {"ifa $x": [Point(0.5, 0.8, 0.7, 0.9), Point(0, 0.9, 0.8, 1.0)], "b": [Point(0, 0.5)]}
-    pictures = []
-    for name in ("one", "two"):
-        bars = table_plot(table, tmp_path / f"{name}-bars{suffix}")
-        lines = line_plot(series, "noise", "accuracy", tmp_path / f"{name}{suffix}")
-        pictures.append((bars.read_bytes(), lines.read_bytes()))
-    assert pictures[0] == pictures[1]
-    other = line_plot({"b": [Point(0, 0.6)]}, "n", "a", tmp_path / f"c{suffix}")
-    assert other.read_bytes() != pictures[0][1]
-
-
-def test_pictures_without_matplotlib_or_points_are_errors(table, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no points"):
-        line_plot({"a": []}, "x", "y", tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"\.png"):
-        table_plot(table, tmp_path / "a.bmp")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MRRAGError, match=r"mrrag-llamaindex\[plot\]"):
-        table_plot(table, tmp_path / "a.png")
-    assert list(tmp_path.iterdir()) == []

@@ -146,7 +146,8 @@ def fit_ensemble(
         "ensemble": None,
         "worth": None,
     }
-    fitted = joined(members, {"seeds": [record for _, record in trained]})
+    kept = [{name: record[name] for name in record if name != "curve"} for _, record in trained]
+    fitted = joined(members, {"seeds": kept})
     if len(members) > 1:
         together = HeadsEncoder(fitted.image, fitted.text, features)  # type: ignore[arg-type]
         results["ensemble"] = measured(together, features, pairs, reports, split, settings.seed)
