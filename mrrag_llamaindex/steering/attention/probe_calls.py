@@ -112,11 +112,12 @@ def probe(
                 tensor[:, start:stop].contiguous().transpose(1, 2)
                 for tensor in tensors
             )
+            given: dict[str, Any] = {CACHE: cache}
             mask: Any = create_causal_mask(
                 config,
                 inputs_embeds=query[:, 0],
                 attention_mask=torch.ones(1, stop, dtype=torch.long, device=query.device),
-                **{CACHE: cache},
+                **given,
             )
             key, value = cache.update(key, value, layer.layer_idx)
             scaling = query.shape[-1] ** -0.5
