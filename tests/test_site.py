@@ -29,6 +29,15 @@ def test_every_page_is_in_the_navigation():
     assert pages <= set(re.findall(r": ([\w/-]+\.md)$", NAVIGATION, re.MULTILINE))
 
 
+def test_three_links_in_the_text_lead_from_the_start_to_every_page():
+    reached = {DOCS / "index.md"}
+    for _ in range(3):
+        for page in list(reached):
+            links = re.findall(r"\]\(([^)#\s:]+\.md)", page.read_text(encoding="utf-8"))
+            reached |= {(page.parent / link).resolve() for link in links}
+    assert set(DOCS.rglob("*.md")) <= reached
+
+
 def test_the_reference_has_every_public_name_once():
     named = re.findall(r"^::: (.+)$", reference.directives(), re.MULTILINE)
     assert sorted(named) == sorted(reference.public_names())

@@ -128,9 +128,11 @@ def skipped_rows(skipped: Iterable[Skipped], name: str = "pair_id") -> list[dict
 
 def print_report(report: IngestReport, total: int, notes: Iterable[str]) -> None:
     """Print what was ingested and every row that was not, with its reason."""
+    others = total - report.added - report.updated
     print(
-        f"{report.added} added, {report.updated} updated ({report.unchanged} of them unchanged), "
-        f"{len(report.skipped)} skipped in {report.seconds:.1f} s; the store holds {total} pairs"
+        f"{report.added} added, {report.updated - report.unchanged} updated, {report.unchanged} "
+        f"unchanged, {len(report.skipped)} skipped in {report.seconds:.1f} s; the store holds "
+        f"{total} pairs" + (f", {others} of them not from this run" if others > 0 else "")
     )
     print_rows(report.skipped, notes)
 

@@ -36,6 +36,18 @@ def test_second_ingest_adds_nothing_and_loses_nothing(mrrag, table, tmp_path):
     assert (second["added"], second["updated"], second["unchanged"]) == (0, 2, 2)
 
 
+def test_a_changed_table_updates_and_says_what_it_did_not_touch(mrrag, table, tmp_path):
+    place = ("--store", tmp_path / "store", "--towers", "phantom")
+    rows = ["a,good.png,No nodule.,anna", "b,good.png,There is edema.,bert"]
+    first = mrrag("ingest", table(*rows), *place).out
+    assert first.startswith("2 added, 0 updated, 0 unchanged, 0 skipped in ")
+    assert first.strip().endswith("the store holds 2 pairs")
+    changed = table(rows[0].replace("No", "Small"), "c,good.png,No edema.,carl")
+    second = mrrag("ingest", changed, *place).out
+    assert second.startswith("1 added, 1 updated, 0 unchanged, 0 skipped in ")
+    assert second.strip().endswith("the store holds 3 pairs, 1 of them not from this run")
+
+
 def bad_rows(folder) -> dict[str, str]:
     (folder / "empty.png").write_bytes(b"")
     Image.new("RGB", (1, 1)).save(folder / "tiny.png")
