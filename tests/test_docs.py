@@ -76,6 +76,11 @@ def test_lines_of_text_can_be_read_without_wrapping(document):
 
 
 @of_document
+def test_blocks_in_lists_are_indented_so_that_the_site_goes_on_counting(document):
+    assert not re.findall(r"^ {1,3}```", document.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@of_document
 def test_commands_and_their_options_exist(document):
     of_stores = [(f"store {name}", used) for name, used in calls(document, "mrrag store ")]
     for name, options in [*calls(document, "mrrag (?!store )"), *of_stores]:
