@@ -16,6 +16,7 @@ from mrrag_llamaindex.commands.reports.inputs import read_study
 from mrrag_llamaindex.errors import InputError, NoRelevantCase
 from mrrag_llamaindex.images.load import read_bytes
 from mrrag_llamaindex.images.options import ReadingOptions
+from mrrag_llamaindex.plots import save
 from mrrag_llamaindex.serving.client import Client
 from mrrag_llamaindex.store.pair import check_encodable
 
@@ -120,6 +121,7 @@ def ask(
     allow_pickle: options.AllowPickle = False,
     adapter: options.Adapter = None,
     merge_adapter: options.MergeAdapter = False,
+    picture: options.PictureOfAnswer = None,
     device: options.Device = "auto",
     engine: options.Engine = "transformers",
     api_base: options.ApiBase = None,
@@ -159,7 +161,12 @@ def ask(
             "frame": frame,
         }
         limit = {} if timeout is None else {"seconds": timeout}
-        _ask_server(Client(server, token, **limit), question, image, asked, as_json)
+        study = None if picture is None else read_study(image, window, frame)
+        answer = _ask_server(Client(server, token, **limit), question, image, asked, as_json)
+        if picture is not None and study is not None and answer is not None:
+            from mrrag_llamaindex.plots.answer import draw_asked
+
+            save(draw_asked(study.pictures, answer, {}, {}), picture)
         return
     if store is None:
         raise InputError("--store is missing: give the folder of a store, or --server")
@@ -178,6 +185,7 @@ def ask(
     pairs = PairStore.open(store)
 
     from mrrag_llamaindex.integration.answers.ask import ask as ask_index
+    from mrrag_llamaindex.integration.answers.picture import draw_answer
     from mrrag_llamaindex.integration.answers.vote import ask_by_vote
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
@@ -211,6 +219,8 @@ def ask(
             return
         voted.seconds["load"] = loaded - started
         voting.print_vote(voted, as_json=as_json)
+        if picture is not None:
+            save(draw_answer(query, voted), picture)
         return
     llm = MRRAGLLaVA(
         model=model or defaults.DEFAULT_MODEL,
@@ -241,6 +251,8 @@ def ask(
         return
     result.seconds["load"] = loaded - started
     _print_answer(result.as_dict(), minimum_probability, as_json)
+    if picture is not None:
+        save(draw_answer(query, result), picture)
 
 
 def _refuse_local(given: Mapping[str, Any]) -> None:
@@ -256,8 +268,8 @@ def _ask_server(
     images: Sequence[Path],
     options: Mapping[str, Any],
     as_json: bool,
-) -> None:
-    """Ask a running server; neither torch nor a store is needed here."""
+) -> dict[str, Any] | None:
+    """Ask a running server; neither torch nor a store is needed here. None: it gave no answer."""
     check_encodable(question, "the question")
     files = [read_bytes(image, what=f"--image {image}") for image in images]
     given = {name: value for name, value in options.items() if value is not None}
@@ -265,8 +277,9 @@ def _ask_server(
     if answer["answer"] is None:
         names = ("probability", "threshold", "error_rate", "confidence")
         _print_no_answer(question, NoRelevantCase(*(answer[name] for name in names)), as_json)
-        return
+        return None
     _print_answer(answer, options["minimum_probability"], as_json)
+    return answer
 
 
 def _print_answer(answer: dict[str, Any], minimum: float | None, as_json: bool) -> None:

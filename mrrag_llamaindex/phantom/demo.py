@@ -17,6 +17,7 @@ from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.phantom.corpus import make_corpus, write_corpus
 from mrrag_llamaindex.phantom.studies import PhantomQuery
+from mrrag_llamaindex.plots import save
 from mrrag_llamaindex.store.ingest.ingest import ingest_pairs
 from mrrag_llamaindex.store.ingest.pair_table import read_pairs
 from mrrag_llamaindex.store.learned_files import FUSION_FILE
@@ -166,11 +167,8 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) ->
 def _draw(
     path: Path, image: Path, with_ifa: AskResult, without_ifa: AskResult
 ) -> tuple[Path | None, str]:
+    title = "synthetic study, not a real patient"
     try:
-        figure = draw_answer(
-            image, with_ifa, without_ifa, title="synthetic study, not a real patient"
-        )
+        return save(draw_answer(image, with_ifa, without_ifa, title=title), path), ""
     except MRRAGError as error:
         return None, str(error)
-    figure.savefig(path, dpi=130)
-    return path, ""

@@ -45,10 +45,15 @@ def test_json_has_the_agreed_shape(mrrag, corpus):
     assert answer["steering"]["rows"] == "to_end"
 
 
-def test_table_shows_every_source_and_what_was_steered(mrrag, corpus):
-    result = ask(mrrag, corpus)
+def test_table_and_picture_show_every_source_and_what_was_steered(mrrag, corpus, tmp_path):
+    picture = tmp_path / "answer.svg"
+    result = ask(mrrag, corpus, "--picture", picture)
     assert result.code == 0, result.err
     assert result.out.count("synthetic-") == 6
+    drawn = picture.read_text()
+    assert corpus.question in drawn
+    assert drawn.count(". synthetic-") == 6
+    assert drawn.count("<image") == 7  # six pairs, and what was asked about
     assert ": 1 question token towards" in result.out
     assert "not a medical device" in result.out
 
@@ -108,6 +113,12 @@ def test_explain_tells_what_each_document_did_and_leaves_the_answer_alone(mrrag,
     table = ask(mrrag, corpus, "--explain")
     assert "moved" in table.out
     assert f"{moved[0]['points']:+.1f}" in table.out
+
+
+def test_a_picture_that_could_not_be_written_is_refused_before_the_question(mrrag, corpus):
+    result = ask(mrrag, corpus, "--picture", "answer.jpg", image="absent.png")
+    assert result.code == 2
+    assert result.err == "error: answer.jpg: pictures are written as .png, .svg, .pdf\n"
 
 
 def test_words_that_the_phantom_does_not_know_are_noted(mrrag, corpus):
@@ -258,7 +269,7 @@ def vote(mrrag, corpus, store, *options, question=None):
     )
 
 
-def test_pairs_answer_by_vote_without_a_model(mrrag, corpus, answered, monkeypatch):
+def test_pairs_answer_by_vote_without_a_model(mrrag, corpus, answered, monkeypatch, tmp_path):
     monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
     told = vote(
         mrrag, corpus, answered, "--answer-column", "verdict", "--documents", 5,
@@ -277,8 +288,10 @@ def test_pairs_answer_by_vote_without_a_model(mrrag, corpus, answered, monkeypat
     assert found["answer"] == ("yes" if share > 0.5 else "No.")
     ratio = sources[0]["weight"] / sources[-1]["weight"]
     assert ratio == pytest.approx(2.718281828 ** ((scores[0] - scores[-1]) / 0.2), rel=1e-4)
-    shown = vote(mrrag, corpus, answered, "--answer-column", "verdict")
+    picture = tmp_path / "vote.svg"
+    shown = vote(mrrag, corpus, answered, "--answer-column", "verdict", "--picture", picture)
     assert shown.code == 0, shown.err
+    assert "the first 6 of 15 pairs" in picture.read_text()
     assert "no model was asked" in shown.out
     assert "not a medical device" in shown.out
     # All 16 pairs with an answer are not needed, 15 of them are.

@@ -64,7 +64,7 @@ def ask(address, corpus, *options, token=TOKEN):
     return run(*arguments, corpus.question)
 
 
-def test_a_server_answers_as_the_command_alone_does(address, corpus):
+def test_a_server_answers_as_the_command_alone_does(address, corpus, tmp_path):
     alone = run(
         *("ask", "--store", corpus.store, "--image", corpus.image, "--model", "phantom"),
         *("--explain", "--json", corpus.question),
@@ -74,7 +74,9 @@ def test_a_server_answers_as_the_command_alone_does(address, corpus):
     expected, got = json.loads(alone.out), json.loads(remote.out)
     del expected["seconds"], got["seconds"]
     assert got == expected
-    table = ask(address, corpus, "--explain")
+    picture = tmp_path / "answer.svg"
+    table = ask(address, corpus, "--explain", "--picture", picture)
+    assert picture.read_text().count("no image") == 6  # those stay on the server
     assert table.out.count("synthetic-") == 6
     assert "moved" in table.out
     assert "not a medical device" in table.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from mrrag_llamaindex.plots import (
     draw_calibration,
@@ -12,6 +13,7 @@ from mrrag_llamaindex.plots import (
     draw_table,
     draw_towers,
 )
+from mrrag_llamaindex.plots.answer import draw_asked
 
 BIN = {"low": 0.2, "high": 0.4, "promised": 0.3, "happened": 0.25, "ci": (0.2, 0.32)}
 CALIBRATION = {
@@ -159,3 +161,50 @@ def test_a_table_shows_its_main_metric_and_the_baseline():
     assert axes.get_title("left") == "dashed: most frequent answer, 0.200"
     with pytest.raises(ValueError, match="'recall'; there are: accuracy, f1"):
         draw_table(table, metric="recall")
+
+
+def test_an_answer_shows_image_probabilities_and_what_each_pair_weighed():
+    terms = {"image_text": 0.5, "image_image": -0.25, "score": 0.25}
+    sources = [
+        {"pair_id": "a", **terms, "lambda": 1.0, "probability": 0.9, "read": True,
+         "influence": {"points": -3.0}},
+        {"pair_id": "b", **terms, "lambda": 0.0, "probability": None, "read": False},
+        {"pair_id": "c", **terms, "lambda": 0.5, "probability": None, "read": True},
+    ]  # fmt: skip
+    answer = {"question": "Q?", "answer": "no", "p_yes": 0.25, "p_no": 0.5, "sources": sources}
+    other = {**answer, "answer": "yes", "p_yes": 0.75}
+    film = Image.new("RGB", (4, 4))
+    thumbnails = {"a": film, "b": "image cannot\nbe read"}
+    figure = draw_asked([film, film], answer, thumbnails, {"a": "word " * 99}, other, title="T")
+    one, two, shares, *cards = figure.axes
+    assert len(one.images) == len(two.images) == 1
+    assert [bar.get_width() for bar in shares.patches] == [0.25, 0.5, 0.75, 0.5]
+    assert [tick.get_text() for tick in shares.get_yticklabels()] == ["p(yes)", "p(no)"]
+    assert shares.get_title("left") == "Answer: no; without IFA (grey): yes"
+    first, second = cards[1], cards[3]
+    assert len(cards[0].images) == 1
+    assert texts(cards[2]) == ["image cannot\nbe read"]
+    assert texts(cards[4]) == ["no image"]
+    name, numbers, said = texts(first)
+    assert name == "1. a"
+    assert " ".join(numbers.replace("\N{NO-BREAK SPACE}", " ").split()) == (
+        "λ 1.00, helps with probability 0.90, moved -3.0 points "
+        "score 0.25: image-text +0.50, image-image -0.25"
+    )
+    assert said.endswith(" ...")
+    assert [bar.get_width() for bar in first.patches] == [1, 1.0]
+    assert texts(second)[1].startswith("λ 0.00, not read")
+
+
+def test_a_vote_shows_its_largest_shares_and_first_pairs():
+    sources = [
+        {"pair_id": f"p{n}", "score": 1.0, "weight": 0.125, "answer": "left"} for n in range(8)
+    ]
+    shares = {"left": 0.5, "right": 0.25, "a": 0.125, "b": 0.1, "c": 0.025}
+    answer = {"question": "Where?", "answer": "left", "shares": shares, "sources": sources}
+    figure = draw_asked([Image.new("L", (4, 4))], answer, {}, {})
+    _, bars, *cards = figure.axes
+    assert widths(bars) == {"left": 0.5, "right": 0.25, "a": 0.125, "b": 0.1}
+    assert len(cards) == 12
+    assert texts(cards[11])[:2] == ["6. p5", "weight 0.12, answers left\nscore 1.00:"]
+    assert figure.subfigs[1].get_suptitle() == "evidence: the first 6 of 8 pairs"

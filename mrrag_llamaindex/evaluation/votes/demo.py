@@ -15,11 +15,12 @@ from mrrag_llamaindex.evaluation.votes.shipped import (
     shipped_questions,
     shipped_setting,
 )
+from mrrag_llamaindex.integration.answers.picture import draw_answer
 from mrrag_llamaindex.integration.answers.vote import VoteResult, ask_by_vote
-from mrrag_llamaindex.integration.answers.vote_picture import draw_vote
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.mcr.vote import asks_yes_or_no, normal_answer
+from mrrag_llamaindex.plots import save
 from mrrag_llamaindex.store.hits import Exclusion
 from mrrag_llamaindex.store.ingest.question_table import GoldQuestion
 
@@ -125,10 +126,8 @@ def run_real_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = prin
 
 
 def _drawn(path: Path, question: GoldQuestion, result: VoteResult) -> tuple[Path | None, str]:
+    title = f"{ORIGIN}; truth: {question.answer}"
     try:
-        title = f"{ORIGIN}; truth: {question.answer}"
-        figure = draw_vote(str(question.image), result, title=title)
+        return save(draw_answer(str(question.image), result, title=title), path), ""
     except MRRAGError as error:
         return None, str(error)
-    figure.savefig(path, dpi=130)
-    return path, ""
