@@ -1,7 +1,7 @@
 """The addresses in a release's metadata: those of the repository that releases it.
 
-Whoever builds says where that is, ``MRRAG_REPOSITORY=https://host/owner/name``; without it a package
-names no address, rather than somebody else's.
+Whoever builds says where that is, ``MRRAG_REPOSITORY=https://host/owner/name``; without it a
+package names no address, rather than somebody else's.
 """
 
 from __future__ import annotations

@@ -77,10 +77,13 @@ def test_lines_of_text_can_be_read_without_wrapping(document):
 
 @of_document
 def test_commands_and_their_options_exist(document):
-    for name, options in calls(document, "mrrag "):
-        assert name in COMMANDS, f"mrrag {name}"
-        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-        known |= {o for parameter in COMMANDS[name].params for o in parameter.secondary_opts}
+    of_stores = [(f"store {name}", used) for name, used in calls(document, "mrrag store ")]
+    for name, options in [*calls(document, "mrrag (?!store )"), *of_stores]:
+        group, _, rest = name.partition(" ")
+        assert group in COMMANDS, f"mrrag {name}"
+        command = COMMANDS[group].commands[rest] if rest else COMMANDS[group]
+        known = {option for parameter in command.params for option in parameter.opts}
+        known |= {o for parameter in command.params for o in parameter.secondary_opts}
         assert set(options) <= known | {"--help"}, f"mrrag {name}"
 
 

@@ -76,7 +76,9 @@ def _main(
 for _name, (_run, _example) in COMMANDS.items():
     app.command(name=_name, cls=WithAddress, epilog=f"Example: mrrag {_name} {_example}")(_run)
 
-_store = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Move a store.")
+_store = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Copy a store, or delete from it."
+)
 for _name, (_run, _example) in stores.STORE.items():
     _epilog = f"Example: mrrag store {_name} {_example}"
     _store.command(name=_name, epilog=_epilog)(_run)

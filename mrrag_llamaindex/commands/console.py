@@ -305,7 +305,8 @@ def print_converted(checkpoint: ConvertedCheckpoint) -> None:
 
 def _print_line(console: Console, name: str, answer: Mapping[str, Any]) -> None:
     console.print(
-        f"{name:<13}{answer['answer']:<8}p(yes) {answer['p_yes']:.3f}   p(no) {answer['p_no']:.3f}",
+        f"{name:<13}{answer['answer']:<7} p(yes) {answer['p_yes']:.3f}   "
+        f"p(no) {answer['p_no']:.3f}",
     )
 
 

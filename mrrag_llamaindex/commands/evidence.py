@@ -190,7 +190,6 @@ def ask(
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
-    from mrrag_llamaindex.store.hits import Exclusion
 
     index = MRRAGIndex.from_store(
         pairs,
@@ -199,7 +198,7 @@ def ask(
         device=device,
     )
     retrieval: dict[str, Any] = {
-        "exclude": Exclusion(patient_ids=frozenset(exclude_patient or ())),
+        "exclude": options.exclusion_of(pairs, exclude_patient),
         "one_per": one_per,
         "combine_images": combine_images,
         "minimum_probability": minimum_probability,

@@ -18,6 +18,9 @@ from mrrag_llamaindex.plots.style import check_target
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from mrrag_llamaindex.store.hits import Exclusion
+    from mrrag_llamaindex.store.protocol import PairStore
+
     Data = str
     TaskName = str
 else:
@@ -199,6 +202,19 @@ def refuse_given(ctx: typer.Context, names: Container[str | None], why: str) -> 
 def calibration_given(calibration: str | None) -> str | Literal[False] | None:
     """Read ``--calibration PATH|none``: False for none, None for the store's own."""
     return False if calibration == "none" else calibration
+
+
+def exclusion_of(store: PairStore, patients: list[str] | None) -> Exclusion:
+    """Read ``--exclude-patient``; of a patient that the store does not hold, a note says so.
+
+    It may be right, since the patient in question need not be stored, and it may be a typing error.
+    """
+    from mrrag_llamaindex.store.hits import Exclusion
+
+    for patient in patients or ():
+        if not store.holds_patient(patient):
+            console.say("note", f"no stored pair is of patient {patient!r}: none was left out")
+    return Exclusion(patient_ids=frozenset(patients or ()))
 
 
 def draw_or_say(draw: Callable[[], Figure], picture: Path | None, usual: Path) -> dict[str, Any]:

@@ -1,15 +1,22 @@
-"""Look after stores: ``verify``, ``store copy``."""
+"""Look after stores: ``verify``, ``store copy``, ``store delete``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.boundary import plain
 from mrrag_llamaindex.commands.progress import progress_bar
+from mrrag_llamaindex.errors import InputError
+
+if TYPE_CHECKING:
+    from mrrag_llamaindex.store.protocol import PairStore
+
+_BATCH = 500
 
 
 def verify(
@@ -77,7 +84,75 @@ def copy(
         print(f"{name} was left: the target has no place for it; name it when it is needed")
 
 
+def delete(
+    store: Annotated[str, typer.Argument(help="Folder or URL of a store.")],
+    patient: Annotated[
+        list[str] | None, typer.Option(help="Patient whose pairs are deleted; again for another.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Id of a pair that is deleted; again for another.")
+    ] = None,
+    collection: Annotated[str, typer.Option(help="Which of the store's collections.")] = "pairs",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which pairs these are; delete nothing.")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Delete the pairs of a patient, or pairs by their ids; their reports leave the disk.
+
+    A patient or an id that the store does not hold is an error, and nothing is deleted then.
+    """
+    from mrrag_llamaindex.store.places import require_kept, without_password
+    from mrrag_llamaindex.store.protocol import PairStore
+
+    if not (patient or pair):
+        raise InputError("nothing to delete is named: --patient ID, or --pair ID")
+    require_kept(store)
+    with PairStore.open(store, collection=collection) as pairs:
+        chosen = _of(pairs, patient or (), pair or ())
+        if not dry_run:
+            pairs.delete(chosen)
+        name, left = pairs.name, len(pairs)
+    if as_json:
+        console.print_json(
+            {
+                "store": without_password(store),
+                "pair_ids": chosen,
+                "deleted": 0 if dry_run else len(chosen),
+                "pairs": left,
+            }
+        )
+        return
+    if dry_run:
+        for pair_id in chosen:
+            print(plain(pair_id))
+        print(f"{name}: {console.count(len(chosen), 'pair')} would be deleted, of {left}")
+        return
+    print(f"{name}: {console.count(len(chosen), 'pair')} deleted, {left} left")
+    console.say("note", "an ingest of a table that still has their rows stores them again")
+
+
+def _of(store: PairStore, patients: Sequence[str], pair_ids: Sequence[str]) -> list[str]:
+    """Return the ids of the patients' pairs, and those that are named, in the store's order."""
+    everything = store.pair_ids()
+    chosen, seen = set(pair_ids), set()
+    if missing := sorted(chosen.difference(everything)):
+        raise InputError(f"{store.name} holds no pair {missing[0]!r}; nothing was deleted")
+    for start in range(0, len(everything) if patients else 0, _BATCH):
+        known = store.fingerprints(everything[start : start + _BATCH])
+        for pair_id, fingerprint in known.items():
+            if fingerprint.patient_id in patients:
+                chosen.add(pair_id)
+                seen.add(fingerprint.patient_id)
+    if missing := sorted(set(patients).difference(seen)):
+        raise InputError(
+            f"{store.name} holds no pair of patient {missing[0]!r}; nothing was deleted"
+        )
+    return [pair_id for pair_id in everything if pair_id in chosen]
+
+
 STORE: dict[str, tuple[Callable[..., None], str]] = {
     "copy": (copy, "store qdrant+http://localhost:6333/chest"),
+    "delete": (delete, "store --patient patient-1"),
 }
 """The commands of ``mrrag store``."""

@@ -24,7 +24,7 @@ from mrrag_llamaindex.mcr.score import document_vector, fuse, fused_query, simil
 from mrrag_llamaindex.mcr.weights import FusionWeights
 from mrrag_llamaindex.store.backends import Backend, Where, backend_of, store_errors
 from mrrag_llamaindex.store.collection_name import check_collection_name
-from mrrag_llamaindex.store.filters import Filter
+from mrrag_llamaindex.store.filters import Comparison, Filter
 from mrrag_llamaindex.store.hits import Exclusion, Fingerprint, Hit, StoredPair
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.schema import StoreSchema
@@ -200,6 +200,13 @@ class PairStore(Backend):
         with store_errors(f"reading {self.name}"):
             pairs = {pair.pair_id: pair for pair in self._fetch(ids, complete=True)}
         return {pair_id: pairs[pair_id] for pair_id in ids if pair_id in pairs}
+
+    def holds_patient(self, patient_id: str) -> bool:
+        """Return whether any pair is of this patient; a search, not a look at every pair."""
+        anywhere = np.full(self.schema.length, self.schema.length**-0.5, dtype=np.float32)
+        theirs = Comparison("patient_id", "==", patient_id)
+        with store_errors(f"searching {self.name}"):
+            return bool(self._best(anywhere, 1, Exclusion(), theirs, 0))
 
     def with_views(self, exclude: Exclusion) -> Exclusion:
         """Return an exclusion in which each pair takes the other views of its study along.

@@ -82,8 +82,12 @@ def test_a_frame_of_the_query_image_is_asked_about(mrrag, corpus, tmp_path):
 def test_excluded_patient_is_no_source(mrrag, corpus):
     first = json.loads(ask(mrrag, corpus, "--json").out)["sources"][0]["pair_id"]
     patient = first.removesuffix("-1")
-    answer = json.loads(ask(mrrag, corpus, "--json", "--exclude-patient", patient).out)
+    result = ask(mrrag, corpus, "--json", "--exclude-patient", patient)
+    answer = json.loads(result.out)
     assert first not in [source["pair_id"] for source in answer["sources"]]
+    assert "none was left out" not in result.err
+    mistyped = ask(mrrag, corpus, "--exclude-patient", patient[:-1])
+    assert f"no stored pair is of patient {patient[:-1]!r}: none was left out" in mistyped.err
 
 
 def test_one_document_of_each_patient(mrrag, corpus):

@@ -26,8 +26,12 @@ def folder(tmp_path, corpus, monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-def test_curl(server):
-    (block,) = blocks("bash", "curl")
+@pytest.mark.parametrize(
+    ("block", "sources", "explained"),
+    list(zip(blocks("bash", "curl"), [6, 4], [False, True], strict=True)),
+    ids=["with a token", "with options"],
+)
+def test_curl(server, block, sources, explained):
     result = subprocess.run(
         ["bash", "-ec", block.replace(ADDRESS, server)],
         capture_output=True,
@@ -35,8 +39,8 @@ def test_curl(server):
         timeout=60,
     )
     answer = json.loads(result.stdout)
-    assert len(answer["sources"]) == 4
-    assert all("influence" in row for row in answer["sources"])
+    assert len(answer["sources"]) == sources
+    assert all(("influence" in row) == explained for row in answer["sources"])
 
 
 @pytest.mark.usefixtures("folder")

@@ -358,6 +358,8 @@ class TestPairStore:
             metadata=lambda i: {"study_id": i // 2},
         )
         store.upsert(made, units(12, seed=1), units(12, seed=2))
+        assert store.holds_patient("patient1")
+        assert not store.holds_patient("patient")
         exclude = Exclusion(pair_ids={"p0"}, patient_ids={"patient1"}, study_ids={"4"})
         hits = store.query(*units(2, seed=3), FusionWeights(), 12, exclude)
         # p0; p3 p4 p5 (patient 1); p8 p9 (study 4). Pairs of an unknown patient stay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrrag_llamaindex.commands.app import app
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.mcr.score import FusionWeights
 from mrrag_llamaindex.store.chroma import erasure
+from mrrag_llamaindex.store.chroma.erasure import index_saves
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE
 from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
@@ -54,6 +58,35 @@ def test_a_deleted_report_is_gone_from_every_file(store):
     left = set(range(1, 40, 2))
     assert on_disk(store) == left
     assert {int(pair_id[1:]) for pair_id in store.pair_ids()} == left
+
+
+def test_the_command_deletes_a_patient_and_no_other(store):
+    place = str(store.folder)
+    store.upsert([Pair(b"", "new", "second", "patient3")], vectors(1), vectors(1))
+    store.close()
+
+    def run(*words):
+        return CliRunner().invoke(app, ["store", "delete", place, *words])
+
+    for words, reason in (
+        ([], "nothing to delete is named"),
+        (["--patient", "patient3", "--patient", "patient"], "no pair of patient 'patient'"),
+        (["--pair", "patient3"], "no pair 'patient3'"),
+    ):
+        refused = run(*words)
+        assert refused.exit_code == 2
+        assert reason in refused.stderr
+    shown = run("--patient", "patient3", "--dry-run")
+    assert shown.stdout.split()[:2] == ["p3", "second"]
+    said = run("--patient", "patient3", "--pair", "p5", "--json").stdout
+    assert json.loads(said) == {
+        "store": place,
+        "pair_ids": ["p3", "p5", "second"],
+        "deleted": 3,
+        "pairs": 38,
+    }
+    with PairStore.open(place) as left:
+        assert on_disk(left) == set(range(40)) - {3, 5}
 
 
 def test_what_is_left_answers_as_before_also_when_opened_again(store):
@@ -136,6 +169,20 @@ def test_questions_are_answered_while_reports_are_erased(store):
             ended.set()
         assert all(reader.result(timeout=60) for reader in readers)
     assert not on_disk(store) & set(range(10))
+
+
+def test_an_opening_that_saves_the_index_leaves_nothing_either(store):
+    folder = store.folder
+    store.delete(["p0"])
+    store.close()
+    saved = index_saves(folder)
+    with PairStore.open(folder):
+        assert index_saves(folder) != saved  # it went through the log
+        (header,) = folder.glob("*/header.bin")
+        _, _, _, count, size = erasure._HEADER.unpack(header.read_bytes()[:36])
+        content = header.with_name("data_level0.bin").read_bytes()
+        assert len(content) > count * size
+        assert not any(content[count * size :])
 
 
 def test_no_save_of_an_index_leaves_what_memory_held(tmp_path):

@@ -80,6 +80,10 @@ def ask_test_part(
     for count in VOTERS:
         pool = [questions.retrieved_case(i, STORE, count) for i in asked]
         rows[f"vote of {count}"] = [_vote(case) for case in pool]
+    for place in range(DOCUMENTS):
+        # Whether the score knows which statement to believe.
+        told = [case.documents[place].answer == case.asked.answer for case in cases]
+        rows[f"statement {place + 1} alone"] = told
     majority = max(("yes", "no"), key=[case.asked.answer for case in cases].count)
     rows[f"always {majority}"] = [case.asked.answer == majority for case in cases]
     keep("retrieved", DOCUMENTS, cases, rows)

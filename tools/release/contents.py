@@ -34,7 +34,15 @@ NEEDED: Final = (
 )
 """Below the package: what is no Python, and without which something fails."""
 
-SOURCES: Final = ("tests/", "docs/", "tools/", "noxfile.py", "hatch_build.py", "constraints.txt", "CHANGELOG.md")
+SOURCES: Final = (
+    "tests/",
+    "docs/",
+    "tools/",
+    "noxfile.py",
+    "hatch_build.py",
+    "constraints.txt",
+    "CHANGELOG.md",
+)
 """What the sdist has beside the package."""
 
 _FOREIGN = re.compile(r"(^|/)(__pycache__|\.mypy_cache|tests|\.nox)(/|$)|\.pyc$")

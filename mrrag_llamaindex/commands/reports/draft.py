@@ -95,7 +95,6 @@ def draft(
     from mrrag_llamaindex.integration.index import MRRAGIndex
     from mrrag_llamaindex.integration.llm import MRRAGLLaVA
     from mrrag_llamaindex.steering.ifa import IFA
-    from mrrag_llamaindex.store.hits import Exclusion
 
     index = MRRAGIndex.from_store(
         pairs,
@@ -125,7 +124,7 @@ def draft(
             threshold=threshold,
             say=console.say_progress if sys.stderr.isatty() else None,
             similarity_top_k=documents,
-            exclude=Exclusion(patient_ids=frozenset(exclude_patient or ())),
+            exclude=options.exclusion_of(pairs, exclude_patient),
             one_per=one_per,
             combine_images=combine_images,
             minimum_probability=minimum_probability,

@@ -19,7 +19,10 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "pair_id": ("pairid", "id", "uid", "imageid", "dicomid", "sopinstanceuid", "key", "index"),
     "image": ("image", "imagepath", "path", "file", "filename", "imagefile", "dicom", "img", "png"),
     "report": ("report", "text", "caption", "reporttext", "notes", "description", "narrative"),
-    "patient_id": ("patientid", "patient", "subjectid", "subject", "mrn", "personid"),
+    "patient_id": (
+        *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patid", "patno"),
+        *("patnr", "patientennummer", "patientennr", "subjectid", "subject", "mrn", "personid"),
+    ),
     "study_id": ("studyid", "study", "studyinstanceuid", "accession", "accessionnumber", "examid"),
     "question_id": ("questionid", "qid", "id"),
     "question": ("question", "query"),
@@ -30,21 +33,14 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 PARTS_OF_REPORTS: Final = ("findings", "impression")
 """Where there is no report: a report is these, one below the other."""
 
-_ABOUT_PEOPLE: Final = frozenset(
+_NO_LABELS: Final = frozenset(
     (
-        "sex",
-        "gender",
-        "age",
-        "race",
-        "ethnicity",
-        "split",
-        "fold",
-        "date",
-        "year",
-        "site",
-        "scanner",
+        *("sex", "gender", "age", "race", "ethnicity", "split", "fold", "date", "year", "site"),
+        *("scanner", "view", "views", "viewpos", "viewposition", "projection", "laterality"),
     )
 )
+"""Of people, tables and how an image was taken: no finding that one pair could tell of another."""
+
 _IMAGE = re.compile(r"\.(png|jpe?g|dcm|dicom|tiff?|bmp|gif|webp|jp2|pgm|ppm)$", re.IGNORECASE)
 _LONGEST_LABEL = 40
 _MOST_LABELS = 50
@@ -159,7 +155,7 @@ def find_labels(rows: Sequence[Mapping[str, Any]], used: Sequence[str]) -> tuple
     """
     labels = []
     for column in dict.fromkeys(name for row in rows for name in row):
-        if column in used or plain_name(column) in _ABOUT_PEOPLE:
+        if column in used or plain_name(column) in _NO_LABELS:
             continue
         values = [str(row[column]).strip() for row in rows if row.get(column) not in (None, "")]
         kinds = set(values)

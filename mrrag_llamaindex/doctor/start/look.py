@@ -133,12 +133,7 @@ def look_at(
         labels=find_labels(sample.rows, sorted(used)),
     )
     if lacking := [role for role in REQUIRED if role not in roles]:
-        having = ", ".join(sample.columns)
-        problems = tuple(
-            f"no column looks like the {role}; name it: --columns {role}=COLUMN (it has: {having})"
-            for role in lacking
-        )
-        return replace(look, problems=problems)
+        return replace(look, problems=tuple(_lacking(sample, role, roles) for role in lacking))
     return _counted(look, opened, progress)
 
 
@@ -171,6 +166,22 @@ def _choices(
         found[role] = ColumnChoice(role, column, "given", "as you say")
     order = [role for role in (*REQUIRED, *OPTIONAL) if found.get(role) is not None]
     return tuple(choice for role in order if (choice := found[role]) is not None), place
+
+
+def _lacking(sample: TableSample, role: str, roles: Mapping[str, str]) -> str:
+    """Return what to do about a role that no column fills."""
+    column = roles.get("image")
+    if role == "pair_id" and column is not None:
+        counts = Counter(str(value).strip() for value in sample.values(column))
+        if (twice := sum(count > 1 for count in counts.values())) and twice < len(counts):
+            return (
+                "no column has another value in every row, which a pair_id must; of the images, "
+                f"{column}, {twice:,} of {len(counts):,} stand in several rows: mend these rows, "
+                f"or say --columns pair_id={column}; the first row of an image is stored then, "
+                "and the others are listed"
+            )
+    having = ", ".join(sample.columns)
+    return f"no column looks like the {role}; name it: --columns {role}=COLUMN (it has: {having})"
 
 
 def _counted(

@@ -113,8 +113,9 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(
             503,
             "store_unavailable",
-            "the store behind this server cannot be read: it is gone, was replaced, or is damaged; "
-            "whoever runs the server sees where in its log",
+            "the store behind this server cannot be read: it is gone, was replaced or changed by "
+            "another program since the server started, or is damaged; whoever runs the server sees "
+            "where in its log, and starts it anew",
         )
     return ApiError(
         500,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import Where, store_errors
+from mrrag_llamaindex.store.chroma.erasure import scrub_index
 from mrrag_llamaindex.store.chroma.integrity import check_folder
 from mrrag_llamaindex.store.chroma.location import (
     Location,
@@ -151,6 +152,22 @@ class Connection:
         with self._guard:
             if self._lock is None:
                 self._lock = _writer_lock(self.location)
+
+    def scrub(self) -> None:
+        """Fill with zeros what the folder's index files hold beyond their elements.
+
+        Not while another process writes, which does so itself behind its write.
+        """
+        if self.location.folder is None:
+            return
+        try:
+            lock = _writer_lock(self.location)
+        except StoreError:
+            return
+        try:
+            scrub_index(self.location.folder)
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """Release the lock and the client, if it is ours. May be called again.

@@ -7,8 +7,9 @@ entries stay, without their text; then the file is written anew.
 The index itself is first saved with room for elements to come, which is memory that nobody has
 written: it may hold whatever the process held before, reports included. That room is filled with
 zeros, and so is ``length.bin``, where nothing is ever written with inner products: behind every
-write that saved an index. Chroma saves one in the middle of a write, so that a process that is
-killed there may leave such a room until the next write.
+write that saved an index, and behind an opening that did, which goes through the log first. Chroma
+saves one in the middle of a write, so that a process that is killed there may leave such a room
+until the next write.
 """
 
 from __future__ import annotations

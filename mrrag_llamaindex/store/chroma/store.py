@@ -68,8 +68,11 @@ class ChromaPairStore(PairStore):
         connection = Connection.find(where, collection)
         try:
             store = cls(connection)
+            saved = {} if store.folder is None else index_saves(store.folder)
             with store_errors(f"reading {store.name}", detail=True):
-                store._check_index()
+                store._check_index()  # which may bring the index up to date, and save it
+            if store.folder is not None and index_saves(store.folder) != saved:
+                connection.scrub()
         except BaseException:
             connection.close()
             raise

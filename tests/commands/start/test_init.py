@@ -59,6 +59,18 @@ def test_what_it_prints_is_understood_and_a_store_comes_of_it(mrrag, cases):
     assert "pairs        24" in done.out
 
 
+def test_a_film_in_two_rows_is_named_with_the_way_out(mrrag, cases):
+    with (cases / "cases.csv").open("a", newline="", encoding="cp1252") as handle:
+        handle.write("film 0.png;ein zweiter Befund zu diesem Film;1;none\r\n")
+    refused = mrrag("init", "cases.csv")
+    assert refused.code == 2
+    assert "Film, 1 of 24 stand in several rows" in refused.err
+    assert "--columns pair_id=Film" in refused.err
+    text = mrrag("init", "cases.csv", "--columns", "pair_id=Film").out
+    assert "24 pairs, 1 skipped" in text
+    assert "1 x an earlier row has the same pair_id" in text
+
+
 @pytest.mark.slow
 def test_every_command_that_it_prints_works_when_it_is_pasted(mrrag, cases):
     for words in printed(mrrag):

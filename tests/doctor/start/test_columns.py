@@ -60,6 +60,17 @@ def test_no_content_makes_a_patient():
     )
 
 
+@pytest.mark.parametrize("name", ["PatientNo", "Pat.-Nr.", "Patientennummer", "PatID"])
+def test_a_patient_may_have_the_name_that_tables_of_hospitals_give(name):
+    table = sample(**{name: ["1", "1", "2"], "text": REPORTS})
+    assert find_by_name(table, "patient_id").column == name
+
+
+def test_how_an_image_was_taken_is_no_label():
+    rows = [{"ViewPos": "AP" if n % 2 else "PA", "laterality": "L"} for n in range(12)]
+    assert find_labels(rows, []) == ()
+
+
 def test_labels_repeat_are_few_and_say_nothing_about_the_person():
     rows = [
         {

@@ -148,7 +148,7 @@ def test_films_are_moved_and_taken_away_by_keyboard(tab, corpus):
 def test_what_comes_late_changes_nothing(tab, reader, corpus):
     first, second, third, fourth = corpus.images
     uploads = []
-    tab.page.route("**/page/film", lambda route: uploads.append(route))  # noqa: PLW0108
+    tab.page.route("**/page/film", lambda route: uploads.append(route))
 
     def chosen(*paths, into="#file"):
         count = len(uploads)
