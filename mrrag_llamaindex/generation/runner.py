@@ -18,6 +18,7 @@ from mrrag_llamaindex.generation.prefix_cache import PrefixCache, fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt
 from mrrag_llamaindex.generation.turns import turns_at
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.block import hiding_mask
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -89,7 +90,7 @@ class BatchRunner:
             sequences = [prompt.input_ids for prompt in call.prompts]
             inputs = self._placed(self._inputs(sequences, call.images, call.shared))
             length = inputs["input_ids"].shape[1]
-            cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
+            cache = inputs.setdefault(CACHE, DynamicCache(config=self.model.config))
             output = self._generate(call, inputs, call.max_new_tokens, call.plan)
             plan = call.plan
             while call.watch is not None and (rows := call.watch.going_on()):
@@ -99,7 +100,7 @@ class BatchRunner:
                 inputs = {
                     "input_ids": output[rows],
                     "attention_mask": torch.cat([mask, new], dim=1)[rows],
-                    "past_key_values": cache,
+                    CACHE: cache,
                 }
                 plan = None if plan is None else plan.of_rows(rows)
                 output = self._generate(call, inputs, call.watch.tokens_left, plan)
@@ -208,7 +209,7 @@ class BatchRunner:
         """
         inputs = self._inputs([ids], [image], shared)
         inputs["input_ids"] = inputs["input_ids"][:, shared:]
-        cache = inputs.setdefault("past_key_values", DynamicCache(config=self.model.config))
+        cache = inputs.setdefault(CACHE, DynamicCache(config=self.model.config))
         output = self.model(**self._placed(inputs), use_cache=True, logits_to_keep=1)
         return cache, self._of_words(output.logits[:, -1])
 
@@ -228,7 +229,7 @@ class BatchRunner:
         inputs = pad_batch(sequences, self.tokenizer.pad_token_id or 0, shared=shared)
         if shared:
             prefix = sequences[0][:shared]
-            inputs["past_key_values"] = self.prefix(prefix, images[0], len(sequences))
+            inputs[CACHE] = self.prefix(prefix, images[0], len(sequences))
         else:
             inputs |= self._seen(inputs["input_ids"], images)
         return inputs

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.block import Block
 from mrrag_llamaindex.steering.ifa import min_max_lambdas
 from mrrag_llamaindex.steering.layout import lay_out
@@ -107,13 +108,13 @@ class Asking:
             input_ids=ids[:, :cut],
             attention_mask=mask[:, :cut],
             position_ids=places[:, :cut],
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
         )
         rest = {
             "attention_mask": mask,
             "position_ids": places[:, cut:],
-            "past_key_values": cache,
+            CACHE: cache,
             "use_cache": True,
         }
         states = self.model.model(input_ids=ids[:, cut:], output_hidden_states=True, **rest)

@@ -93,6 +93,13 @@ def evaluate(
     name: Annotated[
         list[str] | None, typer.Option(help="Its name in the table, one for each file.")
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Rows whose paired difference is told, A minus B; again for another.",
+        ),
+    ] = None,
     scoring: Annotated[
         Literal["leading", "cares"], typer.Option(help="How answers are read.")
     ] = "leading",
@@ -165,7 +172,8 @@ def evaluate(
 
     spread = cluster.RayOptions(ray, workers, gpus_per_worker)
     task = task_named(task_name)
-    read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "")
+    compared = _compared(compare or [], name or [])
+    read = Scoring(scoring, chosen_metrics(clinical), radeval_python or "", compared)
     if scoring != "leading" and task is not YES_NO:
         raise InputError(f"--scoring {scoring} reads a yes or a no; the task is {task.name}")
     if any((section, clinical, radeval_python)) and task.name != "report":
@@ -213,7 +221,7 @@ def evaluate(
         )
         return
     if by_vote:
-        given = (weights, questions, documents, facts, name)
+        given = (weights, questions, documents, facts, name, compare)
         if any(item is not None for item in given):
             raise InputError(
                 "--data vqa-rad without --model or --methods answers by vote, and takes --root, "
@@ -406,6 +414,21 @@ def _score_predictions(
         as_json=as_json,
         task=task,
     )
+
+
+def _compared(texts: list[str], others: list[str]) -> tuple[tuple[str, str], ...]:
+    """Read ``--compare A,B``; which of the rows ran is seen later."""
+    pairs = []
+    for text in texts:
+        pair = [part.strip() for part in text.split(",")]
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise InputError(f"--compare {text!r} is no pair of two rows: A,B")
+        for one in pair:
+            if one not in (*METHODS, *others):
+                known = ", ".join((*METHODS, *others))
+                raise InputError(f"--compare {text!r}: there is no row {one!r}; there are: {known}")
+        pairs.append((pair[0], pair[1]))
+    return tuple(pairs)
 
 
 def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list[tuple[str, Path]]:

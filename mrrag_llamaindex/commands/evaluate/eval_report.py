@@ -87,9 +87,15 @@ def scored(
     """Score the answers, write the files, print the table unless told not to, and return it."""
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = task.build_table(data, runs, scoring=scoring, seed=seed, baseline=baseline)
-    comparisons = notes.steps(table, runs, seed)
+    comparisons = notes.steps(table, runs, seed, scoring.compared)
     if scoring.rule == "cares":
         run = replace(run, notes=(*run.notes, *_read_as_yes(runs)))
+    absent = tuple(
+        f"{one} minus {other} is not told: {one if one not in runs else other} did not run"
+        for one, other in scoring.compared
+        if one not in runs or other not in runs
+    )
+    run = replace(run, notes=(*run.notes, *absent))
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
         *notes.lines(run, comparisons),

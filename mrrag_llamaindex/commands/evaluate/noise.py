@@ -60,7 +60,12 @@ def noise(
         int, typer.Option(min=2, help="Documents in each prompt; an even number.")
     ] = 4,
     count: Annotated[
-        int, typer.Option(min=2, help="Questions at each level of noise (data: approximately).")
+        int,
+        typer.Option(
+            *("--count", "--questions"),
+            min=2,
+            help="Questions at each level of noise (data: approximately).",
+        ),
     ] = 300,
     policies: Annotated[
         str, typer.Option(help="Which to compare; off is always among them.")

@@ -25,6 +25,7 @@ from mrrag_llamaindex.generation.model_errors import person_readable
 from mrrag_llamaindex.generation.prefix_cache import fork
 from mrrag_llamaindex.generation.prompt.batching import pad_batch
 from mrrag_llamaindex.generation.prompt.request import Prompt, PromptRequest
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.plan import SteeringPlan
 from mrrag_llamaindex.steering.policy import SteeringPolicy
@@ -181,7 +182,7 @@ class PrefixSweep:
             input_ids=ids[:, :cut],
             attention_mask=mask[:, :cut],
             position_ids=positions[:, :cut],
-            past_key_values=prefix,
+            **{CACHE: prefix},
             use_cache=True,
             logits_to_keep=1,
             **self._image_inputs([prepared[row] for row in rows]),
@@ -198,7 +199,7 @@ class PrefixSweep:
                 input_ids=ids[:, cut:],
                 attention_mask=mask,
                 position_ids=positions[:, cut:],
-                past_key_values=fork(prefix, len(rows), model.config),
+                **{CACHE: fork(prefix, len(rows), model.config)},
                 use_cache=True,
                 logits_to_keep=1,
                 output_attentions=True,

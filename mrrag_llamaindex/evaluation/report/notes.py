@@ -56,10 +56,14 @@ class Compared(Protocol):
 
 
 def steps(
-    table: Compared, runs: Mapping[str, Sequence[Prediction]], seed: int = 0
+    table: Compared,
+    runs: Mapping[str, Sequence[Prediction]],
+    seed: int = 0,
+    further: Sequence[tuple[str, str]] = (),
 ) -> tuple[Step, ...]:
-    """Compare the pairs of `STEPS` that ran."""
-    pairs = [(one, other) for one, other in STEPS if one in runs and other in runs]
+    """Compare the pairs of `STEPS` that ran, and further ones."""
+    wanted = dict.fromkeys((*STEPS, *further))
+    pairs = [(one, other) for one, other in wanted if one in runs and other in runs]
     found = [table.compared(runs, one, other, seed) for one, other in pairs]
     return tuple(item for item in found if item is not None)
 

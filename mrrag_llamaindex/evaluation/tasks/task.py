@@ -32,11 +32,14 @@ class Scoring:
         Clinical metrics of reports, see `clinical_metrics.CLINICAL`.
     python : str
         Interpreter that has them; empty: this one.
+    compared : tuple of (str, str)
+        Rows whose difference is told, the first minus the second, beside those always compared.
     """
 
     rule: str = "leading"
     clinical: tuple[str, ...] = ()
     python: str = ""
+    compared: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import DynamicCache, LogitsProcessor
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.generation.decoding.contrast import Contrast
 from mrrag_llamaindex.generation.first_token import FirstTokenProbe
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.checkpoints.image_readers import PreparedImage
@@ -62,7 +63,7 @@ class Guidance(LogitsProcessor):
         return self.contrast.guided(scores, logits.to(scores))
 
     def _pass(self) -> Any:
-        options = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+        options = {CACHE: self._cache, "use_cache": True, "logits_to_keep": 1}
         if self._placing is not None and self._lag is None:
             kept = self._placing.rope_deltas  # the call's own pass goes on with them
             try:

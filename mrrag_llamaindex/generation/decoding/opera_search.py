@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from mrrag_llamaindex.errors import SteeringError
 from mrrag_llamaindex.generation.decoding.opera_settings import IMAGE_STEPS, OperaSettings
 from mrrag_llamaindex.generation.prefix_cache import fork
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class OperaSearch:
         # No row is padded, so the model needs no mask but the causal one, which it builds.
         output = self.model(
             input_ids=tokens,
-            past_key_values=self.cache,
+            **{CACHE: self.cache},
             use_cache=True,
             logits_to_keep=1,
             steering=plan,

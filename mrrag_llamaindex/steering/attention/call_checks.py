@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.attention.cache_argument import cache_of
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -22,7 +23,7 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
     plan
         Its plan.
     arguments
-        The bound arguments of ``forward``.
+        The arguments of ``forward`` by name, those of its ``**kwargs`` among them.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def check_call(model: PreTrainedModel, plan: SteeringPlan, arguments: dict[str, 
             f"layers {beyond} do not exist: the model has {text.num_hidden_layers} layers, "
             "numbered from 0"
         )
-    cache = arguments.get("past_key_values")
+    cache = cache_of(arguments)
     if cache is not None and cache.is_compileable:
         raise SteeringError(
             "steering needs a dynamic cache: a static one hides where the rows of a call "
@@ -101,8 +102,8 @@ def sliding_window(text: PretrainedConfig) -> int | None:
 
 
 def past_tokens(arguments: dict[str, Any]) -> int:
-    """Count the tokens in the cache of a call, from the bound arguments of ``forward``."""
-    cache = arguments.get("past_key_values")
+    """Count the tokens in the cache of a call, from the arguments of ``forward``."""
+    cache = cache_of(arguments)
     return 0 if cache is None else int(cache.get_seq_length())
 
 

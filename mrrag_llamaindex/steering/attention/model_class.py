@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.attention.cache_argument import without_cache
 from mrrag_llamaindex.steering.attention.call_checks import check_call, past_tokens
 from mrrag_llamaindex.steering.attention.registry import BACKENDS
 from mrrag_llamaindex.steering.attention.support import check_steerable_class
@@ -68,6 +69,8 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
         if steering is None:
             return base.forward(self, *args, **kwargs)
         arguments = original.bind(self, *args, **kwargs).arguments
+        arguments |= arguments.pop(parameters[-1].name, {})
+        del arguments["self"]
         check_call(self, steering, arguments)
         if past_tokens(arguments) >= steering.prompt_length:
             if not steering.every_step:
@@ -80,9 +83,7 @@ def steerable_class(base: type[ModelT]) -> type[ModelT]:
             return base.forward(self, *args, steering=steering, **kwargs)
 
         def look() -> Any:
-            alone = {name: value for name, value in arguments.items() if name != "self"}
-            alone |= alone.pop(parameters[-1].name, {})
-            return base.forward(self, **alone | {"past_key_values": None, "use_cache": False})
+            return base.forward(self, **without_cache(arguments))
 
         layers, weights = steering.layers, steering.column_weights
         with steering.edit.around(self, layers, weights, past_tokens(arguments), look):

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.attention.registry import Backend
 from mrrag_llamaindex.steering.plan import SteeringPlan
 
@@ -111,11 +112,12 @@ def probe(
                 tensor[:, start:stop].contiguous().transpose(1, 2)
                 for tensor in tensors
             )
+            given: dict[str, Any] = {CACHE: cache}
             mask: Any = create_causal_mask(
                 config,
                 inputs_embeds=query[:, 0],
                 attention_mask=torch.ones(1, stop, dtype=torch.long, device=query.device),
-                past_key_values=cache,
+                **given,
             )
             key, value = cache.update(key, value, layer.layer_idx)
             scaling = query.shape[-1] ** -0.5

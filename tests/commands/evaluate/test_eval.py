@@ -86,7 +86,8 @@ def copies(tmp_path_factory):
 
 
 def test_json_is_what_was_promised():
-    result = phantom("--methods", "no-retrieval,naive-rag,mcr,mcr+ifa", "--json")
+    further = ("--compare", "mcr+ifa,no-retrieval", "--compare", "mcr, vote")
+    result = phantom("--methods", "no-retrieval,naive-rag,mcr,mcr+ifa", "--json", *further)
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["data"], told["n"]) == ("phantom", 8)
@@ -107,7 +108,9 @@ def test_json_is_what_was_promised():
         ("mcr+ifa", "mcr"),
         ("mcr+ifa", "naive-rag"),
         ("naive-rag", "no-retrieval"),
+        ("mcr+ifa", "no-retrieval"),
     ]
+    assert "mcr minus vote is not told: vote did not run" in told["notes"]
     assert told["not_run"] == []
 
 
@@ -448,6 +451,8 @@ def test_people_are_told_all_of_it():
         (("--data", "phantom", "--root", "x"), "leave --root"),
         (("--data", "phantom", "--methods", "mcr,magic"), "'magic' is not known"),
         (("--data", "phantom", "--name", "a"), "0 --predictions and 1 --name"),
+        (("--data", "phantom", "--compare", "mcr"), "no pair of two rows: A,B"),
+        (("--data", "phantom", "--compare", "mcr,magic"), "there is no row 'magic'"),
         (
             ("--data", "phantom", "--predictions", "a.csv", "--name", "mcr"),
             "'mcr' is the name of another row",

@@ -237,12 +237,15 @@ class TestClinicalMetrics:
 
     @pytest.fixture
     def radeval(self, tmp_path, monkeypatch):
-        def write(body: str) -> None:
+        def write(body: str, loading: str = "pass") -> None:
             folder = tmp_path / "radeval"
             folder.mkdir()
+            (folder / "names.py").write_text("NAMES = []\nfrom radeval import parts\n")
+            (folder / "parts.py").write_text("from RadEval.names import NAMES\nNAMES.append(1)\n")
             lines = ["class RadEval:"]
             lines += ["    def __init__(self, metrics, per_sample):"]
             lines += ["        assert metrics == ['ratescore'] and per_sample"]
+            lines += [f"        {loading}"]
             lines += ["    def __call__(self, refs, hyps):", f"        {body}"]
             (folder / "__init__.py").write_text("\n".join(lines) + "\n")
             monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -260,6 +263,32 @@ class TestClinicalMetrics:
         with pytest.raises(MRRAGError, match="RaTEScore: it failed with ValueError") as caught:
             clinical("ratescore", ["a"], ["a secret report"])
         assert "secret" not in str(caught.value)
+
+    def test_why_it_cannot_be_loaded_is_said_in_its_own_words(self, radeval):
+        radeval("pass", "raise OSError('cannot download the model,\\ntry again')")
+        with pytest.raises(MRRAGError, match="loaded: OSError: cannot download the model, try"):
+            clinical("ratescore", ["a"], ["b"])
+
+    def test_what_libraries_print_is_no_answer(self, radeval):
+        late = "import atexit; atexit.register(print, 'bye', flush=True)"
+        radeval("return {'ratescore': [1.0]}", late)
+        assert clinical("ratescore", ["a"], ["a"]).value == 1.0
+
+    def test_a_part_that_imports_radeval_by_its_other_name_finds_it_and_no_second_one(
+        self, radeval
+    ):
+        """RadGraph in radeval 2.2.1 does so, and the package of that name does not exist."""
+        radeval(
+            "return {'ratescore': [float(len(self.names.NAMES))]}",
+            "from RadEval import names; from radeval import names as own; "
+            "assert names is own and own.__spec__.name == 'radeval.names'; self.names = own",
+        )
+        assert clinical("ratescore", ["a"], ["a"]).value == 1.0
+
+    def test_what_is_no_number_is_no_value(self, radeval):
+        radeval("return {'ratescore': [1.0, float('nan')]}")
+        with pytest.raises(MRRAGError, match="no number for 1 reports"):
+            clinical("ratescore", ["a", "b"], ["a", "b"])
 
     def test_too_few_values_are_no_metric(self, radeval):
         radeval("return {'ratescore': [1.0]}")

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from mrrag_llamaindex.errors import SteeringError
+from mrrag_llamaindex.steering.attention.cache_argument import CACHE
 from mrrag_llamaindex.steering.attention.model_class import (
     attention_implementation,
     steerable_class,
@@ -95,7 +96,8 @@ def test_text_only_model_is_carried_by_the_same_function():
     assert not torch.allclose(steered[:, 8:], stock[:, 8:], atol=1e-3)
 
 
-def test_sliding_cache_that_forgot_the_documents_is_refused():
+@pytest.mark.parametrize("name", sorted({CACHE, "past_key_values"}))
+def test_sliding_cache_that_forgot_the_documents_is_refused(name):
     register()
     config = MistralConfig(
         vocab_size=60,
@@ -116,4 +118,4 @@ def test_sliding_cache_that_forgot_the_documents_is_refused():
     with torch.inference_mode():
         cache = model.eval()(ids[:, :8], use_cache=True).past_key_values
         with pytest.raises(SteeringError, match="keeps only 4 tokens"):
-            model(ids[:, 8:], past_key_values=cache, steering=plan)
+            model(ids[:, 8:], **{name: cache}, steering=plan)

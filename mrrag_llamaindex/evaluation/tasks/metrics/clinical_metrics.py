@@ -9,6 +9,7 @@ error.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,8 @@ def clinical(name: str, answers: Sequence[str], golds: Sequence[str], python: st
     Raises
     ------
     MRRAGError
-        If it cannot be computed there, with the kind of the error.
+        If it cannot be computed there, with the kind of the error; where it cannot even be loaded,
+        in the words of RadEval, which has not seen a report then.
     """
     task = json.dumps({"metric": name, "refs": list(golds), "hyps": list(answers)})
     try:
@@ -99,4 +101,7 @@ def clinical(name: str, answers: Sequence[str], golds: Sequence[str], python: st
         raise MRRAGError(
             f"{HEADS[name]}: RadEval gave no value for every report (exit {done.returncode})"
         )
+    unknown = sum(not math.isfinite(value) for value in values)
+    if unknown:
+        raise MRRAGError(f"{HEADS[name]}: RadEval gave no number for {unknown} reports")
     return Measure.mean([float(value) for value in values])
