@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-_PLAIN = {"COLUMNS": "100", "FORCE_COLOR": None, "CLICOLOR_FORCE": None, "NO_COLOR": "1"}
-"""Jupyter asks every program for colours, and rich for HTML."""
+_PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "FORCE_COLOR": "", "CLICOLOR_FORCE": ""}
+"""Jupyter asks every program for colours; an empty text does not."""
 
 
 def register(shell: Any, app: Callable[..., Any]) -> None:
@@ -26,25 +26,19 @@ def register(shell: Any, app: Callable[..., Any]) -> None:
         they do after ``!mrrag``. IPython fills in ``{name}`` and ``$name``; ``{{name}}`` stays
         ``{name}``.
         """
-        with _environment(_PLAIN), suppress(SystemExit):  # every command ends so, and has said why
+        with _environment(), suppress(SystemExit):  # every command ends so, and has said why
             app(shlex.split(line), prog_name="mrrag")
 
     shell.register_magic_function(mrrag, "line")
 
 
 @contextmanager
-def _environment(values: dict[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    _set(values)
+def _environment() -> Iterator[None]:
+    """Let a command set what it likes, and put everything back: the process is not its own."""
+    before = dict(os.environ)
+    os.environ.update(_PLAIN)
     try:
         yield
     finally:
-        _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
