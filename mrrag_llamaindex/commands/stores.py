@@ -98,9 +98,10 @@ def delete(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Delete the pairs of a patient, or pairs by their ids; their reports leave the disk.
+    """Delete the pairs of a patient, or pairs by their ids.
 
-    A patient or an id that the store does not hold is an error, and nothing is deleted then.
+    Of a folder, their reports leave the disk; a database frees them by its own rules. A patient or
+    an id that the store does not hold is an error, and nothing is deleted then.
     """
     from mrrag_llamaindex.store.places import require_kept, without_password
     from mrrag_llamaindex.store.protocol import PairStore

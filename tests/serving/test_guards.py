@@ -430,4 +430,6 @@ def test_a_store_that_is_gone_is_said_so_everywhere(corpus, tmp_path, caplog):
             assert message.count(".") == 0
             assert "Miller" not in message
         assert client.get("/").status_code == 503
-    assert "Miller" not in "".join(one.getMessage() for one in caplog.records)
+    logged = "".join(one.getMessage() for one in caplog.records)
+    assert "Miller" not in logged
+    assert "start the server anew" in logged

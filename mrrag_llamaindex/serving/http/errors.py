@@ -93,6 +93,12 @@ _OF_THE_CLIENT: Mapping[type[errors.MRRAGError], tuple[int, str]] = {
 """What a client can mend, and so is told; the first that fits."""
 
 
+_STORE_HELP = (
+    "; if an ingest has changed the store since this server started, start the server anew; else "
+    "see mrrag verify"
+)
+
+
 def api_error(error: BaseException) -> ApiError:
     """Return what to tell a client of any error; what it cannot mend is logged, without its text.
 
@@ -108,8 +114,10 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(status, "busy", " ".join(str(error).split()), retry_after=2)
     if isinstance(error, (Cancelled, CancelledError, ClientDisconnect)):
         return ApiError(503, "cancelled", "the request was cancelled")
-    logger.error("request failed: %s in %s", type(error).__name__, _place(error))
-    if isinstance(error, errors.StoreError):
+    of_store = isinstance(error, errors.StoreError)
+    what_to_do = _STORE_HELP if of_store else ""
+    logger.error("request failed: %s in %s%s", type(error).__name__, _place(error), what_to_do)
+    if of_store:
         return ApiError(
             503,
             "store_unavailable",
