@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ImageError, InputError, PromptError
+from mrrag_llamaindex.errors import ImageError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage, require_few
 from mrrag_llamaindex.integration.answers.retrieval import retrieve
 from mrrag_llamaindex.integration.answers.streaming import AnswerStream, stream
@@ -120,7 +120,7 @@ class Service:
         """Whether a question may have several images here."""
         try:
             self.require_images(2)
-        except PromptError:
+        except InputError:
             return False
         return True
 
@@ -131,7 +131,7 @@ class Service:
         ------
         ImageError
             If no question may.
-        PromptError
+        InputError
             If the model reads one.
         """
         self.llm.engine.require_images(count)

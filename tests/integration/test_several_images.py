@@ -7,7 +7,7 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.schema import QueryBundle
 
 from mrrag_llamaindex import MRRAGLLaVA, MRRAGPostprocessor, query_image
-from mrrag_llamaindex.errors import EvidenceError, InputError, PromptError
+from mrrag_llamaindex.errors import EvidenceError, InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.ask import ask
 from mrrag_llamaindex.integration.trace import answer_trace
@@ -66,7 +66,7 @@ def test_scores_are_those_of_all_images_wherever_they_are_made(hospital, study, 
 
 
 def test_a_model_that_reads_one_image_refuses_two_by_name(hospital, llm, study):
-    with pytest.raises(PromptError, match="2 images were given with one question"):
+    with pytest.raises(InputError, match="2 images were given with one question"):
         ask(hospital.index, llm, study, QUESTION)
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mrrag_llamaindex.commands.app import app
-from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.integration.answers.ask import ask
 from mrrag_llamaindex.integration.retriever import MRRAGRetriever
@@ -101,7 +101,7 @@ def test_a_model_of_one_image_refuses_before_it_searches(service, corpus, monkey
     monkeypatch.setattr(MRRAGRetriever, "nodes_about", searched)
     study = QueryImage.study(corpus.images[:2])
     for asked in (service.ask, partial(ask, service.index, service.llm)):
-        with pytest.raises(PromptError, match="this model reads one"):
+        with pytest.raises(InputError, match="this model reads one"):
             asked(study, corpus.question)
 
 

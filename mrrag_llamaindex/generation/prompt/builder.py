@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import PromptError
+from mrrag_llamaindex.errors import InputError, PromptError
 from mrrag_llamaindex.files.rows import is_unicode
 from mrrag_llamaindex.generation.checkpoints.profile import PromptTemplate
 from mrrag_llamaindex.generation.prompt.marks import Marks
@@ -82,8 +82,9 @@ class PromptBuilder:
         ------
         PromptError
             If the question is empty or endless, if a text is no valid Unicode, if the prompt does
-            not fit even without documents, if documents were given and none of them fits, or if
-            there are several images for a model that reads one.
+            not fit even without documents, or if documents were given and none of them fits.
+        InputError
+            If there are several images for a model that reads one.
         """
         if not request.question.strip():
             raise PromptError("the question is empty; ask something about the image")
@@ -187,11 +188,11 @@ class PromptBuilder:
 
         Raises
         ------
-        PromptError
+        InputError
             If there are several, and it reads one.
         """
         if count > 1 and self.template.between_images is None:
-            raise PromptError(
+            raise InputError(
                 f"{count} images were given with one question, and this model reads one: ask about "
                 "one of them, or use a model that reads several (docs/generators.md lists them)"
             )

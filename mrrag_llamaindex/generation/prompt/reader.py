@@ -136,7 +136,7 @@ class PromptReader:
 
         Raises
         ------
-        PromptError
+        InputError
         """
         if self.loaded.images:
             self.prompts.require_images(count)

@@ -16,7 +16,7 @@ import torch
 import transformers
 from PIL import Image
 
-from mrrag_llamaindex.errors import ModelError, MRRAGError, PromptError, SteeringError
+from mrrag_llamaindex.errors import InputError, ModelError, MRRAGError, SteeringError
 from mrrag_llamaindex.generation.checkpoints import families
 from mrrag_llamaindex.generation.checkpoints.image_readers import stack
 from mrrag_llamaindex.generation.checkpoints.loading import load_model
@@ -256,7 +256,7 @@ class TestFamily:
             pytest.skip("this model reads no image")
         read = engine.read_image(IMAGES)
         if not engine.loaded.family.several_images:
-            with pytest.raises(PromptError, match="2 images were given with one question"):
+            with pytest.raises(InputError, match="2 images were given with one question"):
                 engine.generate(REQUESTS[:1], [IMAGES])
             return
         prompt = engine.prompt(REQUESTS[0], read)
