@@ -7,6 +7,7 @@ package names no address, rather than somebody else's.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
@@ -17,11 +18,12 @@ class RepositoryUrls(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the addresses below the repository's."""
-        repository = os.environ.get("MRRAG_REPOSITORY", "").rstrip("/")
+        repository = os.environ.get("MRRAG_REPOSITORY", "").strip().rstrip("/")
         if not repository:
             return
-        if not repository.startswith("https://"):
-            raise ValueError(f"MRRAG_REPOSITORY is not an https address: {repository!r}")
+        # An address with a token before its host, as clones have it, would publish the token.
+        if not re.fullmatch(r"https://[^\s/@]+/[^\s@]+", repository):
+            raise ValueError("MRRAG_REPOSITORY is no address like https://host/owner/name")
         metadata["urls"] = {
             "Repository": repository,
             "Documentation": f"{repository}/blob/main/docs/index.md",

@@ -66,6 +66,34 @@ def test_a_release_names_the_repository_that_makes_it(monkeypatch):
     assert problem == "does not name its repository, https://example.org/us/mrrag"
     named = f"Project-URL: Repository, https://example.org/us/mrrag\n{metadata()}"
     assert wheel_problems(names(), named, 6_000_000, VERSION) == []
+    monkeypatch.setenv("MRRAG_REPOSITORY", "https://example.org/us/mrrag/")
+    assert wheel_problems(names(), named, 6_000_000, VERSION) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", None),
+        ("https://example.org/us/mrrag/", "https://example.org/us/mrrag"),
+        ("https://us:secret@example.org/us/mrrag", ValueError),
+        ("https://example.org", ValueError),
+        ("https://example.org/us/mrrag\nX: y", ValueError),
+        ("http://example.org/us/mrrag", ValueError),
+    ],
+)
+def test_a_package_names_the_repository_that_is_given_and_no_other(monkeypatch, given, expected):
+    pytest.importorskip("hatchling")
+    from hatch_build import RepositoryUrls
+
+    monkeypatch.setenv("MRRAG_REPOSITORY", given)
+    metadata: dict = {}
+    if expected is ValueError:
+        with pytest.raises(ValueError, match="https://host/owner/name") as refused:
+            RepositoryUrls(str(ROOT), {}).update(metadata)
+        assert "secret" not in str(refused.value)
+    else:
+        RepositoryUrls(str(ROOT), {}).update(metadata)
+        assert metadata.get("urls", {}).get("Repository") == expected
 
 
 def test_what_a_wheel_needs_is_in_the_checkout():

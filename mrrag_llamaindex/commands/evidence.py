@@ -139,6 +139,8 @@ def ask(
         "--api-base": api_base,
     }
     for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
+    if picture is not None and _is_one_of(picture, image):
+        raise InputError(f"--picture {picture.name} is the image that is asked about: name another")
     if server is not None:
         others = {
             "--store": store,
@@ -163,10 +165,13 @@ def ask(
         limit = {} if timeout is None else {"seconds": timeout}
         study = None if picture is None else read_study(image, window, frame)
         answer = _ask_server(Client(server, token, **limit), question, image, asked, as_json)
-        if picture is not None and study is not None and answer is not None:
+        if picture is not None and study is not None:
             from mrrag_llamaindex.plots.answer import draw_asked
 
-            save(draw_asked(study.pictures, answer, {}, {}), picture)
+            if answer is None:
+                _say_undrawn(picture)
+            else:
+                save(draw_asked(study.pictures, answer, {}, {}), picture, private=True)
         return
     if store is None:
         raise InputError("--store is missing: give the folder of a store, or --server")
@@ -215,11 +220,12 @@ def ask(
             voted = ask_by_vote(index, query, question, **settings, **retrieval)
         except NoRelevantCase as nothing:
             _print_no_answer(question, nothing, as_json)
+            _say_undrawn(picture)
             return
         voted.seconds["load"] = loaded - started
         voting.print_vote(voted, as_json=as_json)
         if picture is not None:
-            save(draw_answer(query, voted), picture)
+            save(draw_answer(query, voted), picture, private=True)
         return
     llm = MRRAGLLaVA(
         model=model or defaults.DEFAULT_MODEL,
@@ -247,11 +253,23 @@ def ask(
         )
     except NoRelevantCase as nothing:
         _print_no_answer(question, nothing, as_json)
+        _say_undrawn(picture)
         return
     result.seconds["load"] = loaded - started
     _print_answer(result.as_dict(), minimum_probability, as_json)
     if picture is not None:
-        save(draw_answer(query, result), picture)
+        save(draw_answer(query, result), picture, private=True)
+
+
+def _is_one_of(picture: Path, images: Sequence[Path]) -> bool:
+    return picture.exists() and any(one.exists() and one.samefile(picture) for one in images)
+
+
+def _say_undrawn(picture: Path | None) -> None:
+    """Say that there is no picture of no answer: one of an earlier answer may lie there."""
+    if picture is not None:
+        older = ", and what lies there shows an earlier one" if picture.exists() else ""
+        console.say("note", f"--picture {picture.name} is not drawn: there is no answer{older}")
 
 
 def _refuse_local(given: Mapping[str, Any]) -> None:

@@ -11,7 +11,9 @@ from mrrag_llamaindex.plots.style import (
     MAIN,
     MUTED,
     SMALL,
+    TITLE,
     drawing,
+    shown,
     tidy,
 )
 
@@ -70,18 +72,20 @@ def draw_asked(
     rows = max(2, -(-len(sources) // columns))
     size = (_LEFT + columns * _CARD, 0.75 + rows * _ROW)
     # Of a long question the beginning: what it is about stands in the command that asked.
-    question = textwrap.shorten(answer["question"], 12 * round(size[0]), placeholder=" ...")
+    question = shown(answer["question"], round(TITLE * size[0]))
     with drawing(*size, question) as figure:
         widths = [_LEFT, columns * _CARD]
         left, right = figure.subfigures(1, 2, width_ratios=widths, squeeze=False)[0]
         if title:
-            left.suptitle(textwrap.fill(title, 44), x=0.03, ha="left", fontsize=SMALL, color=MUTED)
+            left.suptitle(
+                textwrap.fill(shown(title), 44), x=0.03, ha="left", fontsize=SMALL, color=MUTED
+            )
         parts = left.subplots(len(images) + 1, 1, height_ratios=[2] * len(images) + [1])
         for axes, image in zip(parts, images, strict=False):
             _show(axes, image)
         _draw_probabilities(parts[-1], answer, unsteered)
-        shown = len(answer["sources"])
-        about = f"the first {CARDS} of {shown} pairs" if shown > CARDS else "retrieved pairs"
+        count = len(answer["sources"])
+        about = f"the first {CARDS} of {count} pairs" if count > CARDS else "retrieved pairs"
         right.suptitle(f"evidence: {about}", x=0.02, ha="left", fontsize=SMALL, color=MUTED)
         _draw_cards(right, (rows, columns), sources, thumbnails, reports)
     return figure
@@ -90,23 +94,23 @@ def draw_asked(
 def _draw_probabilities(
     axes: Axes, answer: Mapping[str, Any], unsteered: Mapping[str, Any] | None
 ) -> None:
-    shown = [(answer, MAIN)] if unsteered is None else [(answer, MAIN), (unsteered, "#B8B8B8")]
+    drawn = [(answer, MAIN)] if unsteered is None else [(answer, MAIN), (unsteered, "#B8B8B8")]
     names = list(_shares(answer))
-    height = 0.72 / len(shown)
-    for number, (one, colour) in enumerate(shown):
+    height = 0.72 / len(drawn)
+    for number, (one, colour) in enumerate(drawn):
         values = [_shares(one).get(name, 0.0) for name in names]
         places = [place + number * height for place in range(len(names))]
         bars = axes.barh(places, values, height, color=colour)
         axes.bar_label(bars, fmt="%.2f", fontsize=SMALL, padding=3)
-    middle = height * (len(shown) - 1) / 2
+    middle = height * (len(drawn) - 1) / 2
     ticks = [place + middle for place in range(len(names))]
-    axes.set_yticks(ticks, [textwrap.shorten(name, 18, placeholder="...") for name in names])
+    axes.set_yticks(ticks, [shown(name, 18) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.18)
     axes.set_xticks([0, 0.5, 1])
-    said = textwrap.shorten(f"Answer: {answer['answer']}", 40, placeholder=" ...")
+    said = shown(f"Answer: {answer['answer']}", 40)
     if unsteered is not None:
-        said += textwrap.shorten(f"; without IFA (grey): {unsteered['answer']}", 32)
+        said += shown(f"; without IFA (grey): {unsteered['answer']}", 32)
     axes.set_title(said, fontweight="bold")
     tidy(axes, "x")
     axes.tick_params(axis="y", length=0)
@@ -150,13 +154,13 @@ def _write(axes: Axes, number: int, source: Mapping[str, Any], report: str) -> N
     weight = source["weight"] if "weight" in source else source["lambda"]
     axes.barh([0.83], [1], 0.05, left=0, color="#EEEEEE")
     axes.barh([0.83], [weight], 0.05, left=0, color=MAIN)
-    name = textwrap.shorten(f"{number}. {source['pair_id']}", _TEXT - 6, placeholder="...")
+    name = shown(f"{number}. {source['pair_id']}", _TEXT - 6)
     axes.text(0, 0.92, name, fontweight="bold", fontsize=SMALL, va="bottom")
     size = SMALL - 1.2
     lines = textwrap.wrap(_weighed(source, weight), _TEXT)
     lines += textwrap.wrap(_terms(source), _TEXT, break_on_hyphens=False)
     axes.text(0, 0.76, "\n".join(lines), fontsize=size, va="top", color=MUTED)
-    said = textwrap.wrap(" ".join(report.split()), _TEXT, max_lines=3, placeholder=" ...")
+    said = textwrap.wrap(shown(report), _TEXT, max_lines=3, placeholder=" ...")
     axes.annotate(
         "\n".join(said),
         (0, 0.76),
@@ -173,7 +177,7 @@ def _weighed(source: Mapping[str, Any], weight: float) -> str:
     voted = "weight" in source
     words = [f"{'weight' if voted else 'λ'} {weight:.2f}"]
     if voted:
-        words.append(textwrap.shorten(f"answers {source['answer']}", 22, placeholder="..."))
+        words.append(shown(f"answers {source['answer']}", 22))
     if source.get("probability") is not None:
         words.append(f"helps with probability {source['probability']:.2f}")
     if influence := source.get("influence"):

@@ -67,6 +67,7 @@ def _draw_points(
         *("o",),
         color=MAIN,
         markersize=6,
+        clip_on=False,  # those at 0 and 1 are seen whole
         label="bin, 95% interval",
     )
     shown = [value for item in bins for value in (item["promised"], item["happened"])]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DASHES = ("-", "--", ":", "-.")
+_FEW = 4
 _BEYOND = ("four_terms", "gated")
 
 
@@ -132,4 +133,9 @@ def _draw_training(
         tidy(axes)
         axes.set_xlabel("epoch (ring: kept)")
         axes.set_title(column.replace("_", " "))
-    row[0].legend(frameon=False, fontsize=SMALL, labelcolor=MUTED)
+    look: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": MUTED}
+    if len(trained) <= _FEW:
+        row[0].legend(**look)
+    elif (figure := row[0].get_figure()) is not None:  # inside, many would cover the lines
+        names = row[0].get_legend_handles_labels()
+        figure.legend(*names, loc="outside right upper", **look)

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mrrag_llamaindex.plots.style import COLOURS, INK, MAIN, MARKERS, OTHER, PALE, SMALL, tidy
+from mrrag_llamaindex.plots.style import (
+    COLOURS,
+    INK,
+    MAIN,
+    MARKERS,
+    OTHER,
+    PALE,
+    SMALL,
+    shown,
+    tidy,
+)
 from mrrag_llamaindex.statistics.bootstrap import Interval
 
 if TYPE_CHECKING:
@@ -14,6 +24,9 @@ if TYPE_CHECKING:
 
 _MOST_TICKS = 16
 """More points along x than these get matplotlib's own ticks."""
+
+_LONGEST = 32
+"""Characters of a bar's name: a longer one would leave no room for the bars."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ def draw_lines(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
         colour = COLOURS[number % len(COLOURS)]
         again = number // len(COLOURS)  # a colour's second line has another marker and dashes
         # Earlier lines are wider, so that one still shows under another that covers it.
-        beneath = min(1.0, (len(series) - 1 - number) / 4)
+        beneath = (len(series) - 1 - number) / max(4, len(series) - 1)
         axes.plot(
             [point.x for point in order],
             [point.y for point in order],
@@ -111,7 +124,7 @@ def draw_bars(axes: Axes, rows: Mapping[str, Bar], line: float | None = None) ->
         )
     if line is not None:
         axes.axvline(line, color=OTHER, linestyle="--", linewidth=1)
-    axes.set_yticks(places, list(rows))
+    axes.set_yticks(places, [shown(name, _LONGEST) for name in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     tidy(axes, "x")

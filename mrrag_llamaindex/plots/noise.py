@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.plots.marks import Point, draw_lines
@@ -30,8 +31,9 @@ def draw_noise(report: Mapping[str, Any], *, title: str = "") -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Not shown and not registered with pyplot. A row for each metric and kind of noise, a
-        column for each kind of scores, a line with a 95% band for each policy.
+        Not shown and not registered with pyplot. A row for each metric, a column for each kind of
+        scores, and a line with a 95% band for each policy. Two kinds of noise are two columns
+        under one kind of scores, and rows below each other under several.
 
     Raises
     ------
@@ -39,29 +41,27 @@ def draw_noise(report: Mapping[str, Any], *, title: str = "") -> Figure:
         If matplotlib is not installed.
     """
     points = report["points"]
-    rows = [
-        (metric, adversarial)
-        for adversarial in sorted({point["adversarial"] for point in points})
-        for metric in _METRICS
-    ]
-    columns = list(dict.fromkeys(point["scores"] for point in points))
+    kinds = sorted({point["adversarial"] for point in points})
+    scores = list(dict.fromkeys(point["scores"] for point in points))
+    if len(scores) == 1:
+        grid = [[(metric, kind, scores[0]) for kind in kinds] for metric in _METRICS]
+    else:
+        grid = [[(metric, kind, one) for one in scores] for kind in kinds for metric in _METRICS]
     title = title or f"{report['documents']} documents in each prompt, {report['n']} questions"
-    with drawing(1.4 + 3.3 * len(columns), 1.1 + 2.1 * len(rows), title) as figure:
-        grid = figure.subplots(len(rows), len(columns), sharey="row", squeeze=False)
-        for line, (metric, adversarial) in zip(grid, rows, strict=True):
+    size = (1.4 + 3.3 * len(grid[0]), 1.1 + 2.1 * len(grid))
+    with drawing(*size, title) as figure:
+        plots = figure.subplots(len(grid), len(grid[0]), sharey="row", squeeze=False)
+        for axes, (metric, kind, one) in zip(plots.flat, chain(*grid), strict=True):
             what, ends = _METRICS[metric]
-            kind = "contradicting" if adversarial else "irrelevant"
-            for axes, scores in zip(line, columns, strict=True):
-                shown = [
-                    point
-                    for point in points
-                    if (point["scores"], point["adversarial"]) == (scores, adversarial)
-                ]
-                draw_lines(axes, _series(shown, metric, ends))
-                axes.set_title(f"steered by {_STEERED_BY[scores]}")
-                axes.set_xlabel(f"share of {kind} documents")
-            line[0].set_ylabel(what)
-        legend_below(figure, grid[0][0])
+            found = [
+                point for point in points if (point["scores"], point["adversarial"]) == (one, kind)
+            ]
+            draw_lines(axes, _series(found, metric, ends))
+            axes.set_title(f"steered by {_STEERED_BY[one]}")
+            axes.set_xlabel(f"share of {'contradicting' if kind else 'irrelevant'} documents")
+            if axes.get_subplotspec().is_first_col():
+                axes.set_ylabel(what)
+        legend_below(figure, plots[0][0])
     return figure
 
 

@@ -7,6 +7,9 @@ imported when the first one is drawn.
 from __future__ import annotations
 
 import os
+import textwrap
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +39,12 @@ PALE: Final = "#D9E6F0"
 SMALL: Final = 8.0
 """Points of what is read last: ticks, legends, numbers beside bars."""
 
+TITLE: Final = 9
+"""Characters of a figure's title to the inch."""
+
+_LONGEST_NAME: Final = 200
+"""Bytes; file systems take 255, and while a file is written its name is longer."""
+
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 9.0,
@@ -62,6 +71,8 @@ _UNDATED: Final[dict[str, dict[str, Any]]] = {
 def drawing(width: float, height: float, title: str = "") -> Iterator[Figure]:
     """Make a figure of so many inches; what is drawn in the block takes the style.
 
+    A title that is wider than the figure goes on in a second line.
+
     Raises
     ------
     MRRAGError
@@ -76,8 +87,24 @@ def drawing(width: float, height: float, title: str = "") -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
-            figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+            lines = textwrap.fill(shown(title), round(TITLE * width))
+            figure.suptitle(lines, x=0.01, ha="left", fontweight="bold")
         yield figure
+
+
+def shown(text: str, width: int | None = None) -> str:
+    """Return text of others in one line, cut to so many characters, wherever that is.
+
+    Control characters have no shape, and an SVG that holds one cannot be read.
+
+    Examples
+    --------
+    >>> shown("p10000032/s50414267", 12)
+    'p10000032...'
+    """
+    # A line's end is a control character, too, and a space stands for it.
+    line = "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cs"))
+    return line if width is None or len(line) <= width else line[: width - 3].rstrip() + "..."
 
 
 def tidy(axes: Axes, grid: Literal["x", "y", "both"] | None = "both") -> None:
@@ -111,25 +138,35 @@ def require_matplotlib() -> None:
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """Raise what `save` would raise, before there is a picture.
+    """Raise what `save` would raise, as far as that can be known, before there is a picture.
 
     Raises
     ------
     InputError
-        If the suffix is unknown, or the path is a folder.
+        If the suffix is unknown, the path is a folder, or nothing can be written there.
     MRRAGError
         If matplotlib is not installed.
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{target.name}: pictures are written as {', '.join(SUFFIXES)}")
+        name = target.name or "an empty name"
+        raise InputError(f"{name}: pictures are written as {', '.join(SUFFIXES)}")
+    if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        raise InputError(f"{shown(target.name, 40)} cannot be written: its name is too long")
     if target.is_dir():
         raise InputError(f"{target.name} is a folder: name the picture's file")
+    folder = target.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{target.name} cannot be written: {folder.name} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{target.name} cannot be written: the folder {folder.name} is read-only")
     require_matplotlib()
     return target
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save(figure: Figure, path: str | os.PathLike[str], *, private: bool = False) -> Path:
     """Write a figure, whole or not at all; the same one gives the same bytes.
 
     Parameters
@@ -137,6 +174,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     figure : matplotlib.figure.Figure
     path : path
         ``.png``, ``.svg`` or ``.pdf``; its folder is made if absent.
+    private : bool
+        Make it readable for this user alone, because it shows patients.
 
     Returns
     -------
@@ -149,6 +188,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
         If it cannot be written, or not under this name.
     MRRAGError
         If matplotlib is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If the font lacks characters, which are drawn as boxes (not in an SVG, which holds text).
     """
     target = check_target(path)
     import matplotlib
@@ -158,11 +202,20 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     def write(part: Path) -> None:
         figure.savefig(part, format=suffix[1:], dpi=150, metadata=_UNDATED[suffix])
 
-    with matplotlib.rc_context(_STYLE):
+    # matplotlib names every character that its font lacks: letter by letter, what a report says.
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, write)
+            write_atomically(target, write, private=private)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{target.name} cannot be written: {reason}") from None
+    lacking = [item for item in caught if "missing from font" in str(item.message)]
+    if lacking and suffix != ".svg":
+        text = f"{target.name}: the font lacks some characters, which are boxes; an .svg keeps them"
+        warnings.warn(text, stacklevel=2)
+    for item in caught:
+        if item not in lacking:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
     return target

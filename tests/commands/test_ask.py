@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def test_table_and_picture_show_every_source_and_what_was_steered(mrrag, corpus,
     result = ask(mrrag, corpus, "--picture", picture)
     assert result.code == 0, result.err
     assert result.out.count("synthetic-") == 6
+    assert os.name == "nt" or picture.stat().st_mode & 0o777 == 0o600  # it shows patients
     drawn = picture.read_text()
     assert corpus.question in drawn
     assert drawn.count(". synthetic-") == 6
@@ -123,6 +125,14 @@ def test_a_picture_that_could_not_be_written_is_refused_before_the_question(mrra
     result = ask(mrrag, corpus, "--picture", "answer.jpg", image="absent.png")
     assert result.code == 2
     assert result.err == "error: answer.jpg: pictures are written as .png, .svg, .pdf\n"
+
+
+def test_a_picture_never_replaces_the_image_that_is_asked_about(mrrag, corpus):
+    before = corpus.image.read_bytes()
+    folder = corpus.image.parent
+    for name in (corpus.image, folder / "images" / ".." / corpus.image.name):
+        check_refused(ask(mrrag, corpus, "--picture", name), "image that is asked about")
+    assert corpus.image.read_bytes() == before
 
 
 def test_words_that_the_phantom_does_not_know_are_noted(mrrag, corpus):

@@ -121,6 +121,9 @@ def test_towers_show_every_seed_and_recall_of_the_ensemble_or_of_the_best_seed()
     assert widths(found) == {"recall@1": 0.5}
     assert figure.get_suptitle() == "Towers of 1,000 pairs of 900 patients"
     assert len(draw_towers({**results, "seeds": seeds[:1]}).axes) == 2
+    many = draw_towers({**results, "seeds": [{**seeds[1], "seed": n} for n in range(5)]})
+    assert many.axes[0].get_legend() is None
+    assert len(many.subfigs[0].legends[0].get_texts()) == 5
 
 
 def test_noise_has_a_plot_for_each_metric_kind_and_scores():
@@ -141,6 +144,16 @@ def test_noise_has_a_plot_for_each_metric_kind_and_scores():
     assert accuracy.lines[0].get_xydata().tolist() == [[0, 1], [0.5, 0.75]]
     assert attention.lines[0].get_xydata().tolist() == [[0.5, 0.5]]  # undefined without noise
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["off", "ifa"]
+    points += [{**point, "adversarial": True} for point in points]
+    assert grid_of({"points": points, "documents": 2, "n": 8}) == (4, 2)
+    points = [point for point in points if point["scores"] == "true"]
+    assert grid_of({"points": points, "documents": 2, "n": 8}) == (2, 2)
+
+
+def grid_of(report) -> tuple[int, int]:
+    """Rows and columns of the plots of `draw_noise`."""
+    first, *_ = draw_noise(report).axes
+    return first.get_subplotspec().get_gridspec().get_geometry()
 
 
 def test_a_table_shows_its_main_metric_and_the_baseline():
@@ -194,6 +207,17 @@ def test_an_answer_shows_image_probabilities_and_what_each_pair_weighed():
     assert said.endswith(" ...")
     assert [bar.get_width() for bar in first.patches] == [1, 1.0]
     assert texts(second)[1].startswith("λ 0.00, not read")
+
+
+def test_an_answer_shows_the_beginning_of_long_words():
+    source = {"pair_id": "p" * 60, "score": 1.0, "weight": 1.0, "answer": "a" * 60}
+    answer = {"question": "q" * 200, "answer": "a" * 60, "shares": {"a" * 60: 1.0}}
+    figure = draw_asked([Image.new("L", (4, 4))], {**answer, "sources": [source]}, {}, {})
+    _, bars, _, card, *_ = figure.axes
+    assert figure.get_suptitle() == "q" * 54 + "..."  # 6.3 inches
+    assert widths(bars) == {"a" * 15 + "...": 1}
+    assert texts(card)[0] == "1. " + "p" * 25 + "..."
+    assert "answers aaaaaaaaaaa..." in texts(card)[1]
 
 
 def test_a_vote_shows_its_largest_shares_and_first_pairs():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
+from xml.etree import ElementTree
 
 import pytest
 
 from mrrag_llamaindex.errors import InputError, MRRAGError
 from mrrag_llamaindex.plots import save
 from mrrag_llamaindex.plots.marks import Point, draw_bars, draw_lines
-from mrrag_llamaindex.plots.style import COLOURS, MARKERS, check_target, drawing
+from mrrag_llamaindex.plots.style import COLOURS, MARKERS, check_target, drawing, shown
 
 
 def figure(value: float = 0.5):
@@ -54,6 +57,50 @@ def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(InputError, match=r"a\.png is a folder"):
         save(figure(), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file/a.png", "file is a file, not a folder"), (f"{'n' * 230}.png", "name is too long")],
+)
+def test_where_nothing_can_be_written_is_said_before_there_is_a_picture(tmp_path, name, reason):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=reason):
+        check_target(tmp_path / name)
+    assert check_target(tmp_path / "absent" / "too" / "a.PNG").parent.parent.exists() is False
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything can be written")
+def test_a_folder_that_is_read_only_is_refused_first(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match="read-only"):
+        check_target(tmp_path / "new" / "a.png")
+
+
+def test_names_of_others_are_one_line_without_control_characters():
+    assert shown("a\nb\t c\x1b[2J\0") == "a b c[2J"
+    assert shown("p" * 40, 10) == "ppppppp..."  # a long word is cut, too
+    assert shown("p" * 10, 10) == "p" * 10
+
+
+def test_an_svg_can_be_read_whatever_the_names_are(tmp_path):
+    with drawing(3, 2, "title\x1b of\0 " + "many words " * 9) as made:
+        draw_bars(made.subplots(), {"a\x08b": (0.5, None), "x" * 99: (1.0, None)})
+    ElementTree.parse(save(made, tmp_path / "a.svg"))
+    assert all(len(line) <= 27 for line in made.get_suptitle().splitlines())
+    names = [label.get_text() for label in made.axes[0].get_yticklabels()]
+    assert names == ["ab", "x" * 29 + "..."]
+
+
+def test_characters_that_the_font_lacks_are_told_once_and_not_spelt_out(tmp_path):
+    with drawing(3, 2, "\u80f8\u6c34") as made:
+        made.subplots()
+    with pytest.warns(UserWarning, match="a.png: the font lacks some characters") as caught:
+        save(made, tmp_path / "a.png")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(made, tmp_path / "a.svg")
 
 
 def test_without_matplotlib_the_error_says_how_it_is_installed(tmp_path, monkeypatch):

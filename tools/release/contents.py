@@ -73,7 +73,7 @@ def wheel_problems(names: Collection[str], metadata: str, size: int, version: st
     about = email.message_from_string(metadata)
     if about["Version"] != version:
         problems.append(f"says version {about['Version']}, the package {version}")
-    repository = os.environ.get("MRRAG_REPOSITORY")
+    repository = os.environ.get("MRRAG_REPOSITORY", "").strip().rstrip("/")
     if repository and f"Repository, {repository}" not in (about.get_all("Project-URL") or []):
         problems.append(f"does not name its repository, {repository}")
     if about["License-Expression"] != "Apache-2.0":

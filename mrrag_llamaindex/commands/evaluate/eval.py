@@ -428,7 +428,7 @@ def _compared(texts: list[str], others: list[str]) -> tuple[tuple[str, str], ...
                 known = ", ".join((*METHODS, *others))
                 raise InputError(f"--compare {text!r}: there is no row {one!r}; there are: {known}")
         pairs.append((pair[0], pair[1]))
-    return tuple(pairs)
+    return tuple(dict.fromkeys(pairs))
 
 
 def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list[tuple[str, Path]]:

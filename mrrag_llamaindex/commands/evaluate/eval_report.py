@@ -90,11 +90,9 @@ def scored(
     comparisons = notes.steps(table, runs, seed, scoring.compared)
     if scoring.rule == "cares":
         run = replace(run, notes=(*run.notes, *_read_as_yes(runs)))
-    absent = tuple(
-        f"{one} minus {other} is not told: {one if one not in runs else other} did not run"
-        for one, other in scoring.compared
-        if one not in runs or other not in runs
-    )
+    told = {(item.method, item.baseline) for item in comparisons}
+    untold = [pair for pair in scoring.compared if pair not in told]
+    absent = [f"{one} minus {other} is not told: {_why(one, other, runs)}" for one, other in untold]
     run = replace(run, notes=(*run.notes, *absent))
     counts = dict(Counter(problem.kind for problem in problems).most_common())
     sentences = [
@@ -111,6 +109,13 @@ def scored(
     if show:
         _print(table, run, sentences, problems, task.main, out)
     return value
+
+
+def _why(one: str, other: str, runs: Mapping[str, Sequence[Prediction]]) -> str:
+    missing = [name for name in (one, other) if name not in runs]
+    if missing:
+        return f"{' and '.join(missing)} did not run"
+    return "one of them lacks what they would be compared by"
 
 
 def _read_as_yes(runs: Mapping[str, Sequence[Prediction]]) -> list[str]:

@@ -119,13 +119,13 @@ def train_fusion(
         console.say("note", "no weights for each question are tried: the records hold no vectors")
         comparing["gate"] = None
     comparison = learn_and_compare(questions, seed=seed, **comparing)
-    if picture is not None:
-        save(draw_fusion(comparison.as_dict()), picture)
     refused = ""
     if out is not None or store is not None:
         with store_for(store, out=out) as pairs:
             target = pairs if out is None else out
             refused = _save(comparison, target, terms, bool(gated), identity, force)
+    if picture is not None:
+        save(draw_fusion(comparison.as_dict()), picture)
     if as_json:
         console.print_json(comparison.as_dict())
     else:

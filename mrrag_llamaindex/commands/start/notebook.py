@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from mrrag_llamaindex.commands.console import say
+
 _PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "FORCE_COLOR": "", "CLICOLOR_FORCE": ""}
 """Jupyter asks every program for colours; an empty text does not."""
 
@@ -24,10 +26,15 @@ def register(shell: Any, app: Callable[..., Any]) -> None:
 
         What is wrong is said in one line on standard error, and the cells that follow go on, as
         they do after ``!mrrag``. IPython fills in ``{name}`` and ``$name``; ``{{name}}`` stays
-        ``{name}``.
+        ``{name}``. Of a shell there are quotes and ``~``, but no pipes, files or comments.
         """
         with _environment(), suppress(SystemExit):  # every command ends so, and has said why
-            app(shlex.split(line), prog_name="mrrag")
+            try:
+                words = [os.path.expanduser(word) for word in shlex.split(line)]  # noqa: PTH111
+            except ValueError as error:  # the apostrophe of a question without quotes
+                say("error", f"{error}: a text that holds an apostrophe goes in double quotes")
+                return
+            app(words, prog_name="mrrag")
 
     shell.register_magic_function(mrrag, "line")
 

@@ -32,6 +32,16 @@ class Step(Protocol):
     """How two methods compare: a dataclass with an interval ``ci``."""
 
     @property
+    def method(self) -> str:
+        """The first of them."""
+        ...
+
+    @property
+    def baseline(self) -> str:
+        """The other."""
+        ...
+
+    @property
     def ci(self) -> Interval | None:
         """Interval of the difference."""
         ...

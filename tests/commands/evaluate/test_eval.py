@@ -87,6 +87,7 @@ def copies(tmp_path_factory):
 
 def test_json_is_what_was_promised():
     further = ("--compare", "mcr+ifa,no-retrieval", "--compare", "mcr, vote")
+    further = (*further, *further, "--compare", "pasta,vote")
     result = phantom("--methods", "no-retrieval,naive-rag,mcr,mcr+ifa", "--json", *further)
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
@@ -110,7 +111,10 @@ def test_json_is_what_was_promised():
         ("naive-rag", "no-retrieval"),
         ("mcr+ifa", "no-retrieval"),
     ]
-    assert "mcr minus vote is not told: vote did not run" in told["notes"]
+    assert [note for note in told["notes"] if "is not told" in note] == [
+        "mcr minus vote is not told: vote did not run",
+        "pasta minus vote is not told: pasta and vote did not run",
+    ]
     assert told["not_run"] == []
 
 

@@ -36,6 +36,18 @@ def test_an_error_is_one_plain_line_and_the_notebook_goes_on(shell, capsys, tmp_
     assert "\x1b" not in said
 
 
+def test_an_apostrophe_is_one_line_and_a_home_folder_is_found(shell, capsys, monkeypatch, tmp_path):
+    shell.run_line_magic("mrrag", "ask Is the patient's lung clear?")
+    said = capsys.readouterr().err
+    assert said.startswith("error: No closing quotation")
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shell.run_line_magic("mrrag", "status ~/absent")
+    assert str(tmp_path / "absent") in capsys.readouterr().err
+
+
 def test_the_environment_is_as_it_was(shell):
     before = dict(os.environ)
     shell.run_line_magic("mrrag", "--version")
