@@ -69,10 +69,8 @@ def test_saved_pictures_are_small_and_the_last_cell_is_one(name):
     assert sum("not a medical device" in cell.source for cell in notebook.cells) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name != "quickstart")) for name in NAMES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_and_prints_what_is_saved(name):
     if name == "your_pairs" and (missing := missing_weights()):
         pytest.skip(missing)

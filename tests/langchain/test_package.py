@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mrrag_llamaindex.langchain
 
 PAGE = Path(__file__).parents[2] / "docs" / "langchain.md"
@@ -43,6 +45,7 @@ def test_every_public_name_resolves_and_is_documented():
         assert getattr(mrrag_llamaindex.langchain, name).__doc__
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs(tmp_path):
     """All of its blocks, one after the other, as a reader would."""
     text = PAGE.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -82,6 +83,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_it_checks_and_measures_with_four_packages_alone():
     done = run(*SHORT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -103,7 +103,7 @@ def stock_processor(engine: LlavaEngine, folder: Path) -> Any:
     """Return the processor as transformers loads it, or at least as it calls it."""
     try:
         return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
-    except (ImportError, ValueError):  # it needs torchvision, or more, for videos
+    except (AttributeError, ImportError, ValueError):  # it needs torchvision, or more, for videos
         return engine.loaded.images.processor
 
 

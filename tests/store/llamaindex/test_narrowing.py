@@ -77,7 +77,10 @@ def test_what_is_not_excluded_is_allowed(record, patients, studies):
         assert simpler.matches(seen)
 
 
-@pytest.mark.parametrize("place", ["qdrant::memory:", "milvus:{}/m.db", *SERVERS])
+@pytest.mark.parametrize(
+    "place",
+    ["qdrant::memory:", pytest.param("milvus:{}/m.db", marks=pytest.mark.slow), *SERVERS],
+)
 def test_engines_leave_out_no_match_of_odd_values(place, tmp_path, units):
     """All values against all, as the engines themselves compare them."""
     records = [
