@@ -17,6 +17,9 @@ from mrrag_llamaindex.commands.console import say
 _PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "FORCE_COLOR": "", "CLICOLOR_FORCE": ""}
 """Jupyter asks every program for colours; an empty text does not."""
 
+_LASTING = ("serve", "page")
+"""They have an event loop, and so has a notebook: one thread takes no two."""
+
 
 def register(shell: Any, app: Callable[..., Any]) -> None:
     """Make ``%mrrag`` known to an IPython shell; ``app`` is the command line."""
@@ -33,6 +36,9 @@ def register(shell: Any, app: Callable[..., Any]) -> None:
                 words = [os.path.expanduser(word) for word in shlex.split(line)]  # noqa: PTH111
             except ValueError as error:  # the apostrophe of a question without quotes
                 say("error", f"{error}: a text that holds an apostrophe goes in double quotes")
+                return
+            if words and words[0] in _LASTING and "--help" not in words:
+                say("error", f"mrrag {words[0]} needs a process of its own: run it in a terminal")
                 return
             app(words, prog_name="mrrag")
 

@@ -48,6 +48,14 @@ def test_an_apostrophe_is_one_line_and_a_home_folder_is_found(shell, capsys, mon
     assert str(tmp_path / "absent") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", ["serve --store store --model phantom", "page --demo"])
+def test_a_server_is_refused_since_the_notebook_has_the_loop(shell, capsys, line):
+    shell.run_line_magic("mrrag", line)
+    assert "run it in a terminal" in capsys.readouterr().err
+    shell.run_line_magic("mrrag", f"{line.split()[0]} --help")
+    assert "Usage: mrrag" in capsys.readouterr().out
+
+
 def test_the_environment_is_as_it_was(shell):
     before = dict(os.environ)
     shell.run_line_magic("mrrag", "--version")
