@@ -60,6 +60,9 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
 }
 
+_PLAIN: Final[list[Any]] = ["default", _STYLE]
+"""Whatever a notebook or a user's own file has set."""
+
 _UNDATED: Final[dict[str, dict[str, Any]]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -79,11 +82,11 @@ def drawing(width: float, height: float, title: str = "") -> Iterator[Figure]:
         If matplotlib is not installed.
     """
     require_matplotlib()
-    import matplotlib
+    import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.style.context(_PLAIN):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
@@ -195,7 +198,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, private: bool = False)
         If the font lacks characters, which are drawn as boxes (not in an SVG, which holds text).
     """
     target = check_target(path)
-    import matplotlib
+    import matplotlib.style
 
     suffix = target.suffix.lower()
 
@@ -203,7 +206,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, private: bool = False)
         figure.savefig(part, format=suffix[1:], dpi=150, metadata=_UNDATED[suffix])
 
     # matplotlib names every character that its font lacks: letter by letter, what a report says.
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings(record=True) as caught:
+    with matplotlib.style.context(_PLAIN), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

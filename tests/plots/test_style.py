@@ -7,6 +7,7 @@ import sys
 import warnings
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from mrrag_llamaindex.errors import InputError, MRRAGError
@@ -30,6 +31,14 @@ def test_same_numbers_give_the_same_bytes(tmp_path, suffix):
         for name, value in (("one", 0.5), ("same", 0.5), ("other", 0.6))
     )
     assert one == same != other
+
+
+def test_a_style_of_the_users_own_changes_no_byte(tmp_path):
+    plain = save(figure(), tmp_path / "a.png").read_bytes()
+    own = {"axes.facecolor": "black", "text.usetex": True, "savefig.bbox": "tight"}
+    with matplotlib.rc_context(own):
+        assert save(figure(), tmp_path / "b.png").read_bytes() == plain
+        assert matplotlib.rcParams["axes.facecolor"] == "black"
 
 
 def test_lines_run_from_left_to_right_and_bars_from_the_top():
