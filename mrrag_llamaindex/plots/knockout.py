@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _PARTS = "parts of the prompt"
 _DOCUMENTS = "each document → question and last token"
+_LEGEND = {_PARTS: 2, _DOCUMENTS: 3}
+"""Columns of the legend below each; the more rows, the taller the figure."""
 
 
 def draw_knockout(search: Mapping[str, Any], *, title: str = "") -> Figure:
@@ -49,7 +51,8 @@ def draw_knockout(search: Mapping[str, Any], *, title: str = "") -> Figure:
         f"Attention blocked in {windows} of {search['depth']} at a time, "
         f"{search['examples']['answered_correctly']} questions"
     )
-    with drawing(0.8 + 3.8 * len(shown), 4.2, title) as figure:
+    deepest = max(-(-(len(lines) + 1) // _LEGEND[name]) for name, lines in shown.items())
+    with drawing(0.8 + 3.8 * len(shown), 3.6 + 0.2 * deepest, title) as figure:
         row = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, (name, lines) in zip(row, shown.items(), strict=True):
             axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -64,7 +67,7 @@ def draw_knockout(search: Mapping[str, Any], *, title: str = "") -> Figure:
             axes.legend(
                 loc="upper left",
                 bbox_to_anchor=(0, -0.15),
-                ncols=2 if name == _PARTS else 3,
+                ncols=_LEGEND[name],
                 frameon=False,
                 borderpad=0,
             )

@@ -70,6 +70,10 @@ def test_knockout_shows_a_line_for_each_edge_and_shades_critical_layers():
     assert parts.lines[2].get_xydata().tolist() == [[0, -1], [1, -2], [2, -3]]
     assert [(patch.get_x(), patch.get_width()) for patch in parts.patches] == [(0.5, 1), (1.5, 1)]
     assert figure.get_suptitle() == "Attention blocked in 2 layers of 3 at a time, 12 questions"
+    usual = figure.get_figheight()
+    many = [{**row, "edge": f"document-{n}->last"} for n in range(11) for row in search["curve"]]
+    taller = draw_knockout({**search, "curve": many}).get_figheight()
+    assert taller - usual == pytest.approx(0.4)  # 12 names in 3 columns: 4 rows in place of 2
     search["curve"] = [row for row in search["curve"] if row["edge"] in edges[:2]]
     assert len(draw_knockout(search).axes) == 1
 
