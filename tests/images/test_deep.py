@@ -86,7 +86,10 @@ def test_every_sample_format_of_a_tiff(tifffile: Any, dtype: str, order: str, pa
 def test_tiles_planes_and_odd_numbers_of_bits(tifffile: Any, compression: str | None) -> None:
     def written(values: np.ndarray, **options: Any) -> bytes:
         stream = io.BytesIO()
-        tifffile.imwrite(stream, values, compression=compression, **options)
+        try:
+            tifffile.imwrite(stream, values, compression=compression, **options)
+        except NotImplementedError:
+            pytest.skip("this imagecodecs writes no odd numbers of bits")
         return stream.getvalue()
 
     grey = ramp("uint32")

@@ -128,8 +128,8 @@ def attention_implementation(
     Examples
     --------
     >>> from transformers import LlavaForConditionalGeneration
-    >>> attention_implementation(LlavaForConditionalGeneration)
-    {'vision_config': 'sdpa', 'text_config': 'mrrag_ifa'}
+    >>> sorted(attention_implementation(LlavaForConditionalGeneration).items())
+    [('text_config', 'mrrag_ifa'), ('vision_config', 'sdpa')]
     """
     check_backend_name(backend)
     if backend == "flex" and not getattr(base, "_supports_flex_attn", False):
