@@ -54,12 +54,25 @@ def service(corpus: Corpus) -> Service:
     return Service.load(corpus.store, model="phantom", max_new_tokens=4, device="cpu")
 
 
+def writing_words(folder: Path) -> None:
+    """Let a random model write words, and no mark: in some versions it ends before the first."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    marks = list(AutoTokenizer.from_pretrained(folder).added_tokens_decoder)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[marks] = 0
+    model.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def reader(corpus: Corpus, tmp_path_factory) -> Service:
     """An (untrained) model that reads several images."""
     from tests.tiny.families import write
 
     folder = write("llava_onevision", tmp_path_factory.mktemp("models") / "llava_onevision")
+    writing_words(folder)
     options = {"model": str(folder), "max_new_tokens": 8, "device": "cpu", "name": "reader"}
     return Service.load(corpus.store, **options)
 
