@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.plots.style import (
     INK,
     MAIN,
@@ -28,7 +29,6 @@ CARDS = 6
 _SHARES = 4
 _LEFT, _CARD, _ROW = 3.0, 3.3, 1.75  # inches
 _TEXT = 37  # characters of a card's line
-_TERMS = ("image_text", "image_image", "text_text", "text_image", "raw_image", "raw_text")
 
 
 def draw_asked(
@@ -191,7 +191,7 @@ def _terms(source: Mapping[str, Any]) -> str:
     # No break inside a term: its sign and number stay with its name.
     terms = [
         f"{name.replace('_', '-')}\N{NO-BREAK SPACE}{source[name]:+.2f}"
-        for name in _TERMS
+        for name in ALL_TERMS
         if source.get(name)
     ]
     return f"score {source['score']:.2f}: {', '.join(terms)}"
