@@ -12,6 +12,7 @@ import typer
 
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands.reports import pictures
 from mrrag_llamaindex.commands.reports.inputs import read_study
 from mrrag_llamaindex.errors import InputError, NoRelevantCase
 from mrrag_llamaindex.images.load import read_bytes
@@ -139,7 +140,7 @@ def ask(
         "--api-base": api_base,
     }
     for_vote = {"--answer-column": answer_column, "--vote-temperature": vote_temperature}
-    if picture is not None and _is_one_of(picture, image):
+    if picture is not None and pictures.is_one_of(picture, image):
         raise InputError(f"--picture {picture.name} is the image that is asked about: name another")
     if server is not None:
         others = {
@@ -169,7 +170,7 @@ def ask(
             from mrrag_llamaindex.plots.answer import draw_asked
 
             if answer is None:
-                _say_undrawn(picture)
+                pictures.say_undrawn(picture)
             else:
                 save(draw_asked(study.pictures, answer, {}, {}), picture, private=True)
         return
@@ -220,7 +221,7 @@ def ask(
             voted = ask_by_vote(index, query, question, **settings, **retrieval)
         except NoRelevantCase as nothing:
             _print_no_answer(question, nothing, as_json)
-            _say_undrawn(picture)
+            pictures.say_undrawn(picture)
             return
         voted.seconds["load"] = loaded - started
         voting.print_vote(voted, as_json=as_json)
@@ -253,23 +254,12 @@ def ask(
         )
     except NoRelevantCase as nothing:
         _print_no_answer(question, nothing, as_json)
-        _say_undrawn(picture)
+        pictures.say_undrawn(picture)
         return
     result.seconds["load"] = loaded - started
     _print_answer(result.as_dict(), minimum_probability, as_json)
     if picture is not None:
         save(draw_answer(query, result), picture, private=True)
-
-
-def _is_one_of(picture: Path, images: Sequence[Path]) -> bool:
-    return picture.exists() and any(one.exists() and one.samefile(picture) for one in images)
-
-
-def _say_undrawn(picture: Path | None) -> None:
-    """Say that there is no picture of no answer: one of an earlier answer may lie there."""
-    if picture is not None:
-        older = ", and what lies there shows an earlier one" if picture.exists() else ""
-        console.say("note", f"--picture {picture.name} is not drawn: there is no answer{older}")
 
 
 def _refuse_local(given: Mapping[str, Any]) -> None:

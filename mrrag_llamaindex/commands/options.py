@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mrrag_llamaindex import defaults, plots
+from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console
-from mrrag_llamaindex.errors import InputError, MRRAGError
+from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
 from mrrag_llamaindex.evaluation.tasks.registry import TASKS
 from mrrag_llamaindex.plots.style import check_target
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mrrag_llamaindex.store.hits import Exclusion
     from mrrag_llamaindex.store.protocol import PairStore
 
@@ -215,33 +213,6 @@ def exclusion_of(store: PairStore, patients: list[str] | None) -> Exclusion:
         if not store.holds_patient(patient):
             console.say("note", f"no stored pair is of patient {patient!r}: none was left out")
     return Exclusion(patient_ids=frozenset(patients or ()))
-
-
-def draw_or_say(draw: Callable[[], Figure], picture: Path | None, usual: Path) -> dict[str, Any]:
-    """Draw into ``picture``; where none is named into ``usual``, or say why that is not possible.
-
-    Returns
-    -------
-    dict
-        For JSON: ``figure``, the path or None, and ``figures``, a list of it.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
-    MRRAGError
-        If matplotlib is not installed, and a picture was asked for.
-    """
-    try:
-        drawn = [str(plots.save(draw(), picture or usual))]
-    except InputError:
-        raise
-    except MRRAGError as error:
-        if picture is not None:
-            raise
-        console.say("note", f"no picture: {error}")  # the numbers still stand
-        drawn = []
-    return {"figure": drawn[0] if drawn else None, "figures": drawn}
 
 
 def renames_of(columns: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
-from mrrag_llamaindex.commands import console, options
+from mrrag_llamaindex.commands import console
+from mrrag_llamaindex.commands.reports.pictures import draw_or_say
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.data_set import Problem
 from mrrag_llamaindex.evaluation.data.embedded_set import LeftOut
@@ -104,7 +105,7 @@ def scored(
     files = [] if out is None else _write(table, run, sentences, value, out)
     if (target := picture or out) is not None:
         usual = target / f"{task.main}.png"
-        files += options.draw_or_say(lambda: draw_table(value), picture, usual)["figures"]
+        files += draw_or_say(lambda: draw_table(value), picture, usual)["figures"]
         value["files"] = files
     if show:
         _print(table, run, sentences, problems, task.main, out)

@@ -11,6 +11,7 @@ from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.cluster import options as cluster
 from mrrag_llamaindex.commands.models import ModelOptions
+from mrrag_llamaindex.commands.reports.pictures import draw_or_say
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.steering.policies.registry import OFF, POLICIES
 
@@ -154,7 +155,7 @@ def noise(
     )
     report = phantom_noise(study) if where is None else data_noise(study, where)
     value = report.as_dict()
-    drawn = options.draw_or_say(lambda: draw_noise(value), picture, out / "noise.png")
+    drawn = draw_or_say(lambda: draw_noise(value), picture, out / "noise.png")
     if as_json:
         console.print_json({**value, **drawn})
     else:

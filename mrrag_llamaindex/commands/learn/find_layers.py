@@ -12,6 +12,7 @@ from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.learn.inputs import writing
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
+from mrrag_llamaindex.commands.reports.pictures import draw_or_say
 from mrrag_llamaindex.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,9 +105,7 @@ def find_layers(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         found_profile(loaded, layers, note).write(profile)
-    drawn = options.draw_or_say(
-        lambda: draw_knockout(search.as_dict()), picture, out / "layers.png"
-    )
+    drawn = draw_or_say(lambda: draw_knockout(search.as_dict()), picture, out / "layers.png")
     files = {"profile": str(profile), "kept": str(kept), **drawn}
     if as_json:
         console.print_json({**search.as_dict(), "left_out": left_out, **files})
