@@ -135,7 +135,7 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
         return image.getchannel(0).convert("RGB")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
-        if not layered.getextrema()[3][1]:
+        if layered.getchannel("A").getbbox() is None:
             raise wholly_transparent(what)
         black = Image.new("RGB", layered.size)
         black.paste(layered.convert("RGB"), mask=layered.getchannel("A"))
