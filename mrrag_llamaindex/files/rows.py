@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ _NOBODY = frozenset(
     {"unknown", "anonymous", "anonymized", "anonymised", "missing", "not available"}
 )
 """Further words that, as an identifier, would make one patient of many."""
+
+_INVISIBLE = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff")
 
 
 def is_missing(value: Any) -> bool:
@@ -52,10 +55,48 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+class DateText(str):
+    """A date that a spreadsheet holds, as text: what it was typed as is not known any more."""
+
+    __slots__ = ()
+
+
+def misread(text: str) -> str:
+    r"""Say why an id is empty, or looks like another one that it is not; ``""`` where all is well.
+
+    Two spellings of one name are two patients, and nobody sees it: letters with and without
+    combining marks (Unicode NFC and NFD), blanks at the ends, and characters without a width.
+
+    Examples
+    --------
+    >>> [misread(text) for text in ("M\u00fcller", "007")]
+    ['', '']
+    >>> misread("Mu\u0308ller"), misread("7\u200b")
+    ('holds a letter with its mark apart: write it in Unicode NFC', 'holds an invisible character')
+    """
+    if not text.strip():
+        return "is empty"
+    if text != text.strip():
+        return "has blanks at its ends: remove them"
+    if unicodedata.normalize("NFC", text) != text:
+        return "holds a letter with its mark apart: write it in Unicode NFC"
+    return "holds an invisible character" if _INVISIBLE & set(text) else ""
+
+
 def identifier(value: Any) -> str | None:
-    """Return an id as text; a JSON integer is its digits, a missing one is `None`."""
+    """Return an id as text; a JSON integer is its digits, a missing one is `None`.
+
+    Raises
+    ------
+    InputError
+        If it is none, or what a spreadsheet has made of one: a date, or a formula.
+    """
     if is_missing(value):
         return None
+    if isinstance(value, DateText):
+        raise InputError("an identifier is a date, as spreadsheets make of 1-2; write it as text")
+    if isinstance(value, str) and value.lstrip().startswith("="):
+        raise InputError('an identifier is a formula, as ="007"; write what it shows, as text')
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mrrag_llamaindex import defaults
+from mrrag_llamaindex.files.rows import misread
 from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.integration.inputs.study_scores import CombineImages
 from mrrag_llamaindex.mcr.weights import FusionWeights
@@ -18,7 +19,15 @@ MOST_DOCUMENTS = 100
 
 _IN_A_FORM = "In a form: the field once for each, or one list in JSON."
 
-Identifiers = Annotated[list[str], Field(max_length=10_000)]
+
+def _identifier(text: str) -> str:
+    """Refuse what would exclude nobody: no stored id is like that."""
+    if reason := misread(text):
+        raise ValueError(f"an id {reason}")
+    return text
+
+
+Identifiers = Annotated[list[Annotated[str, AfterValidator(_identifier)]], Field(max_length=10_000)]
 
 
 _IMAGE = (

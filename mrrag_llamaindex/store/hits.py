@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mrrag_llamaindex.files.rows import misread
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.store.pair import STUDY_KEY, MetadataValue, Pair
 
@@ -217,7 +218,8 @@ class Exclusion:
     Raises
     ------
     ValueError
-        If one of them is a bare string or holds something that is not a string.
+        If one of them is a bare string, or holds something that is not a string, or an id of a pair
+        or patient that none has: empty, or see `misread`.
 
     Examples
     --------
@@ -239,6 +241,11 @@ class Exclusion:
             values = frozenset(value)
             if not all(isinstance(item, str) for item in values):
                 raise ValueError(f"{name} must hold strings only (identifiers are stored as text)")
+            if name != "study_ids":
+                for item in values:
+                    # No stored id is like that: it would exclude nobody, silently.
+                    if reason := misread(item):
+                        raise ValueError(f"{name} holds {item!r}, which {reason}")
             object.__setattr__(self, name, values)
 
     def __bool__(self) -> bool:

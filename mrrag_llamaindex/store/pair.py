@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.digests import json_digest
-from mrrag_llamaindex.files.rows import is_unicode
+from mrrag_llamaindex.files.rows import is_unicode, misread
 from mrrag_llamaindex.images.load import image_digest
 
 if TYPE_CHECKING:
@@ -164,14 +164,15 @@ def check_encodable(text: str, what: str) -> None:
 def check_identifier(value: object, what: str) -> None:
     """Raise `InputError` unless `value` is a usable identifier.
 
-    Blanks at the ends are refused because ``"12"`` and ``"12 "`` would be two patients.
+    Blanks at the ends are refused because ``"12"`` and ``"12 "`` would be two patients, and so is
+    what else cannot be seen, see `misread`.
     """
     if not isinstance(value, str):
         raise InputError(f"{what} is {value!r}, a {type(value).__name__}; it must be a string")
     if not value.strip():
         raise InputError(f"{what} is empty")
-    if value != value.strip():
-        raise InputError(f"{what} is {value!r}: remove the blanks at its ends")
+    if reason := misread(value):
+        raise InputError(f"{what} is {value!r}, which {reason}")
     check_encodable(value, what)
 
 
@@ -219,7 +220,9 @@ def clean_metadata(metadata: Mapping[str, Any], what: str) -> dict[str, Metadata
 
 
 def _plain(value: Any) -> Any:
-    """Return a numpy scalar as the Python value it holds, anything else as it is."""
+    """Return a numpy scalar or a kind of text as the plain value it holds, others as they are."""
+    if isinstance(value, str):
+        return str(value)
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return value.item()
     return value

@@ -24,6 +24,7 @@ RESCORED = ("eval", *PHANTOM, "--rescore", "run")
         (VOTES, ("--validation", 0.5), "answers by vote"),
         (VOTES, ("--scoring", "cares"), "answers by vote"),
         (("eval", *PHANTOM), ("--validation", 0.5), "the phantom"),
+        (("eval", *PHANTOM, "--task", "report"), ("--section", "impression"), "no sections"),
         (("eval", "--data", "table"), ("--seeds", 3), "--data phantom"),
         (MINED, ("--columns", "image=file"), "no table"),
         (MINED, ("--fail-on-skipped",), "no table"),

@@ -61,6 +61,13 @@ def test_bare_string_is_refused_rather_than_read_as_letters() -> None:
         Exclusion(study_ids={7})
 
 
+@pytest.mark.parametrize("name", ["pair_ids", "patient_ids"])
+@pytest.mark.parametrize("item", ["", " ", "anna ", "Mu\u0308ller", "an\u200bna"])
+def test_an_exclusion_that_would_exclude_nobody_is_refused(name: str, item: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} holds .*, which (is|has|holds) "):
+        Exclusion(**{name: frozenset({"bert", item})})
+
+
 def test_empty_exclusion_is_false() -> None:
     assert not Exclusion()
     assert Exclusion(study_ids={"s"})

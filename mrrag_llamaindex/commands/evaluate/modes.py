@@ -46,6 +46,7 @@ def check_source(ctx: typer.Context, *, synthetic: bool) -> None:
     """Refuse what is about the other kind of data, synthetic or one's own."""
     if synthetic:
         options.refuse_given(ctx, {"validation"}, "the phantom is tuned on studies of their own")
+        options.refuse_given(ctx, {"section"}, "the phantom's reports have no sections")
     else:
         options.refuse_given(ctx, {"seeds"}, "seeds of data are drawn with --data phantom")
 

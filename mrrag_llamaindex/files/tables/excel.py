@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrrag_llamaindex.errors import InputError
-from mrrag_llamaindex.files.rows import unusable
+from mrrag_llamaindex.files.rows import DateText, unusable
 
 _ZEROS = re.compile(r"0{2,}")
 _MERGED = b"<mergeCell "
@@ -106,7 +106,7 @@ def _value(cell: Any) -> Any:
     if isinstance(value, str):
         return value if value.strip() else None
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat()
+        return DateText(value.isoformat())
     if isinstance(value, datetime.timedelta):
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool):

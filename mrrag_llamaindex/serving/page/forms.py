@@ -94,7 +94,7 @@ def turn_of(session: Session, form: FormData) -> Turn:
 def options_of(form: FormData, service: Service) -> AskOptions:
     """Read the form's options; weights as they are on the server are left to it."""
     fields: dict[str, Any] = {
-        name: [str(value) for value in form.getlist(name) if str(value).strip()]
+        name: [str(value).strip() for value in form.getlist(name) if str(value).strip()]
         for name in _EXCLUSIONS
     }
     if form.get("k"):

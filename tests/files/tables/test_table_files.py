@@ -286,7 +286,13 @@ def test_excel_keeps_leading_zeros_and_names_what_it_cannot_read(tmp_path) -> No
         str(tmp_path / "a.png"), "Clear.", "p1", "007", {"date": "2024-03-01T00:00:00", "age": 54}
     )
     assert (items[1].pair_id, items[1].patient_id, items[1].metadata) == ("2", None, {"age": 61.5})
+    assert type(items[0].metadata["date"]) is str
     assert "error of Excel's in the column 'report'" in reasons(items)[3]
+
+    sheet["A2"] = datetime.date(2024, 2, 1)  # what Excel makes of the id 1-2
+    book.save(tmp_path / "dates.xlsx")
+    assert "an identifier is a date" in reasons(read_pairs(tmp_path / "dates.xlsx"))[1]
+    sheet["A2"] = "p1"
 
     sheet["H4"] = "a note beside the table"
     book.save(tmp_path / "note.xlsx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -237,6 +238,10 @@ class QdrantEngine(Engine):
             raise StoreError(
                 f"{self.name}: no Qdrant server answers ({reason}). Is it running, and is this its "
                 "address? What it has acknowledged is stored; run the command again to go on"
+            ) from None
+        except json.JSONDecodeError:
+            raise StoreError(
+                f"{self.name}: what answers sends no JSON. Is it a Qdrant server?"
             ) from None
         except UnexpectedResponse as error:
             if error.status_code in (401, 403):
