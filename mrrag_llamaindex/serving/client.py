@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,13 +89,14 @@ class Client:
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
         connection = kind(str(parts.hostname), parts.port, timeout=self.seconds)
+        started = time.monotonic()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         try:
             connection.request("POST", parts.path.rstrip("/") + path, json.dumps(body), headers)
             response = connection.getresponse()
-            content = response.read()
+            content = self._whole(response, started)
         except TimeoutError:
             raise ServerError(
                 f"{self._name} did not answer within {self.seconds:g} seconds; --timeout waits "
@@ -110,6 +112,17 @@ class Client:
         finally:
             connection.close()
         return self._read(response, content)
+
+    def _whole(self, response: http.client.HTTPResponse, started: float) -> bytes:
+        """Read a response; the socket's own limit is one for every piece."""
+        pieces = []
+        while piece := response.read1(1 << 16):
+            pieces.append(piece)
+            if time.monotonic() - started > self.seconds:
+                raise TimeoutError
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(pieces)
 
     def _read(self, response: http.client.HTTPResponse, content: bytes) -> dict[str, Any]:
         version = response.headers.get(_VERSION_HEADER)

@@ -36,6 +36,8 @@ COMMAND: Final = (
 
 _GENERATE = "/inference/v1/generate"
 _CONNECT_SECONDS = 5.0
+_SHORT_SECONDS = 20.0
+"""For what takes a server no work: which model it runs, the tokens of a sentence, a refusal."""
 _HELLO = "Yes, no: is there a pleural effusion? 12.5 mm"
 _MOST_BYTES = 1 << 20
 
@@ -195,8 +197,14 @@ class HttpDoor(Door):
             raise ModelError(f"{self.name} answers in a form that is not vLLM's") from None
 
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        async with self._answered(method, path, body) as response:
-            text = await response.aread()
+        limit = min(self._seconds, _SHORT_SECONDS)
+        try:
+            text = await asyncio.wait_for(self._whole(method, path, body), limit)
+        except asyncio.TimeoutError:
+            raise ModelError(
+                f"{self.name} did not say within {limit:g} seconds what it runs: is it a vLLM "
+                "server, and not stuck?"
+            ) from None
         try:
             answer = json.loads(text)
             if not isinstance(answer, dict):
@@ -205,6 +213,10 @@ class HttpDoor(Door):
             raise ModelError(f"{self.name} answers in a form that is not vLLM's") from None
         return answer
 
+    async def _whole(self, method: str, path: str, body: Any) -> bytes:
+        async with self._answered(method, path, body) as response:
+            return await response.aread()
+
     @asynccontextmanager
     async def _answered(self, method: str, path: str, body: Any) -> AsyncIterator[httpx.Response]:
         """Send a request; what goes wrong is one error that names the server."""
@@ -212,11 +224,12 @@ class HttpDoor(Door):
         try:
             async with self._client.stream(method, path, json=body) as response:
                 if response.status_code >= 400:
-                    raise self._refused(response.status_code, await response.aread())
+                    content = await asyncio.wait_for(response.aread(), _SHORT_SECONDS)
+                    raise self._refused(response.status_code, content)
                 yield response
         except httpx.ConnectError:
             raise ModelError(f"{self.name} cannot be reached: is it running?") from None
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, asyncio.TimeoutError):
             raise self._late() from None
         except httpx.TransportError:
             raise self._gone() from None
