@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +9,7 @@ import httpx
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.backends import store_errors
+from mrrag_llamaindex.store.deadline import Deadline
 from mrrag_llamaindex.store.places import without_password
 
 if TYPE_CHECKING:
@@ -86,50 +85,26 @@ def _client(host: str, port: int, secure: bool, settings: Any) -> ClientAPI:
 def _limit(server: Any) -> None:
     unlimited = server._session
     server._session = httpx.Client(
-        transport=_Deadline(httpx.HTTPTransport(limits=server.http_limits)),
+        transport=_Deadline(httpx.HTTPTransport(limits=server.http_limits), READ_SECONDS),
         headers=unlimited.headers,
         timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
     )
     unlimited.close()
 
 
-class _Deadline(httpx.BaseTransport):
-    """Ends an answer that goes on for ever, byte by byte, which no pause between bytes shows."""
+class _Deadline(Deadline):
+    """A writing server takes longer, to the first byte as well."""
 
-    def __init__(self, transport: httpx.BaseTransport) -> None:
-        self._transport = transport
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; its answer must be complete in time."""
-        seconds = READ_SECONDS
-        if request.url.path.endswith(_WRITES):
-            seconds = WRITE_SECONDS
-            request.extensions["timeout"] = {
-                **request.extensions.get("timeout", {}),
-                "read": seconds,
-                "write": seconds,
-            }
-        response = self._transport.handle_request(request)
-        response.stream = _Timed(response.stream, request, time.monotonic() + seconds)
-        return response
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
-
-
-class _Timed(httpx.SyncByteStream):
-    def __init__(self, stream: Any, request: httpx.Request, end: float) -> None:
-        self._stream, self._request, self._end = stream, request, end
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._stream:
-            yield part
-            if time.monotonic() > self._end:
-                raise httpx.ReadTimeout("the answer does not end", request=self._request)
-
-    def close(self) -> None:
-        self._stream.close()
+    def seconds_of(self, request: httpx.Request) -> float:
+        """Return the limit of one request, and let its connection wait as long."""
+        if not request.url.path.endswith(_WRITES):
+            return READ_SECONDS
+        request.extensions["timeout"] = {
+            **request.extensions.get("timeout", {}),
+            "read": WRITE_SECONDS,
+            "write": WRITE_SECONDS,
+        }
+        return WRITE_SECONDS
 
 
 def _one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import numpy as np
 from llama_index.core.schema import BaseNode, TextNode
 from llama_index.core.utils import iter_batch
@@ -22,6 +23,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.store.deadline import Deadline
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
 from mrrag_llamaindex.store.llamaindex.place import Place
@@ -38,6 +40,9 @@ from mrrag_llamaindex.store.schema import HNSWSettings
 
 SECONDS: Final = 20.0
 """In which a server has to answer."""
+
+WHOLE_SECONDS: Final = 60.0
+"""In which its answer has to be complete, then."""
 
 _KEY: Final = "QDRANT_API_KEY"
 _INDEXED: Final = (KIND_KEY, f"{FILTER_PREFIX}patient_id", f"{FILTER_PREFIX}study_id")
@@ -92,6 +97,7 @@ class QdrantEngine(Engine):
                     api_key=os.environ.get(_KEY),
                     timeout=int(SECONDS),
                     check_compatibility=False,
+                    transport=Deadline(httpx.HTTPTransport(), WHOLE_SECONDS),
                 )
             elif self._folder is not None:
                 self._client = QdrantClient(
