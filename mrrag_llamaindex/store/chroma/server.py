@@ -50,7 +50,8 @@ def connect(url: str, settings: Any) -> ClientAPI:
     port = port or (443 if parts.scheme == "https" else 8000)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     try:
-        with httpx.Client(transport=_Deadline(httpx.HTTPTransport()), timeout=CONNECT_SECONDS) as c:
+        transport = _Deadline(httpx.HTTPTransport(), READ_SECONDS)
+        with httpx.Client(transport=transport, timeout=CONNECT_SECONDS) as c:
             answer = c.get(f"{parts.scheme}://{host}:{port}/api/v2/heartbeat").raise_for_status()
             answer.json()["nanosecond heartbeat"]
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
