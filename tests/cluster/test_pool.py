@@ -12,7 +12,7 @@ from mrrag_llamaindex.cluster.pool import AHEAD, MOST_DEATHS, Pool
 from mrrag_llamaindex.errors import ClusterError, InputError
 from tests.cluster import work
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 @pytest.fixture
