@@ -54,7 +54,10 @@ def test_answers_tables_and_mined_records_are_the_same_and_resumed(tmp_path):
 def test_what_workers_cannot_do_is_refused_by_name(tmp_path):
     for options, words in (
         (METHODS, "--ray needs --out"),
-        (("--methods", "vote", "--out", tmp_path / "out"), "--ray has nothing to answer"),
+        (
+            ("--methods", "vote", "--out", tmp_path / "out"),
+            "--ray cannot be given here: vote asks no model",
+        ),
         (("--rescore", tmp_path), "here none is: leave it out"),
     ):
         code, _, err = run(*QUESTIONS, "--ray", *options)

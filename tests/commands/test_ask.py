@@ -396,6 +396,28 @@ def test_a_limit_of_time_is_for_a_server(mrrag, corpus):
     assert "--server" in result.err
 
 
+def test_a_server_and_the_picture_get_the_same_image(mrrag, corpus, tmp_path, monkeypatch):
+    image, sent = tmp_path / "upload.png", []
+    first = corpus.image.read_bytes()
+    image.write_bytes(first)
+
+    class Server:
+        def __init__(self, *_, **__):
+            image.write_bytes(b"the next upload")
+
+        def ask(self, question, files, options):
+            sent.extend(files)
+            return dict.fromkeys(("answer", "probability", "threshold"), None) | {
+                "error_rate": 0.1, "confidence": 0.9, "probability": 0.1, "threshold": 0.5
+            }  # fmt: skip
+
+    monkeypatch.setattr("mrrag_llamaindex.commands.evidence.Client", Server)
+    options = ("--server", "http://localhost:1", "--picture", tmp_path / "p.png")
+    result = mrrag("ask", corpus.question, "--image", image, *options)
+    assert result.code == 0, result.err
+    assert sent == [first]
+
+
 def test_the_query_image_is_read_once_and_decoded_once(mrrag, corpus, monkeypatch):
     opened, decoded = [], []
     read, load = load_module.read_bytes, ReadingOptions.load
