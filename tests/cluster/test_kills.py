@@ -82,3 +82,45 @@ def killed_twice_and_resumed(arguments, progress):
     assert ended.returncode == 0, said
     # Ray takes a minute to miss its driver.
     until(lambda: not alive(family))
+    return at_kill, said
+
+
+def lines(path: Path) -> int:
+    shards = path.with_name(f"{path.name}.shards")
+    files = [path, *shards.glob("*.jsonl")] if shards.exists() else [path]
+    count = 0
+    for file in files:
+        try:
+            count += max(0, file.read_bytes().count(b"\n") - 1)
+        except FileNotFoundError:
+            continue
+    return count
+
+
+def test_mining(tmp_path):
+    common = ("mine", "--data", "phantom", "--limit", 160, "--model", "phantom", "--out")
+    plain = start(*common, tmp_path / "plain.jsonl")
+    assert plain.wait() == 0
+    out = tmp_path / "spread.jsonl"
+    at_kill, _ = killed_twice_and_resumed((*common, out, *BY_RAY), lambda: lines(out))
+    assert 0 < at_kill < 160
+    assert out.read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_ingest_into_a_server(table, tmp_path, chroma_server):  # noqa: F811
+    common = ("ingest", table, "--towers", "phantom", "--batch-size", 1, "--store")
+    plain = start(*common, tmp_path / "plain")
+    assert plain.wait() == 0
+    seen = []
+
+    def stored():
+        if not PairStore.exists(chroma_server):
+            return 0
+        with PairStore.open(chroma_server) as store:
+            seen.append(len(store))
+        return seen[-1]
+
+    at_kill, _ = killed_twice_and_resumed((*common, chroma_server, *BY_RAY), stored)
+    assert at_kill > 0
+    assert seen == sorted(seen)
+    assert_same(contents(tmp_path / "plain"), contents(chroma_server))
