@@ -59,6 +59,7 @@ def test_two_names_for_a_collection_are_refused():
         PairStore.open("qdrant+http://h/chest", collection="hands")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["qdrant:{}/q", "milvus:{}/m.db"])
 def test_looking_makes_nothing_and_what_is_made_is_opened_again(where, tmp_path, pairs, units):
     place = where.format(tmp_path)
