@@ -57,6 +57,7 @@ def demo(
 
 
 def ask(
+    ctx: typer.Context,
     question: Annotated[str, typer.Argument(help="What to ask about the image.")],
     image: Annotated[
         list[Path],
@@ -164,8 +165,14 @@ def ask(
             "frame": frame,
         }
         limit = {} if timeout is None else {"seconds": timeout}
+        # Of one reading: a file may be replaced at any time.
         study = None if picture is None else read_study(image, window, frame)
-        answer = _ask_server(Client(server, token, **limit), question, image, asked, as_json)
+        files = (
+            [read_bytes(one, what=f"--image {one}") for one in image]
+            if study is None
+            else [read_bytes(view.content) for view in study.views]  # type: ignore[arg-type]
+        )
+        answer = _ask_server(Client(server, token, **limit), question, files, asked, as_json)
         if picture is not None and study is not None:
             from mrrag_llamaindex.plots.answer import draw_asked
 
@@ -178,6 +185,7 @@ def ask(
         raise InputError("--store is missing: give the folder of a store, or --server")
     if timeout is not None:
         raise InputError("--timeout goes with --server: without one, the answer is waited for")
+    options.refuse_given(ctx, {"token"}, "it is shown to --server")
     from mrrag_llamaindex.commands import voting
     from mrrag_llamaindex.generation.checkpoints.quantization import check_name
     from mrrag_llamaindex.store.protocol import PairStore
@@ -272,13 +280,12 @@ def _refuse_local(given: Mapping[str, Any]) -> None:
 def _ask_server(
     client: Client,
     question: str,
-    images: Sequence[Path],
+    files: Sequence[bytes],
     options: Mapping[str, Any],
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Ask a running server; neither torch nor a store is needed here. None: it gave no answer."""
     check_encodable(question, "the question")
-    files = [read_bytes(image, what=f"--image {image}") for image in images]
     given = {name: value for name, value in options.items() if value is not None}
     answer = client.ask(question, files, given)
     if answer["answer"] is None:

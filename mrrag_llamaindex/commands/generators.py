@@ -15,6 +15,7 @@ from mrrag_llamaindex.errors import InputError, ModelError, TowerError
 
 
 def doctor(
+    ctx: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -51,6 +52,7 @@ def doctor(
     if towers is not None:
         if model is not None:
             raise InputError("the doctor looks at one thing at a time: a model, or --towers")
+        options.refuse_unread(ctx, ("towers",), "it is about a model, not about --towers")
         _towers(towers, device, as_json=as_json)
         return
     from mrrag_llamaindex.doctor.examine import examine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,6 +34,9 @@ def _drawable(picture: Path | None) -> Path | None:
         check_target(picture)
     return picture
 
+
+SPEED = ("device", "batch_size", "as_json")
+"""Parameters that change no result: any mode of a command takes them."""
 
 NOTICE = "Research software, not a medical device."
 
@@ -195,6 +198,21 @@ def refuse_given(ctx: typer.Context, names: Container[str | None], why: str) -> 
             is_option = parameter.opts[0].startswith("-")
             name = parameter.opts[0] if is_option else parameter.name
             raise InputError(f"{name} cannot be given here: {why}")
+
+
+def refuse_unread(ctx: typer.Context, read: Iterable[str], why: str) -> None:
+    """Raise `InputError` if a parameter is given that is not read in this mode of a command.
+
+    Parameters
+    ----------
+    ctx : typer.Context
+        Of the command.
+    read : iterable of str
+        Names of those that are, beside `SPEED`.
+    why : str
+        What the mode does, for the error message.
+    """
+    refuse_given(ctx, set(ctx.params) - {*read, *SPEED}, why)
 
 
 def calibration_given(calibration: str | None) -> str | Literal[False] | None:

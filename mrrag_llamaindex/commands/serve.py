@@ -88,6 +88,8 @@ def serve(
         raise InputError("--demo has its own store and model: leave --store and --model out")
     if not demo and store is None:
         raise InputError("--store is missing; --demo serves synthetic studies")
+    if not demo and out != _OUT:
+        raise InputError("--out is where --demo makes its studies: leave it out")
     if trace_payloads and not tracing:
         raise InputError("--trace-payloads goes with --tracing")
     modules = _modules()

@@ -168,6 +168,14 @@ def unreadable(what: str, error: BaseException) -> ImageError:
     )
 
 
+def wholly_transparent(what: str) -> ImageError:
+    """Error for an image of which nothing would be seen: on black, it is black."""
+    return ImageError(
+        f"{what}: every pixel is transparent, so that nothing would be seen; save it without "
+        "transparency (an alpha channel)"
+    )
+
+
 def cause(error: BaseException) -> str:
     """Name the kind of an error: the system's words where it has them, else the class."""
     if isinstance(error, OSError) and error.strerror:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mrrag_llamaindex.errors import ImageError
-from mrrag_llamaindex.images.checks import require_memory, require_size
+from mrrag_llamaindex.images.checks import require_memory, require_size, wholly_transparent
 from mrrag_llamaindex.images.depth import Window, bands, in_bands, to_uint8, value_range
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class DeepFile:
         Raises
         ------
         ImageError
-            If a package is missing, the image too small or too large, a sample not finite, or the
-            file damaged.
+            If a package is missing, the image too small, too large or wholly transparent, a sample
+            not finite, or the file damaged.
         """
         require_size(self.width, self.height, what)
         per_pixel = self.channels * (2 * self.item + 1) + 2 * 4
@@ -105,6 +105,8 @@ class DeepFile:
             opacity = samples[..., self.colours]
             if opacity.dtype.kind == "i":
                 raise ImageError(f"{what}: its sample format (signed transparency) cannot be read")
+            if not opacity.any():
+                raise wholly_transparent(what)
         low, high = window or self._range(values, opacity, what)
         if self.alpha == "premultiplied" and low != 0:
             # Scaled from 0 the product stays a product; from elsewhere it must be undone first.
@@ -126,7 +128,7 @@ class DeepFile:
     def _range(self, values: Samples, opacity: Samples | None, what: str) -> Window:
         if self.alpha == "premultiplied":
             return 0.0, value_range(bands(values), what)[1]
-        if opacity is None or not (opacity > 0).any():
+        if opacity is None:
             return value_range(bands(values), what)
         parts = zip(bands(values), _like(values, opacity), strict=True)
         shown = (part[cover > 0] for part, cover in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mrrag_llamaindex.errors import ImageError
@@ -9,7 +10,12 @@ from mrrag_llamaindex.errors import ImageError
 # Baseline, extended, progressive; the last two with arithmetic coding.
 _DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)
+_PROGRESSIVE = (0xC2, 0xCA)
 _LS_FRAME = 0xF7
+_SCAN, _END = 0xDA, 0xD9
+_ALONE = (0x01, 0xD8)  # markers without a length, beside the restarts
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""What ends the data of a scan: neither a stuffed byte nor a restart."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,14 @@ def require_sound(data: bytes, what: str) -> None:
     Raises
     ------
     ImageError
-        If the data is truncated, has bytes too many, or codes that do not exist.
+        If the data is truncated, has bytes too many, or codes that do not exist; if a progressive
+        JPEG lacks scans: it would be blurred, and no decoder warns of it.
     """
     import simplejpeg
 
     try:
+        if not _has_every_scan(data):
+            raise ValueError
         colours = simplejpeg.decode_jpeg_header(data, strict=True)[2]
         target = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")
         simplejpeg.decode_jpeg(
@@ -100,3 +109,30 @@ def require_sound(data: bytes, what: str) -> None:
         raise ImageError(
             f"{what}: the JPEG data is damaged or incomplete; copy or export it again"
         ) from None
+
+
+def _has_every_scan(data: bytes) -> bool:
+    """Whether the scans of a progressive JPEG send every coefficient down to its last bit.
+
+    ITU-T T.81, G.1: a scan sends coefficients Ss to Se of its components down to bit Al.
+    """
+    missing: dict[int, set[int]] | None = None
+    place = 2
+    while (found := _MARKER.search(data, place)) is not None:
+        place = found.start()
+        marker = data[place + 1]
+        if marker == _END:
+            break
+        if marker in _ALONE:
+            place += 2
+            continue
+        content = data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")]
+        if marker in _PROGRESSIVE:
+            missing = {component: set(range(64)) for component in content[6::3]}
+        elif marker == _SCAN and missing is not None:
+            first, last, bits = content[-3:]
+            if not bits & 0x0F:
+                for component in content[1:-3:2]:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+        place += 4 + len(content)
+    return not any((missing or {}).values())

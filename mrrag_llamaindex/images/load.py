@@ -92,12 +92,13 @@ def load_image(
     ImageError
         If ``window`` is not two finite numbers, low below high, or ``frame`` no whole number from
         1. If the source is missing, empty, not an image or of a format that is not read, which is
-        named; if it is truncated or damaged, a JPEG also where its decoder would only warn; if it
-        is smaller than `defaults.MIN_IMAGE_SIDE`, larger than `defaults.MAX_IMAGE_PIXELS` (or than
-        the limit of Pillow itself, where that is lower) or `defaults.MAX_IMAGE_BYTES`, or would
-        take more than `defaults.MAX_DECODING_BYTES` to decode; if it holds several frames of
-        which none is asked for. If its sample format cannot be read or a package for it is not
-        installed, both named. The message begins with ``what``.
+        named; if it is truncated or damaged, also where its decoder would only warn or looks at no
+        checksum; if all of it is transparent; if it is smaller than `defaults.MIN_IMAGE_SIDE`,
+        larger than `defaults.MAX_IMAGE_PIXELS` (or than the limit of Pillow itself, where that is
+        lower) or `defaults.MAX_IMAGE_BYTES`, or would take more than `defaults.MAX_DECODING_BYTES`
+        to decode; if it holds several frames of which none is asked for. If its sample format
+        cannot be read or a package for it is not installed, both named. The message begins with
+        ``what``.
 
     Warns
     -----

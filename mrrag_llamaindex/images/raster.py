@@ -14,6 +14,7 @@ from mrrag_llamaindex.images.checks import (
     require_memory,
     require_size,
     unreadable,
+    wholly_transparent,
 )
 from mrrag_llamaindex.images.depth import Window, bands, to_uint8, value_range
 from mrrag_llamaindex.images.jpeg import require_sound
@@ -67,7 +68,8 @@ def require_whole(data: bytes, image: Image.Image, what: str) -> None:
         require_sound(data, what)
     elif image.format == "JPEG2000" and not jpeg_has_end(data):
         raise unreadable(what, EOFError())
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
+    # Pillow ignores the checksums of a PNG's pixels.
+    if image.format == "PNG" or ImageFile.LOAD_TRUNCATED_IMAGES:
         require_complete(data, image.format, what)
 
 
@@ -133,6 +135,8 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
         return image.getchannel(0).convert("RGB")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
+        if layered.getchannel("A").getbbox() is None:
+            raise wholly_transparent(what)
         black = Image.new("RGB", layered.size)
         black.paste(layered.convert("RGB"), mask=layered.getchannel("A"))
         return black

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _YCBCR = 6
 _COLOURS = {3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _COUNTED_PAGES = 10_000
 _OLD_JPEG, _JPEG = 6, 7
+_DEFLATE = (8, 32946)
+_CHUNK = 2**20
 # Bits and sample format of one grey channel that Pillow holds as they are.
 _HELD_BY_PILLOW = {(16, 1), (16, 2), (32, 2), (32, 3)}
 
@@ -154,7 +157,8 @@ def require_sound_pieces(data: bytes, page: Page, what: str) -> None:
     ------
     ImageError
         If strips without compression hold more or fewer rows than the page; if a strip or tile of
-        JPEG is damaged, or of the kind that TIFF gave up in 1995.
+        JPEG is damaged, or of the kind that TIFF gave up in 1995; if one of Deflate does not have
+        its checksum, at which libtiff does not look.
     """
     if not page.fills_its_strips:
         raise ImageError(
@@ -169,6 +173,24 @@ def require_sound_pieces(data: bytes, page: Page, what: str) -> None:
             piece = data[start : start + length]
             tables = page.jpeg_tables[:-2]
             require_sound(tables + piece[2:] if tables else piece, what)
+    if page.compression in _DEFLATE:
+        most = (page.width + page.tile[0]) * (page.height + page.tile[1]) * sum(page.bits) // 8
+        for start, length in page.pieces:
+            try:
+                _require_checksum(data[start : start + length], 2 * most + _CHUNK)
+            except (EOFError, zlib.error):
+                raise unreadable(what, EOFError()) from None
+
+
+def _require_checksum(piece: bytes, most: int) -> None:
+    """Inflate at most so many bytes and keep none, for the checksum at the end."""
+    inflating = zlib.decompressobj()
+    while not inflating.eof:
+        part = len(inflating.decompress(piece, _CHUNK))
+        most -= part
+        piece = inflating.unconsumed_tail
+        if most < 0 or not (part or piece or inflating.eof):
+            raise EOFError
 
 
 def deep_tiff(data: bytes, page: Page, frame: int | None, what: str) -> DeepFile | None:

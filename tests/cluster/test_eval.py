@@ -9,6 +9,8 @@ import pytest
 
 from tests.cluster.test_ingest import BY_ONE, BY_RAY, run
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("eval", "--data", "phantom", "--seeds", 1, "--questions", 24, "--json")
 METHODS = ("--methods", "vote,naive-rag,mcr+ifa")
 
@@ -52,7 +54,10 @@ def test_answers_tables_and_mined_records_are_the_same_and_resumed(tmp_path):
 def test_what_workers_cannot_do_is_refused_by_name(tmp_path):
     for options, words in (
         (METHODS, "--ray needs --out"),
-        (("--methods", "vote", "--out", tmp_path / "out"), "--ray has nothing to answer"),
+        (
+            ("--methods", "vote", "--out", tmp_path / "out"),
+            "--ray cannot be given here: vote asks no model",
+        ),
         (("--rescore", tmp_path), "here none is: leave it out"),
     ):
         code, _, err = run(*QUESTIONS, "--ray", *options)

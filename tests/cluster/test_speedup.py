@@ -6,9 +6,10 @@ import pytest
 
 from tests.benchmarks.ray_speedup import speedups
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_two_workers_are_nearly_twice_and_four_nearly_four_times_as_fast(ray):
     result = speedups(640, 0.05, [2, 4])
     assert result["same_order"]

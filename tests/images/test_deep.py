@@ -137,6 +137,12 @@ def test_what_is_transparent_is_black_and_no_part_of_the_range(imagecodecs: Any)
     assert load_image(keyed).getpixel((5, 5)) == (0, 0, 0)
 
 
+def test_a_deep_image_of_which_nothing_is_seen_is_refused(imagecodecs: Any) -> None:
+    grey = ramp("uint16")
+    data = png16(np.stack([grey, np.zeros_like(grey)], axis=2), 4)
+    assert "every pixel is transparent" in error_of(data)
+
+
 def test_a_damaged_deep_png_is_refused(imagecodecs: Any) -> None:
     data = png16(np.random.default_rng(0).integers(0, 65536, (32, 32, 3), dtype=np.uint16), 2)
     assert "damaged" in error_of(data[: len(data) // 2])

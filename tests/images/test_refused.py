@@ -110,6 +110,37 @@ def test_damage_to_a_jpeg_inside_a_tiff_is_refused(mode: str) -> None:
     assert "JPEG data is damaged" in error_of(damaged)
 
 
+def test_a_progressive_jpeg_without_all_of_its_scans_is_refused() -> None:
+    data = jpeg(progressive=True)
+    scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    assert len(scans) > 2
+    assert load_image(data).size == load_image(jpeg()).size
+    for start in scans[1:]:  # whole scans, and the end marker: no decoder warns
+        assert "JPEG data is damaged" in error_of(data[:start] + b"\xff\xd9")
+
+
+def test_damage_to_deflate_inside_a_tiff_is_refused() -> None:
+    data = encoded(film(), "TIFF", compression="tiff_adobe_deflate")
+    place = data.index(np.asarray(film())[20].tobytes()[-60:])  # noise is stored as it is
+    assert load_image(data).size == (64, 48)
+    assert "damaged" in error_of(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+
+
+def test_a_png_whose_pixels_do_not_have_their_checksum_is_refused() -> None:
+    data = encoded(film())
+    end = data.index(b"IEND") - 5  # last byte of the checksum of the pixels
+    assert "damaged" in error_of(data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_image_of_which_nothing_is_seen_is_refused(mode: str) -> None:
+    image = film().convert(mode)
+    image.putalpha(0)
+    assert "every pixel is transparent" in error_of(encoded(image))
+    image.putpixel((3, 4), (*image.getpixel((3, 4))[:-1], 255))
+    assert np.count_nonzero(np.asarray(load_image(encoded(image))).any(axis=-1)) == 1
+
+
 @pytest.mark.parametrize("rows_per_strip", [1, 5, 48])
 @pytest.mark.parametrize("planes", [False, True])
 def test_a_tiff_whose_size_and_strips_disagree_is_refused(

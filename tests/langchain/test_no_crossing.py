@@ -57,6 +57,7 @@ def test_threads(hospital, chains, questions):
         assert sum(pool.map(run, jobs)) == 0
 
 
+@pytest.mark.slow
 async def test_tasks_and_streams_read_in_turn(hospital, chains):
     block, explicit = chains
 

@@ -14,6 +14,7 @@ import typer
 from mrrag_llamaindex import defaults
 from mrrag_llamaindex.commands import console, options
 from mrrag_llamaindex.commands.cluster import options as cluster
+from mrrag_llamaindex.commands.evaluate import modes
 from mrrag_llamaindex.commands.models import ModelOptions
 from mrrag_llamaindex.commands.progress import progress_bar
 from mrrag_llamaindex.errors import InputError
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from mrrag_llamaindex.generation.interface import Engine
 
 
+_PHANTOM_BATCH = 32
+
+
 def evaluate(
+    ctx: typer.Context,
     data: Annotated[
         options.Data, typer.Option(help="The questions; all but phantom are your own copies.")
     ],
@@ -78,8 +83,8 @@ def evaluate(
         typer.Option(
             min=0.0,
             max=0.9,
-            help="Share of the patients to learn and tune on; not "
-            "scored. 0: published settings, all questions scored.",
+            help="Own data: share of the patients to learn and tune on; not scored. 0: published "
+            "settings, all questions scored.",
         ),
     ] = 0.3,
     facts: Annotated[
@@ -133,9 +138,14 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer; by default as the task has it.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = (
-        defaults.BATCH_SIZE
-    ),
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Prompts per forward pass; by default {defaults.BATCH_SIZE}, of the phantom's "
+            f"studies {_PHANTOM_BATCH}.",
+        ),
+    ] = None,
     quantization: options.Quantization = None,
     vision_tower: options.VisionTower = "checkpoint",
     allow_pickle: options.AllowPickle = False,
@@ -178,6 +188,8 @@ def evaluate(
         raise InputError(f"--scoring {scoring} reads a yes or a no; the task is {task.name}")
     if any((section, clinical, radeval_python)) and task.name != "report":
         raise InputError("--section, --clinical and --radeval-python belong to --task report")
+    if radeval_python and not clinical:
+        raise InputError("--radeval-python computes clinical metrics: name some with --clinical")
     asked = task.asked(scoring, section or "report")
     own_data = data != defaults.PHANTOM
     alone = bool(predictions) and own_data and not any((methods, model, towers, weights))
@@ -191,6 +203,7 @@ def evaluate(
     if rescored is not None:
         if any((root, question_file, report_file, images, model, towers, weights, predictions)):
             raise InputError("--rescore reads the answers of a run; leave data and models out")
+        modes.check_rescored(ctx)
         rescore(
             *(data, rescored, methods),
             scoring=read,
@@ -207,6 +220,7 @@ def evaluate(
                 "--predictions without --methods, --model or --towers are scored alone: leave "
                 "--facts, --report-file and --images out"
             )
+        modes.check_predictions(ctx)
         _score_predictions(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
             _named(predictions or [], name or [], ()),
@@ -221,13 +235,7 @@ def evaluate(
         )
         return
     if by_vote:
-        given = (weights, questions, documents, facts, name, compare)
-        if any(item is not None for item in given):
-            raise InputError(
-                "--data vqa-rad without --model or --methods answers by vote, and takes --root, "
-                "--question-file, --images, --image-encoder, --text-encoder, --out, --picture "
-                "and --seed"
-            )
+        modes.check_votes(ctx)
         vote_study(
             root,
             question_file=question_file,
@@ -248,6 +256,7 @@ def evaluate(
     counts = numbers.chosen_counts(documents)
     # Read first: what is wrong with the data is said before a model is loaded.
     synthetic = data == defaults.PHANTOM
+    modes.check_source(ctx, synthetic=synthetic)
     if synthetic:
         if any((root, question_file, report_file, images, facts)):
             raise InputError("--data phantom draws its own studies; leave --root and its files out")
@@ -264,9 +273,10 @@ def evaluate(
             "--picture shows one table: with several numbers of documents leave it out, and find "
             "a picture of each in --out"
         )
-    longest = max_new_tokens or task.max_new_tokens
+    usual_length = task.max_new_tokens
     if synthetic:
-        longest = min(longest, 4 if task is YES_NO else 20)
+        usual_length = min(usual_length, 4 if task is YES_NO else 20)
+    longest = max_new_tokens or usual_length
     settings = HarnessSettings(wanted, counts[0], longest, scoring, seed, task)
     encoder = load_towers(towers or defaults.PHANTOM, device=device)
     fusion_weights = (
@@ -275,9 +285,8 @@ def evaluate(
     generates = any(row_named(name).generates for name in wanted)
     shipped = defaults.PHANTOM if task is YES_NO else defaults.PHANTOM_DESCRIBING
     chosen = model or (shipped if synthetic else defaults.DEFAULT_MODEL)
-    given_for = {"--model": model, "--adapter": adapter, "--ray": ray}
-    if not generates and (unused := [name for name, value in given_for.items() if value]):
-        raise InputError(f"{unused[0]} has nothing to answer: {', '.join(wanted)} asks no model")
+    if not generates:
+        modes.check_without_model(ctx, wanted)
     generator = partial(
         ModelOptions(
             *(chosen, device, quantization, vision_tower, allow_pickle, adapter, merge_adapter)
@@ -285,7 +294,7 @@ def evaluate(
         *(runtime, api_base),
         max_documents=max(*counts, defaults.MAX_DOCUMENTS),
         max_new_tokens=settings.max_new_tokens,
-        batch_size=max(batch_size, 32) if synthetic else batch_size,
+        batch_size=batch_size or (_PHANTOM_BATCH if synthetic else defaults.BATCH_SIZE),
     )
     engine: Engine | AnsweringWorkers | None = None
     layers = "no model was asked"
@@ -436,6 +445,8 @@ def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list
         raise InputError(
             f"{len(files)} --predictions and {len(names)} --name: give one name for each file"
         )
+    if not all(name.strip() for name in names):
+        raise InputError("--name is empty: the row needs a name")
     taken = [name for name in names if name in wanted or names.count(name) > 1]
     if taken:
         raise InputError(f"--name {taken[0]!r} is the name of another row")

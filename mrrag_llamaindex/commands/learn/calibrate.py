@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(
+    ctx: typer.Context,
     records: options.Records = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the calibration: calibration.json in the store.")
@@ -82,6 +83,10 @@ def calibrate(
     )
 
     check_one_source(records, data)
+    if records is None:
+        options.refuse_given(ctx, {"rule"}, "it reads mined records; the phantom's truth is known")
+    else:
+        options.refuse_given(ctx, {"questions"}, "it counts synthetic ones: --data phantom")
     settings = settings_of(
         CalibrationSettings,
         method=method,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def find_layers(
+    ctx: typer.Context,
     model: options.Model = defaults.PHANTOM,
     data: Annotated[
         Literal["phantom"] | None,
@@ -63,6 +64,10 @@ def find_layers(
     as_json: options.AsJson = False,
 ) -> None:
     """Find the layers in which a model's question reads the documents; steering then uses them."""
+    synthetic = (questions, store) == (None, None) and (data or model) == defaults.PHANTOM
+    if synthetic:
+        of_tables = {"documents", "columns", "encoding", "delimiter", "images"}
+        options.refuse_given(ctx, of_tables, "synthetic studies have no table and no store")
     from mrrag_llamaindex.commands.learn.layer_examples import (
         PHANTOM_DOCUMENTS,
         phantom_examples,
@@ -74,7 +79,7 @@ def find_layers(
     from mrrag_llamaindex.plots import draw_knockout
 
     left_out: list[dict[str, Any]] = []
-    if questions is None and store is None and (data is not None or model == defaults.PHANTOM):
+    if synthetic:
         blocked = phantom_examples(examples, seed)
     elif data is not None or questions is None or store is None:
         raise InputError("name --questions and --store, or --data phantom alone")

@@ -143,6 +143,7 @@ def mine(
     if data is not None:
         if questions is not None or store is not None:
             raise InputError("--data phantom brings its own questions and store; name no others")
+        options.refuse_given(ctx, _OF_TABLES, "--data phantom reads no table")
         training, pairs, towers = _phantom(limit or _PHANTOM_QUESTIONS, seed, device)
         limit = None
     else:
@@ -220,16 +221,16 @@ def _end(
     console.end_with_skipped(len(skipped), as_json=as_json, fail=fail)
 
 
+_OF_TABLES = {"columns", "encoding", "delimiter", "images", "fail_on_skipped"}
 _WITH_LABELS = {
     *("out", "store", "labels", "question", "weights", "candidates", "pool", "seed"),
-    *("device", "fail_on_skipped", "as_json"),
+    "fail_on_skipped",
 }
 
 
 def _check_labels(ctx: typer.Context) -> None:
     """Refuse what has no meaning where labels take the place of questions and a model."""
-    others = set(ctx.params) - _WITH_LABELS
-    options.refuse_given(ctx, others, "--labels asks every pair of the store, and no model")
+    options.refuse_unread(ctx, _WITH_LABELS, "--labels asks every pair of the store, and no model")
     if ctx.params.get("store") is None:
         raise InputError("--labels are those of the pairs in a store: name it with --store")
 

@@ -28,6 +28,7 @@ _PHANTOM_QUESTIONS = 500
 
 
 def train_fusion(
+    ctx: typer.Context,
     records: options.Records = None,
     out: Annotated[Path | None, typer.Option(help="File for the weights (JSON).")] = None,
     store: options.StoreOfLearned = None,
@@ -86,6 +87,9 @@ def train_fusion(
         raise InputError("--seeds and --regime are about --data phantom")
     if seeds is not None and (out or store):
         raise InputError("--seeds measures on several draws and saves no weights: leave out --out")
+    if out is None and store is None:
+        saving = {"force", *(["gated"] if gated else [])}
+        options.refuse_given(ctx, saving, "nothing is saved without --out or --store")
     settings = settings_of(
         FusionSettings, temperature=temperature, learn_temperature=learn_temperature
     )

@@ -23,23 +23,28 @@ from mrrag_llamaindex.evaluation.tasks.metrics.measures import Measure
 from mrrag_llamaindex.evaluation.tasks.task import Scored, Scoring, Task
 
 _LETTER = re.compile(
-    r"[\W_]*(?:(?:[Tt]he\s+)?(?:[Cc]orrect\s+)?(?:[Aa]nswer|[Oo]ption)(?:\s+is)?\s*:?[\W_]*)?"
+    r"[\W_]*((?:[Tt]he\s+)?(?:[Cc]orrect\s+)?(?:[Aa]nswer|[Oo]ption)(?:\s+is)?\s*:?[\W_]*)?"
     r"(?:([A-Z])(?![\w'’])|([a-z])(?=\s*(?:[).:]|$)))"
 )
+_WORD = re.compile(r"[AI][ \t]+(?!(?:is|because|as|since|and|or)\b)[a-z]")
+"""The article, or the first person, at the head of a sentence: "A nodule is seen"."""
 
 
 def letter_of(text: str) -> str:
     """Return the option that a text begins with, ``""`` if it begins with none.
 
-    A small letter must stand alone or before a bracket, full stop or colon: "a nodule" is none.
+    A small letter must stand alone or before a bracket, full stop or colon: "a nodule" is none, and
+    neither is "A nodule".
 
     Examples
     --------
-    >>> letter_of("B. Left lung"), letter_of("The answer is (c)"), letter_of("a nodule")
+    >>> letter_of("B. Left lung"), letter_of("The answer is (c)"), letter_of("A nodule")
     ('B', 'C', '')
     """
     match = _LETTER.match(text)
-    return (match[1] or match[2]).upper() if match else ""
+    if match is None or (not match[1] and _WORD.match(text, match.end() - 1)):
+        return ""
+    return (match[2] or match[3]).upper()
 
 
 def likeliest(likelihoods: Sequence[tuple[float, int]], *, per_token: bool = True) -> str:

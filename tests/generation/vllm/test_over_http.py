@@ -182,12 +182,14 @@ def test_a_slow_server_is_given_up(reach, server, films):
     assert far.stats.failed == 1
 
 
+@pytest.mark.slow
 def test_as_many_are_asked_at_once_as_was_said(reach, server, films):
     server.seconds = 0.05
     reach(batch_size=3).generate([QUESTION] * 12, [films[0]] * 12)
     assert server.most_at_once == 3
 
 
+@pytest.mark.slow
 def test_a_full_line_refuses_and_a_long_wait_ends(reach, server, films):
     far = reach(batch_size=1, max_queue=1, queue_timeout=0.2)
     server.seconds = 1.0
