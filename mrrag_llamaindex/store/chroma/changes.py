@@ -19,14 +19,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, written_up_to
-
-if TYPE_CHECKING:
-    from mrrag_llamaindex.store.chroma.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +31,23 @@ PATIENCE: Final = 30.0
 """Seconds that calls at work may take to end before the folder is opened anew."""
 
 State = tuple[int, int, int]
+
+
+class Member(Protocol):
+    """A store that has the folder open: a `Connection`."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has the folder for writing."""
+        ...
+
+    def let_go(self) -> Any:
+        """Close the client; returns what it was a client of."""
+        ...
+
+    def open_again(self) -> Any:
+        """Open what was let go; returns what it is a client of."""
+        ...
 
 
 class OpenFolder:
@@ -50,7 +64,7 @@ class OpenFolder:
     def __init__(self, opened: Path, folder: Path) -> None:
         self.opened = opened
         self._database = folder / SQLITE_FILE
-        self._members: WeakSet[Connection] = WeakSet()
+        self._members: WeakSet[Member] = WeakSet()
         self._turn = threading.Condition(threading.RLock())
         self._at_work = 0
         self._catching_up = False
@@ -75,11 +89,11 @@ class OpenFolder:
                 known._position = position
             return known
 
-    def join(self, member: Connection) -> None:
+    def join(self, member: Member) -> None:
         """Let a store be opened again with the others."""
         self._members.add(member)
 
-    def leave(self, member: Connection) -> None:
+    def leave(self, member: Member) -> None:
         """Forget a store that is closed."""
         self._members.discard(member)
 
@@ -144,8 +158,8 @@ class OpenFolder:
         for member in members:
             if member.open_again() in earlier:
                 raise StoreError(
-                    f"{member.location.name} was changed by another process, and something else in "
-                    "this process has it open (a client of chromadb): close that, or start anew"
+                    f"the store in {self.opened} was changed by another process, and "
+                    "something else in this process has it open (a client of chromadb): close that, or start anew"
                 )
 
 
