@@ -158,8 +158,9 @@ class OpenFolder:
         for member in members:
             if member.open_again() in earlier:
                 raise StoreError(
-                    f"the store in {self.opened} was changed by another process, and "
-                    "something else in this process has it open (a client of chromadb): close that, or start anew"
+                    f"the store in {self.opened} was changed by another process, and something "
+                    "else in this process has it open (a client of chromadb): close that, or start "
+                    "anew"
                 )
 
 
