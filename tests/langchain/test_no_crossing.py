@@ -45,7 +45,7 @@ def asked(hospital, chains, patient, question, kind):
     return asyncio.run(explicit.ainvoke(inputs))
 
 
-@pytest.mark.parametrize("questions", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("questions", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_threads(hospital, chains, questions):
     rng = random.Random(0)
     jobs = [(rng.choice(PATIENTS), rng.choice(QUESTIONS), n % 4) for n in range(questions)]
