@@ -170,11 +170,7 @@ class Service:
     @property
     def reads_several(self) -> bool:
         """Whether a question may have several images here."""
-        try:
-            self.require_images(2)
-        except InputError:
-            return False
-        return True
+        return self.llm.engine.reads_several
 
     def require_images(self, count: int) -> None:
         """Check, before they are read, that a question may have so many images.
