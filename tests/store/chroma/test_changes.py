@@ -29,6 +29,7 @@ with PairStore.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_what_another_process_wrote_is_found_once_it_has_ended(tmp_path, towers, pairs) -> None:
     rows = np.eye(8, dtype=np.float32)
     with PairStore.create(tmp_path / "s", StoreSchema(**towers)) as store:
