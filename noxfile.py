@@ -68,7 +68,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the long forms, which ``tests`` leaves out."""
+    """Run what takes long, which ``tests`` leaves out."""
     install(session, ".[test]")
     python(session, "pytest", "-q", "-n", "2", "-m", "slow", *session.posargs)
 

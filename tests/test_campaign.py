@@ -56,6 +56,7 @@ def limits(monkeypatch) -> None:
     monkeypatch.setattr(tally, "MOST_BYTES", 100 * 2**20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "counted", "said"),
     [
@@ -77,6 +78,7 @@ def test_every_end_of_an_input_is_counted(limits, value, counted, said) -> None:
     assert f"{done.failures:12,}" in summary([done])
 
 
+@pytest.mark.slow
 def test_an_input_is_known_by_seed_and_number(capsys) -> None:
     part = Part("numbers", st.integers(), lambda value, folder: None)
     seen: list[tuple[int, int]] = []
@@ -86,6 +88,7 @@ def test_an_input_is_known_by_seed_and_number(capsys) -> None:
     assert capsys.readouterr().out.strip() == repr(seen[150][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [images.PART, dicom.PART, tables.PART, learned.PART])
 def test_wrong_values_are_seen(part, monkeypatch) -> None:
     """Each part is shown a project that answers, and answers something else."""
@@ -112,6 +115,7 @@ def test_wrong_values_are_seen(part, monkeypatch) -> None:
     assert outcomes_of(part).count("wrong") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [prompts.PART, checkpoints.PART])
 def test_what_nobody_checks_is_seen(part, monkeypatch) -> None:
     """Each part is shown a project without the check that it attacks."""

@@ -92,6 +92,13 @@ def test_commands_and_their_options_exist(document):
         assert set(options) <= known | {"--help"}, f"mrrag {name}"
 
 
+def test_every_command_has_a_row_that_leads_to_its_page():
+    rows = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `mrrag ([\w -]+)` \|.*\]\(\w+[\w-]*\.md", rows, re.MULTILINE)
+    of_stores = [f"store {name}" for name in COMMANDS["store"].commands]
+    assert sorted(named) == sorted([*(COMMANDS.keys() - {"store"}), *of_stores])
+
+
 @of_document
 def test_modules_and_files_exist(document):
     if document.name == HISTORY:

@@ -39,6 +39,7 @@ def test_folders_hold_a_dozen_files_at_most():
         assert len(files) <= MOST_FILES, (folder.relative_to(ROOT).as_posix(), sorted(files))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("library", "folders"), ONLY_IN.items())
 def test_a_library_is_imported_in_its_folders_alone(library, folders):
     users = {path for path in PACKAGE.rglob("*.py") if library in imported(path)}

@@ -83,6 +83,7 @@ for arguments in ([*asking, "--json", "Is there edema?"], ["train-fusion", "--da
 """
 
 
+@pytest.mark.slow
 def test_extras_are_needed_by_what_names_them_and_imports_register_nothing():
     """The three lines of the README need no extra, and ``ask`` none but that of the commands."""
     done = subprocess.run(

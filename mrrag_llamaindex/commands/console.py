@@ -23,6 +23,8 @@ from mrrag_llamaindex.commands.boundary import (
     discard,
     plain,
 )
+from mrrag_llamaindex.plots.words import count as count
+from mrrag_llamaindex.plots.words import signed_points
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.doctor.diagnosis import Diagnosis
@@ -103,17 +105,6 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, allow_nan=False)
     sys.stdout.write(text + "\n")
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Examples
-    --------
-    >>> count(1, "question token"), count(12, "question token")
-    ('1 question token', '12 question tokens')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def plain_table(gap: int = 2) -> Table:
@@ -315,7 +306,7 @@ def _print_line(console: Console, name: str, answer: Mapping[str, Any]) -> None:
 def _moved(influence: Mapping[str, Any] | None) -> str:
     if influence is None:
         return "-"
-    return f"{influence['points']:+.1f}{'!' if influence['flips'] else ''}"
+    return f"{signed_points(influence['points'])}{'!' if influence['flips'] else ''}"
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

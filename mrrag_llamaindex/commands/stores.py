@@ -100,8 +100,8 @@ def delete(
 ) -> None:
     """Delete the pairs of a patient, or pairs by their ids.
 
-    Of a folder, their reports leave the disk; a database frees them by its own rules. A patient or
-    an id that the store does not hold is an error, and nothing is deleted then.
+    Of a Chroma folder, the default, their reports leave the disk; other stores free them by rules
+    of their own. A patient or an id that is not in the store is an error: nothing is deleted then.
     """
     from mrrag_llamaindex.store.places import require_kept, without_password
     from mrrag_llamaindex.store.protocol import PairStore

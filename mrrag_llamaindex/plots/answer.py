@@ -17,6 +17,7 @@ from mrrag_llamaindex.plots.style import (
     shown,
     tidy,
 )
+from mrrag_llamaindex.plots.words import signed_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,7 +182,7 @@ def _weighed(source: Mapping[str, Any], weight: float) -> str:
     if source.get("probability") is not None:
         words.append(f"helps with probability {source['probability']:.2f}")
     if influence := source.get("influence"):
-        words.append(f"moved {influence['points']:+.1f} points")
+        words.append(f"moved {signed_points(influence['points'])} points")
     if not source.get("read", True):
         words.append("not read")
     return ", ".join(words)

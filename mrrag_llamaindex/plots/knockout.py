@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.plots.marks import Point, draw_lines
 from mrrag_llamaindex.plots.style import MUTED, PALE, drawing
+from mrrag_llamaindex.plots.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def draw_knockout(search: Mapping[str, Any], *, title: str = "") -> Figure:
     windows = "one layer" if search["window"] == 1 else f"{search['window']} layers"
     title = title or (
         f"Attention blocked in {windows} of {search['depth']} at a time, "
-        f"{search['examples']['answered_correctly']} questions"
+        f"{count(search['examples']['answered_correctly'], 'question')}"
     )
     deepest = max(-(-(len(lines) + 1) // _LEGEND[name]) for name, lines in shown.items())
     with drawing(0.8 + 3.8 * len(shown), 3.6 + 0.2 * deepest, title) as figure:

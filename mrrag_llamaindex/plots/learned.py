@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.plots.marks import Bar, draw_bars
 from mrrag_llamaindex.plots.style import COLOURS, MUTED, SMALL, drawing, tidy
+from mrrag_llamaindex.plots.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def draw_fusion(comparison: Mapping[str, Any], *, title: str = "") -> Figure:
         for axes, (regime, table) in zip(above, tables.items(), strict=True):
             draw_bars(axes, _recalls(table), table["chance"])
             axes.set_xlabel("recall@1, 95% intervals")
-            about = f"{table['n']} questions; dashed: chance {table['chance']:.3f}"
+            about = f"{count(table['n'], 'question')}; dashed: chance {table['chance']:.3f}"
             axes.set_title(f"{regime}\n{about}" if regime else about)
         if names:
             _draw_training(parts[1].subplots(1, len(names), squeeze=False)[0], training, names)

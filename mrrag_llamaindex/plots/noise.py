@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.plots.marks import Point, draw_lines
 from mrrag_llamaindex.plots.style import drawing, legend_below
+from mrrag_llamaindex.plots.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,9 @@ def draw_noise(report: Mapping[str, Any], *, title: str = "") -> Figure:
         grid = [[(metric, kind, scores[0]) for kind in kinds] for metric in _METRICS]
     else:
         grid = [[(metric, kind, one) for one in scores] for kind in kinds for metric in _METRICS]
-    title = title or f"{report['documents']} documents in each prompt, {report['n']} questions"
+    title = title or (
+        f"{count(report['documents'], 'document')} in each prompt, {count(report['n'], 'question')}"
+    )
     size = (1.4 + 3.3 * len(grid[0]), 1.1 + 2.1 * len(grid))
     with drawing(*size, title) as figure:
         plots = figure.subplots(len(grid), len(grid[0]), sharey="row", squeeze=False)

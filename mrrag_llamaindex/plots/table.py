@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex.plots.marks import draw_bars
 from mrrag_llamaindex.plots.style import drawing
+from mrrag_llamaindex.plots.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def draw_table(table: Mapping[str, Any], *, metric: str | None = None, title: st
     if not rows:
         have = [name for row in table["rows"] for name in row if f"{name}_ci" in row]
         raise ValueError(f"metric is {metric!r}; there are: {', '.join(dict.fromkeys(have))}")
-    title = title or f"{table['data']}, {table['n']} questions"
+    title = title or f"{table['data']}, {count(table['n'], 'question')}"
     with drawing(6.4, 1.2 + 0.34 * len(rows), title) as figure:
         axes = figure.subplots()
         bars = {name: (row[metric], row[f"{metric}_ci"]) for name, row in rows.items()}

@@ -82,8 +82,8 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
 
     @app.get("/healthz", summary="Whether the server answers")
     async def healthz() -> dict[str, str]:
-        """Return ``ok``, or 503 where the store is gone; needs no token."""
-        await asyncio.to_thread(service.index.store.check_open)
+        """Return ``ok``, or 503 where the store cannot be used; needs no token."""
+        await asyncio.to_thread(service.check)
         return {"status": "ok"}
 
     return app

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.errors import ImageError, InputError
+from mrrag_llamaindex.errors import ImageError, InputError, StoreError
 from mrrag_llamaindex.images.query_image import QueryImage, require_few
 from mrrag_llamaindex.integration.answers.retrieval import retrieve
 from mrrag_llamaindex.integration.answers.streaming import AnswerStream, stream
 from mrrag_llamaindex.integration.index import MRRAGIndex
 from mrrag_llamaindex.integration.llm import MRRAGLLaVA
 from mrrag_llamaindex.serving.schemas import AskOptions, RetrievalOptions
+from mrrag_llamaindex.store.learned_files import learned_state
+from mrrag_llamaindex.store.protocol import PairStore
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +40,10 @@ class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
 
 class PairError(InputError):
     """There is no such pair, or it has no image."""
+
+
+class LearnedError(StoreError):
+    """What was learned for the store since the server started cannot be used."""
 
 
 class Service:
@@ -72,6 +78,9 @@ class Service:
         self.llm = llm
         self.name = name or Path(llm.model).name
         self._image_pixels = image_pixels
+        self._given: tuple[Any, Any] | None = None  # weights and calibration, where `load` knows
+        self._learned: tuple[object, ...] = ()
+        self._taking = threading.Lock()
         self._decoding = threading.BoundedSemaphore(_DECODED_AT_ONCE)
 
     @classmethod
@@ -102,13 +111,56 @@ class Service:
         ------
         MRRAGError
         """
-        index = MRRAGIndex.from_store(
-            store, weights=weights, calibration=calibration, device=device
-        )
+        pairs = PairStore.open(store)
+        learned = learned_state(pairs)  # before it is read: never too late
+        try:
+            index = MRRAGIndex.from_store(
+                pairs, weights=weights, calibration=calibration, device=device
+            )
+        except BaseException:
+            pairs.close()
+            raise
         if generator.get("api_base") is None:  # towers run here in any case
             generator["device"] = device
         llm = MRRAGLLaVA(**generator)
-        return cls(index, llm, name=name, image_pixels=image_pixels)
+        service = cls(index, llm, name=name, image_pixels=image_pixels)
+        service._given, service._learned = (weights, calibration), learned
+        return service
+
+    def current(self) -> MRRAGIndex:
+        """Return the index, with the weights and the calibration that the store has now.
+
+        Those that `load` was given stay.
+
+        Raises
+        ------
+        LearnedError
+            If those of the store belong to something else.
+        StoreError
+            If the store does not answer.
+        """
+        if self._given is None or (state := learned_state(self.index.store)) == self._learned:
+            return self.index
+        with self._taking:
+            weights, given = self._given
+            try:
+                self.index = MRRAGIndex(
+                    self.index.store,
+                    self.index.towers,
+                    None if weights is None else self.index.weights,
+                    given if given is None or given is False else self.index.calibration,
+                )
+            except InputError as error:
+                raise LearnedError(
+                    f"what was learned for the store has changed and cannot be used: {error}"
+                ) from None
+            self._learned = state
+        return self.index
+
+    def check(self) -> None:
+        """Raise `StoreError` if no question can be answered, because of the store."""
+        self.index.store.check_open()
+        self.current()
 
     @property
     def device(self) -> str:
@@ -118,11 +170,7 @@ class Service:
     @property
     def reads_several(self) -> bool:
         """Whether a question may have several images here."""
-        try:
-            self.require_images(2)
-        except InputError:
-            return False
-        return True
+        return self.llm.engine.reads_several
 
     def require_images(self, count: int) -> None:
         """Check, before they are read, that a question may have so many images.
@@ -190,7 +238,7 @@ class Service:
         options = options or AskOptions()
         limit = options.max_new_tokens or self.llm.max_new_tokens
         return stream(
-            self.index,
+            self.current(),
             self._generator(options),
             image,
             question,
@@ -242,7 +290,7 @@ class Service:
         MRRAGError
         """
         options = options or RetrievalOptions()
-        return retrieve(self.index, image, question, **options.for_retriever())
+        return retrieve(self.current(), image, question, **options.for_retriever())
 
     def pair(self, pair_id: str) -> PairRecord:
         """Return what is stored of a pair.

@@ -113,6 +113,21 @@ def learned_text(store: PairStore, name: str) -> str | None:
     return read_text(path, name)
 
 
+def learned_state(store: PairStore) -> tuple[object, ...]:
+    """Return what differs once something else was learned for a store; of a folder, cheaply."""
+    if store.folder is None:
+        return tuple(learned_text(store, name) for name in LEARNED_FILES)
+    return tuple(_file_state(store.folder / name) for name in LEARNED_FILES)
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
 def keep_learned(store: PairStore, name: str, text: str) -> None:
     """Let the text of a learned file lie with a store, in place of an earlier one.
 

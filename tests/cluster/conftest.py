@@ -10,11 +10,16 @@ import pytest
 from mrrag_llamaindex.cluster.connection import connected
 
 
-@pytest.fixture(scope="session")
-def ray() -> Iterator[Any]:
-    pytest.importorskip("ray", reason='Ray is not installed: pip install "mrrag-llamaindex[ray]"')
+@pytest.fixture(scope="session", autouse=True)
+def impolite_workers() -> Iterator[None]:
+    """Ray's workers yield to all others, and starve beside tests that keep every core busy."""
     with pytest.MonkeyPatch.context() as patch:
-        # Ray's workers are polite to all others, and starve beside tests that keep every core busy.
         patch.setenv("RAY_worker_niceness", "0")
-        with connected() as module:
-            yield module
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray(impolite_workers: None) -> Iterator[Any]:
+    pytest.importorskip("ray", reason='Ray is not installed: pip install "mrrag-llamaindex[ray]"')
+    with connected() as module:
+        yield module

@@ -45,6 +45,7 @@ def test_a_port_where_nobody_listens_is_named_at_once(apart):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_server_of_another_kind_is_not_waited_for(apart, monkeypatch):
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 3.0)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cluster.test_ingest import BY_ONE, BY_RAY, run
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("eval", "--data", "phantom", "--seeds", 1, "--questions", 24, "--json")
 METHODS = ("--methods", "vote,naive-rag,mcr+ifa")
 

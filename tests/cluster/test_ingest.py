@@ -15,6 +15,8 @@ from mrrag_llamaindex.store.schema import StoreSchema
 from mrrag_llamaindex.towers.loading import load_towers
 from tests.store.conftest import chroma_server  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 BY_RAY = ("--ray", "--workers", "2")
 BY_ONE = ("--ray", "--workers", "1")
 """Where one worker shows as much as two: each takes seconds to begin."""
@@ -72,7 +74,7 @@ def assert_same(one, other):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray", "one_thread")
 class TestByRay:
-    @pytest.mark.parametrize("place", ["folder", pytest.param("server", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("place", ["folder", "server"])
     def test_the_store_is_the_same_row_for_row(self, table, tmp_path, request, place):
         where = tmp_path / "store"
         if place == "server":
@@ -83,7 +85,6 @@ class TestByRay:
         assert spread["skipped"]
         assert_same(contents(tmp_path / "plain"), contents(where))
 
-    @pytest.mark.slow
     def test_both_workers_write_into_postgresql_in_the_order_of_the_table(
         self, table, tmp_path, postgres
     ):
@@ -99,7 +100,6 @@ class TestByRay:
             wrote = "SELECT count(DISTINCT process) FROM mrrag.log"
             assert sql.execute(wrote).fetchone() == (2,)
 
-    @pytest.mark.slow
     def test_what_a_run_has_stored_another_one_goes_on_from(self, table, tmp_path):
         lines = table.read_text().splitlines(keepends=True)
         part = table.with_name("part.csv")

@@ -44,6 +44,17 @@ def workers_of(driver):
     return found
 
 
+def alive(processes):
+    found = []
+    for process in processes:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 def until(true, driver=None):
     end = time.monotonic() + SECONDS
     while not true():
@@ -58,17 +69,19 @@ def killed_twice_and_resumed(arguments, progress):
     driver = start(*arguments)
     until(lambda: progress() > 0, driver)
     family = psutil.Process(driver.pid).children(recursive=True)
-    workers_of(driver)[0].send_signal(signal.SIGKILL)
+    working = workers_of(driver)
+    working[0].send_signal(signal.SIGKILL)
     before = progress()
     until(lambda: progress() > before, driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     at_kill = progress()
-    # Whatever the driver has started ends with it.
-    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
+    until(lambda: not alive(working))
     ended = start(*arguments)
     said = ended.communicate(timeout=SECONDS)[1]
     assert ended.returncode == 0, said
+    # Ray takes a minute to miss its driver.
+    until(lambda: not alive(family))
     return at_kill, said
 
 

@@ -13,7 +13,7 @@ from tests.cluster.test_ingest import BY_ONE, BY_RAY, run
 
 QUESTIONS = ("mine", "--data", "phantom", "--limit", 20, "--candidates", 4, "--model", "phantom")
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray", "one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray", "one_thread")]
 
 
 def mine(out, *options):

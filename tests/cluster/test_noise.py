@@ -8,6 +8,8 @@ import pytest
 
 from tests.cluster.test_ingest import run
 
+pytestmark = pytest.mark.slow
+
 STUDY = (
     *("noise", "--count", 12, "--documents", 2, "--policies", "off,ifa", "--scores", "true"),
     "--json",
@@ -20,7 +22,6 @@ def study(out, *options):
     return text.replace(str(out), "OUT")
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray", "one_thread")
 def test_the_report_is_the_same_and_what_was_asked_is_not_asked_again(tmp_path):

@@ -12,7 +12,7 @@ from mrrag_llamaindex.cluster.pool import AHEAD, MOST_DEATHS, Pool
 from mrrag_llamaindex.errors import ClusterError, InputError
 from tests.cluster import work
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 @pytest.fixture
@@ -30,12 +30,18 @@ def pool(ray):
         one.__exit__()
 
 
+def all_begun(workers):
+    """Ask until both have answered: on a busy machine one begins seconds before the other."""
+    until = time.monotonic() + 60
+    while len(processes := set(workers.run(work.process_of, range(8)))) < 2:
+        assert time.monotonic() < until
+    return processes
+
+
 def test_results_come_in_the_order_of_the_items_and_from_all_workers(pool):
     workers, _ = pool()
     assert list(workers.run(work.uneven, range(20))) == [10 + n for n in range(20)]
-    processes = set(workers.run(work.process_of, range(20)))
-    assert len(processes) == 2
-    assert os.getpid() not in processes
+    assert os.getpid() not in all_begun(workers)
 
 
 def test_items_are_taken_a_few_at_a_time(pool):
@@ -117,6 +123,7 @@ def test_workers_that_cannot_begin_say_why(pool, tmp_path):
 
 def test_what_is_finished_in_turn_is_finished_where_it_was_made_and_once(pool, tmp_path):
     workers, _ = pool()
+    all_begun(workers)
     results = list(workers.run(work.uneven, range(12), finish=work.written_into(tmp_path)))
     lines = [line.split() for line in (tmp_path / "written.txt").read_text().splitlines()]
     assert [int(value) for value, _ in lines] == [10 + n for n in range(12)]

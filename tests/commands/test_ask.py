@@ -46,6 +46,7 @@ def test_json_has_the_agreed_shape(mrrag, corpus):
     assert answer["steering"]["rows"] == "to_end"
 
 
+@pytest.mark.slow
 def test_table_and_picture_show_every_source_and_what_was_steered(mrrag, corpus, tmp_path):
     picture = tmp_path / "answer.svg"
     result = ask(mrrag, corpus, "--picture", picture)
@@ -60,12 +61,14 @@ def test_table_and_picture_show_every_source_and_what_was_steered(mrrag, corpus,
     assert "not a medical device" in result.out
 
 
+@pytest.mark.slow
 def test_same_question_gives_the_same_numbers(mrrag, corpus):
     first, second = (json.loads(ask(mrrag, corpus, "--json").out) for _ in range(2))
     del first["seconds"], second["seconds"]
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_frame_of_the_query_image_is_asked_about(mrrag, corpus, tmp_path):
     with Image.open(corpus.image) as image:
         other = Image.new(image.mode, image.size, 9)
@@ -81,6 +84,7 @@ def test_a_frame_of_the_query_image_is_asked_about(mrrag, corpus, tmp_path):
     assert answers[2]["sources"] != expected["sources"]
 
 
+@pytest.mark.slow
 def test_excluded_patient_is_no_source(mrrag, corpus):
     first = json.loads(ask(mrrag, corpus, "--json").out)["sources"][0]["pair_id"]
     patient = first.removesuffix("-1")
@@ -106,6 +110,7 @@ def test_no_ifa_steers_nothing(mrrag, corpus):
     assert not answer["steering"]["applied"]
 
 
+@pytest.mark.slow
 def test_explain_tells_what_each_document_did_and_leaves_the_answer_alone(mrrag, corpus):
     plain = json.loads(ask(mrrag, corpus, "--json").out)
     told = json.loads(ask(mrrag, corpus, "--json", "--explain").out)
@@ -173,6 +178,7 @@ def test_store_that_is_not_there_is_not_made(mrrag, corpus, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_store_is_opened_before_what_takes_long_to_import(corpus, tmp_path):
     """A server that hangs takes its time already."""
     script = (
@@ -242,6 +248,7 @@ def test_marker_text_inside_a_report_is_data(mrrag, corpus, tmp_path):
     assert len(json.loads(result.out)["sources"]) == 6
 
 
+@pytest.mark.slow
 def test_text_only_model_answers_and_says_that_it_did_not_see_the_image(mrrag, corpus, tmp_path):
     from tests.tiny.families import write
 
@@ -283,6 +290,7 @@ def vote(mrrag, corpus, store, *options, question=None):
     )
 
 
+@pytest.mark.slow
 def test_pairs_answer_by_vote_without_a_model(mrrag, corpus, answered, monkeypatch, tmp_path):
     monkeypatch.setattr("mrrag_llamaindex.generation.checkpoints.loading.load_model", None)
     told = vote(
@@ -349,6 +357,7 @@ def test_options_of_the_other_way_of_answering_are_refused(mrrag, corpus, answer
         check_refused(ask(mrrag, corpus, *option), option[0], "--by vote")
 
 
+@pytest.mark.slow
 def test_several_images_are_one_question_or_refused_by_name(mrrag, corpus, tmp_path):
     with Image.open(corpus.image) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "lateral.png")
@@ -367,6 +376,7 @@ def test_several_images_are_one_question_or_refused_by_name(mrrag, corpus, tmp_p
     assert scores[0] != scores[1]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_put_onto_the_model(mrrag, corpus, tmp_path):
     from tests.generation.checkpoints.test_adapters import trained
 

@@ -93,6 +93,7 @@ def test_faults_while_importing(fault, code) -> None:
     assert done.returncode == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "said", "code"),
     [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],

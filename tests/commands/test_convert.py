@@ -79,6 +79,7 @@ def test_vision_tower_of_clip_is_taken_on_request(mrrag, made, source, tmp_path,
     assert json.loads(result.out)["vision_source"] == f"clip: {clip}"
 
 
+@pytest.mark.slow
 def test_pickles_need_leave(mrrag, made, tmp_path):
     source = made.write(tmp_path / "original", suffix="bin")
     check_refused(mrrag("convert", source, tmp_path / "out"), "--allow-pickle")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(mrrag, tmp_path_factory):
@@ -50,7 +52,6 @@ def test_store_persists_and_can_be_asked(mrrag, demo):
     assert again["sources"] == shown["sources"]
 
 
-@pytest.mark.slow
 def test_text_output_says_synthetic_and_shows_both_answers(mrrag, demo):
     out, _ = demo
     result = mrrag("demo", "--out", out)

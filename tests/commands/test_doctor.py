@@ -42,6 +42,7 @@ def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "transformers"])
 def test_seven_billion_parameters_in_seconds_and_little_memory(
     mrrag, folders, large_machine, layout
@@ -60,6 +61,7 @@ def test_seven_billion_parameters_in_seconds_and_little_memory(
     assert "PROBLEM" not in result.out
 
 
+@pytest.mark.slow
 def test_model_that_does_not_fit_exits_with_one_line_and_the_ways_on(mrrag, folders, small_machine):
     result = mrrag("doctor", folders / "original", "--device", "cpu")
     assert result.code == 2
@@ -70,15 +72,13 @@ def test_model_that_does_not_fit_exits_with_one_line_and_the_ways_on(mrrag, fold
     assert re.search(r"float32 +no", result.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         ("--dtype", "bfloat16"),
         ("--quantization", "int4"),
-        pytest.param(
-            ("--quantization", "int8", "--batch-size", "1", "--documents", "1"),
-            marks=pytest.mark.slow,
-        ),
+        ("--quantization", "int8", "--batch-size", "1", "--documents", "1"),
     ],
 )
 def test_what_would_fit_fits(mrrag, folders, small_machine, options):
@@ -88,6 +88,7 @@ def test_what_would_fit_fits(mrrag, folders, small_machine, options):
     assert result.err == ""
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_nothing_else(mrrag, folders, small_machine):
     result = mrrag("doctor", folders / "transformers", "--device", "cpu", "--json")
     assert result.code == 2
@@ -100,6 +101,7 @@ def test_json_is_one_object_and_nothing_else(mrrag, folders, small_machine):
     assert "dtype bfloat16 (19.0 GB)" in found["would_fit"]
 
 
+@pytest.mark.slow
 def test_options_reach_the_numbers(mrrag):
     def need(*options) -> dict:
         result = mrrag("doctor", "phantom", "--device", "cpu", "--json", *options)
@@ -114,6 +116,7 @@ def test_options_reach_the_numbers(mrrag):
     assert json.loads(mapped.out)["devices"][0]["device"] == "device_map"
 
 
+@pytest.mark.slow
 def test_incomplete_model_is_told_in_the_table_and_in_one_line(mrrag, tmp_path):
     folder = tmp_path / "model"
     write_original_7b(folder, sentencepiece_model())

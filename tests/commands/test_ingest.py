@@ -159,6 +159,7 @@ def test_missing_keep_stores_half_pairs(mrrag, table, tmp_path):
     assert report["added"] == 2
 
 
+@pytest.mark.slow
 def test_window_and_frame_are_read_and_another_one_embeds_again(mrrag, table, tmp_path):
     frames = [Image.effect_noise((64, 64), 10 * number) for number in (1, 5)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])

@@ -28,6 +28,7 @@ def ingest(mrrag, path, store, *options):
     return mrrag("ingest", path, "--store", store, "--towers", "phantom", *options)
 
 
+@pytest.mark.slow
 def test_the_last_line_says_that_rows_were_skipped(mrrag, table, tmp_path):
     path = table("1,a.png,No nodule.,anna", "2,none.png,No nodule.,nan", "3,b.png,nan,bert")
     result = ingest(mrrag, path, tmp_path / "store")

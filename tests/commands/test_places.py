@@ -22,6 +22,7 @@ PLACES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_commands_do_there_what_they_do_with_a_folder(mrrag, corpus, tmp_path, place) -> None:
     url = place.format(tmp_path)
@@ -31,6 +32,7 @@ def test_commands_do_there_what_they_do_with_a_folder(mrrag, corpus, tmp_path, p
         assert engine.query(QueryBundle(corpus.question)).source_nodes
 
 
+@pytest.mark.slow
 def test_what_was_learned_goes_along_and_comes_back(mrrag, corpus, tmp_path) -> None:
     folder, url, back = tmp_path / "store", f"milvus:{tmp_path}/m.db", tmp_path / "back"
     shutil.copytree(corpus.store, folder)

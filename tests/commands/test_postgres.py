@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
 from llama_index.core.schema import QueryBundle
 
 from mrrag_llamaindex import MRRAGIndex, MRRAGLLaVA, query_image
@@ -15,6 +16,7 @@ from tests.commands.elsewhere import same_as_in_a_folder
 from tests.store.postgres_server import PASSWORD
 
 
+@pytest.mark.slow
 def test_commands_do_with_a_database_what_they_do_with_a_folder(mrrag, corpus, postgres) -> None:
     postgres.execute("CREATE DATABASE commands")
     url = postgres.url(database="commands")
@@ -26,6 +28,7 @@ def test_commands_do_with_a_database_what_they_do_with_a_folder(mrrag, corpus, p
             assert part not in result.out + result.err
 
 
+@pytest.mark.slow
 def test_three_lines_and_what_was_learned_go_along_with_a_copied_store(
     mrrag, corpus, postgres, tmp_path
 ) -> None:

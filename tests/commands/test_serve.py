@@ -46,12 +46,14 @@ def address(process):
     return re.search(r"http://\S+?(?=,)", process[1]).group()
 
 
+@pytest.mark.slow
 def test_the_first_line_says_what_is_served_and_where(process, corpus):
     line = process[1]
     for word in ("http://127.0.0.1:", "model phantom on cpu", str(corpus.store), "24 pairs"):
         assert word in line
 
 
+@pytest.mark.slow
 def test_json_says_the_same_to_a_program(process, address, corpus):
     served = {"address": address, "model": "phantom", "device": "cpu"}
     expected = {**served, "store": str(corpus.store), "pairs": 24}
@@ -64,6 +66,7 @@ def ask(address, corpus, *options, token=TOKEN):
     return run(*arguments, corpus.question)
 
 
+@pytest.mark.slow
 def test_a_server_answers_as_the_command_alone_does(address, corpus, tmp_path):
     alone = run(
         *("ask", "--store", corpus.store, "--image", corpus.image, "--model", "phantom"),
@@ -103,6 +106,7 @@ assert mrrag("serve", "--demo") == 2
 """
 
 
+@pytest.mark.slow
 def test_help_and_asking_a_server_import_no_model_and_a_missing_extra_is_named(address, corpus):
     given = (address, TOKEN, corpus.image, corpus.question)
     command = [sys.executable, "-c", LIGHT, *map(str, given)]
@@ -123,6 +127,7 @@ def refused(result, *words):
     assert result.out == ""
 
 
+@pytest.mark.slow
 def test_what_a_server_says_no_to(address, corpus, tmp_path):
     refused(ask(address, corpus, token=None), "wants its token", "--token")
     refused(ask(address, corpus, token="another-token-of-it"), "another token")
@@ -166,6 +171,7 @@ def test_a_server_that_is_another_one_or_older(corpus, version):
     refused(result, *words)
 
 
+@pytest.mark.slow
 def test_bad_options_are_told_before_anything_is_loaded(corpus, address):
     port = address.rpartition(":")[2]
     store = ("serve", "--store", corpus.store)

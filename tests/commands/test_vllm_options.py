@@ -17,6 +17,7 @@ def ask(mrrag, corpus, *options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steering", ["--ifa", "--no-ifa"])
 def test_a_vllm_server_gives_the_answer_of_the_model_here(mrrag, corpus, token_server, steering):
     here = ask(mrrag, corpus, "--device", "cpu", steering)
@@ -31,6 +32,7 @@ def test_a_vllm_server_gives_the_answer_of_the_model_here(mrrag, corpus, token_s
     assert len(token_server.seen) == 1
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_one_line(mrrag, corpus, token_server):
     for options, word in (
         (("--api-base", token_server.address, "--engine", "vllm"), "not both"),
@@ -47,6 +49,7 @@ def test_what_does_not_go_together_is_one_line(mrrag, corpus, token_server):
     assert "--engine" in server.err
 
 
+@pytest.mark.slow
 def test_an_evaluation_asks_the_server(mrrag, token_server, tmp_path):
     options = (
         "--data",

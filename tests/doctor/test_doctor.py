@@ -148,6 +148,7 @@ def test_bytes_of_weights_are_those_of_the_loaded_model(dtype, quantization):
     assert found.chosen.need.weights == held(load_model("phantom", **how).model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bytes_are_exact_for_every_family(tmp_path, family):
     folder = write(family, tmp_path)
@@ -176,6 +177,7 @@ def check_bytes(folder, family, loaded, drawn) -> None:
     assert abs(computed - held(drawn.model)) <= (2 if family == "gemma3" else 0)
 
 
+@pytest.mark.slow
 def test_forty_million_parameters_need_what_the_doctor_says(forty_million):
     found = examine(str(forty_million), device="cpu", batch_size=2, max_documents=2)
     assert found.loadable, found.verdict
@@ -236,6 +238,7 @@ def seven_billion(tmp_path_factory) -> dict[str, tuple[Path, int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "transformers"])
 def test_seven_billion_parameters_are_counted_without_being_read(seven_billion, layout):
     folder, nbytes = seven_billion[layout]
@@ -270,6 +273,7 @@ def small_machine(*free: float):
     return devices
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_with_what_would(seven_billion, monkeypatch):
     monkeypatch.setattr(machine, "devices", small_machine(22))
     found = examine(str(seven_billion["original"][0]), device="cpu")

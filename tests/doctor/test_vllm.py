@@ -85,6 +85,7 @@ def test_a_torchvision_of_another_torch_is_found_by_importing_it(fitting):
     assert "operator torchvision::nms does not exist" in told
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_hangs_does_not_hang_the_doctor(fitting):
     fitting("torchvision", "import time; time.sleep(60)")
     checks = check_installation(seconds=1.0)

@@ -111,6 +111,7 @@ def test_the_reference_ends_by_its_length_and_by_either_end_token(plain, tmp_pat
     assert not ended.cut_off
 
 
+@pytest.mark.slow
 def test_probabilities_do_not_depend_on_the_company(plain, tmp_path):
     """A penalty on repetition counts the padding of the shorter prompts."""
     engine = asking(plain, tmp_path / "it", {"repetition_penalty": 1.3})

@@ -179,6 +179,7 @@ def test_postprocessor_leaves_out_what_is_improbable_or_unknown(hospital, bundle
     assert len(postprocessor.postprocess_nodes(nodes[-1:], query_bundle=bundle)) == 1
 
 
+@pytest.mark.slow
 def test_phantom_is_calibrated_on_some_patients_and_abstains_on_others(tmp_path):
     from mrrag_llamaindex.learning.calibration.data import of_questions
     from mrrag_llamaindex.learning.calibration.fit import CalibrationSettings, fit_calibration

@@ -273,6 +273,7 @@ def test_strict_synthesizer_refuses_nodes_without_ticket_and_no_nodes(hospital, 
         synthesizer.synthesize(QUESTION, [])
 
 
+@pytest.mark.slow
 def test_event_loop_is_not_stalled_by_a_long_answer(hospital, image):
     slow = MRRAGLLaVA(model="phantom", max_new_tokens=200)
     slow.engine.model.generation_config.eos_token_id = None

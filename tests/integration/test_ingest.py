@@ -123,6 +123,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     return {name: (folder / f"{name}.png", words) for name, words in said.items()}
 
 
+@pytest.mark.slow
 def test_bad_files_are_listed_with_reasons_and_the_rest_enters(store, towers, tmp_path) -> None:
     files = bad_files(tmp_path / "jane_doe")
     pairs = [pair(0, tmp_path)]
@@ -266,6 +267,7 @@ def test_nothing_to_ingest_is_a_report_of_zeros(store, towers) -> None:
     assert report == IngestReport(0, 0, 0, (), report.seconds)
 
 
+@pytest.mark.slow
 def test_killed_ingest_resumes_and_ends_as_an_uninterrupted_one(tmp_path) -> None:
     table = tmp_path / "pairs.jsonl"
     rows = [pair(i, tmp_path, metadata={"study_id": i // 2}) for i in range(30)]
@@ -316,6 +318,7 @@ def test_killed_ingest_resumes_and_ends_as_an_uninterrupted_one(tmp_path) -> Non
         )
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_every_pair_of_a_real_collection_enters(store, towers, covid_cxr: Path) -> None:
     columns = {"pair_id": "filename", "image": "filename", "report": "clinical_notes",

@@ -37,6 +37,7 @@ def bundles(hospital, count: int) -> list[QueryBundle]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("explain", [False, True])
 async def test_forty_queries_are_batched_and_equal_lone_ones(hospital, own, explain):
     llm = own.model_copy(update={"explain": explain})
@@ -162,6 +163,7 @@ def test_queue_options_are_checked_and_may_change(own):
             setattr(own, name, value)
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_while_a_stream_runs():
     """A thread that generates while the interpreter is taken down would abort the process."""
     code = """

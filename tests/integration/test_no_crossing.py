@@ -89,6 +89,7 @@ async def test_gathered_async_streams_read_by_the_parent(hospital, engines):
         assert crossings(hospital, patient, QUESTIONS[3], response) == 0
 
 
+@pytest.mark.slow
 async def test_default_async_postprocessing_keeps_the_evidence(hospital, engines):
     """Stock postprocessors run in worker threads in async engines."""
     llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
@@ -155,6 +156,7 @@ def test_mixed_concurrent_queries_without_a_crossing(hospital, engines, queries)
     assert sum(ticket.memory for ticket in TICKETS._tickets.values()) <= TICKETS.memory
 
 
+@pytest.mark.slow
 def test_every_way_of_asking_at_once(hospital):
     llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
     counts = Crossings(hospital, llm, CallsTheTool.about).run(queries=110, seed=1)

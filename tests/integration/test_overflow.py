@@ -29,6 +29,7 @@ def long_index(towers, hospital) -> MRRAGIndex:
     return MRRAGIndex.from_pairs(pairs, towers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [ResponseMode.COMPACT, ResponseMode.COMPACT_ACCUMULATE])
 def test_overflowing_evidence_is_attributed_in_every_call(long_index, hospital, mode):
     llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
@@ -47,6 +48,7 @@ def test_overflowing_evidence_is_attributed_in_every_call(long_index, hospital, 
     assert "mrrag:" not in str(response)
 
 
+@pytest.mark.slow
 def test_all_words_of_all_documents_are_shown_over_the_calls(long_index, hospital):
     llm = MRRAGLLaVA(model="phantom", max_new_tokens=2)
     engine = long_index.as_query_engine(llm=llm)

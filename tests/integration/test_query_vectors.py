@@ -106,6 +106,7 @@ def test_another_question_image_or_towers_have_vectors_of_their_own(towers):
     assert np.array_equal(towers.embed_images([one.rgb])[0], moved)
 
 
+@pytest.mark.slow
 def test_few_are_kept_and_they_go_with_the_image(towers):
     image = QueryImage.read(_png(1))
     for number in range(50):

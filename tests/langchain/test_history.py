@@ -55,6 +55,7 @@ def test_turns_that_are_known_to_nobody_are_left_out(chain, image):
     assert left_out(chain.invoke({"input": QUESTION, "image": image, "chat_history": history})) == 1
 
 
+@pytest.mark.slow
 def test_a_kept_history_over_two_patients(hospital, chain, observer):
     kept = InMemoryChatMessageHistory()
     app = RunnableWithMessageHistory(

@@ -45,7 +45,7 @@ def asked(hospital, chains, patient, question, kind):
     return asyncio.run(explicit.ainvoke(inputs))
 
 
-@pytest.mark.parametrize("questions", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("questions", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_threads(hospital, chains, questions):
     rng = random.Random(0)
     jobs = [(rng.choice(PATIENTS), rng.choice(QUESTIONS), n % 4) for n in range(questions)]
@@ -57,6 +57,7 @@ def test_threads(hospital, chains, questions):
         assert sum(pool.map(run, jobs)) == 0
 
 
+@pytest.mark.slow
 async def test_tasks_and_streams_read_in_turn(hospital, chains):
     block, explicit = chains
 

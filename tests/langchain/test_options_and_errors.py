@@ -155,6 +155,7 @@ def test_missing_evidence_may_be_allowed(chat):
     assert ChatMRRAG(lenient).invoke(QUESTION).content
 
 
+@pytest.mark.slow
 def test_retry_and_fallback_do_what_they_say(chain, chat, retriever, image):
     with pytest.raises(InputError, match="no image"):
         chain.with_retry(stop_after_attempt=2).invoke(QUESTION)

@@ -40,6 +40,7 @@ def test_image_tokens_in_the_prompt_equal_the_model_s_features(engine):
     assert len(features[0]) == engine.image_tokens == read.tokens
 
 
+@pytest.mark.slow
 def test_it_answers_from_one_matching_document(engine):
     trials = draw_trials(SEED, 200, documents=1, irrelevant=0)
     assert np.mean(answered_right(engine, trials)) >= 0.85

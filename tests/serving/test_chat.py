@@ -29,6 +29,7 @@ def asked(corpus, number=0, question=None):
     }
 
 
+@pytest.mark.slow
 def test_an_answer_is_the_one_of_the_process_and_names_its_sources(openai_client, service, corpus):
     answer = openai_client.chat.completions.create(model="phantom", messages=[asked(corpus)])
     expected = ask(service.index, service.llm, corpus.images[0], corpus.question).as_dict()
@@ -91,6 +92,7 @@ def conversation(corpus, first, second):
     ]
 
 
+@pytest.mark.slow
 def test_turns_about_another_image_never_reach_the_prompt(conversational, corpus):
     with openai.OpenAI(base_url=f"{conversational}/v1", api_key="-", max_retries=0) as client:
 

@@ -160,6 +160,7 @@ def test_a_body_that_does_not_say_so_is_read_no_further(small):
     assert b" 413 " in answer.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_arrive_is_given_up(small):
     started = time.monotonic()
     answer = exchange(small, f"{HEAD}Content-Length: 1000\n\n", [b"{"])
@@ -282,6 +283,7 @@ def test_a_fault_tells_neither_client_nor_log_what_was_asked(service, corpus, ca
         assert secret not in text
 
 
+@pytest.mark.slow
 def test_too_many_requests_are_told_to_come_back(service, corpus, monkeypatch):
     held = threading.Event()
     whole = service.retrieve
@@ -413,6 +415,7 @@ def test_an_address_is_heard_again_after_a_while_and_others_always():
     assert len(wrong._seen) == 3
 
 
+@pytest.mark.slow
 def test_a_store_that_is_gone_is_said_so_everywhere(corpus, tmp_path, caplog):
     folder = tmp_path / "of Mrs Miller"
     shutil.copytree(corpus.store, folder)

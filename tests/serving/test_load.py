@@ -21,6 +21,7 @@ from mrrag_llamaindex.serving.settings import Settings
 from tests.serving.conftest import running
 
 
+@pytest.mark.slow
 def test_interleaved_patients_keep_their_evidence(client, service, corpus):
     expected = {}
     for number, path in enumerate(corpus.images):
@@ -110,6 +111,7 @@ def test_the_work_of_a_client_that_hangs_up_is_stopped(service, corpus, slow, ki
             assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_a_server_that_is_ended_does_not_wait_for_its_answers(service, corpus, slow):
     part = {"type": "image_url", "image_url": {"url": corpus.data_url()}}
     text = {"type": "text", "text": corpus.question}
@@ -166,6 +168,7 @@ def test_a_client_that_hangs_up_while_it_sends_is_no_fault(service, caplog):
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 def test_a_stream_that_fails_late_ends_with_the_error(service, corpus, monkeypatch):
     whole = service.stream
 

@@ -94,6 +94,11 @@ def test_the_command_asks_a_server_about_all_images(readers, corpus, expected):
     assert answer["sources"] == expected["sources"]
 
 
+def test_what_the_page_offers_is_what_the_model_reads(service, reader):
+    assert not service.reads_several
+    assert reader.reads_several
+
+
 def test_a_model_of_one_image_refuses_before_it_searches(service, corpus, monkeypatch):
     def searched(*_):
         pytest.fail("the store was searched")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.serving.server_process import serving
 from tests.serving.soak_clients import reference
 from tests.serving.soak_run import make_cases, require_different, soak
 
 
+@pytest.mark.slow
 def test_clients_of_every_kind_get_their_own_and_leave_nothing(tmp_path):
     store, cases = make_cases(tmp_path, 4, 0)
     options = ["--store", str(store), "--model", "phantom", "--device", "cpu"]

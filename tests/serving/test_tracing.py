@@ -38,6 +38,7 @@ for span in exporter.get_finished_spans():
 """
 
 
+@pytest.mark.slow
 def test_no_word_of_question_report_or_path_is_exported(corpus, service):
     image = service.read_image(corpus.images[0].read_bytes())
     words = {corpus.question, str(corpus.store), str(corpus.images[0])}

@@ -35,7 +35,16 @@ for engine in ("qdrant", "milvus"):
         PLACES[f"{engine} server"] = lambda request, place=f"{engine}+{address}": place
 
 
-@pytest.fixture(params=PLACES.values(), ids=PLACES)
+# Each file of Milvus Lite starts a server of its own, for half a second.
+SLOW = {"milvus in a folder"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(place, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, place in PLACES.items()
+    ]
+)
 def place(request: pytest.FixtureRequest) -> Any:
     """Where a store may be made, once for each back end."""
     return request.param(request)

@@ -324,6 +324,7 @@ class TestPairStore:
         assert store.query(*question, filters=Comparison("study_id", "==", "s1")) == []
         assert len(store.query(*question, filters=Comparison("view", "==", "AP"))) == 1
 
+    @pytest.mark.slow
     def test_excluded_patient_with_thousands_of_closer_pairs_never_appears(
         self, store, units, pairs
     ) -> None:
@@ -461,6 +462,7 @@ class TestPairStore:
         with pytest.raises(StoreError, match="closed"):
             store.query(*units(2), FusionWeights(), k=1)
 
+    @pytest.mark.slow
     def test_two_writers_and_two_readers_lose_nothing_and_cross_nothing(
         self, store, units, pairs
     ) -> None:

@@ -199,6 +199,7 @@ copying.copy_store(source, target, slow)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["milvus:{}/m.db", "{}/folder", "qdrant:{}/q"])
 def test_a_copy_that_was_killed_is_resumed_and_loses_nothing(target, tmp_path, pairs, units):
     place = target.format(tmp_path)
@@ -230,6 +231,7 @@ def test_a_copy_that_was_killed_is_resumed_and_loses_nothing(target, tmp_path, p
         assert verify_store(copy).pairs == 100
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, pairs, units):
     runner = CliRunner()
 

@@ -60,6 +60,7 @@ def test_a_deleted_report_is_gone_from_every_file(store):
     assert {int(pair_id[1:]) for pair_id in store.pair_ids()} == left
 
 
+@pytest.mark.slow
 def test_the_command_deletes_a_patient_and_no_other(store):
     place = str(store.folder)
     store.upsert([Pair(b"", "new", "second", "patient3")], vectors(1), vectors(1))
@@ -102,6 +103,7 @@ def test_what_is_left_answers_as_before_also_when_opened_again(store):
         assert np.array_equal(after.vector, before.vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "weight"), [(5, 1.0), (5, -0.1), (40, 1.0)])
 def test_what_another_process_deletes_is_found_no_more(store, k, weight):
     """A server has searched before, and its index is in its memory."""
@@ -146,6 +148,7 @@ def test_a_replaced_report_is_gone_from_every_file(store):
     assert store.get(["p1"])["p1"].report == "new"
 
 
+@pytest.mark.slow
 def test_questions_are_answered_while_reports_are_erased(store):
     """Chroma's own SQLite is reading then, with locks that Python's does not see."""
     pairs = [Pair(b"", f"report {n} " + "x" * 2000, f"q{n}", f"other{n}") for n in range(2000)]
@@ -185,6 +188,7 @@ def test_an_opening_that_saves_the_index_leaves_nothing_either(store):
         assert not any(content[count * size :])
 
 
+@pytest.mark.slow
 def test_no_save_of_an_index_leaves_what_memory_held(tmp_path):
     """Chroma saves every thousand vectors or so, with bytes that nobody has written."""
     store = PairStore.create(tmp_path / "store", StoreSchema("t@0", "t", DIMENSION))

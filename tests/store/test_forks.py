@@ -61,6 +61,7 @@ def test_closing_a_store_behind_a_fork_leaves_it_to_its_process(tmp_path):
         assert len(store) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["qdrant:{}/q", "milvus:{}/m.db"])
 def test_a_store_of_another_engine(where, tmp_path):
     schema = StoreSchema("t@0", "t", 4)

@@ -13,6 +13,8 @@ from mrrag_llamaindex.store.pair import Pair
 from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import StoreSchema
 
+pytestmark = pytest.mark.slow
+
 COUNT, DIMENSION, QUERIES = 3000, 64, 20
 WEIGHTS = [
     (1, 1, 1),

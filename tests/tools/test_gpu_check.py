@@ -99,6 +99,7 @@ def test_it_checks_and_measures_with_four_packages_alone():
     assert "flex is left out" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu_check", *SHORT, "--minutes", "0"])
     assert not main()
@@ -107,6 +108,7 @@ def test_what_there_is_no_time_for_is_named(monkeypatch, capsys):
     assert "left out for want of time: 4 callers" in told
 
 
+@pytest.mark.slow
 def test_the_model_has_the_shape_of_llava_med():
     """Mistral 7B and CLIP ViT-L/14 at 336 pixels; on "meta" nothing is allocated."""
     loaded = random_llava("llava-med", "meta", "bfloat16")

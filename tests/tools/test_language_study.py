@@ -75,6 +75,7 @@ def model(backend: str):
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_every_variant_gives_what_one_whole_steered_pass_gives():
     variants = [asking.plain, *map(asking.steered, POLICIES), asking.plain]
@@ -92,6 +93,7 @@ def test_every_variant_gives_what_one_whole_steered_pass_gives():
     assert np.abs(found[1:4] - found[0]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_likelihood_and_verdict_are_those_of_the_gold_answer():
     odds = np.array([[2.0, 2.0]])  # yes; the truths are yes and no
     assert asking.right(odds, CASES).tolist() == [[True, False]]

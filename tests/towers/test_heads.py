@@ -8,6 +8,7 @@ import torch
 from mrrag_llamaindex.towers.projection_head import ProjectionHead
 
 
+@pytest.mark.slow
 def test_a_head_standardises_by_the_training_features() -> None:
     head = ProjectionHead(3, 2)
     # deviations 2, 1 and 0; the last is raised to a tenth of their mean, 1

@@ -86,6 +86,7 @@ def test_a_missing_phantom_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         load_towers("phantom")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["refused", "silent"])
 def test_without_a_network_the_answer_comes_within_seconds(network: str, tmp_path: Path) -> None:
     # A port where nobody listens, and one where somebody does but never answers.

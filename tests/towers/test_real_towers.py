@@ -61,6 +61,7 @@ def test_paraphrases_are_nearer_than_other_subjects(real: ModuleType) -> None:
     assert similarity[0, 1] > 0.6 > 0.3 > similarity[0, 2]
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_of_real_weights_reads_real_films_and_stands_alone(
     real: ModuleType, covid_cxr: Path, tmp_path: Path
 ) -> None:

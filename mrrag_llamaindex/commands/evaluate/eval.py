@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,9 +25,9 @@ from mrrag_llamaindex.evaluation.tasks.task import Scoring
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.commands.evaluate.data import OwnCopy
+    from mrrag_llamaindex.commands.evaluate.eval_report import Telling
     from mrrag_llamaindex.evaluation.data.data_set import Asked
     from mrrag_llamaindex.evaluation.run.workers import AnsweringWorkers
-    from mrrag_llamaindex.evaluation.tasks.task import Task
     from mrrag_llamaindex.generation.interface import Engine
 
 
@@ -166,7 +166,7 @@ def evaluate(
     """
     from mrrag_llamaindex.commands.evaluate import counts as numbers
     from mrrag_llamaindex.commands.evaluate import data as sources
-    from mrrag_llamaindex.commands.evaluate.eval_report import rescore, scored
+    from mrrag_llamaindex.commands.evaluate.eval_report import Telling, rescore, scored
     from mrrag_llamaindex.commands.evaluate.votes import vote_study
     from mrrag_llamaindex.evaluation.data import parts as division
     from mrrag_llamaindex.evaluation.methods.learning import learn
@@ -191,6 +191,7 @@ def evaluate(
     if radeval_python and not clinical:
         raise InputError("--radeval-python computes clinical metrics: name some with --clinical")
     asked = task.asked(scoring, section or "report")
+    telling = Telling(read, seed, out, picture, as_json, task)
     own_data = data != defaults.PHANTOM
     alone = bool(predictions) and own_data and not any((methods, model, towers, weights))
     by_vote = (
@@ -204,17 +205,10 @@ def evaluate(
         if any((root, question_file, report_file, images, model, towers, weights, predictions)):
             raise InputError("--rescore reads the answers of a run; leave data and models out")
         modes.check_rescored(ctx)
-        rescore(
-            *(data, rescored, methods),
-            scoring=read,
-            seed=seed,
-            out=out,
-            picture=picture,
-            as_json=as_json,
-            task=task,
-        )
+        rescore(data, rescored, methods, telling)
         return
     if alone:
+        _check_compared(compared, name or [])
         if facts or report_file or images:
             raise InputError(
                 "--predictions without --methods, --model or --towers are scored alone: leave "
@@ -225,13 +219,8 @@ def evaluate(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),
             _named(predictions or [], name or [], ()),
             questions,
-            task=task,
-            asked=asked,
-            scoring=read,
-            seed=seed,
-            out=out,
-            picture=picture,
-            as_json=as_json,
+            asked,
+            telling,
         )
         return
     if by_vote:
@@ -253,6 +242,7 @@ def evaluate(
         raise InputError("--image-encoder and --text-encoder belong to --data vqa-rad by vote")
     wanted = chosen_methods(methods)
     others = _named(predictions or [], name or [], wanted)
+    _check_compared(compared, (*wanted, *(label for label, _ in others)))
     counts = numbers.chosen_counts(documents)
     # Read first: what is wrong with the data is said before a model is loaded.
     synthetic = data == defaults.PHANTOM
@@ -351,12 +341,7 @@ def evaluate(
             console.screen().print(f"\nK = {count}")
         values[count] = scored(
             *(scored_set.name, {**run.predictions, **outside}, replace(run, notes=notes), problems),
-            scoring=read,
-            seed=seed,
-            out=numbers.folder_of(out, count, counts),
-            picture=picture,
-            task=task,
-            show=not as_json,
+            replace(telling, out=numbers.folder_of(out, count, counts)),
         )
     if len(counts) > 1:
         numbers.compare_counts(values, task, as_json=as_json)
@@ -387,14 +372,8 @@ def _score_predictions(
     copy: OwnCopy,
     others: list[tuple[str, Path]],
     count: int | None,
-    *,
-    task: Task,
     asked: Asked,
-    scoring: Scoring,
-    seed: int,
-    out: Path | None,
-    picture: Path | None,
-    as_json: bool,
+    telling: Telling,
 ) -> None:
     """Score other models' answers alone: no image, pair, tower or model is needed."""
     from mrrag_llamaindex.commands.evaluate import data as sources
@@ -403,30 +382,24 @@ def _score_predictions(
     from mrrag_llamaindex.evaluation.run.predictions_file import read_predictions_file
     from mrrag_llamaindex.evaluation.run.records import Evaluation
 
-    scored = drawn_questions(copy.read(scoring.rule, asked=asked, answers_only=True), count, seed)
+    rule = telling.scoring.rule
+    read = copy.read(rule, asked=asked, answers_only=True)
+    scored = drawn_questions(read, count, telling.seed)
     problems = list(scored.problems)
     answers = {}
     for label, path in others:
         answers[label], strangers = read_predictions_file(path, scored, label)
         problems += strangers
-    cares = sources.neither_yes_nor_no([scored], scoring.rule)
+    cares = sources.neither_yes_nor_no([scored], rule)
     for line in cares:
         console.say("note", line)
     notes = ("only answers were scored: no model was asked, and every question counts", *cares)
     run = Evaluation(answers, {}, (), notes, ())
-    report(
-        *(scored.name, answers, run, problems),
-        scoring=scoring,
-        seed=seed,
-        out=out,
-        picture=picture,
-        as_json=as_json,
-        task=task,
-    )
+    report(scored.name, answers, run, problems, telling)
 
 
 def _compared(texts: list[str], others: list[str]) -> tuple[tuple[str, str], ...]:
-    """Read ``--compare A,B``; which of the rows ran is seen later."""
+    """Read ``--compare A,B``."""
     pairs = []
     for text in texts:
         pair = [part.strip() for part in text.split(",")]
@@ -438,6 +411,17 @@ def _compared(texts: list[str], others: list[str]) -> tuple[tuple[str, str], ...
                 raise InputError(f"--compare {text!r}: there is no row {one!r}; there are: {known}")
         pairs.append((pair[0], pair[1]))
     return tuple(dict.fromkeys(pairs))
+
+
+def _check_compared(compared: tuple[tuple[str, str], ...], rows: Sequence[str]) -> None:
+    """Refuse to compare a row that is not going to be there."""
+    for pair in compared:
+        for one in pair:
+            if one not in rows:
+                raise InputError(
+                    f"--compare {','.join(pair)}: {one} is not among the rows of this run "
+                    f"({', '.join(rows)}): add it to --methods, or leave the comparison out"
+                )
 
 
 def _named(files: list[Path], names: list[str], wanted: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,6 @@ from mrrag_llamaindex.evaluation.run.answers_file import read_predictions
 from mrrag_llamaindex.evaluation.run.harness import LAYERS
 from mrrag_llamaindex.evaluation.run.records import Evaluation
 from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
-from mrrag_llamaindex.evaluation.tasks.yes_no import YES_NO
 from mrrag_llamaindex.files.atomic import write_atomically
 from mrrag_llamaindex.plots import draw_table
 
@@ -45,30 +44,42 @@ _WIDE_ONLY = ("precision", "recall", "yes F1")
 _INCOMPLETE = "left out of the data, or incomplete"
 
 
+@dataclass(frozen=True)
+class Telling:
+    """How answers are scored, and where that is told.
+
+    Parameters
+    ----------
+    scoring : Scoring
+    seed : int
+        Of the intervals.
+    out : Path or None
+        Folder for tables and results.
+    picture : Path or None
+        File for the plot.
+    as_json : bool
+        Print JSON alone.
+    task : Task
+    """
+
+    scoring: Scoring
+    seed: int
+    out: Path | None
+    picture: Path | None
+    as_json: bool
+    task: Task
+
+
 def report(
     data: str,
     runs: Mapping[str, Sequence[Prediction]],
     run: Evaluation,
     problems: Sequence[Problem],
-    *,
-    scoring: Scoring,
-    seed: int,
-    out: Path | None,
-    picture: Path | None,
-    as_json: bool,
-    task: Task = YES_NO,
+    telling: Telling,
 ) -> None:
     """Score the answers, write the files and print the table."""
-    value = scored(
-        *(data, runs, run, problems),
-        scoring=scoring,
-        seed=seed,
-        out=out,
-        picture=picture,
-        task=task,
-        show=not as_json,
-    )
-    if as_json:
+    value = scored(data, runs, run, problems, telling)
+    if telling.as_json:
         console.print_json(value)
 
 
@@ -77,15 +88,10 @@ def scored(
     runs: Mapping[str, Sequence[Prediction]],
     run: Evaluation,
     problems: Sequence[Problem],
-    *,
-    scoring: Scoring,
-    seed: int,
-    out: Path | None,
-    picture: Path | None,
-    task: Task,
-    show: bool,
+    telling: Telling,
 ) -> dict[str, Any]:
     """Score the answers, write the files, print the table unless told not to, and return it."""
+    scoring, seed, task, out = telling.scoring, telling.seed, telling.task, telling.out
     baseline = "naive-rag" if "naive-rag" in runs else None
     table = task.build_table(data, runs, scoring=scoring, seed=seed, baseline=baseline)
     comparisons = notes.steps(table, runs, seed, scoring.compared)
@@ -103,11 +109,11 @@ def scored(
     value = notes.as_dict(table, run, comparisons, counts)
     value["problem_list"] = [str(problem) for problem in problems]
     files = [] if out is None else _write(table, run, sentences, value, out)
-    if (target := picture or out) is not None:
+    if (target := telling.picture or out) is not None:
         usual = target / f"{task.main}.png"
-        files += draw_or_say(lambda: draw_table(value), picture, usual)["figures"]
+        files += draw_or_say(lambda: draw_table(value), telling.picture, usual)["figures"]
         value["files"] = files
-    if show:
+    if not telling.as_json:
         _print(table, run, sentences, problems, task.main, out)
     return value
 
@@ -209,13 +215,7 @@ def rescore(
     data: str,
     folder: Path,
     methods: str | None,
-    *,
-    scoring: Scoring,
-    seed: int,
-    out: Path | None,
-    picture: Path | None,
-    as_json: bool,
-    task: Task = YES_NO,
+    telling: Telling,
 ) -> None:
     """Score the answers in a run's folder again and print the table.
 
@@ -224,6 +224,7 @@ def rescore(
     InputError
         If the folder holds no answers of a finished run, or its own tables would be overwritten.
     """
+    out, task = telling.out, telling.task
     if out is not None and out.resolve() == folder.resolve():
         raise InputError("--out is the run itself, whose tables it would replace: name another")
     if not task.keeps_golds:
@@ -243,15 +244,7 @@ def rescore(
         "labels and settings are those of that run"
     )
     run = Evaluation(answers, {}, (), (note,), tuple(left_out), layers)
-    report(
-        *(data, answers, run, ()),
-        scoring=scoring,
-        seed=seed,
-        out=out,
-        picture=picture,
-        as_json=as_json,
-        task=task,
-    )
+    report(data, answers, run, (), telling)
 
 
 def _answers(

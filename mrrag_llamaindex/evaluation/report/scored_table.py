@@ -13,6 +13,7 @@ from mrrag_llamaindex.evaluation.report.mcnemar import check_same_questions
 from mrrag_llamaindex.evaluation.report.numbers import columns, ends, listed, percent
 from mrrag_llamaindex.evaluation.tasks.metrics.measures import Measures
 from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
+from mrrag_llamaindex.plots.words import count
 from mrrag_llamaindex.statistics.bootstrap import Interval
 
 
@@ -148,8 +149,8 @@ class ScoredTable:
         """Return what has to be known to read the table, one sentence each."""
         against = f" Compared by {self.task.heads.get(self.main, self.main)}."
         return [
-            f"{self.data}, task {self.task.name}: {self.n} questions about {self.patients} "
-            "patients, in percent.",
+            f"{self.data}, task {self.task.name}: {count(self.n, 'question')} "
+            f"about {count(self.patients, 'patient')}, in percent.",
             ("Brackets: 95% intervals, bootstrap by patient." if self.patients > 1 else "")
             + (against if self.comparisons else ""),
             *self.task.notes,

@@ -15,6 +15,7 @@ from mrrag_llamaindex.evaluation.report.mcnemar import Comparison, check_same_qu
 from mrrag_llamaindex.evaluation.report.metrics import CLASSES, Majority, Row, majority, score
 from mrrag_llamaindex.evaluation.report.numbers import columns, ends, listed, p_value, percent
 from mrrag_llamaindex.evaluation.tasks.task import Scoring, Task
+from mrrag_llamaindex.plots.words import count
 
 METRICS = ("accuracy", "macro_f1", "precision", "recall", "positive_f1", "invalid_rate")
 """Columns, in this order."""
@@ -84,7 +85,8 @@ class ResultTable:
     def sentences(self) -> list[str]:
         """Return what has to be known to read the table, one sentence each."""
         sentences = [
-            f"{self.data}: {self.n} questions about {self.patients} patients, in percent.",
+            f"{self.data}: {count(self.n, 'question')} about "
+            f"{count(self.patients, 'patient')}, in percent.",
             "Brackets: 95% intervals, bootstrap by patient."
             if self.patients > 1
             else "No intervals: they are drawn over patients, and there is only one.",

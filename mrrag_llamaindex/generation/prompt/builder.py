@@ -183,6 +183,11 @@ class PromptBuilder:
             ),
         )
 
+    @property
+    def reads_several(self) -> bool:
+        """Whether the model reads several images in one question."""
+        return self.template.between_images is not None
+
     def require_images(self, count: int) -> None:
         """Check that the model reads so many images in one question.
 
@@ -191,7 +196,7 @@ class PromptBuilder:
         InputError
             If there are several, and it reads one.
         """
-        if count > 1 and self.template.between_images is None:
+        if count > 1 and not self.reads_several:
             raise InputError(
                 f"{count} images were given with one question, and this model reads one: ask about "
                 "one of them, or use a model that reads several (docs/generators.md lists them)"

@@ -129,6 +129,11 @@ class PromptReader:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @property
+    def reads_several(self) -> bool:
+        """Whether a question may have several images; of a model that reads text only it may."""
+        return self.loaded.images is None or self.prompts.reads_several
+
     def require_images(self, count: int) -> None:
         """Check, before anything is read, that the model takes so many images in one question.
 

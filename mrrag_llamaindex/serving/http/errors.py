@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from mrrag_llamaindex import errors
-from mrrag_llamaindex.serving.service import Cancelled, PairError
+from mrrag_llamaindex.serving.service import Cancelled, LearnedError, PairError
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ _OF_THE_CLIENT: Mapping[type[errors.MRRAGError], tuple[int, str]] = {
 
 
 _STORE_HELP = (
-    "; if an ingest has changed the store since this server started, start the server anew; else "
-    "see mrrag verify"
+    "; if an ingest replaces pairs of the store just now, it goes on when that has ended; if the "
+    "store was made anew, start the server anew; else see mrrag verify"
 )
 
 
@@ -114,6 +114,9 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(status, "busy", " ".join(str(error).split()), retry_after=2)
     if isinstance(error, (Cancelled, CancelledError, ClientDisconnect)):
         return ApiError(503, "cancelled", "the request was cancelled")
+    if isinstance(error, LearnedError):  # names files and towers, and nobody
+        logger.error("request failed: %s", error)
+        return ApiError(503, "store_unavailable", " ".join(str(error).split()))
     of_store = isinstance(error, errors.StoreError)
     what_to_do = _STORE_HELP if of_store else ""
     logger.error("request failed: %s in %s%s", type(error).__name__, _place(error), what_to_do)
@@ -121,9 +124,9 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(
             503,
             "store_unavailable",
-            "the store behind this server cannot be read: it is gone, was replaced or changed by "
-            "another program since the server started, or is damaged; whoever runs the server sees "
-            "where in its log, and starts it anew",
+            "the store behind this server cannot be read: it is gone, was replaced or is being "
+            "changed by another program, or is damaged; whoever runs the server sees where in its "
+            "log, and what to do",
         )
     return ApiError(
         500,

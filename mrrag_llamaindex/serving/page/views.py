@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mrrag_llamaindex.files.digests import text_digest
 from mrrag_llamaindex.generation.attention import LayerShares
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
+from mrrag_llamaindex.plots.words import signed_points
 
 if TYPE_CHECKING:
     from mrrag_llamaindex.generation.attention import AttentionShares
@@ -121,17 +122,12 @@ def cases(
                     if value or row["weights"].get(name)
                 ],
                 "lambda_bar": Bar(0, 100 * row["lambda"]),
-                "points": influence and _points(influence["points"]),
+                "points": influence and signed_points(influence["points"]),
                 "zero": Bar.from_zero(0, low, high).x,
                 "influence_bar": influence and Bar.from_zero(influence["points"], -most, most),
             }
         )
     return shown
-
-
-def _points(value: float) -> str:
-    """Write points with their sign, and nothing as 0.0."""
-    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
 
 
 def side(turn: Turn, name: str) -> dict[str, Any]:

@@ -2,21 +2,25 @@
 
 A folder has one writing process at a time. Two that write leave a store on which Chroma crashes,
 so the first write takes a file lock that ends with the process, however it ends. Reading takes no
-lock; a reader in another process may miss what is being written. To share a store between
-processes, serve it with ``chroma run`` and open its URL.
+lock; a reader in another process sees what was written when the writer has let go of the folder,
+see `changes`. To share a store between processes that write, serve it with ``chroma run`` and open
+its URL.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.files.forks import ForkGuard
 from mrrag_llamaindex.store.backends import Where, store_errors
+from mrrag_llamaindex.store.chroma.changes import OpenFolder, position_of
 from mrrag_llamaindex.store.chroma.erasure import scrub_index
-from mrrag_llamaindex.store.chroma.integrity import check_folder
+from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, check_folder
 from mrrag_llamaindex.store.chroma.location import (
     Location,
     settings,
@@ -47,15 +51,23 @@ class Connection:
         *,
         lock: BaseFileLock | None = None,
         copy: TemporaryDirectory[str] | None = None,
+        position: int | None = None,
     ) -> None:
         self.location = location
+        self._name = collection.name
         self._collection: Collection | None = collection
+        self._closed = False
         self._client = client  # of a store in memory, its System
         self._lock = lock
         self._copy = copy  # what is open in place of a folder that cannot be written
         self._file = location.database_file()
         self._guard = threading.Lock()
         self._process = ForkGuard()
+        self._shared: OpenFolder | None = None
+        if location.folder is not None:
+            opened = location.folder if copy is None else Path(copy.name)
+            self._shared = OpenFolder.of(opened, location.folder, position)
+            self._shared.join(self)
 
     @classmethod
     def create(
@@ -91,6 +103,17 @@ class Connection:
     def find(cls, where: Where, name: str) -> Connection:
         """Open an existing collection; never makes anything, see `PairStore.open`."""
         location = Location.parse(where)
+        folder, position = location.folder, None
+        if folder is not None:
+            location.check_readable()
+            position = position_of(folder / SQLITE_FILE)  # before it is opened: never too late
+        collection, client, copy = cls._opened(location, name)
+        return cls(location, collection, client, copy=copy, position=position)
+
+    @staticmethod
+    def _opened(
+        location: Location, name: str
+    ) -> tuple[Collection, Any, TemporaryDirectory[str] | None]:
         location.check_readable()
         if location.folder is not None:
             check_folder(location.folder, name, location.name)
@@ -108,7 +131,7 @@ class Connection:
                         f"{', '.join(names) or 'none'}"
                     )
             undo.pop_all()
-        return cls(location, collection, client, copy=copy)
+        return collection, client, copy
 
     @staticmethod
     def present(where: Where, name: str) -> bool:
@@ -125,9 +148,13 @@ class Connection:
     @property
     def collection(self) -> Collection:
         """The raw Chroma collection."""
-        self._process.check(f"{self.location.name} was", StoreError)
+        self._check_place()
         if self._collection is None:
             raise StoreError(f"{self.location.name} has been closed")
+        return self._collection
+
+    def _check_place(self) -> None:
+        self._process.check(f"{self.location.name} was", StoreError)
         # Chroma goes on answering, and taking pairs, in files that no longer have a name.
         if self.location.database_file() != self._file:
             raise StoreError(
@@ -135,7 +162,58 @@ class Connection:
                 "nothing is read from it or written to it: close it (store.close()) and open it "
                 "again"
             )
-        return self._collection
+
+    @contextmanager
+    def reading(self) -> Iterator[Collection]:
+        """Give the collection for one call, with what other processes have written; not nested."""
+        if self._shared is None or self._closed:
+            yield self.collection
+            return
+        self._check_place()
+        with self._shared.reading(self._quiet):
+            yield self.collection
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has the folder for writing."""
+        return self._lock is not None
+
+    @contextmanager
+    def _quiet(self) -> Iterator[bool]:
+        """Keep other processes from writing; False if one does.
+
+        A folder that cannot be written has no lock to take, and its copy is made between two
+        writes.
+        """
+        if self._copy is not None:
+            yield True
+            return
+        try:
+            lock = _writer_lock(self.location)
+        except StoreError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def let_go(self) -> Any:
+        """Close the client; returns what it was a client of, for `open_again`."""
+        client, self._client = self._client, None
+        copy, self._copy = self._copy, None
+        collection, self._collection = self._collection, None
+        if client is not None:
+            self.location.release(client)
+        if copy is not None:
+            copy.cleanup()
+        return None if collection is None else collection._client
+
+    def open_again(self) -> Any:
+        """Open what `let_go` has closed; returns what it is a client of."""
+        self._check_place()
+        self._collection, self._client, self._copy = self._opened(self.location, self._name)
+        return self._collection._client
 
     def hold_for_writing(self) -> None:
         """Become the folder's one writing process; does nothing for other places.
@@ -145,21 +223,27 @@ class Connection:
         StoreError
             If another process is writing, or the folder cannot be written.
         """
-        if self.location.folder is None:
+        if self._shared is None:
             return
         if self._copy is not None:
             raise StoreError(f"{self.location.name} cannot be written: it was opened for reading")
         with self._guard:
             if self._lock is None:
-                self._lock = _writer_lock(self.location)
+                lock = _writer_lock(self.location)
+                try:
+                    self._shared.catch_up()  # an older index would be saved over a newer one
+                except BaseException:
+                    lock.release()
+                    raise
+                self._lock = lock
 
     def scrub(self) -> None:
         """Fill with zeros what the folder's index files hold beyond their elements.
 
-        Not while another process writes, which does so itself behind its write.
+        Of a folder only, and not while another process writes, which does so itself behind its
+        write.
         """
-        if self.location.folder is None:
-            return
+        assert self.location.folder is not None
         try:
             lock = _writer_lock(self.location)
         except StoreError:
@@ -177,10 +261,12 @@ class Connection:
         if self._process.behind_fork:
             return
         with self._guard:
-            self._collection = None
+            self._closed, self._collection = True, None
             client, self._client = self._client, None
             lock, self._lock = self._lock, None
             copy, self._copy = self._copy, None
+            if self._shared is not None:
+                self._shared.leave(self)
         with ExitStack() as rest:
             if copy is not None:
                 rest.callback(copy.cleanup)

@@ -157,6 +157,13 @@ def _check(
     return FolderCheck(len(ids), compared, len(ids) - compared)
 
 
+def written_up_to(db: sqlite3.Connection) -> int:
+    """Return the number of the last write to any collection of a database, 0 for none."""
+    logged = db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0]
+    applied = [_number(value) for (value,) in db.execute("SELECT seq_id FROM max_seq_id")]
+    return max(0 if logged is None else int(logged), *applied, 0)
+
+
 def _number(value: object) -> int:
     return int.from_bytes(value, "big") if isinstance(value, bytes) else int(str(value))
 

@@ -117,21 +117,24 @@ class ChromaPairStore(PairStore):
             )
 
     def _check_open(self) -> None:
-        collection = self.collection  # of a folder, this looks for its file
-        if self.folder is None:
-            collection.count()
+        with self._connection.reading() as collection:  # of a folder, this looks for its file
+            if self.folder is None:
+                collection.count()
 
     def _count(self) -> int:
-        return self.collection.count()
+        with self._connection.reading() as collection:
+            return collection.count()
 
     def _pair_ids(self) -> Iterable[str]:
-        return self.collection.get(include=[])["ids"]
+        with self._connection.reading() as collection:
+            return collection.get(include=[])["ids"]
 
     def _fetch(self, pair_ids: Sequence[str], *, complete: bool) -> Iterator[StoredPair]:
         include = _COMPLETE if complete else _COMPLETE[:1]
         for start in range(0, len(pair_ids), MAX_RECORDS):
             ids = list(pair_ids[start : start + MAX_RECORDS])
-            part = cast(Any, self.collection.get(ids=ids, include=cast(Any, include)))
+            with self._connection.reading() as collection:
+                part = cast(Any, collection.get(ids=ids, include=cast(Any, include)))
             yield from map(decode, part["ids"], *(part[name] for name in include))
 
     def _nearest(
@@ -169,15 +172,14 @@ class ChromaPairStore(PairStore):
         # The search is as wide as the number asked for, where that is above ``ef_search``.
         wide = width > count
         include = [] if wide else _COMPLETE if complete else _COMPLETE[:1]
-        result = cast(
-            Any,
-            self.collection.query(
+        with self._connection.reading() as collection:
+            found = collection.query(
                 query_embeddings=cast(Any, vector[None]),
                 n_results=max(count, width),
                 where=where_of(filters),
                 include=cast(Any, ["distances", *include]),
-            ),
-        )
+            )
+        result = cast(Any, found)
         ids, distances = result["ids"][0][:count], result["distances"][0][:count]
         rows = zip(ids, *(result[name][0] for name in include), strict=True) if include else ()
         pairs = {row[0]: decode(*row) for row in rows if row[1]}  # every record has metadata

@@ -101,3 +101,9 @@ class Place:
             raise StoreError(f"{engine}:{rest}: a local Milvus store is a path that ends in .db")
         name = f"collection {collection!r} of {engine}:{path}"
         return cls(engine, name, collection, path=Path(path).expanduser().absolute())
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder of a local store, if there is none, for this user alone: it holds reports."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)

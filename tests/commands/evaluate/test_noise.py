@@ -41,6 +41,7 @@ def run():
     return call
 
 
+@pytest.mark.slow
 def test_json_holds_every_point_and_the_figure(run, tmp_path):
     out = tmp_path / "noise"
     result = run("--documents", 2, "--count", 8, "--out", out, "--policies", "ifa", "--json")
@@ -84,6 +85,7 @@ def test_settings_are_chosen_on_studies_of_another_seed(run, tmp_path, monkeypat
     assert json.loads(result.stdout)["tuning"]["seed"] == noise_trials.VALIDATION + 3
 
 
+@pytest.mark.slow
 def test_sentences_say_loss_and_what_is_won_back(run, tmp_path):
     result = run(
         *("--documents", 2, "--count", 6, "--out", tmp_path, "--policies", "off,hard-mask"),

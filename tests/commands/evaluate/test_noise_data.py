@@ -122,6 +122,7 @@ def curve(iu):
     return json.loads(result.stdout), result.stderr
 
 
+@pytest.mark.slow
 def test_a_copy_gives_the_curve(curve):
     told, _ = curve
     points = told["points"]
@@ -146,6 +147,7 @@ def test_a_copy_gives_the_curve(curve):
     assert all(Path(path).stat().st_size > 1000 for path in told["figures"])
 
 
+@pytest.mark.slow
 def test_it_says_what_was_done(curve):
     told, stderr = curve
     assert told["data"] == "iu-xray"
@@ -159,6 +161,7 @@ def test_it_says_what_was_done(curve):
     assert "critical layers" not in stderr  # the phantom's own are what everyone knows
 
 
+@pytest.mark.slow
 def test_people_read_rule_settings_and_what_was_left_out(small):
     facts = [line for line in (small / "facts.csv").read_text().splitlines() if "1003" not in line]
     fewer = small / "fewer.csv"
@@ -176,6 +179,7 @@ def test_people_read_rule_settings_and_what_was_left_out(small):
     assert "iuxray" not in result.stdout.replace(str(small), "")
 
 
+@pytest.mark.slow
 def test_with_plain_attention_alone_nothing_is_chosen_or_won_back(small):
     result = run(*given(small, policies="off"))
     assert result.exit_code == 0, result.stderr
@@ -184,6 +188,7 @@ def test_with_plain_attention_alone_nothing_is_chosen_or_won_back(small):
     assert "settings" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["mimic-cxr", "fairvlmed"])
 def test_the_other_layouts(tmp_path, monkeypatch, data):
     monkeypatch.setattr(f"{__name__}.ASKED", 60)  # their numbers have few digits
@@ -197,6 +202,7 @@ def test_the_other_layouts(tmp_path, monkeypatch, data):
     assert told["fusion"] is None
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own(tmp_path):
     made = make_corpus(5, patients=24, queries=6, profiles=4)
     with (tmp_path / "pairs.csv").open("w", newline="") as handle:
@@ -235,6 +241,7 @@ def test_a_table_of_ones_own(tmp_path):
     assert more["n"] == 6 - sum(more["problems"].values())
 
 
+@pytest.mark.slow
 def test_the_readers_problems_are_listed_with_its_own(tmp_path):
     more = [
         layout_files.question_row("iu-xray", ASKED, 0, "Yes."),  # id 0 is there already
@@ -289,6 +296,7 @@ def places(root: Path, **changes) -> DataOptions:
     return DataOptions(**{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_no_patient_is_tuned_on_and_measured_and_none_is_evidence_of_itself(iu, monkeypatch):
     seen = {}
     real_tune, real_measure = noise_tuning.tune, noise_study.measure
@@ -330,6 +338,7 @@ def test_no_patient_is_tuned_on_and_measured_and_none_is_evidence_of_itself(iu, 
                     assert not all(equal)
 
 
+@pytest.mark.slow
 def test_count_draws_some_of_the_questions(iu):
     report = data_noise(options(count=14), places(iu))
     # 14 of 20, the rest being for validation.
@@ -338,6 +347,7 @@ def test_count_draws_some_of_the_questions(iu):
     assert any("20 of " in note for note in report.about["notes"])
 
 
+@pytest.mark.slow
 def test_weights_make_mcrs_scores(small, tmp_path):
     towers = load_towers("phantom")
     first, second = tmp_path / "weights.json", tmp_path / "gated.json"
@@ -370,6 +380,7 @@ def test_weights_make_mcrs_scores(small, tmp_path):
     assert "per question" in run(*given(small, weights=second, validation=0)).stdout
 
 
+@pytest.mark.slow
 def test_weights_of_other_towers_are_refused(small, tmp_path):
     path = tmp_path / "weights.json"
     FusionWeights().save(path, towers_identity="others")
@@ -378,6 +389,7 @@ def test_weights_of_other_towers_are_refused(small, tmp_path):
     assert "towers" in result.stderr
 
 
+@pytest.mark.slow
 def test_layers_that_find_layers_kept_are_used_and_said(small, tmp_path, monkeypatch):
     monkeypatch.setenv(PROFILES_VARIABLE, str(tmp_path))
     keep_profile(load_model("phantom", device="cpu"), (0, 2), "found")
@@ -389,6 +401,7 @@ def test_layers_that_find_layers_kept_are_used_and_said(small, tmp_path, monkeyp
     assert "critical layers 0, 2: as mrrag find-layers found" in result.stderr
 
 
+@pytest.mark.slow
 def test_options_of_loading_reach_the_model(small, monkeypatch):
     given_to = {}
     real = loading.load_model
@@ -426,6 +439,7 @@ def wrong(result, *named: str) -> None:
         assert text in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -39,6 +39,7 @@ def phantom(task: str, *arguments: object):
     return run("--data", "phantom", "--task", task, *few, "--methods", ROWS, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "metrics"),
     [
@@ -61,6 +62,7 @@ def test_every_method_has_every_metric_with_an_interval(task, metrics):
     assert {"mcr+ifa", "naive-rag"} == {s["method"] for s in told["steps"]}
 
 
+@pytest.mark.slow
 def test_reports_are_written_and_gold_reports_are_in_no_file(tmp_path):
     result = phantom("report", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -82,6 +84,7 @@ def test_reports_are_written_and_gold_reports_are_in_no_file(tmp_path):
     assert "--predictions FILE" in refused.output
 
 
+@pytest.mark.slow
 def test_an_open_run_is_scored_again_as_what_it_is(tmp_path):
     first = phantom("open", "--out", tmp_path, "--json")
     assert first.exit_code == 0, first.output
@@ -94,6 +97,7 @@ def test_an_open_run_is_scored_again_as_what_it_is(tmp_path):
     assert "add --task open" in " ".join(wrong.output.split())
 
 
+@pytest.mark.slow
 def test_a_range_of_documents_is_run_number_by_number(tmp_path):
     result = phantom("report", "--documents", "1-2", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -143,6 +147,7 @@ def choices(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_choice_is_answered_by_likelihood_and_by_letter(choices, tmp_path):
     data = ("--data", "pmc-vqa", "--root", choices, "--task", "choice")
     models = ("--model", "phantom", "--towers", "phantom", "--validation", 0)

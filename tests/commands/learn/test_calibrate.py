@@ -212,6 +212,7 @@ def ask(mrrag, corpus, store, *options):
     return mrrag("ask", *image, *options, corpus.question)
 
 
+@pytest.mark.slow
 def test_ask_tells_probabilities_and_leaves_out_what_is_improbable(mrrag, corpus, calibrated):
     store = calibrated(0.1)
     answer = json.loads(ask(mrrag, corpus, store, "--json").out)
@@ -229,6 +230,7 @@ def test_ask_tells_probabilities_and_leaves_out_what_is_improbable(mrrag, corpus
     assert {row["probability"] for row in bare["sources"]} == {None}
 
 
+@pytest.mark.slow
 def test_ask_gives_no_answer_below_the_threshold(mrrag, corpus, calibrated):
     store = calibrated(0.999)
     result = ask(mrrag, corpus, store, "--abstain", "--json")

@@ -98,6 +98,7 @@ def table(corpus, tmp_path_factory) -> Path:
     return folder / "questions.csv"
 
 
+@pytest.mark.slow
 def test_a_table_with_a_store_is_searched_and_what_is_left_out_is_listed(
     command, corpus, table, tmp_path
 ):
@@ -112,6 +113,7 @@ def test_a_table_with_a_store_is_searched_and_what_is_left_out_is_listed(
     assert "gone.png" not in stdout + stderr
 
 
+@pytest.mark.slow
 def test_text_says_layers_controls_price_and_files(command, tmp_path):
     code, stdout, stderr = command("--out", tmp_path, "--examples", 14, "--device", "cpu")
     assert code == 0, stderr

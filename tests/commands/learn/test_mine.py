@@ -124,6 +124,7 @@ def test_bad_input_is_one_line_and_exit_2(table, corpus, tmp_path, options, word
     assert not (tmp_path / "d.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_cut_off_in_a_line_and_started_again_gives_the_same_file(table, corpus, tmp_path):
     out = tmp_path / "d.jsonl"
     run(*arguments(table, corpus, out))
@@ -135,6 +136,7 @@ def test_cut_off_in_a_line_and_started_again_gives_the_same_file(table, corpus, 
     assert out.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_phantom_brings_its_own_questions(tmp_path):
     out = tmp_path / "d.jsonl"
     options = ("--data", "phantom", "--model", "phantom", "--limit", 2, "--candidates", 6)
@@ -158,6 +160,7 @@ def test_estimate_counts_only_what_this_run_did(numbers, expected):
     assert time_left(*numbers) == expected
 
 
+@pytest.mark.slow
 def test_labels_make_records_without_a_model(corpus, table, tmp_path, mrrag):
     with corpus.table.open(newline="") as handle:
         rows = list(csv.DictReader(handle))

@@ -63,6 +63,7 @@ def small_phantom(monkeypatch):
     monkeypatch.setattr(support_labels.label_phantom, "__kwdefaults__", sizes)
 
 
+@pytest.mark.slow
 def test_mined_records_become_weights_of_their_towers(mrrag, tmp_path):
     mined = tmp_path / "d_train.jsonl"
     arguments = ("--data", "phantom", "--model", "phantom", "--limit", "20", "--device", "cpu")
@@ -82,6 +83,7 @@ def test_mined_records_become_weights_of_their_towers(mrrag, tmp_path):
     assert learned["gated"]["verdict"] in ("more than noise", "not more than noise")
 
 
+@pytest.mark.slow
 def test_weights_that_other_patients_do_not_prefer_are_not_saved(mrrag, records, tmp_path):
     out = tmp_path / "w.json"
     result = mrrag("train-fusion", records, "--out", out, "--gated", "--json")
@@ -121,6 +123,7 @@ def test_what_is_saved_is_what_was_asked_for(mrrag, records, tmp_path, options, 
     assert set(found["weights"]) == NAMES
 
 
+@pytest.mark.slow
 def test_records_without_vectors_still_teach_the_weights_of_all_questions(mrrag, tmp_path):
     old = write_records(tmp_path / "old.jsonl", vectors=False)
     result = mrrag("train-fusion", old, "--json")
@@ -133,6 +136,7 @@ def test_records_without_vectors_still_teach_the_weights_of_all_questions(mrrag,
     assert not (tmp_path / "w.json").exists()
 
 
+@pytest.mark.slow
 def test_the_same_records_and_seed_give_the_same_weights(mrrag, records):
     first, second = (mrrag("train-fusion", records, "--json").out for _ in range(2))
     assert first == second
@@ -189,9 +193,10 @@ def test_nothing_to_learn_from_is_one_line(mrrag, arguments):
     assert len(result.err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "kills"),
-    [("--no-gated", 1), pytest.param("--gated", 2, marks=pytest.mark.slow)],
+    [("--no-gated", 1), ("--gated", 2)],
 )
 def test_killed_at_any_moment_it_leaves_no_torn_file_and_starts_again(
     mrrag, records, tmp_path, option, kills

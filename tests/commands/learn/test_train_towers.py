@@ -59,11 +59,12 @@ def recall(results: dict[str, Any], name: str = "recall@5") -> dict[str, float]:
     return results["seeds"][0]["test"]["report_to_image"][name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regime", "kind"),
     [
         pytest.param(HEADS, "frozen@", id="heads"),
-        pytest.param(QUICK, "resnet-bert@", id="full", marks=pytest.mark.slow),
+        pytest.param(QUICK, "resnet-bert@", id="full"),
     ],
 )
 def test_towers_learn_and_ingest_takes_them(mrrag, arguments, table, tmp_path, regime, kind):
@@ -84,11 +85,12 @@ def test_towers_learn_and_ingest_takes_them(mrrag, arguments, table, tmp_path, r
     assert json.loads(store.out)["added"] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regime", "file"),
     [
         pytest.param(HEADS, "heads.safetensors", id="heads"),
-        pytest.param(QUICK, "model.safetensors", id="full", marks=pytest.mark.slow),
+        pytest.param(QUICK, "model.safetensors", id="full"),
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_path, regime, file):
@@ -116,6 +118,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(mrrag, arguments, tmp_pat
     assert first == second
 
 
+@pytest.mark.slow
 def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments, table, tmp_path):
     options = ("--epochs", 1, "--repeats", 1, "--no-final-fit")
     assert mrrag(*arguments, "--out", tmp_path, *options).code == 0
@@ -134,6 +137,7 @@ def test_heads_are_standardised_by_the_training_patients_alone(mrrag, arguments,
     assert not torch.allclose(everyone, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_repeats_show_the_seeds_and_are_kept_together(mrrag, arguments, tmp_path):
     one, three = tmp_path / "one", tmp_path / "three"
     assert mrrag(*arguments, "--out", one, "--epochs", 5, "--repeats", 1).code == 0
@@ -159,6 +163,7 @@ def values_of(results: dict[str, Any]) -> Any:
     return results["seeds"][0]["test"]["image_to_report"].keys()
 
 
+@pytest.mark.slow
 def test_final_fit_has_seen_everybody_and_the_figures_come_from_before(mrrag, arguments, tmp_path):
     held, final = tmp_path / "held", tmp_path / "final"
     options = ("--epochs", 8, "--repeats", 1)
@@ -172,6 +177,7 @@ def test_final_fit_has_seen_everybody_and_the_figures_come_from_before(mrrag, ar
     assert not torch.allclose(mean, load_towers(str(held))._heads["image"].mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_questions_teach_and_an_unknown_column_is_refused(mrrag, arguments, table, tmp_path):
     rows = list(csv.DictReader(table.open(newline="")))
     assert rows[0].keys() >= {"pair_id", "report"}
@@ -195,6 +201,7 @@ def test_questions_teach_and_an_unknown_column_is_refused(mrrag, arguments, tabl
     assert "'hystory'" in missing.err
 
 
+@pytest.mark.slow
 def test_towers_with_raw_features_are_ingested_and_asked_with_six_terms(
     mrrag, arguments, table, tmp_path
 ):
@@ -215,6 +222,7 @@ def test_towers_with_raw_features_are_ingested_and_asked_with_six_terms(
     assert [cosines[1], cosines[2], *cosines[4:]] == pytest.approx([1.0] * 4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_test_part_only_validation_is_told(mrrag, arguments, tmp_path):
     result = mrrag(*arguments, "--out", tmp_path, "--epochs", 2, "--test", 0, "--json")
     assert result.code == 0, result.err
@@ -226,11 +234,13 @@ def test_without_a_test_part_only_validation_is_told(mrrag, arguments, tmp_path)
     assert entry["train_pairs"] + entry["validation_pairs"] == 200
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(mrrag, arguments, tmp_path):
     assert mrrag(*arguments, "--out", tmp_path, "--epochs", 2).code == 0
     check_refused(mrrag(*arguments, "--out", tmp_path, "--epochs", 3), "seed-0.pt", "other pairs")
 
 
+@pytest.mark.slow
 def test_other_reports_in_the_same_folder_are_refused(mrrag, arguments, table, tmp_path):
     with table.open(encoding="utf-8", newline="") as handle:
         lines = handle.read().splitlines(keepends=True)[:41]
@@ -249,6 +259,7 @@ def test_other_reports_in_the_same_folder_are_refused(mrrag, arguments, table, t
     check_refused(mrrag(*changed, *options), "seed-0.pt", "other pairs")
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_used_are_listed(mrrag, arguments, table, tmp_path):
     with table.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -277,6 +288,7 @@ def check_refused(result, *words) -> None:
         assert word in errors[0]
 
 
+@pytest.mark.slow
 def test_pairs_without_patients_need_a_word(mrrag, arguments, table, tmp_path):
     with table.open(encoding="utf-8", newline="") as handle:
         rows = [row[:3] for row in csv.reader(handle)]
@@ -341,6 +353,7 @@ def test_heads_that_cannot_be_trained_are_refused_before_anything_is_encoded(
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.slow
 def test_heads_without_raw_features_are_told_what_they_are_worth(mrrag, arguments, tmp_path):
     out = tmp_path / "t"
     result = mrrag(*arguments, "--out", out, "--raw", 0, *HEADS, "--json")
@@ -361,6 +374,7 @@ def test_help_shows_an_example(mrrag):
     assert "mrrag train-towers pairs.csv" in mrrag("train-towers", "--help").out
 
 
+@pytest.mark.slow
 def test_other_options_in_the_same_folder_are_trained_or_refused_never_taken_from_before(
     mrrag, arguments, tmp_path
 ):

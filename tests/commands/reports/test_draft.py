@@ -11,6 +11,7 @@ from mrrag_llamaindex.integration.answers.report_draft import NOTICE
 MODEL = ("--model", "phantom-describing", "--max-new-tokens", 20)
 
 
+@pytest.mark.slow
 def test_json_and_terminal_tell_the_same_draft(mrrag, corpus):
     asked = ("draft", "--store", corpus.store, "--image", corpus.image, *MODEL)
     result = mrrag(*asked, "--every-step", "--json")

@@ -18,6 +18,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_commands_are_completed_without_a_heavy_import():
     words = {"_MRRAG_COMPLETE": "complete_bash", "COMP_WORDS": "mrrag in", "COMP_CWORD": "1"}
     run = [sys.executable, "-c", PROBE]

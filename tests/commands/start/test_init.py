@@ -44,6 +44,7 @@ def printed(mrrag) -> list[list[str]]:
     return [shlex.split(step["command"]) for step in json.loads(result.out)["steps"]]
 
 
+@pytest.mark.slow
 def test_what_it_prints_is_understood_and_a_store_comes_of_it(mrrag, cases):
     commands = printed(mrrag)
     assert [words[1] for words in commands] == [

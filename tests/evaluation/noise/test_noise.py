@@ -486,6 +486,7 @@ def test_layer_sets_of_a_small_and_a_deep_model():
     assert sorted(layer for part in deep[2:] for layer in part) == list(range(32))
 
 
+@pytest.mark.slow
 def test_every_policy_has_the_same_budget_and_the_best_setting_wins(sweep):
     asked = [question(number) for number in range(4)]
     names = [OFF, *POLICIES]

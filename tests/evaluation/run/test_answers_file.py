@@ -52,6 +52,7 @@ def test_killed_run_goes_on_behind_the_last_whole_line(tmp_path, cut):
     assert read_predictions(path)[1] == made(4)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_byte_leaves_a_file_that_goes_on(tmp_path):
     path = tmp_path / "a.jsonl"
     with PredictionWriter(path, HEADER) as writer:

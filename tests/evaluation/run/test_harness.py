@@ -227,6 +227,7 @@ class TestRun:
 
 
 class TestTuning:
+    @pytest.mark.slow
     def test_tuned_on_the_validation_set_only(self, engine, towers, tests, tune, tmp_path):
         found = harness(engine, towers, tmp_path, "mcr+ifa").run(tests[:1], LEARNED, tune)
         (tuned,) = found.tuned
@@ -245,6 +246,7 @@ class TestTuning:
         chosen = next(t for t in tuned.tries if t.setting == tuned.setting)
         assert chosen.accuracy == best
 
+    @pytest.mark.slow
     def test_places_are_those_of_the_models_own_layers(
         self, engine, towers, tests, tune, monkeypatch
     ):
@@ -371,6 +373,7 @@ class TestLearning:
         assert found.weights == FusionWeights()
         assert "equal" in found.notes[0]
 
+    @pytest.mark.slow
     def test_weights_are_learned_from_the_models_confidence(self, engine, towers, tmp_path: Path):
         data = phantom_set(5000, questions=40, setting=SETTING)
         store = store_for(towers)

@@ -92,6 +92,7 @@ class TestTextMetrics:
         own = [scorer.score(g, a)["rougeL"].fmeasure for a, g in zip(ANSWERS, GOLDS, strict=True)]
         assert rouge_l(ANSWERS, GOLDS).value == pytest.approx(np.mean(own))
 
+    @pytest.mark.slow
     def test_meteor_names_wordnet_where_it_is_missing_and_is_that_by_hand(self, tmp_path):
         """In a process whose nltk finds its data in one folder alone."""
         given = json.dumps([one[:2] for one in METEOR])

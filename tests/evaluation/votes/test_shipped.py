@@ -58,6 +58,7 @@ def test_features_are_those_of_every_question():
     assert "beforehand" in data.encoders
 
 
+@pytest.mark.slow
 def test_the_demo_asks_a_store_of_real_cases_and_never_the_questions_own(tmp_path):
     demo = run_real_demo(tmp_path, seed=0, say=lambda text: None)
     told = json.loads(json.dumps(demo.as_dict()))

@@ -148,6 +148,7 @@ def by_kind(seed: int, folds=None) -> VoteTable:
 
 
 class TestGate:
+    @pytest.mark.slow
     def test_it_helps_where_what_is_asked_decides(self):
         train, test = by_kind(3), by_kind(4)
         base = choose(train, [(1.0, 1.0)]).setting
@@ -164,6 +165,7 @@ class TestGate:
         shares = VoteGate(base, 0, networks).shares_of_yes(made)
         assert shares == pytest.approx(expected, abs=1e-5)
 
+    @pytest.mark.slow
     def test_a_question_is_asked_of_a_gate_that_was_not_trained_on_its_fold(self):
         """Golds of fold 0 turned round: its own gate is the same, and the others differ."""
         made = by_kind(3)
@@ -187,6 +189,7 @@ class TestGate:
 
 
 class TestStudy:
+    @pytest.mark.slow
     def test_the_test_part_decides_nothing(self):
         train, test, opened = random_table(0), random_table(1), random_table(2)
         scales = train.scales

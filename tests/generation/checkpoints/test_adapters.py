@@ -78,6 +78,7 @@ def first(one: LlavaEngine, policy: IFA | None = None) -> torch.Tensor:
     return one.runner.logits([prompt.input_ids], [image], steering=plan)
 
 
+@pytest.mark.slow
 def test_on_every_family_it_is_peft_s_and_steered_alike(case):
     family, base, adapter = case
     plain, tuned = engine(base), engine(base, adapter=str(adapter))
@@ -105,6 +106,7 @@ def test_on_every_family_it_is_peft_s_and_steered_alike(case):
     assert answer.steering.applied
 
 
+@pytest.mark.slow
 def test_whatever_is_kept_of_a_model_knows_its_adapter(llama, tmp_path):
     base, adapter = llama
     other = trained(base, tmp_path / "other", "llama", seed=1)

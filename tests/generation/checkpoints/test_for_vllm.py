@@ -83,6 +83,7 @@ def test_the_phantom_keeps_its_profile(tmp_path):
     assert all(value.dtype == torch.float32 for value in tensors(told.folder).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_the_original_layout_goes_there_in_one_step(tmp_path, suffix):
     write_clip(tmp_path / "clip")
@@ -96,6 +97,7 @@ def test_the_original_layout_goes_there_in_one_step(tmp_path, suffix):
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_faulty_processor_is_written_as_it_is_corrected(tmp_path):
     source = write("llava", tmp_path / "source")
     file = source / "processor_config.json"

@@ -40,6 +40,7 @@ def refused(folder: Path, **options: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 5, 100, 0.5, 0.999])
 def test_weights_that_are_cut_off(folder, part) -> None:
     content = (folder / WEIGHTS).read_bytes()
@@ -106,6 +107,7 @@ def test_json_that_no_loader_should_see(folder, name, content) -> None:
     assert name in refused(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -86,6 +86,7 @@ def require_equal_answers(engine, calls, busy, wait_for):
         assert replace(one, p_yes=0, p_no=0, seconds=0) == replace(two, p_yes=0, p_no=0, seconds=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_equals_the_call_alone_in_every_family(family, tmp_path, busy, wait_for):
     engine = LlavaEngine(
@@ -106,6 +107,7 @@ def test_a_row_equals_the_call_alone_in_every_family(family, tmp_path, busy, wai
     require_equal_answers(engine, calls, busy, wait_for)
 
 
+@pytest.mark.slow
 def test_a_row_equals_the_call_alone_on_the_phantom(trials, busy, wait_for):
     engine = LlavaEngine(load_model(defaults.PHANTOM, device="cpu"), max_new_tokens=6)
     engine.model.generation_config.eos_token_id = None  # the shipped one answers in one word

@@ -124,6 +124,7 @@ def in_time(action):
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_stream_that_becomes_garbage_while_the_counts_change():
     counters = Counters()
 

@@ -253,6 +253,7 @@ def test_a_batch_that_nobody_waits_for_ends(endless, trials, busy, wait_for):
     assert list(streams[1]) == []
 
 
+@pytest.mark.slow
 def test_rows_that_are_over_stop_costing(endless, trials, busy, wait_for):
     """Six of eight leave: the two that stay go on alone, with the answers that they have alone."""
     engine = endless.with_limits(max_new_tokens=400)
@@ -293,6 +294,7 @@ def test_an_abandoned_stream_stops(endless, trials, wait_for):
     assert stats_of(endless).cancelled == 1
 
 
+@pytest.mark.slow
 def test_a_stream_that_nobody_reads_holds_nobody_up(endless, trials):
     unread = iter(endless.stream(trials[0].request, trials[0].image, max_new_tokens=300))
     next(unread)

@@ -211,12 +211,14 @@ def test_a_server_that_never_ends_its_first_answer_is_given_up(reach, monkeypatc
         stuck.shutdown()
 
 
+@pytest.mark.slow
 def test_as_many_are_asked_at_once_as_was_said(reach, server, films):
     server.seconds = 0.05
     reach(batch_size=3).generate([QUESTION] * 12, [films[0]] * 12)
     assert server.most_at_once == 3
 
 
+@pytest.mark.slow
 def test_a_full_line_refuses_and_a_long_wait_ends(reach, server, films):
     far = reach(batch_size=1, max_queue=1, queue_timeout=0.2)
     server.seconds = 1.0

@@ -156,6 +156,7 @@ def test_two_steps_of_adam_by_hand():
         assert made.epoch == steps
 
 
+@pytest.mark.slow
 def test_prior_holds_few_examples_near_equal_weights_and_many_do_not_feel_it():
     """Where loss and prior pull alike: d loss = -(w - 1) / (prior^2 n)."""
     one = [example([0.3, 0.0, 0.0], [[0.0, 0.0, 0.0]])]
@@ -200,6 +201,7 @@ def test_the_weights_follow_the_term_that_carries_the_signal(signal):
     assert sum(made.shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_fourth_weight_earns_its_place_only_where_it_carries_the_signal():
     helpful = learn_and_compare(drawn(300, 3, width=4))
     assert np.argmax(helpful.four_terms.weights.as_array(HEAD_TERMS)) == 3
@@ -216,6 +218,7 @@ def test_fourth_weight_earns_its_place_only_where_it_carries_the_signal():
         learn_and_compare(drawn(60, 0), gate_terms=HEAD_TERMS)
 
 
+@pytest.mark.slow
 def test_three_weights_do_not_depend_on_whether_the_fourth_term_is_known():
     four = drawn(60, 1, width=4)
     three = [
@@ -280,6 +283,7 @@ def test_json_has_the_keys_of_the_paper_and_others_beside():
     assert found["n"] == 30
 
 
+@pytest.mark.slow
 def test_pooling_draws_patients_of_all_seeds_and_averages_weights():
     apart = [learn_and_compare(drawn(60, 1, seed=n, width=4), seed=n) for n in range(3)]
     pooled = PooledComparison.of(apart)

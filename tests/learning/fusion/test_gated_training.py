@@ -37,6 +37,7 @@ def drawn(count, signals, seed=0, width=3):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signals", "terms"), [((1, 2), 3), ((0, 3), 4)])
 def test_gate_gives_each_kind_of_question_its_own_term(signals, terms):
     asked = drawn(400, signals, width=terms)
@@ -59,6 +60,7 @@ def test_gate_that_has_nothing_to_tell_is_no_more_than_noise():
     assert abs(made.table.recall["gated"] - made.table.recall["learned"]) < 0.05
 
 
+@pytest.mark.slow
 def test_gate_is_never_worse_on_validation_and_its_loss_is_that_of_its_weights():
     examples = [item.example for item in drawn(120, (1, 2))]
     base = train_fusion(examples[:90], examples[90:])
@@ -92,6 +94,7 @@ def test_decay_keeps_the_correction_small():
     assert 0 < correction(20.0) < 0.5 * correction(0.0)
 
 
+@pytest.mark.slow
 def test_seed_decides_and_a_second_run_is_the_same():
     examples = [item.example for item in drawn(60, (1, 2))]
     base = train_fusion(examples[:40], examples[40:])

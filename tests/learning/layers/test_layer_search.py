@@ -172,6 +172,7 @@ def test_wrong_answers_are_left_out(engine, examples, found):
         search_layers(engine, wrong, naive=0)
 
 
+@pytest.mark.slow
 def test_found_layers_are_worth_steering(engine, found):
     """At least 90% of the best gain of a single layer, within two questions of 100."""
     trials = draw_trials(32, 100, documents=4, irrelevant=2)
@@ -196,6 +197,7 @@ def test_naive_passes_are_timed_and_agree(found):
     json.dumps(found.as_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_price_of_the_naive_way_is_the_mean_pass_times_their_number(engine, examples, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # each thing timed takes 1
     monkeypatch.setattr("mrrag_llamaindex.learning.layers.search.time", clock)
@@ -204,6 +206,7 @@ def test_price_of_the_naive_way_is_the_mean_pass_times_their_number(engine, exam
     assert found.seconds == {"ours": len(examples), "naive": found.naive_passes}
 
 
+@pytest.mark.slow
 def test_search_counts_the_patients_of_its_examples(engine, examples):
     same = [replace(example, patient_id="one") for example in examples]
     with pytest.raises(InputError, match="of 1 patients"):

@@ -234,6 +234,7 @@ def test_model_without_a_word_for_no_says_so(llava, film):
         confidence.rate(film, QUESTION, "yes", REPORTS)
 
 
+@pytest.mark.slow
 def test_identity_is_that_of_weights_layout_and_type(tmp_path):
     first, second = (write("llava", tmp_path / n / "model", seed=0) for n in ("a", "b"))
     loaded = load_model(str(first), device="cpu")

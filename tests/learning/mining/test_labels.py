@@ -69,6 +69,7 @@ def test_right_are_pairs_of_other_patients_with_the_same_value(units, tmp_path):
         assert len(record.pair_ids) <= 12
 
 
+@pytest.mark.slow
 def test_weights_learned_from_labels_follow_what_tells_the_label(units, tmp_path):
     store = made(units, 160, told=0.3)
     mine_labels(store, Towers(), questions("finding", candidates=30), tmp_path / "d.jsonl")

@@ -272,6 +272,7 @@ def test_settings_out_of_range_are_refused(change):
         MiningSettings(**change)
 
 
+@pytest.mark.slow
 def test_killed_run_loses_at_most_the_question_in_hand(tmp_path):
     expected = tmp_path / "expected.jsonl"
     mining_worker.run(str(expected), 0.0)

@@ -60,6 +60,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_held_out_pairs_meet_and_the_global_generator_is_left_alone() -> None:
     encoder = heads()
     torch.manual_seed(3)
@@ -422,6 +423,7 @@ def without_dropout(encoder: HeadsEncoder) -> None:
             module.p = 0.0
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     alone = heads()
     without_dropout(alone)

@@ -23,7 +23,10 @@ from tests.serving.server_process import serving
 ROOT = Path(__file__).parents[3]
 NAME, TOKEN = "mrrag.example.org", "a-token-for-the-proxy"
 
-pytestmark = pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not here"),
+]
 
 
 @contextmanager

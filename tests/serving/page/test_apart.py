@@ -16,6 +16,8 @@ from mrrag_llamaindex.serving.settings import Settings
 from mrrag_llamaindex.store.pair import Pair
 from tests.serving.conftest import running
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
 
@@ -34,11 +36,8 @@ def seen(tab):
     return (f"{yes:.2f}", f"{no:.2f}"), tab.cases()
 
 
-@pytest.mark.parametrize(
-    "rounds", [2, pytest.param(20, marks=pytest.mark.slow)], ids=["short", "long"]
-)
 @pytest.mark.parametrize("shared", [False, True], ids=["two contexts", "two tabs of one"])
-def test_two_patients_never_cross(open_tab, browser, server, service, corpus, rounds, shared):
+def test_two_patients_never_cross(open_tab, browser, server, service, corpus, shared):
     context = browser.new_context() if shared else None
     tabs = [open_tab(server, context) for _ in range(2)]
     questions = [corpus.question, "Is there a nodule?", "Is there edema?"]
@@ -48,7 +47,7 @@ def test_two_patients_never_cross(open_tab, browser, server, service, corpus, ro
         tab.film(corpus.images[number])
     films = [tab.levels() for tab in tabs]
     assert films[0] != films[1]
-    for turn in range(rounds):
+    for turn in range(9):
         question = questions[turn % len(questions)]
         for tab in tabs[:: 1 if turn % 2 else -1]:
             tab.ask(question, wait=False)

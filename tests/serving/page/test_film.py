@@ -10,6 +10,8 @@ from mrrag_llamaindex.images.query_image import QueryImage
 from tests.images.dicom.making import dicom, saved
 from tests.images.making import encoded
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = 256
 
 

@@ -9,6 +9,8 @@ import pytest
 from mrrag_llamaindex.images.query_image import QueryImage
 from mrrag_llamaindex.serving.schemas import AskOptions, RetrievalOptions
 
+pytestmark = pytest.mark.slow
+
 TERMS = ("image_text", "image_image", "text_text")
 
 

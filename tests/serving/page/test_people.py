@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CONTRAST = 4.5
 """WCAG 2.2, AA, for text."""
 

@@ -12,6 +12,8 @@ from tests.serving.conftest import running
 from tests.serving.page.test_film import drag, inside, window
 from tests.serving.page.test_people import CONTRAST, MEASURE, tab_to
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def readers(reader):

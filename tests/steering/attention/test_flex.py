@@ -131,6 +131,7 @@ def test_scaling_of_none_is_that_of_the_definition():
     compare(8, 2, 24, scaling=None)
 
 
+@pytest.mark.slow
 def test_compiled_flex_equals_the_definition_or_is_refused():
     """The form that runs outside tests; two shapes, because compiling takes seconds."""
     try:

@@ -74,6 +74,7 @@ def test_sound_store_passes(folder, units) -> None:
     assert (check.pairs, check.unmarked) == (COUNT, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [flips, cut, zeroed])
 @pytest.mark.parametrize(
     "name",
@@ -93,6 +94,7 @@ def test_damaged_file_is_refused_on_opening_or_harmless(folder, units, name, fau
     assert after == before
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_of_a_vector_is_named(folder) -> None:
     file = index_folder(folder) / "data_level0.bin"
     content = bytearray(file.read_bytes())
@@ -102,6 +104,7 @@ def test_one_flipped_bit_of_a_vector_is_named(folder) -> None:
         PairStore.open(folder)
 
 
+@pytest.mark.slow
 def test_index_that_is_gone_is_not_an_empty_index(folder) -> None:
     shutil.rmtree(index_folder(folder))
     with pytest.raises(StoreError, match="index is gone"):
@@ -166,6 +169,7 @@ def test_what_holds_reports_is_for_its_owner_alone(tmp_path, towers) -> None:
     assert (folder / "chroma.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
 def test_store_that_cannot_be_written_answers_and_takes_nothing(sound) -> None:
     with tempfile.TemporaryDirectory() as place:  # pytest's own is closed to other users

@@ -210,6 +210,7 @@ def test_store_without_usable_towers_is_refused(towers, change) -> None:
         PairStore.create("memory", StoreSchema(**{**towers, **change}))
 
 
+@pytest.mark.slow
 def test_second_writing_process_is_refused_until_the_first_has_ended(
     tmp_path, towers, units, pairs
 ) -> None:
@@ -263,6 +264,7 @@ def test_malformed_address_is_refused(url) -> None:
         PairStore.open(url)
 
 
+@pytest.mark.slow
 def test_more_pairs_than_chroma_takes_at_once_are_stored_at_once(store, units, pairs) -> None:
     count = 6000
     store.upsert(pairs(count, report=lambda i: "r"), units(count), units(count, seed=1))

@@ -23,6 +23,7 @@ def test_missing_collection_on_a_server_is_named(chroma_server) -> None:
         PairStore.open(chroma_server, collection="absent")
 
 
+@pytest.mark.slow
 def test_large_write_stays_below_the_servers_limit(chroma_server, towers, pairs, units) -> None:
     # 60 MB of text; the server takes 40 MiB at once.
     report = "A long report. " * 3000

@@ -73,6 +73,7 @@ def address(request, monkeypatch):
 MODES = ["hang", "drip", "silent", "html", "not found", "error", "list", "cut off"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", MODES, indirect=True)
 def test_opening_ends_in_one_line_that_names_the_server(address) -> None:
     start = time.monotonic()

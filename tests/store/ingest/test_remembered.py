@@ -74,6 +74,7 @@ def counted(towers: Any) -> dict[str, int]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_encoders_do_not_run_again_and_the_vectors_are_the_same(
     trained: tuple[Path, list[Pair]], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ records = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(filters, records)
 def test_a_match_of_the_filter_is_one_of_what_it_implies(condition, record):
@@ -77,9 +78,10 @@ def test_what_is_not_excluded_is_allowed(record, patients, studies):
         assert simpler.matches(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
-    ["qdrant::memory:", pytest.param("milvus:{}/m.db", marks=pytest.mark.slow), *SERVERS],
+    ["qdrant::memory:", "milvus:{}/m.db", *SERVERS],
 )
 def test_engines_leave_out_no_match_of_odd_values(place, tmp_path, units):
     """All values against all, as the engines themselves compare them."""

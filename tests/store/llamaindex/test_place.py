@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mrrag_llamaindex.errors import StoreError
@@ -57,6 +59,7 @@ def test_two_names_for_a_collection_are_refused():
         PairStore.open("qdrant+http://h/chest", collection="hands")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["qdrant:{}/q", "milvus:{}/m.db"])
 def test_looking_makes_nothing_and_what_is_made_is_opened_again(where, tmp_path, pairs, units):
     place = where.format(tmp_path)
@@ -66,6 +69,8 @@ def test_looking_makes_nothing_and_what_is_made_is_opened_again(where, tmp_path,
     assert list(tmp_path.iterdir()) == []
     schema = StoreSchema("t@0", "phantom", 8)
     with PairStore.create(place, schema) as store:
+        (folder,) = tmp_path.iterdir()
+        assert os.name == "nt" or folder.stat().st_mode & 0o777 == 0o700
         store.upsert(pairs(5), units(5), units(5), fingerprints=[f"f{i}" for i in range(5)])
     with pytest.raises(StoreError, match="exists already"):
         PairStore.create(place, schema)

@@ -66,6 +66,7 @@ def test_what_does_is_taken_and_proven_again_without_a_write(schema, pairs, unit
         PairStore.open(own)
 
 
+@pytest.mark.slow
 def test_a_store_in_use_is_proven_among_its_own_nodes(pairs, units):
     """Nearer ones than the known vectors, thousands of them, are there, and other people's."""
     own = OwnVectorStore()
@@ -111,6 +112,7 @@ def test_stores_of_llama_index_that_cannot_are_named(tmp_path):
         assert collection.count() == 0
 
 
+@pytest.mark.slow
 def test_collections_of_qdrant_and_milvus_that_rank_otherwise_are_refused(tmp_path):
     from llama_index.vector_stores.milvus import MilvusVectorStore
     from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -140,6 +142,7 @@ def test_collections_of_qdrant_and_milvus_that_rank_otherwise_are_refused(tmp_pa
             PairStore.create(store, schema)
 
 
+@pytest.mark.slow
 def test_an_index_over_an_application_s_own_stores(tmp_path, pairs, units):
     from llama_index.vector_stores.milvus import MilvusVectorStore
     from llama_index.vector_stores.qdrant import QdrantVectorStore

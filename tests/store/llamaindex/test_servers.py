@@ -74,6 +74,7 @@ def answering(mode: str) -> Iterator[str]:
         running.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["qdrant", "milvus"])
 @pytest.mark.parametrize("mode", [*ANSWERS, "silent"])
 def test_what_answers_and_is_no_such_server_is_named_in_one_line(engine, mode):
@@ -131,6 +132,7 @@ def once_it_answers(ask):
     return ask()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_loses_nothing_that_it_has_acknowledged(tmp_path, pairs, units):
     port = free_port()
     place = f"milvus+http://127.0.0.1:{port}/chest"

@@ -49,6 +49,7 @@ def test_more_threads_than_connections_wait_for_one_another(postgres, units, pai
     assert _connections(postgres) < before + 1
 
 
+@pytest.mark.slow
 def test_writers_of_several_processes_lose_nothing(postgres, units, pairs) -> None:
     PairStore.create(postgres.url(), SCHEMA, collection="writers").close()
     program = (
@@ -69,6 +70,7 @@ def test_writers_of_several_processes_lose_nothing(postgres, units, pairs) -> No
         assert len(store) == 320
 
 
+@pytest.mark.slow
 def test_writers_of_the_same_pairs_in_opposite_orders_never_wait_in_a_circle(
     postgres, units, pairs
 ) -> None:

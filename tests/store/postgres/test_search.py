@@ -17,6 +17,8 @@ from mrrag_llamaindex.store.protocol import PairStore
 from mrrag_llamaindex.store.schema import HNSWSettings, StoreSchema
 from tests.benchmarks.clustered import WEIGHTS, Synthetic
 
+pytestmark = pytest.mark.slow
+
 COUNT, QUERIES, K = 4000, 25, 10
 DRAWN = Synthetic(32, seed=0)
 

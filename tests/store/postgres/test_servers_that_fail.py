@@ -34,6 +34,7 @@ def in_one_line(error: BaseException, server: PostgresServer) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_server_killed_in_the_middle_of_an_ingest_loses_nothing_and_is_resumed(mortal) -> None:
     towers = load_towers("phantom")
     made = [Pair(None, f"Report number {i} of a chest film.", f"p{i}") for i in range(200)]
@@ -66,6 +67,7 @@ def test_server_killed_in_the_middle_of_an_ingest_loses_nothing_and_is_resumed(m
         }
 
 
+@pytest.mark.slow
 def test_server_killed_in_the_middle_of_questions_is_one_error_and_then_answers_again(
     mortal, units, pairs
 ) -> None:
@@ -101,6 +103,7 @@ def test_server_killed_in_the_middle_of_questions_is_one_error_and_then_answers_
         assert len(store) == 500
 
 
+@pytest.mark.slow
 def test_server_that_hangs_is_named_in_time_and_used_again_when_it_goes_on(
     mortal, units, pairs, monkeypatch
 ) -> None:
@@ -125,6 +128,7 @@ def test_server_that_hangs_is_named_in_time_and_used_again_when_it_goes_on(
         assert len(store.query(*units(2), FusionWeights(), 9)) in (5, 9)
 
 
+@pytest.mark.slow
 def test_statement_that_takes_too_long_is_ended_on_the_server(mortal, units, pairs) -> None:
     with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="slow") as store:
         table = store._sql._table.as_string()
@@ -193,6 +197,7 @@ def test_no_error_repeats_a_password(mortal, url, caplog) -> None:
     assert "hid" not in caplog.text
 
 
+@pytest.mark.slow
 def test_address_that_answers_something_else_is_named_in_time(monkeypatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=2"
@@ -271,6 +276,7 @@ def test_tables_of_a_later_release_are_refused_and_older_ones_migrated(
             call(url)
 
 
+@pytest.mark.slow
 def test_damaged_index_is_named_and_answers_stay_right(mortal, units, pairs, caplog) -> None:
     image, text = units(300, seed=1), units(300, seed=2)
     with PairStore.create(mortal.url(), StoreSchema("t@1", "", 8), collection="damaged") as store:
@@ -304,6 +310,7 @@ def test_damaged_index_is_named_and_answers_stay_right(mortal, units, pairs, cap
         assert not caplog.text
 
 
+@pytest.mark.slow
 def test_deleted_reports_are_gone_from_the_table_once_it_is_written_anew(
     mortal, units, pairs
 ) -> None:

@@ -114,6 +114,7 @@ def test_saving_and_loading_keeps_identity_and_vectors(
     np.testing.assert_array_equal(again.embed_texts(TEXTS), tower.embed_texts(TEXTS))
 
 
+@pytest.mark.slow
 def test_identity_follows_heads_encoders_and_settings(make: Make) -> None:
     identity = make().identity
     assert identity.startswith("frozen@")

@@ -31,7 +31,7 @@ from mrrag_llamaindex.store.llamaindex.milvus.collection import (
 )
 from mrrag_llamaindex.store.llamaindex.milvus.expressions import expression
 from mrrag_llamaindex.store.llamaindex.milvus.recency import Recency
-from mrrag_llamaindex.store.llamaindex.place import Place
+from mrrag_llamaindex.store.llamaindex.place import Place, make_private
 from mrrag_llamaindex.store.llamaindex.record import ADDED_KEY, ID_KEY, Kind
 from mrrag_llamaindex.store.schema import HNSWSettings
 
@@ -116,7 +116,7 @@ class MilvusEngine(Engine):
         elif hnsw is not None:
             raise StoreError(f"{self.name} compares every pair, without an index: leave hnsw out")
         else:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path)
         with self._asking():
             if self.exists():
                 self.check()

@@ -26,7 +26,7 @@ from mrrag_llamaindex.errors import StoreError
 from mrrag_llamaindex.store.deadline import Deadline
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
-from mrrag_llamaindex.store.llamaindex.place import Place
+from mrrag_llamaindex.store.llamaindex.place import Place, make_private
 from mrrag_llamaindex.store.llamaindex.probe import REMEDIES
 from mrrag_llamaindex.store.llamaindex.qdrant.filters import filter_of
 from mrrag_llamaindex.store.llamaindex.record import (
@@ -118,6 +118,8 @@ class QdrantEngine(Engine):
         """Make a collection of inner product, and indexes for what is filtered by most."""
         hnsw = hnsw or HNSWSettings()
         graph = rest.HnswConfigDiff(m=hnsw.max_neighbors, ef_construct=hnsw.ef_construction)
+        if self._folder is not None:
+            make_private(self._folder)
         with self._asking():
             if self.exists():
                 self.check()

@@ -73,6 +73,7 @@ def test_iti_learns_a_direction_for_every_head(engine, data):
     assert "16 heads from 22 questions answered yes and no" in note
 
 
+@pytest.mark.slow
 def test_ifa_by_layer_learns_strengths_and_heads_of_the_critical_layers(engine, data):
     policy, note = learn_strengths(data, engine, RANKING)
     assert set(policy.by_layer) == {1}

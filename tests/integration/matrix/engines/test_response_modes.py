@@ -192,6 +192,7 @@ async def test_strict_synthesizer(hospital, llm, checks, way):
     checks.answered(response, text=text)
 
 
+@pytest.mark.slow
 async def test_the_host_s_own_records_are_those_that_are_accepted(hospital, llm, checks, watch):
     """Whatever the host stops to record leaves this list, and `docs/llamaindex.md`."""
     for multimodal in (False, True):
