@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.files.deadline import Deadline
 from mrrag_llamaindex.store.backends import store_errors
-from mrrag_llamaindex.store.deadline import Deadline
 from mrrag_llamaindex.store.places import without_password
 
 if TYPE_CHECKING:

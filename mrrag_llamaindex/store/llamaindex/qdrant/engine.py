@@ -23,7 +23,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from typing_extensions import Self
 
 from mrrag_llamaindex.errors import StoreError
-from mrrag_llamaindex.store.deadline import Deadline
+from mrrag_llamaindex.files.deadline import Deadline
 from mrrag_llamaindex.store.filters import Filter
 from mrrag_llamaindex.store.llamaindex.engine import BATCH, Engine
 from mrrag_llamaindex.store.llamaindex.place import Place, make_private
