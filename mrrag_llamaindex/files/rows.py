@@ -83,6 +83,35 @@ def misread(text: str) -> str:
     return "holds an invisible character" if _INVISIBLE & set(text) else ""
 
 
+def spellings(text: str) -> frozenset[str]:
+    r"""Return an id in all forms that look like it, of which a store may hold one.
+
+    With letters and their marks together and apart (Unicode NFC and NFD), as it is and without
+    invisible characters: `misread` keeps others than the first out of new stores only.
+
+    Parameters
+    ----------
+    text : str
+        An id that a person gave.
+
+    Raises
+    ------
+    ValueError
+        If nothing of it can be seen, or it has blanks at its ends: no store holds such an id.
+
+    Examples
+    --------
+    >>> len(spellings("7")), len(spellings("M\u00fcller")), len(spellings("7\u200b"))
+    (1, 2, 2)
+    """
+    seen = "".join(letter for letter in text if letter not in _INVISIBLE)
+    if reason := misread(unicodedata.normalize("NFC", seen)):
+        raise ValueError(reason)
+    return frozenset(
+        unicodedata.normalize(form, one) for one in (text, seen) for form in ("NFC", "NFD")
+    )
+
+
 def identifier(value: Any) -> str | None:
     """Return an id as text; a JSON integer is its digits, a missing one is `None`.
 

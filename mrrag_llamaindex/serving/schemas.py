@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mrrag_llamaindex import defaults
-from mrrag_llamaindex.files.rows import misread
+from mrrag_llamaindex.files.rows import spellings
 from mrrag_llamaindex.images.options import ReadingOptions
 from mrrag_llamaindex.integration.inputs.study_scores import CombineImages
 from mrrag_llamaindex.mcr.weights import FusionWeights
@@ -22,8 +22,10 @@ _IN_A_FORM = "In a form: the field once for each, or one list in JSON."
 
 def _identifier(text: str) -> str:
     """Refuse what would exclude nobody: no stored id is like that."""
-    if reason := misread(text):
-        raise ValueError(f"an id {reason}")
+    try:
+        spellings(text)
+    except ValueError as error:
+        raise ValueError(f"an id {error}") from None
     return text
 
 

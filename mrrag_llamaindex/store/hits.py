@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mrrag_llamaindex.files.rows import misread
+from mrrag_llamaindex.files.rows import spellings
 from mrrag_llamaindex.mcr.weights import ALL_TERMS
 from mrrag_llamaindex.store.pair import STUDY_KEY, MetadataValue, Pair
 
@@ -211,7 +211,8 @@ class Exclusion:
     ----------
     pair_ids, patient_ids, study_ids
         Any iterables of strings. A pair that states no patient (or study) is not excluded by
-        `patient_ids` (or `study_ids`): nothing says that it belongs to them.
+        `patient_ids` (or `study_ids`): nothing says that it belongs to them. An id of a pair or
+        patient is held in all its `spellings`.
     cases
         Patient and study of examinations, see `PairStore.with_views`.
 
@@ -219,7 +220,7 @@ class Exclusion:
     ------
     ValueError
         If one of them is a bare string, or holds something that is not a string, or an id of a pair
-        or patient that none has: empty, or see `misread`.
+        or patient that none has: empty, or with blanks at its ends.
 
     Examples
     --------
@@ -242,10 +243,7 @@ class Exclusion:
             if not all(isinstance(item, str) for item in values):
                 raise ValueError(f"{name} must hold strings only (identifiers are stored as text)")
             if name != "study_ids":
-                for item in values:
-                    # No stored id is like that: it would exclude nobody, silently.
-                    if reason := misread(item):
-                        raise ValueError(f"{name} holds {item!r}, which {reason}")
+                values = frozenset(form for item in values for form in _forms(item, name))
             object.__setattr__(self, name, values)
 
     def __bool__(self) -> bool:
@@ -260,3 +258,11 @@ class Exclusion:
             or pair.study_id in self.study_ids
             or pair.case in self.cases
         )
+
+
+def _forms(identifier: str, name: str) -> frozenset[str]:
+    try:
+        return spellings(identifier)
+    except ValueError as error:
+        # It would exclude nobody, silently.
+        raise ValueError(f"{name} holds {identifier!r}, which {error}") from None
