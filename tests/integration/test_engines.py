@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from llama_index.core import QueryBundle
 from llama_index.core.response_synthesizers import ResponseMode
+from PIL.PngImagePlugin import PngImageFile
 
 from mrrag_llamaindex import (
     MRRAGLLaVA,
@@ -229,17 +230,19 @@ def test_documents_of_two_states_of_one_file_are_never_merged(hospital, upload):
 def test_image_is_read_once_and_decoded_once_in_a_question_of_one_call(
     hospital, llm, image, mode, monkeypatch
 ):
-    reads, decodings = [], []
-    read, decode = load.read_bytes, load.Image.open
+    reads, opened, only_verified = [], [], []
+    read, opening, verify = load.read_bytes, load.Image.open, PngImageFile.verify
     monkeypatch.setattr(
         query_image_module, "read_bytes", lambda *a, **k: reads.append(1) or read(*a, **k)
     )
-    monkeypatch.setattr(load.Image, "open", lambda *a, **k: decodings.append(1) or decode(*a, **k))
+    monkeypatch.setattr(load.Image, "open", lambda *a, **k: opened.append(1) or opening(*a, **k))
+    monkeypatch.setattr(PngImageFile, "verify", lambda me: only_verified.append(1) or verify(me))
     engine = hospital.index.as_query_engine(llm=llm, response_mode=mode)
     response = engine.query(QueryBundle(QUESTION, image_path=str(image)))
     calls = len(answer_trace(response.source_nodes))
     assert len(reads) == 1
-    assert len(decodings) == calls  # the first of a refine is the retrieval's
+    # Its checksums are read without decoding; the first of a refine is the retrieval's.
+    assert len(opened) - len(only_verified) == calls
 
 
 def test_strict_synthesizer_reports_what_was_read_and_steered(hospital, llm, image):

@@ -15,6 +15,7 @@ from mrrag_llamaindex.generation.engine import LlavaEngine
 from mrrag_llamaindex.generation.explanation import explain
 from mrrag_llamaindex.generation.influence.hiding import require_explainable
 from mrrag_llamaindex.phantom.sets.trials import draw_trials
+from mrrag_llamaindex.plots.words import signed_points
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.hard_mask import HardMask
 from mrrag_llamaindex.steering.policies.pai import PAI
@@ -205,4 +206,4 @@ def test_demo_shows_it_beside_the_score(llm, hospital, image, capsys):
     shown = capsys.readouterr().out
     assert "moved" in shown
     first = next(iter(asked.answer.influence.values()))
-    assert f"{first.points:+.1f}" in shown
+    assert signed_points(first.points) in shown

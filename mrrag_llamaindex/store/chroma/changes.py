@@ -70,6 +70,7 @@ class OpenFolder:
         self._catching_up = False
         self._state: State | None = None
         self._position: int | None = None
+        self._written_here = False  # by a store of this process, which all of them see
 
     @classmethod
     def of(cls, opened: Path, folder: Path, position: int | None) -> OpenFolder:
@@ -92,6 +93,7 @@ class OpenFolder:
     def join(self, member: Member) -> None:
         """Let a store be opened again with the others."""
         self._members.add(member)
+        self._written_here |= member.writes
 
     def leave(self, member: Member) -> None:
         """Forget a store that is closed."""
@@ -122,6 +124,12 @@ class OpenFolder:
         """Open the folder anew where others have written to it; for whoever is its one writer."""
         with self._turn:
             self._compare()
+            self._written_here = True
+
+    def written(self) -> None:
+        """Take what is there for known; for the one writer, before it lets others write."""
+        with self._turn, contextlib.suppress(StoreError):  # else the next reader does
+            self._compare()
 
     def _catch_up(self, quiet: Callable[[], contextlib.AbstractContextManager[bool]]) -> None:
         self._turn.wait_for(lambda: not self._catching_up)
@@ -144,10 +152,11 @@ class OpenFolder:
             state = _state(self._database)
             position = position_of(self._database)
             # Opening a folder changes its file, too, and no pair.
-            if position != self._position:
+            changed = position != self._position and not self._written_here
+            self._state, self._position, self._written_here = state, position, False
+            if changed:
                 logger.info("another process has changed the store: opening it again")
                 self._open_again()
-            self._state, self._position = state, position
         finally:
             self._catching_up = False
             self._turn.notify_all()
@@ -155,13 +164,20 @@ class OpenFolder:
     def _open_again(self) -> None:
         members = list(self._members)
         earlier = [member.let_go() for member in members]
+        again, gone = [], None
         for member in members:
-            if member.open_again() in earlier:
-                raise StoreError(
-                    f"the store in {self.opened} was changed by another process, and something "
-                    "else in this process has it open (a client of chromadb): close that, or start "
-                    "anew"
-                )
+            try:
+                again.append(member.open_again())
+            except StoreError as error:  # its collection was deleted, say: the others go on
+                gone = error
+        if any(client in earlier for client in again):
+            logger.warning(
+                "a store was changed by another process, and something else in this process has it "
+                "open (a store that was not closed, or a client of chromadb): what was added is "
+                "found once that is closed"
+            )
+        if gone is not None:
+            raise gone
 
 
 _folders: WeakValueDictionary[Path, OpenFolder] = WeakValueDictionary()

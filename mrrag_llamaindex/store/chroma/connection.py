@@ -272,6 +272,8 @@ class Connection:
                 rest.callback(copy.cleanup)
             if lock is not None:
                 rest.callback(lock.release)
+                if self._shared is not None:
+                    rest.callback(self._shared.written)
             if client is not None:
                 with store_errors(f"closing {self.location.name}", detail=True):
                     self.location.release(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -72,3 +73,32 @@ def test_folder_that_nobody_has_changed_is_not_opened_again(tmp_path, towers, pa
         (tmp_path / "s" / "chroma.sqlite3").touch()  # as another reader's opening does
         assert len(store) == 3
         assert store.collection is opened
+
+
+def test_a_store_that_was_dropped_and_not_closed_is_no_other_process(
+    tmp_path, towers, pairs, caplog
+) -> None:
+    rows = np.eye(8, dtype=np.float32)
+    store = PairStore.create(tmp_path / "s", StoreSchema(**towers))
+    store.upsert(pairs(3), rows[:3], rows[:3])
+    with PairStore.open(tmp_path / "s") as other:
+        opened = other.collection
+        assert len(other.query(None, rows[0], FusionWeights(), 5)) == 3
+        del store
+        gc.collect()
+        assert len(other.query(None, rows[0], FusionWeights(), 5)) == 3
+        assert other.collection is opened
+    assert not caplog.records
+
+
+def test_a_writer_of_this_process_is_no_other_process(tmp_path, towers, pairs) -> None:
+    rows = np.eye(8, dtype=np.float32)
+    with PairStore.create(tmp_path / "s", StoreSchema(**towers)) as store:
+        store.upsert(pairs(3), rows[:3], rows[:3])
+    with PairStore.open(tmp_path / "s") as reader:
+        assert len(reader.query(None, rows[0], FusionWeights(), 5)) == 3
+        opened = reader.collection
+        with PairStore.open(tmp_path / "s") as writer:
+            writer.upsert(pairs(4)[3:], rows[3:4], rows[3:4])
+        assert len(reader.query(None, rows[0], FusionWeights(), 5)) == 4
+        assert reader.collection is opened
