@@ -228,7 +228,9 @@ def exclusion_of(store: PairStore, patients: list[str] | None) -> Exclusion:
     from mrrag_llamaindex.store.hits import Exclusion
 
     for patient in patients or ():
-        if not any(map(store.holds_patient, Exclusion(patient_ids=[patient]).patient_ids)):
+        if not any(
+            map(store.holds_patient, Exclusion(patient_ids=frozenset({patient})).patient_ids)
+        ):
             console.say("note", f"no stored pair is of patient {patient!r}: none was left out")
     return Exclusion(patient_ids=frozenset(patients or ()))
 
