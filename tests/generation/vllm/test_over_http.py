@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import threading
 import time
@@ -15,6 +13,7 @@ from mrrag_llamaindex.generation.prompt.request import PromptDocument, PromptReq
 from mrrag_llamaindex.steering.ifa import IFA
 from mrrag_llamaindex.steering.policies.registry import POLICIES
 from mrrag_llamaindex.steering.wire.request_plan import ARGUMENT, RequestPlan
+from tests.loopback import dripping
 
 DOCUMENTS = (
     PromptDocument("a", "shows effusion", 0.9),
@@ -188,27 +187,11 @@ def test_a_slow_server_is_given_up(reach, server, films):
 def test_a_server_that_never_ends_its_first_answer_is_given_up(reach, monkeypatch, status):
     monkeypatch.setattr("mrrag_llamaindex.generation.vllm.over_http._SHORT_SECONDS", 0.3)
 
-    class Dripping(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if status is not None:
-                self.send_response(status)
-                self.send_header("Content-Length", "100000")
-                self.end_headers()
-            with contextlib.suppress(OSError):  # whoever asked has left
-                for _ in range(40):
-                    time.sleep(0.05)
-                    self.wfile.write(b" " if status else b"")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as stuck:
-        stuck.daemon_threads, stuck.block_on_close = True, False
-        threading.Thread(target=stuck.serve_forever, args=(0.02,), daemon=True).start()
+    with dripping(40, length=100_000, status=status) as url:
         began = time.monotonic()
         with pytest.raises(ModelError, match=r"the vLLM server at .* did not"):
-            reach(f"http://127.0.0.1:{stuck.server_port}")
+            reach(url)
         assert time.monotonic() - began < 1.5
-        stuck.shutdown()
 
 
 @pytest.mark.slow
