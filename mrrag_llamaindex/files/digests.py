@@ -1,10 +1,13 @@
-"""SHA-256 of text and of JSON values: names by which equal things are recognised."""
+"""What tells equal things from others: SHA-256 of text and of JSON values, the state of a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def text_digest(text: str, digits: int = 64) -> str:
@@ -21,3 +24,18 @@ def json_digest(value: Any, digits: int = 64) -> str:
     True
     """
     return text_digest(json.dumps(value, sort_keys=True), digits)
+
+
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs once a file was written or replaced, None without one; reads nothing.
+
+    Returns
+    -------
+    tuple of int or None
+        Inode, time of the last change in nanoseconds, size in bytes.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size

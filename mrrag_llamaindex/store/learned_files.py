@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.files.atomic import write_atomically
+from mrrag_llamaindex.files.digests import file_state
 from mrrag_llamaindex.mcr.calibration import Calibration
 from mrrag_llamaindex.mcr.json_file import read_text
 from mrrag_llamaindex.mcr.weights_file import AnyWeights, load_weights, weights_from_json
@@ -117,15 +118,7 @@ def learned_state(store: PairStore) -> tuple[object, ...]:
     """Return what differs once something else was learned for a store; of a folder, cheaply."""
     if store.folder is None:
         return tuple(learned_text(store, name) for name in LEARNED_FILES)
-    return tuple(_file_state(store.folder / name) for name in LEARNED_FILES)
-
-
-def _file_state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_mtime_ns, state.st_size
+    return tuple(file_state(store.folder / name) for name in LEARNED_FILES)
 
 
 def keep_learned(store: PairStore, name: str, text: str) -> None:

@@ -23,14 +23,13 @@ from typing import Any, Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from mrrag_llamaindex.errors import StoreError
+from mrrag_llamaindex.files.digests import file_state
 from mrrag_llamaindex.store.chroma.integrity import SQLITE_FILE, written_up_to
 
 logger = logging.getLogger(__name__)
 
 PATIENCE: Final = 30.0
 """Seconds that calls at work may take to end before the folder is opened anew."""
-
-State = tuple[int, int, int]
 
 
 class Member(Protocol):
@@ -68,7 +67,7 @@ class OpenFolder:
         self._turn = threading.Condition(threading.RLock())
         self._at_work = 0
         self._catching_up = False
-        self._state: State | None = None
+        self._state: tuple[int, int, int] | None = None
         self._position: int | None = None
         self._written_here = False  # by a store of this process, which all of them see
 
@@ -142,18 +141,19 @@ class OpenFolder:
                 logger.debug("another process writes: what it adds is seen when it has ended")
 
     def _current(self) -> bool:
-        return self._state == _state(self._database)
+        return self._state == file_state(self._database)
 
     def _compare(self) -> None:
         self._catching_up = True
         try:
             if not self._turn.wait_for(lambda: not self._at_work, PATIENCE):
                 raise StoreError("the store was changed, and calls that read it do not end")
-            state = _state(self._database)
+            state = file_state(self._database)
             position = position_of(self._database)
             # Opening a folder changes its file, too, and no pair.
             changed = position != self._position and not self._written_here
-            self._state, self._position, self._written_here = state, position, False
+            self._state, self._position = state, position
+            self._written_here = any(member.writes for member in self._members)
             if changed:
                 logger.info("another process has changed the store: opening it again")
                 self._open_again()
@@ -197,11 +197,3 @@ def position_of(database: Path) -> int | None:
             return written_up_to(connection)
     except sqlite3.Error:
         return None
-
-
-def _state(database: Path) -> State | None:
-    try:
-        state = database.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_mtime_ns, state.st_size

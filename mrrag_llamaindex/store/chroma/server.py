@@ -99,7 +99,7 @@ class _Deadline(Deadline):
     def seconds_of(self, request: httpx.Request) -> float:
         """Return the limit of one request, and let its connection wait as long."""
         if not request.url.path.endswith(_WRITES):
-            return READ_SECONDS
+            return super().seconds_of(request)
         request.extensions["timeout"] = {
             **request.extensions.get("timeout", {}),
             "read": WRITE_SECONDS,

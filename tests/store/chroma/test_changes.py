@@ -99,6 +99,9 @@ def test_a_writer_of_this_process_is_no_other_process(tmp_path, towers, pairs) -
         assert len(reader.query(None, rows[0], FusionWeights(), 5)) == 3
         opened = reader.collection
         with PairStore.open(tmp_path / "s") as writer:
+            with PairStore.open(tmp_path / "s") as other:
+                other.upsert(pairs(1), rows[:1], rows[:1])
+                writer.upsert(pairs(1), rows[:1], rows[:1])
             writer.upsert(pairs(4)[3:], rows[3:4], rows[3:4])
         assert len(reader.query(None, rows[0], FusionWeights(), 5)) == 4
         assert reader.collection is opened
