@@ -98,7 +98,8 @@ def require_sound(data: bytes, what: str) -> None:
     import simplejpeg
 
     try:
-        if not _has_every_scan(data):
+        frame = JPEGFrame.of(data)
+        if frame is not None and frame.marker in _PROGRESSIVE and not _has_every_scan(data):
             raise ValueError
         colours = simplejpeg.decode_jpeg_header(data, strict=True)[2]
         target = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")
@@ -116,7 +117,7 @@ def _has_every_scan(data: bytes) -> bool:
 
     ITU-T T.81, G.1: a scan sends coefficients Ss to Se of its components down to bit Al.
     """
-    missing: dict[int, set[int]] | None = None
+    missing: dict[int, set[int]] = {}
     place = 2
     while (found := _MARKER.search(data, place)) is not None:
         place = found.start()
@@ -129,10 +130,10 @@ def _has_every_scan(data: bytes) -> bool:
         content = data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")]
         if marker in _PROGRESSIVE:
             missing = {component: set(range(64)) for component in content[6::3]}
-        elif marker == _SCAN and missing is not None:
+        elif marker == _SCAN:
             first, last, bits = content[-3:]
             if not bits & 0x0F:
                 for component in content[1:-3:2]:
                     missing.get(component, set()).difference_update(range(first, last + 1))
         place += 4 + len(content)
-    return not any((missing or {}).values())
+    return not any(missing.values())
