@@ -13,6 +13,7 @@ from mrrag_llamaindex.commands import console
 from mrrag_llamaindex.errors import InputError
 from mrrag_llamaindex.evaluation.data.readers import DATA_SETS
 from mrrag_llamaindex.evaluation.tasks.registry import TASKS
+from mrrag_llamaindex.files.rows import spellings
 from mrrag_llamaindex.plots.style import check_target
 
 if TYPE_CHECKING:
@@ -227,12 +228,11 @@ def exclusion_of(store: PairStore, patients: list[str] | None) -> Exclusion:
     """
     from mrrag_llamaindex.store.hits import Exclusion
 
+    exclude = Exclusion(patient_ids=frozenset(patients or ()))
     for patient in patients or ():
-        if not any(
-            map(store.holds_patient, Exclusion(patient_ids=frozenset({patient})).patient_ids)
-        ):
+        if not any(map(store.holds_patient, spellings(patient))):
             console.say("note", f"no stored pair is of patient {patient!r}: none was left out")
-    return Exclusion(patient_ids=frozenset(patients or ()))
+    return exclude
 
 
 def renames_of(columns: str) -> dict[str, str]:

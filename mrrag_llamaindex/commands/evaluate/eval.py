@@ -202,18 +202,11 @@ def evaluate(
     if spread and (rescored is not None or alone or by_vote):
         raise InputError("--ray spreads what a model is asked, and here none is: leave it out")
     if rescored is not None:
-        if any((root, question_file, report_file, images, model, towers, weights, predictions)):
-            raise InputError("--rescore reads the answers of a run; leave data and models out")
         modes.check_rescored(ctx)
         rescore(data, rescored, methods, telling)
         return
     if alone:
         _check_compared(compared, name or [])
-        if facts or report_file or images:
-            raise InputError(
-                "--predictions without --methods, --model or --towers are scored alone: leave "
-                "--facts, --report-file and --images out"
-            )
         modes.check_predictions(ctx)
         _score_predictions(
             sources.OwnCopy(data, sources.check_root(data, root), question_file, None, None, None),

@@ -18,7 +18,7 @@ _OF_A_MODEL = {
 
 def check_rescored(ctx: typer.Context) -> None:
     """Refuse what has no meaning where the answers of a finished run are read again."""
-    why = "--rescore reads the answers of a run as they are"
+    why = "--rescore reads the answers of a run as they are: leave data and models out"
     options.refuse_unread(ctx, (*_SCORED, "rescored", "methods"), why)
 
 
